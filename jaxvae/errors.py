@@ -1,0 +1,53 @@
+"""What a user did wrong, said in one line; the few checks that many constructors share."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+class UserError(ValueError):
+    """A mistake in the input. The command line prints its message alone and exits with code 2."""
+
+
+def unknown(what: str, name: Any, known: Iterable[str]) -> UserError:
+    """Returns the error for a name that is not one of `known`, with the nearest one suggested."""
+    known = sorted(str(k) for k in known)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UserError(f"unknown {what} {name!r}.{hint} Choose from: {', '.join(known)}.")
+
+
+def concrete(value: Any) -> bool:
+    """Returns whether `value` is known now: hyper-parameters may be traced, and then go unchecked."""
+    import jax
+
+    return not isinstance(value, jax.core.Tracer)
+
+
+def check_number(name: str, value: Any, *, above: float | None = None, least: float | None = None,
+                 most: float | None = None) -> None:
+    """Raises `UserError` unless a concrete `value` is finite and inside the bounds given."""
+    if not concrete(value):
+        return
+    try:
+        number = float(np.asarray(value))
+    except (TypeError, ValueError):
+        raise UserError(f"{name} must be a number, not {value!r}.") from None
+    if not np.isfinite(number):
+        raise UserError(f"{name} must be finite, not {number}.")
+    if above is not None and not number > above:
+        raise UserError(f"{name} must be greater than {above:g}, not {number:g}.")
+    if least is not None and not number >= least:
+        raise UserError(f"{name} must be at least {least:g}, not {number:g}.")
+    if most is not None and not number <= most:
+        raise UserError(f"{name} must be at most {most:g}, not {number:g}.")
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raises `UserError` unless `value` is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise UserError(f"{name} must be a whole number, not {value!r}.")
+    if value < least:
+        raise UserError(f"{name} must be at least {least}, not {value}.")

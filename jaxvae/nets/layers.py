@@ -1,0 +1,201 @@
+"""Layers that the papers' nets share, and `from_linen`, which turns a Linen module into a `Net`.
+
+Initialisers have the names of the frameworks that the papers used:
+
+| name       | weights                                    | biases                       |
+| ---------- | ------------------------------------------ | ---------------------------- |
+| torch      | U(+-1/sqrt(fan_in))                        | U(+-1/sqrt(fan_in))          |
+| glorot     | U(+-sqrt(6 / (fan_in + fan_out)))          | 0 (TensorFlow, Keras)        |
+| xavier     | the same, as torch calls it                | 0 (rho-VAE, Soft-IntroVAE)   |
+| normal0.02 | N(0, 0.02^2)                               | 0 (DCGAN, InfoGAN)           |
+
+For a transposed convolution torch counts fan_in from the *output* channels.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxvae import noise, parallel
+from jaxvae.errors import UserError, unknown
+from jaxvae.types import Array, Net
+
+INITIALISERS = ("torch", "glorot", "xavier", "normal0.02")
+ACTIVATIONS = {
+    "relu": nn.relu, "tanh": jnp.tanh, "elu": nn.elu, "sigmoid": nn.sigmoid, "softplus": nn.softplus,
+    "leaky_relu": lambda x: nn.leaky_relu(x, 0.2), "identity": lambda x: x,
+}
+
+
+def activation(name: str) -> Any:
+    """Returns the activation called `name`; "leaky_relu" has the slope 0.2 of the papers."""
+    if name not in ACTIVATIONS:
+        raise unknown("activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]
+
+
+def check_init(name: str) -> None:
+    """Raises `UserError` for an initialiser that is not in `INITIALISERS`."""
+    if name not in INITIALISERS:
+        raise unknown("initialiser", name, INITIALISERS)
+
+
+def _weights(name: str, fan_in: int, fan_out: int) -> tuple[Any, Any]:
+    """Returns the initialisers of kernel and bias."""
+    check_init(name)
+
+    def symmetric(bound):
+        return lambda rng, shape, dtype=jnp.float32: jax.random.uniform(rng, shape, dtype, -bound, bound)
+
+    if name == "torch":
+        bound = symmetric(1.0 / math.sqrt(fan_in))
+        return bound, bound
+    kernel = nn.initializers.normal(0.02) if name == "normal0.02" else symmetric(math.sqrt(6.0 / (fan_in + fan_out)))
+    return kernel, nn.initializers.zeros
+
+
+class Dense(nn.Module):
+    """x W + b over the last axis: [B, n] -> [B, features]."""
+
+    features: int
+    init_name: str = "torch"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        kernel_init, bias_init = _weights(self.init_name, x.shape[-1], self.features)
+        kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", bias_init, (self.features,))
+        return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+
+
+class Conv(nn.Module):
+    """A square convolution, or with `transposed` its transpose: [B, H, W, C] -> [B, H', W', features].
+
+    `padding` is "SAME", "VALID" or one number for all sides; with "SAME" sides become ceil(side / stride),
+    or side * stride when transposed (the amounts of TensorFlow; torch's k4 s2 p1 is the same).
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    padding: str | int = "SAME"
+    transposed: bool = False
+    use_bias: bool = True
+    init_name: str = "torch"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        k, channels, taps = self.kernel_size, x.shape[-1], self.kernel_size**2
+        fan_in, fan_out = channels * taps, self.features * taps
+        if self.transposed and self.init_name == "torch":
+            fan_in, fan_out = fan_out, fan_in
+        kernel_init, bias_init = _weights(self.init_name, fan_in, fan_out)
+        kernel = self.param("kernel", kernel_init, (k, k, channels, self.features)).astype(self.dtype)
+        strides, numbers = (self.stride, self.stride), ("NHWC", "HWIO", "NHWC")
+        x = x.astype(self.dtype)
+        if self.transposed:
+            # torch's padding p of a transposed convolution pads the dilated input by k - 1 - p
+            pad = self.padding if isinstance(self.padding, str) else [(k - 1 - self.padding,) * 2] * 2
+            x = jax.lax.conv_transpose(x, kernel, strides, pad, dimension_numbers=numbers)
+        else:
+            pad = self.padding if isinstance(self.padding, str) else [(self.padding,) * 2] * 2
+            x = jax.lax.conv_general_dilated(x, kernel, strides, pad, dimension_numbers=numbers)
+        return x + self.param("bias", bias_init, (self.features,)).astype(self.dtype) if self.use_bias else x
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, with the global batch's moments on any number of devices.
+
+    Normalises with the biased variance in training. Running averages, by `convention`:
+    "torch": `momentum` 0.1 of the new value, unbiased variance, starting at mean 0, variance 1;
+    "tensorflow": biased variance, zero-debiased averages (divided by 1 - (1 - momentum)^t), as
+    `assign_moving_average` keeps them.
+    """
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    convention: str = "torch"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        if self.convention not in ("torch", "tensorflow"):
+            raise unknown("BatchNorm convention", self.convention, ("torch", "tensorflow"))
+        torch, channels = self.convention == "torch", (x.shape[-1],)
+        start = jnp.ones if torch else jnp.zeros
+        running_mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(channels))
+        running_var = self.variable("batch_stats", "var", lambda: start(channels))
+        count = None if torch else self.variable("batch_stats", "count", lambda: jnp.zeros(()))
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        x = x.astype(jnp.float32)
+        if train:
+            axes, n = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1]) * parallel.axis_size()
+            if n < 2:
+                raise UserError("BatchNorm in training needs more than one value per channel: use a larger batch.")
+            mean = parallel.mean(jnp.mean(x, axes))
+            var = parallel.mean(jnp.mean(jnp.square(x - mean), axes))
+            if not self.is_initializing():
+                keep = 1.0 - self.momentum
+                running_mean.value = keep * running_mean.value + self.momentum * mean
+                running_var.value = keep * running_var.value + self.momentum * (var * n / (n - 1) if torch else var)
+                if count is not None:
+                    count.value = count.value + 1.0
+        else:
+            mean, var = running_mean.value, running_var.value
+            if count is not None:
+                seen = 1.0 - (1.0 - self.momentum) ** count.value
+                mean = jnp.where(seen > 0, mean / jnp.maximum(seen, 1e-30), 0.0)
+                var = jnp.where(seen > 0, var / jnp.maximum(seen, 1e-30), 1.0)
+        y = (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
+        return y.astype(self.dtype)
+
+
+class Dropout(nn.Module):
+    """Zeroes each value with probability `rate` in training and scales the rest by 1 / (1 - rate).
+
+    Its mask is drawn for the global batch, unlike Linen's own under `pmap`.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        if not train or self.rate == 0.0:
+            return x
+        keep = noise.uniform(self.make_rng("dropout"), x.shape) >= self.rate
+        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+
+def join(x: Array, cond: Array | None) -> Array:
+    """Returns x [B, n] with cond [B, m] beside it: [B, n + m]; x itself without a condition."""
+    return x if cond is None else jnp.concatenate([x, cond.astype(x.dtype)], axis=-1)
+
+
+def from_linen(module: nn.Module) -> Net:
+    """Returns `module` as a `Net` of pure functions.
+
+    Args:
+        module: its `__call__(x, *, cond=None, train)` returns one array. Collections other than
+            "params" become the state (BatchNorm averages, power iterations); the rng given to
+            `apply` is the stream "dropout".
+    """
+
+    def init(rng, x, cond=None):
+        variables = dict(module.init({"params": rng, "dropout": rng}, x, cond=cond, train=True))
+        return variables.pop("params", {}), variables
+
+    def apply(params, state, x, *, cond=None, rng=None, train):
+        variables = {"params": params, **state}
+        rngs = None if rng is None else {"dropout": rng}
+        if train and state:
+            y, new = module.apply(variables, x, cond=cond, train=True, rngs=rngs, mutable=list(state))
+            return y, dict(new)
+        return module.apply(variables, x, cond=cond, train=train, rngs=rngs), state
+
+    return Net(init, apply)

@@ -1,0 +1,61 @@
+"""Multi-layer perceptrons of any depth and width, for data of any shape."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxvae.errors import UserError, check_count
+from jaxvae.nets.layers import Dense, activation, check_init, from_linen, join
+from jaxvae.types import Net
+
+
+class MLP(nn.Module):
+    """Flattens x, puts cond beside it, applies `hidden` layers, and returns shape [B, *out]."""
+
+    hidden: tuple[int, ...]
+    out: tuple[int, ...]
+    heads: int
+    act: str
+    init_name: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, *, cond=None, train=False):
+        h = join(x.reshape(x.shape[0], -1).astype(self.dtype), cond)
+        for width in self.hidden:
+            h = activation(self.act)(Dense(width, self.init_name, self.dtype)(h))
+        width = math.prod(self.out) // self.heads
+        parts = [Dense(width, self.init_name, self.dtype)(h) for _ in range(self.heads)]
+        y = parts[0] if self.heads == 1 else jnp.concatenate(parts, axis=-1)
+        return y.reshape(x.shape[0], *self.out).astype(jnp.float32)
+
+
+def mlp(hidden: Sequence[int], out: int | Sequence[int], *, heads: int = 1, act: str = "relu",
+        init: str = "torch", dtype: Any = jnp.float32) -> Net:
+    """Returns a perceptron as a `Net`: x [B, ...] (and cond [B, n]) -> [B, *out], float32.
+
+    Args:
+        hidden: widths of the hidden layers, e.g. `(400,)`; `()` is a linear map.
+        out: outputs, as a number (an encoder: `2 * latent_dim`) or a shape (a decoder: `(28, 28, 1)`).
+        heads: separate last layers whose outputs are put side by side. With `heads=2` an encoder has
+            one for the mean and one for the log-variance, as most released code does; this matters
+            only to initialisers that depend on the number of outputs.
+        act: relu, leaky_relu (0.2), tanh, elu, sigmoid, softplus or identity.
+        init: torch, glorot, xavier or normal0.02 (see `layers`).
+        dtype: of the computation (float32 or bfloat16); parameters and outputs are float32.
+
+    Raises:
+        UserError: for widths below 1, an unknown activation or initialiser, or heads that do not divide out.
+    """
+    out = (out,) if isinstance(out, int) else tuple(out)
+    for width in (*hidden, *out):
+        check_count("a layer's width", width)
+    check_count("heads", heads)
+    if math.prod(out) % heads:
+        raise UserError(f"{heads} heads cannot share {math.prod(out)} outputs equally.")
+    activation(act)
+    check_init(init)
+    return from_linen(MLP(tuple(hidden), out, heads, act, init, dtype))

@@ -1,0 +1,137 @@
+"""One step on many devices: `jit` over a mesh, or `pmap` for users who want the mapped form.
+
+Both compute what one device would: noise is drawn for the global batch (`noise`), BatchNorm and
+gradients see the global batch (`mean` below). Inside `pmap` the mapped axis is called `AXIS`;
+outside, the collectives here do nothing, so the same code runs everywhere.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxvae.errors import UserError, check_count
+from jaxvae.types import Array, Tree
+
+AXIS = "devices"
+
+
+# ---- inside a step -------------------------------------------------------------------------
+
+
+def axis_size() -> int:
+    """Returns the number of devices of the mapped axis: 1 outside `pmap`."""
+    try:
+        return jax.lax.axis_size(AXIS)
+    except NameError:
+        return 1
+
+
+def mean(tree: Tree) -> Tree:
+    """Returns the mean of `tree` over the devices of the mapped axis (`tree` itself outside `pmap`)."""
+    return tree if axis_size() == 1 else jax.lax.pmean(tree, AXIS)
+
+
+def total(tree: Tree) -> Tree:
+    """Returns the sum of `tree` over the devices of the mapped axis (`tree` itself outside `pmap`)."""
+    return tree if axis_size() == 1 else jax.lax.psum(tree, AXIS)
+
+
+def gather(x: Array) -> Array:
+    """Returns the global batch [B, ...] of which `x` is this device's slice, for coupled losses."""
+    return x if axis_size() == 1 else jax.lax.all_gather(x, AXIS, tiled=True)
+
+
+# ---- jit over a mesh -----------------------------------------------------------------------
+
+
+def make_mesh(devices: list[Any] | None = None) -> Mesh:
+    """Returns a one-dimensional mesh over `devices` (default: every device of every process)."""
+    devices = jax.devices() if devices is None else list(devices)
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of parameters and resident data: whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharded(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Returns the sharding of a batch: cut along `axis`, a slice for each device."""
+    return NamedSharding(mesh, PartitionSpec(*([None] * axis), AXIS))
+
+
+def put(tree: Tree, sharding: NamedSharding) -> Tree:
+    """Returns `tree` placed by `sharding`; every process passes the same global values."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def place(x):
+        if jax.dtypes.issubdtype(getattr(x, "dtype", np.float32), jax.dtypes.prng_key):
+            data = place(jax.random.key_data(x))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(place, tree)
+
+
+def check_batch(batch_size: int, mesh: Mesh) -> None:
+    """Raises `UserError` unless `batch_size` can be cut into equal slices over `mesh`."""
+    check_count("batch_size", batch_size)
+    if batch_size % mesh.size:
+        near = max(mesh.size, round(batch_size / mesh.size) * mesh.size)
+        raise UserError(
+            f"batch_size {batch_size} cannot be cut into equal slices over {mesh.size} devices: use {near}, or fewer devices."
+        )
+
+
+def jit_step(step: Callable, mesh: Mesh | None = None, *, donate: bool = True) -> Callable:
+    """Returns `step(train_state, batch)` compiled over `mesh`, with the state replicated and the batch cut.
+
+    Args:
+        step: what `train.make_train_step` returned.
+        mesh: default: all devices.
+        donate: reuse the memory of the state passed in, which must then not be used again.
+    """
+    mesh = make_mesh() if mesh is None else mesh
+    whole, cut = replicated(mesh), batch_sharded(mesh)
+    return jax.jit(step, in_shardings=(whole, cut), out_shardings=(whole, whole), donate_argnums=0 if donate else ())
+
+
+def pmap_step(step: Callable, devices: list[Any] | None = None) -> Callable:
+    """Returns `step` in pmapped form: `(train_state, batch [devices, B / devices, ...]) -> (train_state, metrics)`.
+
+    The state goes in and comes out whole (it is the same on every device, and needs no replicating
+    by hand); metrics are of the global batch. `shard(batch, n)` cuts a batch. Losses, noise and
+    BatchNorm see the global batch, so the result is that of one device, up to rounding.
+    """
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=devices)
+
+
+def shard(batch: Tree, devices: int) -> Tree:
+    """Returns `batch [B, ...]` cut for `pmap_step`: [devices, B / devices, ...].
+
+    Raises:
+        UserError: where B is not a multiple of `devices`.
+    """
+
+    def cut(x):
+        if x.shape[0] % devices:
+            raise UserError(f"a batch of {x.shape[0]} cannot be cut into equal slices over {devices} devices.")
+        return x.reshape(devices, x.shape[0] // devices, *x.shape[1:])
+
+    return jax.tree.map(cut, batch)
+
+
+def start_multihost(**options: Any) -> None:
+    """Joins the processes of a TPU pod slice or a GPU cluster; call before anything else of JAX.
+
+    On Cloud TPU, SLURM and Open MPI no option is needed; elsewhere pass `coordinator_address`,
+    `num_processes` and `process_id` as `jax.distributed.initialize` takes them. Calling it twice
+    does nothing.
+    """
+    if not jax.distributed.is_initialized():
+        jax.distributed.initialize(**options)

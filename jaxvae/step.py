@@ -1,0 +1,251 @@
+"""The one training step and the one evaluation step, made from any `Model`. Both are pure: apply
+`jit`, `vmap`, `scan`, sharding or `pmap` (`parallel`) from outside."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxvae import objectives, parallel
+from jaxvae.errors import UserError, check_count, check_number
+from jaxvae.types import Array, Batch, Mean, Model, Objective, Params, State, Tree
+
+Optimisers = optax.GradientTransformation | Mapping[str, optax.GradientTransformation]
+Metrics = dict[str, Mean]
+
+
+class TrainState(NamedTuple):
+    """Everything that training changes. A checkpoint is all of it."""
+
+    step: Array          # [] int32, steps taken
+    params: Params
+    state: State
+    opt_state: dict[str, Tree]   # by parameter group
+    ema: Params | None   # exponential moving average of params, where one is kept
+    rng: Array           # [] typed key; the key of step t is fold_in(rng, t)
+
+
+def groups(model: Model) -> tuple[str, ...]:
+    """Returns the parameter groups that the objectives of `model` move, each once, in order."""
+    return tuple(dict.fromkeys(g for objective in model.objectives for g in objective.wrt))
+
+
+def optimisers(tx: Optimisers, names: tuple[str, ...]) -> dict[str, optax.GradientTransformation]:
+    """Returns the optimiser of each group: `tx` itself for every one, or its entry in a mapping.
+
+    Raises:
+        UserError: for a mapping that lacks a group or has one that no objective moves.
+    """
+    if not isinstance(tx, Mapping):
+        return dict.fromkeys(names, tx)
+    if set(tx) != set(names):
+        raise UserError(f"optimisers are given for {sorted(tx)}, but the objectives move {sorted(names)}.")
+    return {name: tx[name] for name in names}
+
+
+def init_state(model: Model, tx: Optimisers, rng: Array, batch: Batch, *, ema: bool = False) -> TrainState:
+    """Returns the `TrainState` at step 0.
+
+    Args:
+        model: any `Model` with objectives.
+        tx: an optax transformation, used for each parameter group on its own, or one for each group by name.
+        rng: a typed key (`jax.random.key(seed)`).
+        batch: an example of what the losses will see; shapes and, where they are known, ranges are checked.
+        ema: whether to keep a moving average of the parameters.
+
+    Raises:
+        UserError: where data, nets and model do not fit together, or optimisers and groups do not.
+    """
+    if not jnp.issubdtype(getattr(rng, "dtype", None), jax.dtypes.prng_key):
+        raise UserError("rng must be a typed key: jax.random.key(seed), not jax.random.PRNGKey(seed).")
+    rng_init, rng_train = jax.random.split(rng)
+    params, state = model.init(rng_init, batch)
+    names = groups(model)
+    missing = [name for name in names if name not in params]
+    if missing:
+        raise UserError(f"objectives move {missing}, but init returns only {sorted(params)}.")
+    with jax.numpy_dtype_promotion("standard"):   # optax mixes int32 counts and float32
+        opt_state = {name: t.init(params[name]) for name, t in optimisers(tx, names).items()}
+    average = jax.tree.map(jnp.copy, params) if ema else None
+    return TrainState(jnp.zeros((), jnp.int32), params, state, opt_state, average, rng_train)
+
+
+def make_train_step(
+    model: Model,
+    tx: Optimisers,
+    *,
+    ema_decay: float | None = None,
+    accumulate: int = 1,
+    max_grad_norm: float | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Returns the pure function `step(train_state, batch) -> (train_state, metrics)`.
+
+    The objectives are walked in order. Each is differentiated with respect to its groups, the
+    optimisers of those groups are applied, and the next objective sees the updated parameters, the
+    state, and the carry. Objective i of step t draws from `fold_in(fold_in(rng, t), i)`. Metrics are
+    `Mean`s over the batch: `float(metrics["loss"])`.
+
+    Args:
+        model: any `Model` with objectives.
+        tx: as given to `init_state`.
+        ema_decay: decay per step of the parameters' moving average, in (0, 1); needs `init_state(..., ema=True)`.
+        accumulate: cut the batch into so many equal parts and add up their gradients, to save memory.
+        max_grad_norm: clip each objective's gradient to this norm over all the groups it moves, and
+            report the norm before clipping as `grad_norm_<objective>`. (A clipping transformation in
+            `tx` sees one group at a time.)
+
+    Raises:
+        UserError: for a model without objectives, a coupled objective with `accumulate > 1`, or
+            options out of range.
+    """
+    if not model.objectives:
+        raise UserError("this model has no objectives to train: it is composed from trained parts.")
+    names = [objective.name for objective in model.objectives]
+    if len(set(names)) != len(names):
+        raise UserError(f"objectives need different names; these are called {names}.")
+    check_count("accumulate", accumulate)
+    for objective in model.objectives:
+        check_count(f"every of objective {objective.name!r}", objective.every)
+        if objective.coupled and accumulate > 1:
+            raise UserError(f"objective {objective.name!r} is coupled over the whole batch: use accumulate=1.")
+    if ema_decay is not None:
+        check_number("ema_decay", ema_decay, above=0.0, most=1.0)
+    if max_grad_norm is not None:
+        check_number("max_grad_norm", max_grad_norm, above=0.0)
+    tx = optimisers(tx, groups(model))
+
+    def run(objective: Objective, rng: Array, batch: Batch, train_state: TrainState, carry: Any):
+        """Differentiates one objective and applies its optimisers."""
+        step, params, state, opt_state, *_ = train_state
+        fixed = {name: tree for name, tree in params.items() if name not in objective.wrt}
+
+        def scalar(moved, state, rng, batch, carry):
+            loss, aux = objective.loss({**fixed, **moved}, state, rng, batch, step, carry)
+            _check_loss(objective, loss, batch)
+            value = loss if objective.coupled else jnp.mean(loss)   # the one mean over the batch
+            return value, (aux.state, _sums({objective.name: loss, **aux.metrics}), aux.carry)
+
+        gradient = jax.grad(scalar, has_aux=True)
+        moved = {name: params[name] for name in objective.wrt}
+        if accumulate == 1:
+            grads, (state, sums, carry) = gradient(moved, state, rng, batch, carry)
+        else:
+            grads, (state, sums, carry) = _accumulate(gradient, accumulate, moved, state, rng, batch, carry)
+        grads, sums = parallel.mean(grads), parallel.total(sums)
+        if max_grad_norm is not None:
+            norm = optax.global_norm(grads)
+            sums[f"grad_norm_{objective.name}"] = Mean(norm, jnp.ones(()))
+            grads = jax.tree.map(lambda g: g * jnp.minimum(1.0, max_grad_norm / norm), grads)
+        params, opt_state = dict(params), dict(opt_state)
+        with jax.numpy_dtype_promotion("standard"):   # optax mixes int32 counts and float32
+            for name in objective.wrt:
+                updates, opt_state[name] = tx[name].update(grads[name], opt_state[name], params[name])
+                params[name] = optax.apply_updates(params[name], updates)
+        return train_state._replace(params=params, state=state, opt_state=opt_state), sums, carry
+
+    def step(train_state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        at = train_state.step
+        rng = jax.random.fold_in(train_state.rng, at)
+        metrics: Metrics = {}
+        carry = None
+        for i, objective in enumerate(model.objectives):
+            args = (objective, jax.random.fold_in(rng, i), batch)
+            if objective.every == 1:
+                train_state, sums, carry = run(*args, train_state, carry)
+            else:
+                train_state, sums, carry = _sometimes(run, args, train_state, carry)
+            repeated = set(sums) & set(metrics)
+            if repeated:
+                raise UserError(f"two objectives report the same metrics {sorted(repeated)}: rename them.")
+            metrics.update(sums)
+        if ema_decay is not None:
+            if train_state.ema is None:
+                raise UserError("ema_decay needs a state made with init_state(..., ema=True).")
+            mix = jax.tree.map(lambda e, p: ema_decay * e + (1.0 - ema_decay) * p, train_state.ema, train_state.params)
+            train_state = train_state._replace(ema=mix)
+        return train_state._replace(step=at + 1), metrics
+
+    return step
+
+
+def _check_loss(objective: Objective, loss: Array, batch: Batch) -> None:
+    want = () if objective.coupled else batch.x.shape[:1]
+    if loss.shape != want:
+        kind = "a scalar, as it is coupled" if objective.coupled else f"per example, shape {want}"
+        raise UserError(f"objective {objective.name!r} returns shape {loss.shape}; its loss must be {kind}.")
+
+
+def _sums(metrics: dict[str, Array]) -> Metrics:
+    """Returns metrics [B] or [] as sums over this device's examples."""
+    return {
+        name: Mean(jnp.sum(value.astype(jnp.float32)), jnp.full((), value.size, jnp.float32))
+        for name, value in jax.lax.stop_gradient({k: jnp.asarray(v) for k, v in metrics.items()}).items()
+    }
+
+
+def _accumulate(gradient, parts: int, moved, state, rng, batch, carry):
+    """Runs `gradient` over `parts` interleaved slices of the batch, one after the other, and averages."""
+    size = batch.x.shape[0]
+    if size % parts:
+        raise UserError(f"a batch of {size} (per device) cannot be cut into accumulate={parts} equal parts.")
+
+    def cut(x):   # [B, ...] -> [parts, B / parts, ...], each part spread over all devices of a mesh
+        return jnp.moveaxis(x.reshape(size // parts, parts, *x.shape[1:]), 1, 0)
+
+    def body(state, inputs):
+        i, part, part_carry = inputs
+        grads, (state, sums, handed_on) = gradient(moved, state, jax.random.fold_in(rng, i), part, part_carry)
+        return state, (grads, sums, handed_on)
+
+    inputs = (jnp.arange(parts), jax.tree.map(cut, batch), carry)
+    state, (grads, sums, carry) = jax.lax.scan(body, state, inputs)
+    grads = jax.tree.map(lambda g: jnp.mean(g, axis=0), grads)
+    return grads, (state, jax.tree.map(lambda s: jnp.sum(s, axis=0), sums), carry)
+
+
+def _sometimes(run, args, train_state: TrainState, carry):
+    """Runs an objective where its turn has come; otherwise changes nothing and counts nothing."""
+    objective = args[0]
+    _, sums, handed_on = jax.eval_shape(lambda t, c: run(*args, t, c), train_state, carry)
+    if jax.tree.leaves(handed_on):
+        raise UserError(f"objective {objective.name!r} runs only every {objective.every} steps, so it can hand on no carry.")
+
+    def wait(train_state):
+        return train_state, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums)
+
+    turn = train_state.step % objective.every == objective.phase
+    train_state, sums = jax.lax.cond(turn, lambda t: run(*args, t, carry)[:2], wait, train_state)
+    return train_state, sums, None
+
+
+def make_eval_step(model: Model, *, stats: str = "running") -> Callable:
+    """Returns the pure function `(params, state, rng, batch, mask [B]) -> metrics`.
+
+    Metrics are `Mean`s over the examples whose mask is 1, so that padded batches add up to the exact
+    mean of a split: `rec`, `kl`, `elbo` and what `terms` adds (nats per example), or `log_prob` of a
+    model with an exact density.
+
+    Raises:
+        UserError: for a model that has neither `terms` nor `log_prob`.
+    """
+    if model.terms is None and model.log_prob is None:
+        raise UserError("this model has neither terms nor log_prob: there is nothing to evaluate per example.")
+
+    def eval_step(params: Params, state: State, rng: Array, batch: Batch, mask: Array) -> Metrics:
+        if model.terms is not None:
+            terms = model.terms(params, state, rng, batch, stats=stats)
+            values = {"rec": terms.rec, "kl": terms.kl, "elbo": objectives.elbo(terms), **terms.extra}
+        else:
+            values = {"log_prob": model.log_prob(params, state, batch.x, batch.cond)}
+        mask = mask.astype(jnp.float32)
+
+        def total(value):
+            if value.ndim == 0:
+                return Mean(value, jnp.ones(()))
+            return Mean(jnp.sum(jnp.where(mask > 0, value, 0.0)), jnp.sum(mask))
+
+        return parallel.total({name: total(value) for name, value in values.items()})
+
+    return eval_step
