@@ -36,11 +36,11 @@ def optimisers(tx: Optimisers, names: tuple[str, ...]) -> dict[str, optax.Gradie
     """Returns the optimiser of each group: `tx` itself for every one, or its entry in a mapping.
 
     Raises:
-        UserError: for a mapping that lacks a group or has one that no objective moves.
+        UserError: for a mapping that lacks a group.
     """
     if not isinstance(tx, Mapping):
         return dict.fromkeys(names, tx)
-    if set(tx) != set(names):
+    if not set(tx) >= set(names):
         raise UserError(f"optimisers are given for {sorted(tx)}, but the objectives move {sorted(names)}.")
     return {name: tx[name] for name in names}
 
@@ -66,6 +66,8 @@ def init_state(model: Model, tx: Optimisers, rng: Array, batch: Batch, *, ema: b
     missing = [name for name in names if name not in params]
     if missing:
         raise UserError(f"objectives move {missing}, but init returns only {sorted(params)}.")
+    if isinstance(tx, Mapping) and not set(tx) <= set(params):
+        raise UserError(f"optimisers are given for {sorted(tx)}, but the model's parameter groups are {sorted(params)}.")
     with jax.numpy_dtype_promotion("standard"):   # optax mixes int32 counts and float32
         opt_state = {name: t.init(params[name]) for name, t in optimisers(tx, names).items()}
     average = jax.tree.map(jnp.copy, params) if ema else None

@@ -1,0 +1,48 @@
+# `make demo` and `make test` set everything up by themselves, in .venv.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-dev
+RUN := $(VENV)/.ready
+
+.PHONY: demo test slow lint bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   train a VAE on 8x8 digits and draw its pictures (runs/demo)"
+	@echo "make test   run the tests"
+	@echo "make slow   run the full-size tests"
+	@echo "make lint   check the style"
+	@echo "make bench  measure speed against PyTorch (benchmarks/results)"
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "jaxvae needs Python 3.11 or newer: install it, or say which with make PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN): setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(READY): setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(RUN)
+
+demo: $(RUN)
+	$(BIN)/jaxvae train vae --data digits --latent-dim 2 --hidden 256 128 --epochs 400 --workdir runs/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m benchmarks.step_time
+
+clean:
+	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -1,0 +1,3 @@
+from jaxvae.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,108 @@
+"""The command line: `jaxvae train PRESET ...`.
+
+A user's mistake ends with one line on stderr and exit code 2; a loss that is not finite with 3; a run
+that was asked to stop with 75 (SIGTERM) or 130 (Ctrl-C), after it has saved.
+"""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Sequence
+
+from jaxvae.errors import UserError, unknown
+
+USAGE = """usage: jaxvae COMMAND ...
+
+commands:
+  train PRESET   train a model; `jaxvae train PRESET --help` lists its options
+
+presets:
+{presets}
+
+options:
+  --version      show the version
+  --help         show this text
+
+example:
+  jaxvae train vae --data digits --latent-dim 2 --workdir runs/digits
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(argv)
+    except UserError as error:
+        print(f"jaxvae: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+
+
+def _main(argv: list[str]) -> int:
+    from jaxvae import config
+
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        presets = "\n".join(f"  {name:<14} {cls.__doc__}" for name, cls in config.PRESETS.items())
+        print(USAGE.format(presets=presets), end="")
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        import jaxvae
+
+        print(f"jaxvae {jaxvae.__version__}")
+        return 0
+    if argv[0] != "train":
+        raise unknown("command", argv[0], ["train"])
+    if len(argv) == 1:
+        raise UserError(f"train needs a preset: {', '.join(config.PRESETS)}. Example: jaxvae train vae --workdir runs/vae")
+    if argv[1] in ("-h", "--help"):
+        return _main(["--help"])
+    if argv[1] not in config.PRESETS:
+        raise unknown("preset", argv[1], config.PRESETS)
+    settings = parse(config.PRESETS[argv[1]], argv[2:], f"jaxvae train {argv[1]}")
+    config.check(settings)
+    from jaxvae.data import names
+
+    if settings.data not in names():
+        raise unknown("data set", settings.data, names())
+    from jaxvae.commands import train
+
+    return train(settings)
+
+
+def parse(cls, args: Sequence[str], prog: str):
+    """Returns `args` as the dataclass `cls`, its options explained by --help; a mistake is one line."""
+    import dataclasses
+
+    import tyro
+
+    names = [f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(cls)]
+    flags = [f"--no-{f.name.replace('_', '-')}" for f in dataclasses.fields(cls) if f.type in (bool, "bool")]
+    for arg in args:
+        option = arg.split("=")[0].replace("_", "-")
+        if option.startswith("--") and option not in (*names, *flags, "--help"):
+            raise unknown("option", option, [*names, *flags])
+    problem = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(problem):
+            return tyro.cli(cls, args=list(args), prog=prog)
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise UserError(f"{_one_line(problem.getvalue())} `{prog} --help` lists the options.") from None
+
+
+def _one_line(box: str) -> str:
+    """Returns the first paragraph of a boxed message as one sentence."""
+    words = []
+    for line in box.splitlines():
+        line = line.strip("│ \n")
+        if line.startswith("╭"):
+            continue
+        if not line or line.startswith(("─", "╰")):
+            break
+        words.append(line)
+    text = re.sub(r"\s+", " ", " ".join(words)).replace("{None}|", "") or "wrong options"
+    return text if text.endswith((".", "!", "?")) else text + "."

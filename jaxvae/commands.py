@@ -1,0 +1,100 @@
+"""What the commands of the command line do."""
+
+import math
+import sys
+from pathlib import Path
+
+import jax
+
+from jaxvae import config as configs
+from jaxvae import data, plots, train as training, writers
+from jaxvae.data import Source
+from jaxvae.types import Model
+
+
+def train(config: configs.VAE) -> int:
+    """Trains, evaluates on the test split, draws the pictures and prints a table; returns the exit code."""
+    jax.config.update("jax_default_matmul_precision", config.precision)
+    splits = data.splits(config.data)
+    source = data.load(config.data, config.split or splits.train, data_dir=config.data_dir)
+    valid = data.load(config.data, splits.valid, data_dir=config.data_dir)
+    model, tx, preprocess = configs.build(config, source.shape, source.num_classes)
+    steps = config.steps or math.ceil((config.epochs or 20) * source.size / config.batch_size)
+    print(f"{config.data}: {source.size:,} training images {source.shape}, {steps:,} steps of {config.batch_size}, "
+          f"{jax.device_count()} {jax.devices()[0].platform} device(s), {config.workdir}")
+    try:
+        fit = training.fit(
+            model, tx, source, steps=steps, batch_size=config.batch_size, seed=config.seed, workdir=config.workdir,
+            preprocess=preprocess, valid=valid, log_every=config.log_every,
+            eval_every=config.eval_every or max(1, steps // 10), save_every=config.save_every, keep=config.keep,
+            ema_decay=config.ema_decay, accumulate=config.accumulate, max_grad_norm=config.max_grad_norm,
+            config=configs.as_dict(config, source.shape, source.num_classes), progress=config.progress,
+        )
+    except training.NonFinite as error:
+        print(f"jaxvae: {error}", file=sys.stderr)
+        return 3
+    finish(config, model, preprocess, fit, splits.test)
+    return 0
+
+
+def finish(config: configs.VAE, model: Model, preprocess, fit: training.Fit, test_split: str) -> None:
+    """Evaluates a finished run on the test split and draws its pictures, unless both are there; prints the table."""
+    workdir, step = Path(config.workdir), int(fit.train_state.step)
+    log = workdir / "metrics.jsonl"
+    lines = [line for line in writers.read(log) if line["split"] == "test" and line["step"] == step]
+    params = fit.train_state.params if fit.train_state.ema is None else fit.train_state.ema
+    names = ["samples", "reconstructions", "interpolation", "curves"] + (["manifold"] if config.latent_dim == 2 else [])
+    missing = [name for name in names if not (workdir / f"{name}.png").exists()]
+    if not lines or missing:
+        test = data.load(config.data, test_split, data_dir=config.data_dir)
+        metrics = training.evaluate(model, params, fit.train_state.state, test, preprocess=preprocess, seed=config.seed)
+        draw(workdir, model, params, fit.train_state.state, test, preprocess, config, names)
+        lines = [{"step": step, "split": "test", **metrics}]
+        writers.append(log, lines[0])
+    report(config, lines[-1], fit, names)
+
+
+def draw(workdir: Path, model: Model, params, state, source: Source, preprocess, config: configs.VAE, names: list[str]) -> None:
+    """Draws the pictures of a run into its folder."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    rng = jax.random.key(config.seed)
+    count = min(64, source.size)
+    batch = preprocess(rng, source.read(np.arange(count)))
+    cond = None
+    if config.conditional:   # samples walk through the classes
+        classes = batch.cond.shape[-1]
+        cond = jax.nn.one_hot(jnp.arange(64) % classes, classes)
+    plots.samples(workdir / "samples.png", np.asarray(model.sample(params, state, rng, 64, cond)))
+    mean = model.encode(params, state, batch.x, batch.cond).mean
+    x_hat = model.decode(params, state, mean, batch.cond).mean
+    plots.reconstructions(workdir / "reconstructions.png", np.asarray(batch.x[:32]), np.asarray(x_hat[:32]))
+    rows = min(8, count // 2)
+    t = jnp.linspace(0.0, 1.0, 11)[None, :, None]
+    z = (1.0 - t) * mean[:rows, None] + t * mean[rows:2 * rows, None]
+    between = None if batch.cond is None else jnp.repeat(batch.cond[:rows], 11, axis=0)
+    path = model.decode(params, state, z.reshape(rows * 11, -1), between).mean
+    plots.interpolation(workdir / "interpolation.png", np.asarray(path).reshape(rows, 11, *batch.x.shape[1:]))
+    if "manifold" in names:
+        side = 20
+        z = jnp.asarray(plots.manifold_z(side), jnp.float32)
+        fixed = None if batch.cond is None else jnp.broadcast_to(batch.cond[:1], (side * side, batch.cond.shape[-1]))
+        plots.manifold(workdir / "manifold.png", np.asarray(model.decode(params, state, z, fixed).mean))
+    plots.curves(workdir / "curves.png", writers.read_curves(workdir / "metrics.jsonl"))
+
+
+def report(config: configs.VAE, test: dict, fit: training.Fit, names: list[str]) -> None:
+    """Prints the held-out numbers of a run and what to try next."""
+    rate = fit.metrics.get("train", {}).get("images_per_s")
+    rows = [("elbo", test["elbo"], "up is better"), ("rec", test["rec"], "down is better"), ("kl", test["kl"], "")]
+    print(f"\n{config.data} test split after {test['step']:,} steps, nats per image:")
+    for name, value, note in rows:
+        print(f"  {name:<10} {value:>10.2f}   {note}".rstrip())
+    if rate is not None:
+        print(f"  {'images/s':<10} {rate:>10,.0f}   in training")
+    print(f"\nPictures: {', '.join(f'{name}.png' for name in names)} in {config.workdir}")
+    print("Next:")
+    print(f"  jaxvae train vae --data {config.data} --workdir {config.workdir} --epochs 100   # go on with this run (same settings, longer)")
+    print("  jaxvae train vae --data mnist --data-dir DIR --workdir runs/mnist   # MNIST, from its four official files")
+    print("  jaxvae train vae --help   # every option: nets, likelihoods, beta, conditional ...")

@@ -1,0 +1,196 @@
+"""Settings of the command line, as plain data: one frozen dataclass per preset, and how each becomes a model.
+
+Nothing heavy is imported until something is built.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from tyro.conf import arg
+
+from jaxvae.errors import UserError, check_count, check_number, unknown
+
+if TYPE_CHECKING:
+    from jaxvae.types import Batch, Model
+
+Count = Annotated[int | None, arg(metavar="N")]
+Text = Annotated[str | None, arg(metavar="STR")]
+Folder = Annotated[Path | None, arg(metavar="DIR")]
+Number = Annotated[float | None, arg(metavar="FLOAT")]
+
+
+@dataclasses.dataclass(frozen=True)
+class VAE:
+    """Train a variational auto-encoder (Kingma & Welling 2014)."""
+
+    workdir: Annotated[Path, arg(metavar="DIR")]
+    """Folder of the run; a run in it with the same settings is resumed."""
+    data: str = "digits"
+    """Data set: digits (embedded, 8x8), mnist, fashion_mnist."""
+    data_dir: Folder = None
+    """Where the files of data sets are (default: $JAXVAE_DATA_DIR, then ~/.cache/jaxvae)."""
+    split: Text = None
+    """Training split, e.g. "train" or "train[:90%]" (default: the data set's own, without its validation part)."""
+
+    # length and order
+    steps: Count = None
+    """Length of the run in steps."""
+    epochs: Count = None
+    """Length of the run in passes over the training split (default: 20)."""
+    batch_size: int = 128
+    """Examples per step, over all devices."""
+    seed: int = 0
+    """Seed of parameters, noise and data order."""
+
+    # the model
+    net: Literal["mlp", "conv"] = "mlp"
+    """Networks of encoder and decoder."""
+    hidden: tuple[int, ...] = (400,)
+    """Widths of the hidden layers (mlp: encoder order, reversed in the decoder; conv: the dense layer)."""
+    channels: tuple[int, ...] = (32, 64)
+    """Channels of the encoder's convolutions, reversed in the decoder."""
+    activation: str = "relu"
+    """Activation of hidden layers: relu, leaky_relu, tanh, elu, sigmoid, softplus, identity."""
+    init: str = "torch"
+    """Initialiser: torch, glorot, xavier, normal0.02."""
+    latent_dim: int = 10
+    """Size of z; with 2, the run also draws the latent manifold."""
+    posterior: str = "normal"
+    """Family of q(z|x)."""
+    likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
+    """Family of p(x|z)."""
+    gamma: Annotated[float | Literal["learned"], arg(metavar="FLOAT|learned")] = 1.0
+    """Variance of a Gaussian likelihood, or "learned"."""
+    beta: float = 1.0
+    """Weight of the KL."""
+    beta_warmup: int = 0
+    """Steps over which beta rises from 0."""
+    free_bits: float = 0.0
+    """Nats per latent dimension that cost nothing."""
+    pixels: Literal["grey", "binarised", "dequantised"] = "grey"
+    """Pixels as they are, drawn as 0 or 1 at every visit, or with uniform noise added."""
+    conditional: bool = False
+    """Condition encoder and decoder on the label."""
+
+    # optimisation
+    learning_rate: float = 1e-3
+    """Of Adam."""
+    max_grad_norm: Number = None
+    """Clip gradients to this norm."""
+    ema_decay: Number = None
+    """Decay of a moving average of the parameters, used in evaluation."""
+    accumulate: int = 1
+    """Cut each batch into so many parts to save memory."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the networks' computation; parameters and losses are float32."""
+    precision: Literal["default", "high", "highest"] = "highest"
+    """Precision of float32 matrix products; "default" is TF32 on NVIDIA GPUs, bfloat16 on TPUs."""
+
+    # what is kept
+    log_every: int = 100
+    """Steps between lines of metrics.jsonl."""
+    eval_every: Count = None
+    """Steps between evaluations on the validation split, each with a checkpoint (default: ten in a run)."""
+    save_every: Count = None
+    """Steps between further checkpoints."""
+    keep: int = 2
+    """Newest checkpoints to keep, beside the best one."""
+    progress: bool = True
+    """Show the progress bar."""
+
+
+PRESETS: dict[str, Any] = {"vae": VAE}
+
+
+class Parts(NamedTuple):
+    """What a config becomes."""
+
+    model: "Model"
+    tx: Any
+    preprocess: Any
+
+
+def check(config: VAE) -> None:
+    """Raises `UserError` for settings that no run can have, before anything heavy is imported."""
+    if config.steps is not None and config.epochs is not None:
+        raise UserError("give --steps or --epochs, not both.")
+    for name in ("steps", "epochs", "batch_size", "latent_dim", "accumulate", "log_every", "eval_every", "save_every", "keep"):
+        if getattr(config, name) is not None:
+            check_count(f"--{name.replace('_', '-')}", getattr(config, name))
+    check_count("--beta-warmup", config.beta_warmup, least=0)
+    check_count("--seed", config.seed, least=0)
+    check_number("--learning-rate", config.learning_rate, above=0.0)
+    for name in ("beta", "free_bits"):
+        check_number(f"--{name.replace('_', '-')}", getattr(config, name), least=0.0)
+
+
+def as_dict(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> dict[str, Any]:
+    """Returns what `config.json` records: the preset, every field, and the shape of the data."""
+    preset = next(name for name, cls in PRESETS.items() if type(config) is cls)
+    fields = dataclasses.asdict(config)
+    for name in ("workdir", "data_dir"):   # where things lie does not describe a run
+        fields.pop(name)
+    return {"preset": preset, **fields, "shape": list(shape), "num_classes": num_classes}
+
+
+def build(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> Parts:
+    """Returns model, optimiser and preprocessing for data of `shape` [H, W, C] (or [n]) with `num_classes` labels."""
+    import jax.numpy as jnp
+    import optax
+
+    from jaxvae import distributions, models, nets, objectives
+    from jaxvae.data.preprocess import make_preprocess
+
+    if config.conditional and num_classes is None:
+        raise UserError(f"--conditional needs labels, which {config.data} does not have.")
+    out = distributions.posterior(config.posterior).size(config.latent_dim)
+    common = {"act": config.activation, "init": config.init, "dtype": jnp.dtype(config.dtype)}
+    if config.net == "mlp":
+        encoder = nets.mlp(config.hidden, out, heads=2 if out == 2 * config.latent_dim else 1, **common)
+        decoder = nets.mlp(config.hidden[::-1], shape, **common)
+    else:
+        if len(config.hidden) != 1:
+            raise UserError("--net conv has one dense layer: give one width to --hidden.")
+        encoder = nets.conv_encoder(out, channels=config.channels, hidden=config.hidden[0], **common)
+        decoder = nets.conv_decoder(shape, channels=config.channels[::-1], hidden=config.hidden[0], **common)
+    beta = objectives.linear_warmup(config.beta_warmup, config.beta) if config.beta_warmup else config.beta
+    model = models.vae(
+        encoder, decoder, latent_dim=config.latent_dim, posterior=config.posterior, likelihood=config.likelihood,
+        gamma=config.gamma, beta=beta, free_bits=config.free_bits,
+    )
+    preprocess = make_preprocess(config.pixels, num_classes if config.conditional else None)
+    return Parts(model, optax.adam(config.learning_rate), preprocess)
+
+
+def from_dict(saved: dict[str, Any]) -> tuple[VAE, tuple[int, ...], int | None]:
+    """Returns the config, data shape and number of classes that `as_dict` recorded.
+
+    Raises:
+        UserError: for a run that no preset made, or that another version of jaxvae made.
+    """
+    fields = dict(saved)
+    preset = fields.pop("preset", None)
+    if preset is None:
+        raise UserError("this run was made by fit, not by a preset: pass its model and an example batch to load.")
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    shape, num_classes = tuple(fields.pop("shape")), fields.pop("num_classes")
+    cls = PRESETS[preset]
+    known = {f.name for f in dataclasses.fields(cls)}
+    if set(fields) - known:
+        raise UserError(f"this run has settings that this version does not know: {', '.join(sorted(set(fields) - known))}.")
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return cls(workdir=Path(), **fields), shape, num_classes
+
+
+def rebuild(saved: dict[str, Any]) -> tuple["Model", "Batch"]:
+    """Returns the model of a run from its recorded config, and a batch in the shape of its data."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxvae.types import Batch
+
+    config, shape, num_classes = from_dict(saved)
+    cond = jax.ShapeDtypeStruct((2, num_classes), jnp.float32) if config.conditional else None
+    return build(config, shape, num_classes).model, Batch(jax.ShapeDtypeStruct((2, *shape), jnp.float32), cond)

@@ -1,0 +1,223 @@
+"""The compiled loops over a source of data: many training steps in one call, and a whole split's evaluation."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxvae import parallel
+from jaxvae.data.preprocess import make_preprocess
+from jaxvae.data.source import Source, batch_indices
+from jaxvae.errors import check_count
+from jaxvae.step import Metrics, TrainState, make_eval_step
+from jaxvae.types import Array, Batch, Mean, Model, Params, State
+
+PREPROCESS = 0x0DA7A      # folded into a step's key for the noise of preprocessing
+STEPS_PER_CALL = 64       # at most
+BLOCK_BYTES = 2**28       # of a block of batches read from a source that is not resident
+
+Preprocess = Callable[[Array, dict[str, Array]], Batch]
+
+
+class LoopState(NamedTuple):
+    """What the compiled loop carries."""
+
+    train: TrainState
+    sums: Metrics            # since the last log line
+    bad: dict[str, Array]    # metric -> the first step at which it was not finite, or -1
+
+
+class Loop(NamedTuple):
+    """A compiled training loop."""
+
+    advance: Callable        # (loop_state, first, count) -> loop_state: steps first, ..., first + count - 1
+    most: int                # the largest count
+
+
+def empty_sums(step: Callable, train_state: TrainState, batch: Batch) -> Metrics:
+    """Returns zeros in the shape of the metrics of `step`."""
+    _, metrics = jax.eval_shape(step, train_state, batch)
+    return {name: Mean(jnp.zeros(()), jnp.zeros(())) for name in metrics}
+
+
+def no_bad(sums: Metrics) -> dict[str, Array]:
+    """Returns the mark of a run in which every metric is finite so far."""
+    return {name: jnp.full((), -1, jnp.int32) for name in sums}
+
+
+def one_step(step: Callable, preprocess: Preprocess, sharding: Any = None) -> Callable:
+    """Returns `(loop_state, data, index [B]) -> loop_state`: gathers bytes on the device, preprocesses, steps."""
+
+    def one(loop: LoopState, data: dict[str, Array], index: Array) -> LoopState:
+        examples = {name: values[index] for name, values in data.items()}
+        if sharding is not None:
+            examples = jax.lax.with_sharding_constraint(examples, sharding)
+        at = loop.train.step
+        batch = preprocess(jax.random.fold_in(jax.random.fold_in(loop.train.rng, at), PREPROCESS), examples)
+        train, metrics = step(loop.train, batch)
+        bad = {
+            name: jnp.where((loop.bad[name] < 0) & ~jnp.isfinite(metric.total), at, loop.bad[name])
+            for name, metric in metrics.items()
+        }
+        return LoopState(train, jax.tree.map(jnp.add, loop.sums, metrics), bad)
+
+    return one
+
+
+def many_steps(one: Callable) -> Callable:
+    """Returns `(loop_state, data, indices [K, B], count) -> loop_state`: the first `count` batches in one program.
+
+    `count` is not static, so one program serves every stretch of a run; it ends early at the first
+    step whose metrics are not finite.
+    """
+
+    def many(loop: LoopState, data: dict[str, Array], indices: Array, count: Array) -> LoopState:
+        def unfinished(carry):
+            i, loop = carry
+            return (i < count) & jnp.all(jnp.stack(list(loop.bad.values())) < 0)
+
+        def body(carry):
+            i, loop = carry
+            return i + 1, one(loop, data, indices[i])
+
+        return jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), loop))[1]
+
+    return many
+
+
+def convolves(jaxpr: Any) -> bool:
+    """Returns whether a traced program holds a convolution, at any depth."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            return True
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns") and convolves(inner):
+                return True
+    return False
+
+
+def compile_loop(
+    step: Callable,
+    loop_state: LoopState,
+    source: Source,
+    data: dict[str, Array] | None,
+    *,
+    preprocess: Preprocess,
+    batch_size: int,
+    seed: int,
+    mesh: Mesh,
+    steps_per_call: int | None = None,
+) -> Loop:
+    """Returns the training loop over `source`, compiled once for any number of steps.
+
+    Args:
+        step: from `make_train_step`.
+        loop_state: where it will start (donated at each call).
+        data: the resident arrays of `source`, or None: then blocks of batches are read and sent.
+        steps_per_call: at most so many steps in one program; default 64, but 1 for convolutions on CPU,
+            whose gradients XLA runs tens of times slower inside a loop.
+    """
+    whole, cut, cut_second = parallel.replicated(mesh), parallel.batch_sharded(mesh), parallel.batch_sharded(mesh, 1)
+    one = one_step(step, preprocess, cut if mesh.size > 1 else None)
+    block_batches = max(1, BLOCK_BYTES // (batch_size * math.prod(source.shape) * 4))
+
+    def shapes(most: int):
+        if data is not None:
+            return data
+        example = source.read(np.zeros(1, np.int64))
+        rows = most * batch_size
+        return {k: jax.ShapeDtypeStruct((rows, *v.shape[1:]), v.dtype, sharding=whole) for k, v in example.items()}
+
+    most = min(STEPS_PER_CALL if steps_per_call is None else steps_per_call, 2**30 if data is not None else block_batches)
+    if most > 1:
+        indices = jax.ShapeDtypeStruct((most, batch_size), jnp.int32, sharding=cut_second)
+        count = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+        jitted = jax.jit(many_steps(one), out_shardings=whole, donate_argnums=0)
+        traced = jitted.trace(loop_state, shapes(most), indices, count)
+        if steps_per_call is None and jax.default_backend() == "cpu" and convolves(traced.jaxpr.jaxpr):
+            most = 1
+        else:
+            compiled = traced.lower().compile()
+    if most == 1:
+        index = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=cut)
+        compiled = jax.jit(one, out_shardings=whole, donate_argnums=0).lower(loop_state, shapes(1), index).compile()
+
+    def advance(loop_state: LoopState, first: int, count: int) -> LoopState:
+        picked = np.zeros((most, batch_size), np.int32)
+        for i in range(count):
+            picked[i] = batch_indices(source.size, seed, first + i, batch_size)
+        block = data
+        if data is None:
+            block = parallel.put(source.read(picked.reshape(-1)), whole)
+            picked = np.arange(picked.size, dtype=np.int32).reshape(picked.shape)
+        if most == 1:
+            return compiled(loop_state, block, parallel.put(picked[0], cut))
+        return compiled(loop_state, block, parallel.put(picked, cut_second), parallel.put(np.int32(count), whole))
+
+    return Loop(advance, most)
+
+
+def make_evaluator(
+    model: Model,
+    source: Source,
+    *,
+    preprocess: Preprocess | None = None,
+    batch_size: int = 512,
+    seed: int = 0,
+    stats: str = "running",
+    mesh: Mesh | None = None,
+) -> Callable[[Params, State], dict[str, float]]:
+    """Returns `(params, state) -> {metric: mean over the whole split}`, compiled once.
+
+    The last batch is padded and masked, so that the mean is exact on any number of devices. The
+    noise is the same at every call. Metrics are those of `make_eval_step`, in nats per example.
+    """
+    mesh = parallel.make_mesh() if mesh is None else mesh
+    preprocess = make_preprocess() if preprocess is None else preprocess
+    check_count("batch_size", batch_size)
+    size = min(batch_size, -(-source.size // 64) * 64)
+    size = -(-size // mesh.size) * mesh.size
+    batches = -(-source.size // size)
+    positions = np.arange(batches * size).reshape(batches, size)
+    mask = (positions < source.size).astype(np.float32)
+    index = np.minimum(positions, source.size - 1).astype(np.int32)
+    whole, cut = parallel.replicated(mesh), parallel.batch_sharded(mesh, 1)
+    eval_step = make_eval_step(model, stats=stats)
+    rng = parallel.put(jax.random.fold_in(jax.random.key(seed), PREPROCESS), whole)
+
+    def over(params, state, rng, data, numbers, index, mask):
+        def body(_, inputs):
+            number, index, mask = inputs
+            rng_data, rng_step = jax.random.split(jax.random.fold_in(rng, number))
+            batch = preprocess(rng_data, {name: values[index] for name, values in data.items()})
+            return None, eval_step(params, state, rng_step, batch, mask)
+
+        metrics = jax.lax.scan(body, None, (numbers, index, mask))[1]
+        return jax.tree.map(jnp.sum, metrics)
+
+    compiled = jax.jit(over, out_shardings=whole)
+
+    def placed(data, numbers, index, mask):
+        return parallel.put(data, whole), parallel.put(numbers, whole), parallel.put(index, cut), parallel.put(mask, cut)
+
+    numbers = np.arange(batches, dtype=np.int32)
+    resident = None if source.arrays is None else placed(source.arrays, numbers, index, mask)
+
+    def evaluator(params: Params, state: State) -> dict[str, float]:
+        if resident is not None:
+            sums = compiled(params, state, rng, *resident)
+        else:
+            local = np.arange(size, dtype=np.int32)[None]
+            parts = [
+                compiled(params, state, rng, *placed(source.read(index[i]), numbers[i:i + 1], local, mask[i:i + 1]))
+                for i in range(batches)
+            ]
+            sums = jax.tree.map(lambda *x: sum(x[1:], x[0]), *parts)
+        return {name: float(mean) for name, mean in jax.device_get(sums).items()}
+
+    return evaluator

@@ -1,0 +1,255 @@
+"""Our numbers beside the paper's: `load` a folder, `join` them, `render` a table.
+
+    experiments/<name>/expected.json        the published numbers, written by hand
+    experiments/<name>/results/*.jsonl      ours, one JSON line per number, written by the runner
+
+`expected.json` is one object:
+
+    {"title":  "A Variational Auto-Encoder, test set",
+     "source": "Kingma & Welling 2014, arXiv 1312.6114",
+     "cells":  [{"cell": "mnist/vanilla", "metric": "test_loss", "protocol": "released",
+                 "value": 107.73,
+                 "source": "Figure 1 (decoded)",       where in the paper, or in its code
+                 "sd": 0.4,                            optional: sd over the paper's runs
+                 "n": 5,                               optional: how many runs
+                 "tolerance": 1.0,                     optional: stands in for the sd, see below
+                 "reason": "...",                      optional: why ours differs, if it does
+                 "note": "..."}]}                      optional: anything else worth a footnote
+
+**Status of a row.** With ours = mean and sample sd (n - 1 in the denominator) over seeds,
+
+    reproduced       n >= 3 and |ours - paper| <= 2 sqrt(sd_ours^2 + sd_paper^2)
+    differs          n >= 3, otherwise; with the recorded reason
+    n < 3            one or two seeds: the numbers are shown, nothing is claimed
+    not run          no seed
+    no paper value   we measured what the paper does not print
+
+sd_paper is "sd" where the paper prints one. Where it prints one run only, "tolerance" is used *as if
+it were that sd* (so the paper's number may lie 2 tolerances away even if our sd is 0), and a footnote
+says so. With neither, sd_paper is 0.
+
+A result line has at least "cell", "seed", "metric", "protocol" and "value". For each seed of a (cell,
+metric, protocol) the newest line counts, which is the later one in its file.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxvae import writers
+from jaxvae.errors import UserError
+
+Record = dict[str, Any]
+
+HEAD = ("cell", "metric", "protocol", "paper", "ours (seeds)", "difference", "status")
+_RIGHT = (3, 4, 5)   # columns of numbers
+
+
+class Row(NamedTuple):
+    """One number of the paper and ours beside it. None: not printed there, or not run here."""
+
+    cell: str
+    metric: str
+    protocol: str
+    paper: float | None
+    paper_sd: float | None   # as printed there; no tolerance
+    mean: float | None       # ours, over seeds
+    sd: float | None         # sample sd over seeds; None below two seeds
+    n: int                   # seeds
+    difference: float | None   # ours - paper
+    status: str              # "reproduced", "differs", "n < 3", "not run" or "no paper value"
+    reason: str = ""         # why ours differs, where that is recorded
+    source: str = ""         # where the paper's number stands, and what stands in for its sd
+    setting: str = ""        # device, precision and steps of ours
+
+
+def load(folder: writers.PathLike, results: str = "results") -> tuple[list[Record], Record]:
+    """Returns `(results, expected)` of an experiment's folder; both may be empty.
+
+    Raises:
+        UserError: for a broken file, or a line that is no result.
+    """
+    folder = Path(folder)
+    lines = []
+    for path in sorted((folder / results).glob("*.jsonl")):
+        for record in writers.read(path):
+            lines.append(check_result(record, str(path)))
+    path = folder / "expected.json"
+    return lines, (writers.read_json(path) if path.exists() else {"cells": []})
+
+
+def check_result(record: Record, where: str = "results") -> Record:
+    """Returns `record` if it is a result, a number with its protocol; else raises `UserError`."""
+    if record.get("seed") is None:
+        raise UserError(f"{where}: there is no 'seed' in {_short(record)}. Add it, or remove the line.")
+    return _check(record, where)
+
+
+def join(results: Sequence[Record], expected: Mapping[str, Any]) -> list[Row]:
+    """Returns the rows of the table: first the paper's, in its order, then what only we measured.
+
+    Args:
+        results: result lines, older ones first.
+        expected: the content of `expected.json`.
+
+    Raises:
+        UserError: for a result without a protocol, a published number without cell, metric, protocol,
+            value or source, or one that is there twice.
+    """
+    ours: dict[tuple[str, str, str], dict[Any, Record]] = {}
+    for record in results:
+        record = check_result(record)
+        ours.setdefault(_key(record), {})[record["seed"]] = record   # the newest line of a seed
+    paper: dict[tuple[str, str, str], Record] = {}
+    for entry in _entries(expected):
+        if _key(entry) in paper:
+            raise UserError(f"expected.json has {' '.join(_key(entry))} twice: remove one.")
+        paper[_key(entry)] = entry
+    keys = dict.fromkeys([*paper, *ours])
+    return [_row(key, list(ours.get(key, {}).values()), paper.get(key)) for key in keys]
+
+
+def render(rows: Sequence[Row], *, markdown: bool = False) -> str:
+    """Returns the table as text, aligned for a terminal (in ASCII) or in Markdown, with footnotes.
+
+    The paper's numbers are shown as recorded; ours with at least as many decimals. Footnotes say where
+    a published number stands, and on what device, in what precision and for how many steps ours ran.
+    """
+    if not rows:
+        return "no results and no published numbers yet"
+    notes: dict[str, int] = {}
+
+    def mark(text: str) -> str:
+        return f" [{notes.setdefault(text, len(notes) + 1)}]" if text else ""
+
+    body = []
+    for row in rows:
+        status = row.status + (f": {row.reason}" if row.reason and row.status == "differs" else "")
+        paper = "" if row.paper is None else f"{row.paper}" + ("" if row.paper_sd is None else f" +- {row.paper_sd}")
+        mean, difference = _ours(row)
+        paper, mean = paper + mark(row.source), mean + mark(row.setting)
+        body.append((row.cell, row.metric, row.protocol, paper, mean, difference, status))
+    legend = "reproduced: n >= 3 seeds, and |ours - paper| <= 2 sqrt(sd_ours^2 + sd_paper^2)"
+    if markdown:
+        cut = ["---:" if i in _RIGHT else "---" for i in range(len(HEAD))]
+        table = [_markdown(line) for line in (HEAD, cut, *body)]
+        foot = [f"{i}. {text}" for text, i in notes.items()]
+        return "\n".join([*table, "", *foot, "", legend]).replace("+-", "±")
+    widths = [max(len(line[i]) for line in (HEAD, *body)) for i in range(len(HEAD))]
+    table = [_aligned(line, widths) for line in (HEAD, ["-" * w for w in widths], *body)]
+    foot = [f"[{i}] {text}" for text, i in notes.items()]
+    return "\n".join([*table, "", *foot, legend])
+
+
+def _entries(expected: Mapping[str, Any]) -> list[Record]:
+    """Returns the published numbers, checked."""
+    entries = expected.get("cells") if isinstance(expected, Mapping) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError('expected.json must be an object with a list of objects "cells".')
+    for entry in entries:
+        _check(entry, "expected.json", ("cell", "metric", "protocol", "source"), ("value", "sd", "tolerance"))
+        spreads = [entry.get("sd", 0), entry.get("tolerance", 0)]
+        if not math.isfinite(entry["value"]) or not all(0 <= spread < math.inf for spread in spreads):
+            raise UserError(f"expected.json: value must be finite, sd and tolerance at least 0, in {_short(entry)}.")
+    return entries
+
+
+def _check(
+    record: Record,
+    where: str,
+    texts: tuple[str, ...] = ("cell", "metric", "protocol"),
+    numbers: tuple[str, ...] = ("value",),
+) -> Record:
+    """Returns `record` if it has these texts, a value, and numbers where numbers belong; else raises `UserError`."""
+    for name in (*texts, "value"):
+        if record.get(name) in (None, ""):
+            raise UserError(f"{where}: there is no {name!r} in {_short(record)}. Add it, or remove the line.")
+    for names, kinds, what in ((texts, str, "text"), (numbers, (int, float), "a number")):
+        for name in names:
+            if name in record and (isinstance(record[name], bool) or not isinstance(record[name], kinds)):
+                raise UserError(f"{where}: {name!r} must be {what}, not {record[name]!r}, in {_short(record)}.")
+    return record
+
+
+def _row(key: tuple[str, str, str], records: list[Record], entry: Record | None) -> Row:
+    values = [record["value"] for record in records]
+    n = len(values)
+    mean = sum(values) / n if values else None
+    sd = _sd(values)
+    paper, paper_sd = (entry["value"], entry.get("sd")) if entry else (None, None)
+    difference = None if mean is None or paper is None else mean - paper
+    if n == 0:
+        status = "not run"
+    elif difference is None:
+        status = "no paper value"
+    elif n < 3:
+        status = "n < 3"
+    else:
+        spread = entry.get("tolerance", 0.0) if paper_sd is None else paper_sd
+        status = "reproduced" if abs(difference) <= 2 * math.hypot(sd, spread) else "differs"
+    reason, source = (entry.get("reason", ""), _source(entry)) if entry else ("", "")
+    return Row(*key, paper, paper_sd, mean, sd, n, difference, status, reason, source, _setting(records))
+
+
+def _sd(values: list[float]) -> float | None:
+    if len(values) < 2:
+        return None
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
+
+
+def _source(entry: Record) -> str:
+    parts = [entry["source"]]
+    if "n" in entry:
+        parts.append(f"n = {entry['n']}")
+    if "sd" not in entry and entry.get("tolerance"):
+        parts.append(f"no sd printed, a tolerance of {entry['tolerance']:g} stands in for it")
+    return "; ".join([*parts, *([entry["note"]] if entry.get("note") else [])])
+
+
+def _setting(records: list[Record]) -> str:
+    def one(record: Record) -> str:
+        steps = f"{record['steps']} steps" if record.get("steps") is not None else None
+        return ", ".join(str(part) for part in (record.get("device"), record.get("precision"), steps) if part)
+
+    return "; ".join(dict.fromkeys(text for text in map(one, records) if text))
+
+
+def _ours(row: Row) -> tuple[str, str]:
+    """Returns our mean +- sd (n), and the difference, as text."""
+    if row.mean is None:
+        return "", ""
+    digits = 3 - _magnitude(row.mean)                                  # four figures of the mean,
+    if row.sd:
+        digits = min(max(digits, 1 - _magnitude(row.sd)), digits + 2)   # better two of the sd,
+    text = f"{row.paper}"
+    digits = max(digits, 0 if "e" in text else len(text.partition(".")[2]))   # and all that the paper has
+
+    def show(value: float, sign: str = "") -> str:
+        return f"{value:{sign}.{digits}f}" if digits <= 7 else f"{value:{sign}.3e}"
+
+    spread = "" if row.sd is None else f" +- {show(row.sd)}"
+    return f"{show(row.mean)}{spread} ({row.n})", "" if row.difference is None else show(row.difference, "+")
+
+
+def _magnitude(value: float) -> int:
+    return math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
+
+
+def _key(record: Record) -> tuple[str, str, str]:
+    return record["cell"], record["metric"], record["protocol"]
+
+
+def _short(record: Record) -> str:
+    text = str({k: record[k] for k in ("cell", "seed", "metric", "protocol", "value") if k in record})
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _markdown(line: Sequence[str]) -> str:
+    return "| " + " | ".join(text.replace("|", "\\|") for text in line) + " |"
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+    cells = (f"{t:>{w}}" if i in _RIGHT else f"{t:<{w}}" for i, (t, w) in enumerate(zip(line, widths, strict=True)))
+    return "  ".join(cells).rstrip()

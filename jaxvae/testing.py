@@ -1,0 +1,356 @@
+"""The conformance suite of the contracts (`types`), for users' own models too: `check_model(model, batch)`.
+
+A model that passes it can be trained by `fit`, on any number of devices, and resumed from a checkpoint.
+"""
+
+import tempfile
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+
+from jaxvae import distributions, parallel
+from jaxvae.step import Optimisers, TrainState, groups, init_state, make_train_step, optimisers
+from jaxvae.types import Array, Aux, Batch, Mean, Model, Terms, Tree
+
+STEPS = 10             # on one trace
+COMPARED_STEPS = 3     # on one device and on all: later steps amplify rounding
+TOLERANCE = 1e-4       # relative to the largest entry of an array
+SMALL = 1e-6           # and absolute
+
+
+def check_model(model: Model, batch: Batch, tx: Optimisers | None = None, *, rng: Array | None = None) -> None:
+    """Returns nothing where `model` keeps the contracts, and raises an error that names the broken property.
+
+    | property       | what must hold                                                                         |
+    | -------------- | -------------------------------------------------------------------------------------- |
+    | shapes         | losses [B], or [] where coupled; state keeps its form; `encode`, `decode`, `terms`,    |
+    |                | `sample` and `log_prob`, where there are any, give what `Model` says, for both `stats` |
+    | gradients      | finite losses and gradients; no group of `wrt` whose gradient is zero everywhere       |
+    | wrt            | an objective moves no group outside its `wrt`                                          |
+    | determinism    | the same key gives the same result, bitwise (on a GPU: to rounding), traced anew       |
+    | jit            | compiled = not compiled                                                                |
+    | traces         | ten steps, one trace, finite metrics                                                   |
+    | devices        | one device = all devices, by `jit_step` and by `pmap_step` (where there are several)   |
+    | checkpoint     | save and restore give the same training state, bitwise, and the same next step         |
+    | lowering       | the step and the evaluation can be lowered for TPU (none is needed)                    |
+
+    A model without objectives is checked for its evaluation functions alone.
+
+    Args:
+        model: any `Model`.
+        batch: an example of what its losses see; its size must be a multiple of the number of devices.
+        tx: as `make_train_step` takes it. Default: clipped gradient descent, whose steps do not amplify
+            rounding. (Adam turns a gradient of 1e-9, as of a bias before BatchNorm, into a full step of
+            either sign: one device and eight then differ though nothing is wrong.)
+        rng: a typed key; default `jax.random.key(0)`.
+
+    Raises:
+        AssertionError: "<property>: what is wrong".
+    """
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1e-2)) if tx is None else tx
+    rng = jax.random.key(0) if rng is None else rng
+    with jax.default_matmul_precision("highest"):
+        with _property("shapes"):
+            params, state = model.init(rng, batch)
+            _check_losses(model, params, state, rng, batch)
+            _check_evaluation(model, params, state, rng, batch)
+        if model.objectives:
+            with _property("gradients"):
+                _check_gradients(model, params, state, rng, batch)
+            with _property("wrt"):
+                _check_wrt(model, batch, tx, rng)
+            subject = _Subject(model, batch, tx, init_state(model, tx, rng, batch), make_train_step(model, tx))
+        with _property("determinism"):
+            _check_init_again(model, rng, batch)
+            _check_evaluation_again(model, params, state, rng, batch)
+            if model.objectives:
+                _check_step_again(subject)
+        if model.objectives:
+            for name, check in TRAINING.items():
+                with _property(name):
+                    check(subject)
+        with _property("lowering"):
+            _lower(_evaluation(model), params, state, rng, batch)
+            if model.objectives:
+                _lower(subject.step, subject.start, batch)
+
+
+# ---- shapes --------------------------------------------------------------------------------
+
+
+def _walk(model: Model, params, state, rng: Array, batch: Batch) -> list[tuple[Array, Aux]]:
+    """Returns (loss, aux) of each objective, in order, at one and the same parameters."""
+    results, carry = [], None
+    for i, objective in enumerate(model.objectives):
+        step = jnp.asarray(objective.phase, jnp.int32)
+        loss, aux = objective.loss(params, state, jax.random.fold_in(rng, i), batch, step, carry)
+        state, carry = aux.state, aux.carry if objective.every == 1 else None
+        results.append((loss, aux))
+    return results
+
+
+def _check_losses(model: Model, params, state, rng: Array, batch: Batch) -> None:
+    size = batch.x.shape[0]
+    _require(isinstance(params, dict) and isinstance(state, dict), "init must return two dicts, (params, state).")
+    missing = sorted(set(groups(model)) - set(params))
+    _require(not missing, f"objectives move the groups {missing}, but init returns {sorted(params)}.")
+    results = jax.eval_shape(lambda *a: _walk(model, *a), params, state, rng, batch)
+    for objective, (loss, aux) in zip(model.objectives, results, strict=True):
+        name = f"objective {objective.name!r}"
+        _require(isinstance(aux, Aux), f"{name} must return (loss, Aux), not (loss, {type(aux).__name__}).")
+        _shape(f"{name}: loss", loss, () if objective.coupled else (size,))
+        _require(jnp.issubdtype(loss.dtype, jnp.floating), f"{name}: loss must be floating point, not {loss.dtype}.")
+        for key, value in aux.metrics.items():
+            _shape(f"{name}: metric {key!r}", value, (size,), ())
+        _same_form(f"{name}: state", aux.state, state)
+
+
+def _evaluation(model: Model, stats: str = "running") -> Callable[..., dict[str, Any]]:
+    """Returns a function of (params, state, rng, batch) that gives what each evaluation function of `model` gives."""
+
+    def evaluate(params, state, rng: Array, batch: Batch):
+        x, cond = batch
+        n = min(3, x.shape[0])
+        results, z = {}, None
+        if model.encode is not None:
+            q = model.encode(params, state, x, cond, stats=stats)
+            z = distributions.sample(rng, q)
+            results |= {"z ~ encode(x)": z, "kl(encode(x))": distributions.kl(q)}
+        if model.decode is not None and z is not None:
+            p = model.decode(params, state, z, cond, stats=stats)
+            results |= {"x ~ decode(z)": distributions.sample(rng, p), "log_prob(decode(z), x)": distributions.log_prob(p, x)}
+        if model.terms is not None:
+            results["terms"] = model.terms(params, state, rng, batch, stats=stats)
+        if model.sample is not None:
+            results["sample"] = model.sample(params, state, rng, n, None if cond is None else cond[:n], stats=stats)
+        if model.log_prob is not None:
+            results["log_prob"] = model.log_prob(params, state, x, cond, stats=stats)
+        return results
+
+    return evaluate
+
+
+def _check_evaluation(model: Model, params, state, rng: Array, batch: Batch) -> None:
+    size, event = batch.x.shape[0], batch.x.shape[1:]
+    want = {
+        "kl(encode(x))": (size,), "x ~ decode(z)": (size, *event), "log_prob(decode(z), x)": (size,),
+        "sample": (min(3, size), *event), "log_prob": (size,),
+    }
+    for stats in ("running", "batch"):
+        results = jax.eval_shape(_evaluation(model, stats), params, state, rng, batch)
+        for name in results.keys() & want.keys():
+            _shape(name, results[name], want[name])
+        if "z ~ encode(x)" in results:
+            _shape("z ~ encode(x)", results["z ~ encode(x)"], (size, *results["z ~ encode(x)"].shape[1:]))
+        if "terms" in results:
+            terms = results["terms"]
+            _require(isinstance(terms, Terms), f"terms must return Terms, not {type(terms).__name__}.")
+            _shape("terms: rec", terms.rec, (size,))
+            _shape("terms: kl", terms.kl, (size,))
+            for key, value in terms.extra.items():
+                _shape(f"terms: extra {key!r}", value, (size,), ())
+
+
+# ---- gradients, and what they move -------------------------------------------------------
+
+
+def _check_gradients(model: Model, params, state, rng: Array, batch: Batch) -> None:
+    for i, objective in enumerate(model.objectives):
+
+        def scalar(moved, fixed, state, rng, batch, i=i):
+            loss = _walk(model, {**fixed, **moved}, state, rng, batch)[i][0]
+            return jnp.mean(loss), loss
+
+        moved = {name: params[name] for name in objective.wrt}
+        fixed = {name: tree for name, tree in params.items() if name not in objective.wrt}
+        grads, loss = jax.jit(jax.grad(scalar, has_aux=True))(moved, fixed, state, rng, batch)
+        name = f"objective {objective.name!r}"
+        _finite(f"{name}: loss", loss)
+        _finite(f"{name}: gradient", grads)
+        for group in objective.wrt:
+            leaves = jax.tree.leaves(grads[group])
+            _require(not leaves or any(np.any(np.asarray(g) != 0) for g in leaves),
+                     f"{name}: the gradient of group {group!r} is zero everywhere: take it out of wrt, or let the loss use it.")
+
+
+def _check_wrt(model: Model, batch: Batch, tx: Optimisers, rng: Array) -> None:
+    tx = optimisers(tx, groups(model))
+    for i, objective in enumerate(model.objectives):
+        # the others still run, for their state and carry, but move nothing
+        alone = tuple(o if j == i else o._replace(wrt=()) for j, o in enumerate(model.objectives))
+        part = model._replace(objectives=alone)
+        mine = {name: tx[name] for name in objective.wrt}
+        start = init_state(part, mine, rng, batch)._replace(step=jnp.asarray(objective.phase, jnp.int32))
+        end, _ = jax.jit(make_train_step(part, mine))(start, batch)
+        for group in sorted(set(start.params) - set(objective.wrt)):
+            _same(f"objective {objective.name!r} moved group {group!r}, outside its wrt {objective.wrt}",
+                  end.params[group], start.params[group])
+
+
+# ---- the step ------------------------------------------------------------------------------
+
+
+class _Subject(NamedTuple):
+    """What the checks of the training step share."""
+
+    model: Model
+    batch: Batch
+    tx: Optimisers
+    start: TrainState
+    step: Callable
+
+    def steps(self, step: Callable, batch: Batch, n: int) -> tuple[TrainState, dict[str, Mean]]:
+        """Returns state and metrics after `n` calls of `step` on the same batch."""
+        train_state, metrics = self.start, {}
+        for _ in range(n):
+            train_state, metrics = step(train_state, batch)
+        return train_state, metrics
+
+
+def _check_init_again(model: Model, rng: Array, batch: Batch) -> None:
+    _same("init: a second call with the same key differs", model.init(rng, batch), model.init(rng, batch))
+
+
+def _check_evaluation_again(model: Model, params, state, rng: Array, batch: Batch) -> None:
+    results = [jax.jit(_evaluation(model))(params, state, rng, batch) for _ in range(2)]   # two functions, two traces
+    _finite("evaluation", results[0])
+    _repeats("evaluation: a second call with the same key differs", *results)
+
+
+def _check_step_again(subject: _Subject) -> None:
+    compiled = jax.jit(subject.step)
+    first, second = (compiled(subject.start, subject.batch) for _ in range(2))
+    _repeats("a second call of the compiled step with the same key differs", first, second)
+    anew = jax.jit(make_train_step(subject.model, subject.tx))(subject.start, subject.batch)
+    _repeats("the step traced a second time differs: the loss depends on something that is not in its arguments", anew, first)
+
+
+def _check_jit(subject: _Subject) -> None:
+    compiled = jax.jit(subject.step)(subject.start, subject.batch)
+    _close("the compiled step differs from the one not compiled", compiled, subject.step(subject.start, subject.batch))
+
+
+def _check_traces(subject: _Subject) -> None:
+    traces = 0
+
+    def counted(train_state, batch):
+        nonlocal traces
+        traces += 1
+        return subject.step(train_state, batch)
+
+    _, metrics = subject.steps(jax.jit(counted), subject.batch, STEPS)
+    _require(traces == 1, f"{STEPS} steps were traced {traces} times: init and the losses must return the same "
+                          "types of arrays (jnp.zeros(()), not 0).")
+    _finite(f"metrics after {STEPS} steps", metrics)
+
+
+def _check_devices(subject: _Subject) -> None:
+    devices, size = jax.device_count(), subject.batch.x.shape[0]
+    if devices == 1:
+        return
+    _require(size % devices == 0, f"a batch of {size} cannot be cut over the {devices} devices here: pass one of a "
+                                  f"multiple of {devices}.")
+    one = subject.steps(jax.jit(subject.step), subject.batch, COMPARED_STEPS)
+    forms = {
+        "jit_step": (parallel.jit_step(subject.step, donate=False), subject.batch),
+        "pmap_step": (parallel.pmap_step(subject.step), parallel.shard(subject.batch, devices)),
+    }
+    for name, (step, batch) in forms.items():
+        _close(f"{name} over {devices} devices differs from one device (draw noise with jaxvae.noise, take moments of "
+               "the batch with parallel.mean)", subject.steps(step, batch, COMPARED_STEPS), one)
+
+
+def _check_checkpoint(subject: _Subject) -> None:
+    step = jax.jit(subject.step)
+    saved = step(subject.start, subject.batch)[0]
+    with tempfile.TemporaryDirectory() as folder, ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(Path(folder) / "state", saved)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(Path(folder) / "state", jax.tree.map(ocp.utils.to_shape_dtype_struct, saved))
+    _same("the restored state differs from the saved one", restored, saved)
+    _repeats("the step after a restore differs", step(restored, subject.batch), step(saved, subject.batch))
+
+
+def _lower(function: Callable, *args: Any) -> None:
+    jax.jit(function).trace(*args).lower(lowering_platforms=("tpu",))
+
+
+TRAINING = {"jit": _check_jit, "traces": _check_traces, "devices": _check_devices, "checkpoint": _check_checkpoint}
+
+
+# ---- assertions ----------------------------------------------------------------------------
+
+
+@contextmanager
+def _property(name: str):
+    """Turns what goes wrong inside into an AssertionError that begins with the property's name."""
+    try:
+        yield
+    except Exception as error:
+        kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+        raise AssertionError(f"{name}: {kind}{error}") from error
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise AssertionError(message)
+
+
+def _shape(name: str, value: Array, *wanted: tuple[int, ...]) -> None:
+    _require(value.shape in wanted, f"{name} has shape {value.shape}, must be {' or '.join(map(str, wanted))}.")
+
+
+def _leaves(tree: Tree) -> dict[str, np.ndarray]:
+    """Returns the leaves of `tree` by path, on the host, and keys as the numbers they hold."""
+
+    def host(x):
+        return np.asarray(jax.random.key_data(x) if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key) else x)
+
+    return {jax.tree_util.keystr(path): host(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _same_form(name: str, have: Tree, want: Tree) -> None:
+    have, want = (
+        {jax.tree_util.keystr(path): (x.shape, str(x.dtype)) for path, x in jax.tree_util.tree_leaves_with_path(t)}
+        for t in (have, jax.eval_shape(lambda: want))
+    )
+    for path in sorted(have.keys() | want.keys()):
+        _require(have.get(path) == want.get(path),
+                 f"{name}{path} is {have.get(path, 'absent')}, but init returned {want.get(path, 'none')}.")
+
+
+def _finite(name: str, tree: Tree) -> None:
+    for path, x in _leaves(tree).items():
+        bad = int(np.sum(~np.isfinite(x.astype(np.float64))))
+        _require(bad == 0, f"{name}{path} has {bad} of {x.size} values that are not finite.")
+
+
+def _same(message: str, have: Tree, want: Tree) -> None:
+    """Raises AssertionError unless two trees are equal bit by bit."""
+    have, want = _leaves(have), _leaves(want)
+    _require(have.keys() == want.keys(), f"{message}: {sorted(have.keys() ^ want.keys())} in one of them alone.")
+    for path in want:
+        equal = have[path].dtype == want[path].dtype and have[path].tobytes() == want[path].tobytes()
+        _require(equal, f"{message}: at {path or 'its value'}.")
+
+
+def _close(message: str, have: Tree, want: Tree) -> None:
+    """Raises AssertionError unless two trees are equal to rounding."""
+    have, want = _leaves(have), _leaves(want)
+    _require(have.keys() == want.keys(), f"{message}: {sorted(have.keys() ^ want.keys())} in one of them alone.")
+    for path in want:
+        a, b = (x.astype(np.float64) for x in (have[path], want[path]))
+        gap, scale = (float(np.max(np.abs(x), initial=0.0)) for x in (a - b, b))
+        _require(gap <= TOLERANCE * scale + SMALL, f"{message}: at {path or 'its value'} by {gap:.2g}, where values reach {scale:.2g}.")
+
+
+def _repeats(message: str, have: Tree, want: Tree) -> None:
+    """The same numbers twice: bitwise, but on a GPU, whose sums may come in any order, to rounding."""
+    (_close if jax.default_backend() == "gpu" else _same)(message, have, want)

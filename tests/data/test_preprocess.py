@@ -1,0 +1,90 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvae import noise
+from jaxvae.data.preprocess import PIXELS, make_preprocess
+from jaxvae.errors import UserError
+
+RNG = jax.random.key(0)
+BYTES = np.array([[0, 51, 255], [1, 128, 254]], np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def strict():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.mark.parametrize("wrap", [jax.jit, lambda f: f])
+def test_grey_by_hand(wrap):
+    batch = wrap(make_preprocess())(RNG, {"x": BYTES, "label": np.zeros(2, np.int32)})
+    expected = np.float32([[0, 0.2, 1], [1 / 255, 128 / 255, 254 / 255]])
+    np.testing.assert_array_max_ulp(np.asarray(batch.x), expected, 1)   # compiled, it may multiply by 1 / 255
+    assert batch.x[0, 2] == 1.0 and batch.cond is None
+
+
+def test_grey_leaves_floats_alone():
+    x = np.float32([[-3.0, 0.25, 300.0]])
+    np.testing.assert_array_equal(jax.jit(make_preprocess())(RNG, {"x": x}).x, x)
+
+
+@pytest.mark.parametrize("pixels", PIXELS)
+def test_deterministic_in_rng_and_the_same_compiled(pixels):
+    preprocess = make_preprocess(pixels)
+    examples = {"x": np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)}
+    first, again = jax.jit(preprocess)(RNG, examples).x, jax.jit(preprocess)(RNG, examples).x
+    assert first.dtype == jnp.float32 and first.shape == (1, 16, 16, 1)
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_allclose(preprocess(RNG, examples).x, first, rtol=0, atol=1e-7)
+    other = preprocess(jax.random.key(1), examples).x
+    assert (pixels == "grey") == bool((other == first).all())
+
+
+@pytest.mark.parametrize("scale", ["bytes", "floats"])
+def test_binarised_pixels_are_fresh_bernoulli_draws(scale):
+    row = np.array([0, 51, 128, 255], np.uint8)
+    x = np.tile(row if scale == "bytes" else row.astype(np.float32) / 255, (20_000, 1))
+    drawn = np.asarray(jax.jit(make_preprocess("binarised"))(RNG, {"x": x}).x)
+    assert set(np.unique(drawn)) == {0.0, 1.0} and drawn.dtype == np.float32
+    mean = drawn.mean(axis=0)
+    assert mean[0] == 0.0 and mean[3] == 1.0
+    np.testing.assert_allclose(mean, row / 255, atol=5 * 0.5 / np.sqrt(20_000))   # five standard errors
+    assert abs(np.corrcoef(drawn[:, 1], drawn[:, 2])[0, 1]) < 0.04   # pixels are independent
+
+
+def test_dequantised_by_hand(monkeypatch):
+    u = np.array([[0.0, 0.5, 1 - 2**-23], [0.25, 0.75, 0.5]], np.float32)   # 1 - 2^-23 is the largest draw
+    monkeypatch.setattr(noise, "uniform", lambda rng, shape: jnp.asarray(u))
+    x = np.asarray(make_preprocess("dequantised")(RNG, {"x": BYTES}).x)
+    expected = [[0, 51.5 / 256, 1 - 2**-24], [1.25 / 256, 128.75 / 256, 254.5 / 256]]
+    np.testing.assert_array_equal(x, np.float32(expected))
+    assert x.max() < 1.0
+
+
+def test_dequantised_noise_is_uniform_within_the_byte():
+    x = np.full((10_000, 1), 7, np.uint8)
+    u = np.asarray(jax.jit(make_preprocess("dequantised"))(RNG, {"x": x}).x) * 256 - 7
+    assert u.min() >= 0.0 and u.max() <= 1.0
+    quantiles = np.quantile(u, [0.1, 0.25, 0.5, 0.75, 0.9])
+    np.testing.assert_allclose(quantiles, [0.1, 0.25, 0.5, 0.75, 0.9], atol=0.025)
+
+
+def test_cond_is_the_one_hot_label():
+    batch = jax.jit(make_preprocess(num_classes=4))(RNG, {"x": BYTES, "label": np.array([2, 0], np.int32)})
+    np.testing.assert_array_equal(batch.cond, [[0, 0, 1, 0], [1, 0, 0, 0]])
+    assert batch.cond.dtype == jnp.float32
+
+
+def test_refuses():
+    with pytest.raises(UserError, match="unknown pixels 'gray'. Did you mean 'grey'?"):
+        make_preprocess("gray")
+    with pytest.raises(UserError, match="num_classes must be at least 1"):
+        make_preprocess(num_classes=0)
+    with pytest.raises(UserError, match="num_classes needs labels"):
+        make_preprocess(num_classes=3)(RNG, {"x": BYTES})
+    with pytest.raises(UserError, match="dequantised pixels need bytes .* not float32"):
+        make_preprocess("dequantised")(RNG, {"x": np.zeros((1, 2), np.float32)})
+    with pytest.raises(UserError, match="uint8 or floating point, not int32"):
+        make_preprocess()(RNG, {"x": np.zeros((1, 2), np.int32)})
