@@ -66,9 +66,10 @@ def _main(folder: Path, cells: Sequence[Cell], argv: Sequence[str] | None) -> No
     if not args.table:
         table.join(*table.load(folder))   # a broken file is found before the run, not after it
         writers.make_folder(target)
+        code = {"commit": commit(folder), "versions": versions()}   # as imported: files may change during the run
         for seed in seeds:
             for cell in chosen:
-                run(folder, cell, seed, smoke=args.smoke)
+                run(folder, cell, seed, code, smoke=args.smoke)
     results, expected = table.load(folder, target.name)
     if args.smoke:
         expected = {"title": "Smoke run: tiny, not comparable with any paper", "cells": []}
@@ -77,15 +78,14 @@ def _main(folder: Path, cells: Sequence[Cell], argv: Sequence[str] | None) -> No
     print(f"{title}\n\n{text}" if title else text)
 
 
-def run(folder: Path, cell: Cell, seed: int, *, smoke: bool = False) -> list[dict[str, Any]]:
-    """Returns the result lines of one cell and seed, after appending them to its file."""
+def run(folder: Path, cell: Cell, seed: int, code: dict[str, Any], *, smoke: bool = False) -> list[dict[str, Any]]:
+    """Returns the result lines of one cell and seed, after appending them to its file; `code` goes into each."""
     print(f"{cell.name}, seed {seed} ...", file=sys.stderr, flush=True)
     start = time.perf_counter()
     measures = cell.run(seed, smoke)
     seconds = round(time.perf_counter() - start, 3)
     facts = {
-        "commit": commit(folder),
-        "versions": versions(),
+        **code,
         "device": device(),
         "seconds": seconds,
         "command": f"python -m experiments.{folder.name} --cell {cell.name} --seeds {seed}:{seed + 1}"
@@ -109,7 +109,7 @@ def select(cells: Sequence[Cell], patterns: Sequence[str] | None) -> list[Cell]:
     """
     names = [cell.name for cell in cells]
     for pattern in patterns or ():
-        if not fnmatch.filter(names, pattern):
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             raise errors.unknown("cell", pattern, names)
     return [c for c in cells if not patterns or any(fnmatch.fnmatchcase(c.name, pattern) for pattern in patterns)]
 

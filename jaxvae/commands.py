@@ -1,5 +1,6 @@
 """What the commands of the command line do."""
 
+import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -81,20 +82,22 @@ def draw(workdir: Path, model: Model, params, state, source: Source, preprocess,
         z = jnp.asarray(plots.manifold_z(side), jnp.float32)
         fixed = None if batch.cond is None else jnp.broadcast_to(batch.cond[:1], (side * side, batch.cond.shape[-1]))
         plots.manifold(workdir / "manifold.png", np.asarray(model.decode(params, state, z, fixed).mean))
-    plots.curves(workdir / "curves.png", writers.read_curves(workdir / "metrics.jsonl"))
+    curves = writers.read_curves(workdir / "metrics.jsonl")
+    plots.curves(workdir / "curves.png", {split: curves[split] for split in ("train", "valid") if split in curves})
 
 
 def report(config: configs.VAE, test: dict, fit: training.Fit, names: list[str]) -> None:
     """Prints the held-out numbers of a run and what to try next."""
     rate = fit.metrics.get("train", {}).get("images_per_s")
     rows = [("elbo", test["elbo"], "up is better"), ("rec", test["rec"], "down is better"), ("kl", test["kl"], "")]
-    print(f"\n{config.data} test split after {test['step']:,} steps, nats per image:")
+    print(f"\n{config.data}, test split, step {test['step']:,}, nats per image")
     for name, value, note in rows:
-        print(f"  {name:<10} {value:>10.2f}   {note}".rstrip())
+        print(f"  {name:<9} {value:>10.2f}   {note}".rstrip())
     if rate is not None:
-        print(f"  {'images/s':<10} {rate:>10,.0f}   in training")
-    print(f"\nPictures: {', '.join(f'{name}.png' for name in names)} in {config.workdir}")
-    print("Next:")
-    print(f"  jaxvae train vae --data {config.data} --workdir {config.workdir} --epochs 100   # go on with this run (same settings, longer)")
-    print("  jaxvae train vae --data mnist --data-dir DIR --workdir runs/mnist   # MNIST, from its four official files")
-    print("  jaxvae train vae --help   # every option: nets, likelihoods, beta, conditional ...")
+        print(f"  {'images/s':<9} {rate:>10,.0f}   in training")
+    print(f"\npictures in {config.workdir}: {', '.join(f'{name}.png' for name in names)}")
+    longer = dataclasses.replace(config, steps=2 * test["step"], epochs=None)
+    print("\nnext, go on with this run, train on MNIST (from its four official files), or see every option:")
+    print(f"  {configs.command(longer)}")
+    print("  jaxvae train vae --data mnist --data-dir DIR --workdir runs/mnist")
+    print("  jaxvae train vae --help")

@@ -4,6 +4,7 @@ Nothing heavy is imported until something is built.
 """
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -101,6 +102,21 @@ class VAE:
 
 
 PRESETS: dict[str, Any] = {"vae": VAE}
+
+
+def command(config: VAE) -> str:
+    """Returns the command line that gives `config`: the options that differ from the defaults."""
+    words = ["jaxvae", "train", next(name for name, cls in PRESETS.items() if type(config) is cls)]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == field.default:
+            continue
+        option = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", *(str(v) for v in (value if isinstance(value, tuple) else (value,)))]
+    return shlex.join(words)
 
 
 class Parts(NamedTuple):

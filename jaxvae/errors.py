@@ -32,7 +32,7 @@ def check_number(name: str, value: Any, *, above: float | None = None, least: fl
     if not concrete(value):
         return
     try:
-        number = float(np.asarray(value))
+        number = float("not a number" if isinstance(value, str) else np.asarray(value))
     except (TypeError, ValueError):
         raise UserError(f"{name} must be a number, not {value!r}.") from None
     if not np.isfinite(number):

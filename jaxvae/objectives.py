@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from jaxvae.distributions import Distribution
@@ -23,11 +24,12 @@ def beta_elbo_loss(rec: Array, kl: Array, beta: Array | float = 1.0) -> Array:
 
 def weight_at(weight: Weight, step: Array) -> Array:
     """Returns the value at `step` of a number or of a schedule (any optax schedule will do)."""
-    return weight(step) if callable(weight) else jnp.asarray(weight, jnp.float32)
+    with jax.numpy_dtype_promotion("standard"):   # optax's schedules mix int32 steps and float32
+        return jnp.asarray(weight(step) if callable(weight) else weight, jnp.float32)
 
 def check_weight(name: str, weight: Weight) -> None:
     """Raises `UserError` for a concrete weight below zero; schedules are tried at step 0."""
-    check_number(name, weight(jnp.zeros((), jnp.int32)) if callable(weight) else weight, least=0.0)
+    check_number(name, weight_at(weight, jnp.zeros((), jnp.int32)) if callable(weight) else weight, least=0.0)
 
 def free_bits_kl(dist: Distribution, floor: float) -> Array:
     """Returns sum_j max(KL_j, floor) [B]: each latent dimension may use `floor` nats for free.

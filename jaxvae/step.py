@@ -110,6 +110,11 @@ def make_train_step(
     check_count("accumulate", accumulate)
     for objective in model.objectives:
         check_count(f"every of objective {objective.name!r}", objective.every)
+        check_count(f"phase of objective {objective.name!r}", objective.phase, least=0)
+        if objective.phase >= objective.every:
+            raise UserError(
+                f"objective {objective.name!r} would never run: its phase {objective.phase} must be below every={objective.every}."
+            )
         if objective.coupled and accumulate > 1:
             raise UserError(f"objective {objective.name!r} is coupled over the whole batch: use accumulate=1.")
     if ema_decay is not None:
@@ -137,7 +142,7 @@ def make_train_step(
             grads, (state, sums, carry) = _accumulate(gradient, accumulate, moved, state, rng, batch, carry)
         grads, sums = parallel.mean(grads), parallel.total(sums)
         if max_grad_norm is not None:
-            norm = optax.global_norm(grads)
+            norm = optax.tree.norm(grads)
             sums[f"grad_norm_{objective.name}"] = Mean(norm, jnp.ones(()))
             grads = jax.tree.map(lambda g: g * jnp.minimum(1.0, max_grad_norm / norm), grads)
         params, opt_state = dict(params), dict(opt_state)
@@ -240,7 +245,7 @@ def make_eval_step(model: Model, *, stats: str = "running") -> Callable:
             terms = model.terms(params, state, rng, batch, stats=stats)
             values = {"rec": terms.rec, "kl": terms.kl, "elbo": objectives.elbo(terms), **terms.extra}
         else:
-            values = {"log_prob": model.log_prob(params, state, batch.x, batch.cond)}
+            values = {"log_prob": model.log_prob(params, state, batch.x, batch.cond, stats=stats)}
         mask = mask.astype(jnp.float32)
 
         def total(value):

@@ -91,6 +91,7 @@ def _walk(model: Model, params, state, rng: Array, batch: Batch) -> list[tuple[A
     for i, objective in enumerate(model.objectives):
         step = jnp.asarray(objective.phase, jnp.int32)
         loss, aux = objective.loss(params, state, jax.random.fold_in(rng, i), batch, step, carry)
+        _require(isinstance(aux, Aux), f"objective {objective.name!r} must return (loss, Aux), not (loss, {type(aux).__name__}).")
         state, carry = aux.state, aux.carry if objective.every == 1 else None
         results.append((loss, aux))
     return results
@@ -104,7 +105,6 @@ def _check_losses(model: Model, params, state, rng: Array, batch: Batch) -> None
     results = jax.eval_shape(lambda *a: _walk(model, *a), params, state, rng, batch)
     for objective, (loss, aux) in zip(model.objectives, results, strict=True):
         name = f"objective {objective.name!r}"
-        _require(isinstance(aux, Aux), f"{name} must return (loss, Aux), not (loss, {type(aux).__name__}).")
         _shape(f"{name}: loss", loss, () if objective.coupled else (size,))
         _require(jnp.issubdtype(loss.dtype, jnp.floating), f"{name}: loss must be floating point, not {loss.dtype}.")
         for key, value in aux.metrics.items():
@@ -308,12 +308,15 @@ def _shape(name: str, value: Array, *wanted: tuple[int, ...]) -> None:
 
 
 def _leaves(tree: Tree) -> dict[str, np.ndarray]:
-    """Returns the leaves of `tree` by path, on the host, and keys as the numbers they hold."""
+    """Returns the leaves of `tree` by path, on the host: keys as the numbers they hold, a `Mean` as its value."""
 
     def host(x):
+        if isinstance(x, Mean):   # of no example: an objective whose turn has not come
+            return np.asarray(float(x) if float(x.count) else 0.0)
         return np.asarray(jax.random.key_data(x) if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key) else x)
 
-    return {jax.tree_util.keystr(path): host(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: isinstance(x, Mean))
+    return {jax.tree_util.keystr(path): host(x) for path, x in paths}
 
 
 def _same_form(name: str, have: Tree, want: Tree) -> None:

@@ -232,7 +232,7 @@ def fit(
                         raise run.Stopped(signals.code)
                 train_state, sums = loop_state.train, None
         finally:
-            bar.close()
+            bar.close(step)
             if checkpoints is not None:
                 checkpoints.close()
     return Fit(train_state, last)
@@ -296,6 +296,7 @@ class _Bar:
             loss = next((values[name] for name in ("loss", *values) if name in values), float("nan"))
             self.bar.set_postfix_str(f"loss {loss:.2f}, {rate:,.0f} images/s", refresh=False)
 
-    def close(self) -> None:
+    def close(self, step: int) -> None:
         if self.bar is not None:
+            self.bar.update(step - self.bar.n)
             self.bar.close()

@@ -1,8 +1,8 @@
 """The official idx files of MNIST and Fashion-MNIST, with or without .gz.
 
-They are looked for in the argument `data_dir`, then in the folder that JAXVAE_DATA_DIR names, then in
-~/.cache/jaxvae; in each of these in `<folder>/<name>/` (name: mnist or fashion_mnist) and in the folder
-itself. Nothing is downloaded. What is read is compared with the checksums of the official files.
+They are looked for in the argument `data_dir` alone where it is given, else in the folder that
+JAXVAE_DATA_DIR names and then in ~/.cache/jaxvae; in each of these in `<folder>/<name>/` (name: mnist or
+fashion_mnist) and in the folder itself. Nothing is downloaded. What is read is compared with the checksums of the official files.
 
 Format: two zero bytes, the type (8: unsigned byte), the number of axes, each axis as a big-endian
 int32, then the bytes.
@@ -59,7 +59,7 @@ def read(name: str, split: str, data_dir: str | os.PathLike | None = None) -> tu
 
 
 def _find(name: str, file: str, data_dir: str | os.PathLike | None) -> Path:
-    roots = (data_dir, os.environ.get("JAXVAE_DATA_DIR"), "~/.cache/jaxvae")
+    roots = [data_dir] if data_dir else [os.environ.get("JAXVAE_DATA_DIR"), "~/.cache/jaxvae"]
     folders = [folder for root in roots if root
                for folder in (Path(os.path.expanduser(root), name), Path(os.path.expanduser(root)))]
     for folder in folders:

@@ -76,7 +76,7 @@ class Conv(nn.Module):
     """A square convolution, or with `transposed` its transpose: [B, H, W, C] -> [B, H', W', features].
 
     `padding` is "SAME", "VALID" or one number for all sides; with "SAME" sides become ceil(side / stride),
-    or side * stride when transposed (the amounts of TensorFlow; torch's k4 s2 p1 is the same).
+    or side * stride when transposed (the amounts of TensorFlow; for even sides torch's k4 s2 p1 is the same).
     """
 
     features: int

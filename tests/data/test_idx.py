@@ -70,10 +70,10 @@ def test_reads_what_was_written(tmp_path):
     np.testing.assert_array_equal(part.read([2])["x"][0, :, :, 0].ravel(), list(MNIST[IMAGES][-784:]))
 
 
-def test_searches_argument_then_environment_then_cache(tmp_path, monkeypatch):
+def test_searches_the_argument_alone_or_environment_then_cache(tmp_path, monkeypatch):
     home = write(tmp_path / "home" / ".cache" / "jaxvae" / "mnist", MNIST)
     data.load("mnist", "train")
-    data.load("mnist", "train", data_dir=tmp_path / "nowhere")
+    assert f"not in {tmp_path / 'nowhere' / 'mnist'}, {tmp_path / 'nowhere'}:" in refused(tmp_path / "nowhere")
     write(tmp_path / "env", FASHION)   # found before the cache, and the wrong set: shows which was read
     monkeypatch.setenv("JAXVAE_DATA_DIR", str(tmp_path / "env"))
     assert f"{tmp_path / 'env'} holds fashion_mnist" in refused(None)
@@ -95,8 +95,8 @@ def test_missing_file_says_where_it_looked_and_where_to_get_it(tmp_path, monkeyp
     write(tmp_path, {IMAGES: MNIST[IMAGES]})   # its labels are missing
     message = refused(tmp_path)
     cache = tmp_path / "home" / ".cache" / "jaxvae"
-    for folder in (tmp_path, "elsewhere", cache):
-        assert f"{folder}/mnist, {folder}" in message
+    assert f"{tmp_path}/mnist, {tmp_path}:" in message
+    assert f"not in elsewhere/mnist, elsewhere, {cache}/mnist, {cache}:" in refused(None)
     assert f"mnist needs {LABELS}.gz" in message
     assert f"https://storage.googleapis.com/cvdf-datasets/mnist/{LABELS}.gz" in message
     assert f"http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{IMAGES}.gz" in refused("a", "fashion_mnist")

@@ -1,0 +1,140 @@
+"""Images per second of one VAE training step and of `fit`, against the same net, loss and optimiser in PyTorch.
+
+    python -m benchmarks.step_time [--rounds 9] [--seconds 2]
+
+The net is 784-400-(10, 10), 10-400-784 (640,804 parameters), Bernoulli loss, Adam 1e-3, batch 128, float32.
+The programs take turns in one process on the same cores; medians are compared. PyTorch runs eager
+(its default Adam), eager with the fused Adam, and compiled with the fused Adam. `fit` includes
+gathering and scaling bytes, shuffling and the log.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+from benchmarks import measure
+from jaxvae import Batch, data, models, nets, writers
+from jaxvae.train import fit, init_state, make_train_step
+
+BATCH_SIZE, LATENT_DIM = 128, 10
+PARAMETERS = 640_804
+
+
+def model(shape=(784,)):
+    encoder = nets.mlp((400,), 2 * LATENT_DIM, heads=2, init="xavier")
+    return models.vae(encoder, nets.mlp((400,), shape, init="xavier"), latent_dim=LATENT_DIM)
+
+
+def ours(x: np.ndarray, seconds: float):
+    """Returns a run of the bare jitted step on one batch."""
+    vae, tx, batch = model(), optax.adam(1e-3), Batch(jax.device_put(x))
+    state = init_state(vae, tx, jax.random.key(0), batch)
+    step = jax.jit(make_train_step(vae, tx), donate_argnums=0)
+
+    def advance():
+        nonlocal state
+        state, metrics = step(state, batch)
+        return metrics
+
+    return lambda: measure.rate(advance, jax.block_until_ready, BATCH_SIZE, seconds)
+
+
+def ours_fit(seconds: float):
+    """Returns a run of `fit` on 60,000 byte images: the rate over its log lines, compilation left out."""
+    rng = np.random.default_rng(0)
+    source = data.from_arrays(rng.integers(0, 256, (60_000, 784), dtype=np.uint8))
+    vae, tx = model(), optax.adam(1e-3)
+    steps = max(300, int(seconds * 400))
+
+    def run():
+        with tempfile.TemporaryDirectory() as folder:
+            fit(vae, tx, source, steps=steps, batch_size=BATCH_SIZE, workdir=folder)
+            lines = [line for line in writers.read(Path(folder) / "metrics.jsonl") if line["split"] == "train"]
+        spans = np.diff([0, *(line["step"] for line in lines)])
+        return steps * BATCH_SIZE / sum(n * BATCH_SIZE / line["images_per_s"] for n, line in zip(spans, lines, strict=True))
+
+    return run
+
+
+def torch_runs(x: np.ndarray, seconds: float):
+    """Returns the PyTorch runs by name: the same step, eager and compiled."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    class VAE(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.mean, self.logvar = nn.Linear(784, 400), nn.Linear(400, LATENT_DIM), nn.Linear(400, LATENT_DIM)
+            self.decoder = nn.Sequential(nn.Linear(LATENT_DIM, 400), nn.ReLU(), nn.Linear(400, 784))
+
+        def forward(self, x):
+            h = F.relu(self.hidden(x))
+            mean, logvar = self.mean(h), self.logvar(h)
+            z = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
+            rec = F.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="sum")
+            kl = 0.5 * torch.sum(mean.square() + logvar.exp() - 1 - logvar)
+            return (rec + kl) / x.shape[0]
+
+    batch = torch.from_numpy(x).to(device)
+
+    def run(compiled: bool, fused: bool):
+        torch.manual_seed(0)
+        vae = VAE().to(device)
+        assert sum(p.numel() for p in vae.parameters()) == PARAMETERS
+        loss_of = torch.compile(vae) if compiled else vae
+        adam = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=fused or None)
+
+        def step():
+            adam.zero_grad(set_to_none=True)
+            loss = loss_of(batch)
+            loss.backward()
+            adam.step()
+            return loss
+
+        for _ in range(10):
+            step()
+        wait = (lambda loss: torch.cuda.synchronize()) if device == "cuda" else (lambda loss: loss.item())
+        return lambda: measure.rate(step, wait, BATCH_SIZE, seconds)
+
+    return {
+        "pytorch_eager": run(False, False),
+        "pytorch_eager_fused_adam": run(False, True),
+        "pytorch_compiled": run(True, True),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=2.0, help="per program and round")
+    args = parser.parse_args()
+    x = np.random.default_rng(0).random((BATCH_SIZE, 784), dtype=np.float32)
+    runs = {"step": ours(x, args.seconds), "fit": ours_fit(args.seconds), **torch_runs(x, args.seconds)}
+    measure.alternate(runs, 1)   # warm up
+    rates = measure.summary(measure.alternate(runs, args.rounds))
+    step = rates["step"]["median"]
+    result = {
+        "benchmark": "step_time", "unit": "images/s", "batch_size": BATCH_SIZE, "parameters": PARAMETERS,
+        "rounds": args.rounds, "seconds": args.seconds, **measure.machine(), "rates": rates,
+        "speed_ratio": {name: step / rates[name]["median"] for name in rates if name.startswith("pytorch")},
+        "fit_share_of_step": rates["fit"]["median"] / step,
+        "command": f"python -m benchmarks.step_time --rounds {args.rounds} --seconds {args.seconds:g}",
+    }
+    print(f"{result['device']}, images/s, batch {BATCH_SIZE}: median (min to max) of {args.rounds} rounds")
+    for name, r in rates.items():
+        print(f"  {name:<26} {r['median']:>10,.0f}  ({r['min']:,.0f} to {r['max']:,.0f})")
+    for name, ratio in result["speed_ratio"].items():
+        print(f"  step against {name}: {ratio:.2f}x")
+    print(f"  fit reaches {result['fit_share_of_step']:.1%} of the bare step")
+    print(measure.write("step_time", result))
+
+
+if __name__ == "__main__":
+    main()
