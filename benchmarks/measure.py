@@ -46,7 +46,8 @@ def machine() -> dict[str, Any]:
         pass
     device = jax.devices()[0]
     kind = _processor() if device.platform == "cpu" else device.device_kind
-    return {"device": kind, "platform": device.platform, "devices": jax.device_count(), "cores": os.cpu_count(), "versions": versions}
+    where = {"device": kind, "platform": device.platform, "devices": jax.device_count(), "cores": os.cpu_count()}
+    return {**where, "versions": versions}
 
 
 def _processor() -> str:

@@ -94,9 +94,11 @@ class Checkpoints:
         folder: made where it is missing.
         keep: how many of the newest to keep, at least 1.
         best: (metric, "max" or "min") of `metrics` as saved; None keeps only the newest.
+        read_only: for loading: nothing is made or cleaned up.
     """
 
-    def __init__(self, folder: str | Path, *, keep: int = 2, best: tuple[str, str] | None = ("elbo", "max"), read_only: bool = False):
+    def __init__(self, folder: str | Path, *, keep: int = 2, best: tuple[str, str] | None = ("elbo", "max"),
+                 read_only: bool = False):
         self.folder = Path(folder).absolute()
         self.best = best
         policies = [preservation_policy.LatestN(keep)]
@@ -111,8 +113,8 @@ class Checkpoints:
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+                    create=not read_only,
                     cleanup_tmp_directories=not read_only,
-                    read_only=read_only,
                 ),
                 item_handlers={
                     "model": ocp.StandardCheckpointHandler(),
@@ -239,7 +241,9 @@ def _check_same(saved: dict[str, list], wanted: dict[str, list], folder: Path, s
 
     rows = [f"{path} is {show(saved.get(path))} there, {show(wanted.get(path))} here" for path in differing[:3]]
     more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
-    raise UserError(f"checkpoint {step} in {folder} is of another model: {'; '.join(rows)}{more}. Use the settings of that run.")
+    raise UserError(
+        f"checkpoint {step} in {folder} is of another model: {'; '.join(rows)}{more}. Use the settings of that run."
+    )
 
 
 @contextlib.contextmanager
@@ -248,11 +252,15 @@ def disk(path: Path):
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write to {path}: {error.strerror or error}. Free some space or choose another folder.") from None
-    except ValueError as error:
-        if "RESOURCE_EXHAUSTED" in str(error) or "No space left" in str(error) or "PERMISSION_DENIED" in str(error):
-            raise UserError(f"cannot write to {path}: {str(error).splitlines()[0][:200]}. Free some space or choose another folder.") from None
+        raise _refused(path, error.strerror or str(error)) from None
+    except ValueError as error:   # how tensorstore says it
+        if any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "No space left", "PERMISSION_DENIED", "Read-only")):
+            raise _refused(path, str(error).splitlines()[0][:200]) from None
         raise
+
+
+def _refused(path: Path, why: str) -> UserError:
+    return UserError(f"cannot write to {path}: {why}. Free some space or choose another folder.")
 
 
 @contextlib.contextmanager
@@ -276,7 +284,9 @@ def lock(workdir: str | Path):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.read(handle, 32).decode(errors="replace").strip()
-            raise UserError(f"{workdir} is in use by another run (process {owner or 'unknown'}): wait for it, or choose another folder.") from None
+            raise UserError(
+                f"{workdir} is in use by another run (process {owner or 'unknown'}): wait for it, or choose another folder."
+            ) from None
         os.ftruncate(handle, 0)
         os.write(handle, str(os.getpid()).encode())
         yield

@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 
 from jaxvae import config as configs
-from jaxvae import data, plots, train as training, writers
+from jaxvae import data, plots, run, writers
+from jaxvae import train as training
 from jaxvae.data import Source
 from jaxvae.types import Model
 
@@ -20,6 +21,8 @@ def train(config: configs.VAE) -> int:
     source = data.load(config.data, config.split or splits.train, data_dir=config.data_dir)
     valid = data.load(config.data, splits.valid, data_dir=config.data_dir)
     model, tx, preprocess = configs.build(config, source.shape, source.num_classes)
+    record = configs.as_dict(config, source.shape, source.num_classes)
+    run.check(config.workdir, record)
     steps = config.steps or math.ceil((config.epochs or 20) * source.size / config.batch_size)
     print(f"{config.data}: {source.size:,} training images {source.shape}, {steps:,} steps of {config.batch_size}, "
           f"{jax.device_count()} {jax.devices()[0].platform} device(s), {config.workdir}")
@@ -29,7 +32,7 @@ def train(config: configs.VAE) -> int:
             preprocess=preprocess, valid=valid, log_every=config.log_every,
             eval_every=config.eval_every or max(1, steps // 10), save_every=config.save_every, keep=config.keep,
             ema_decay=config.ema_decay, accumulate=config.accumulate, max_grad_norm=config.max_grad_norm,
-            config=configs.as_dict(config, source.shape, source.num_classes), progress=config.progress,
+            config=record, progress=config.progress,
         )
     except training.NonFinite as error:
         print(f"jaxvae: {error}", file=sys.stderr)

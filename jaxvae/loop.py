@@ -94,10 +94,11 @@ def convolves(jaxpr: Any) -> bool:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "conv_general_dilated":
             return True
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns") and convolves(inner):
-                return True
+        for value in equation.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else (value,):
+                inner = getattr(inner, "jaxpr", inner)   # closed or open
+                if hasattr(inner, "eqns") and convolves(inner):
+                    return True
     return False
 
 
@@ -209,6 +210,7 @@ def make_evaluator(
     resident = None if source.arrays is None else placed(source.arrays, numbers, index, mask)
 
     def evaluator(params: Params, state: State) -> dict[str, float]:
+        params, state = parallel.put((params, state), whole)
         if resident is not None:
             sums = compiled(params, state, rng, *resident)
         else:

@@ -69,6 +69,8 @@ def put(tree: Tree, sharding: NamedSharding) -> Tree:
         return jax.device_put(tree, sharding)
 
     def place(x):
+        if getattr(x, "sharding", None) == sharding:
+            return x
         if jax.dtypes.issubdtype(getattr(x, "dtype", np.float32), jax.dtypes.prng_key):
             data = place(jax.random.key_data(x))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))

@@ -32,32 +32,46 @@ class Loaded(NamedTuple):
     state: State
 
 
-@contextlib.contextmanager
-def folder(workdir: str | Path, config: dict[str, Any]):
-    """Holds `workdir` for this run: made where it is missing, locked, and checked to be ours.
+def check(workdir: str | Path, config: dict[str, Any]) -> None:
+    """Raises `UserError` where `workdir` cannot take a run of this config; writes nothing.
 
-    Raises:
-        UserError: where the folder cannot be written, is in use, holds other files, or holds a run
-            with another config (the differing fields are listed; those of run length may differ).
+    It must be new, empty, or hold a run whose config is the same but for its length (the fields that
+    differ are listed).
     """
     path = Path(workdir)
     if "://" in str(workdir):
         raise UserError(f"{workdir}: the run folder must be on a local or mounted disk.")
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file: choose a folder.")
     try:
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file: choose a folder.")
         taken = path.is_dir() and any(not name.startswith(".") for name in os.listdir(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}. Choose another folder.") from None
-    page = path / "config.json"
-    if taken and not page.is_file():
+    if not taken:
+        return
+    if not (path / "config.json").is_file():
         raise UserError(f"{path} holds files but no run of jaxvae: choose an empty or new folder.")
+    saved, wanted = read_config(path), json.loads(json.dumps(config))   # as it would be read back
+    names = [n for n in dict.fromkeys((*saved, *wanted)) if n not in LENGTH and saved.get(n) != wanted.get(n)]
+    if names:
+        rows = ", ".join(f"{n} is {saved.get(n)!r} there and {wanted.get(n)!r} here" for n in names)
+        raise UserError(
+            f"{path} holds a run with another config: {rows}. Use the same settings to resume it, or another folder."
+        )
+
+
+@contextlib.contextmanager
+def folder(workdir: str | Path, config: dict[str, Any]):
+    """Holds `workdir` for this run: checked (`check`), made where it is missing, and locked.
+
+    Raises:
+        UserError: as `check`; and where the folder cannot be written or is in use.
+    """
+    check(workdir, config)
+    path = Path(workdir)
     with checkpoint.lock(path):
-        config = json.loads(json.dumps(config))   # as it will be read back
-        if page.is_file():
-            _check_config(path, read_config(path), config)
-        else:
-            writers.write_json(page, {"config": config, "versions": checkpoint.versions()})
+        if not (path / "config.json").is_file():
+            writers.write_json(path / "config.json", {"config": config, "versions": checkpoint.versions()})
         yield path
 
 
@@ -74,13 +88,6 @@ def read_config(workdir: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
         raise UserError(f"{page} is not the config of a run of jaxvae.")
     return content["config"]
-
-
-def _check_config(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    names = [n for n in dict.fromkeys((*saved, *wanted)) if n not in LENGTH and saved.get(n) != wanted.get(n)]
-    if names:
-        rows = ", ".join(f"{n} is {saved.get(n)!r} there and {wanted.get(n)!r} here" for n in names)
-        raise UserError(f"{path} holds a run with another config: {rows}. Use the same settings to resume it, or another folder.")
 
 
 class Signals:
@@ -147,7 +154,8 @@ def restore_latest(checkpoints: Checkpoints, template: Any, say=print):
     return None
 
 
-def load(workdir: str | Path, *, step: int | str = "latest", model: Model | None = None, example: Batch | None = None) -> Loaded:
+def load(workdir: str | Path, *, step: int | str = "latest", model: Model | None = None,
+         example: Batch | None = None) -> Loaded:
     """Returns the model of a run with its trained parameters: `model, params, state = load(workdir)`.
 
     A run with a moving average of its parameters gives the average.

@@ -91,7 +91,8 @@ def _walk(model: Model, params, state, rng: Array, batch: Batch) -> list[tuple[A
     for i, objective in enumerate(model.objectives):
         step = jnp.asarray(objective.phase, jnp.int32)
         loss, aux = objective.loss(params, state, jax.random.fold_in(rng, i), batch, step, carry)
-        _require(isinstance(aux, Aux), f"objective {objective.name!r} must return (loss, Aux), not (loss, {type(aux).__name__}).")
+        _require(isinstance(aux, Aux),
+                 f"objective {objective.name!r} must return (loss, Aux), not (loss, {type(aux).__name__}).")
         state, carry = aux.state, aux.carry if objective.every == 1 else None
         results.append((loss, aux))
     return results
@@ -125,7 +126,8 @@ def _evaluation(model: Model, stats: str = "running") -> Callable[..., dict[str,
             results |= {"z ~ encode(x)": z, "kl(encode(x))": distributions.kl(q)}
         if model.decode is not None and z is not None:
             p = model.decode(params, state, z, cond, stats=stats)
-            results |= {"x ~ decode(z)": distributions.sample(rng, p), "log_prob(decode(z), x)": distributions.log_prob(p, x)}
+            results["x ~ decode(z)"] = distributions.sample(rng, p)
+            results["log_prob(decode(z), x)"] = distributions.log_prob(p, x)
         if model.terms is not None:
             results["terms"] = model.terms(params, state, rng, batch, stats=stats)
         if model.sample is not None:
@@ -177,7 +179,8 @@ def _check_gradients(model: Model, params, state, rng: Array, batch: Batch) -> N
         for group in objective.wrt:
             leaves = jax.tree.leaves(grads[group])
             _require(not leaves or any(np.any(np.asarray(g) != 0) for g in leaves),
-                     f"{name}: the gradient of group {group!r} is zero everywhere: take it out of wrt, or let the loss use it.")
+                     f"{name}: the gradient of group {group!r} is zero everywhere: take it out of wrt, "
+                     "or let the loss use it.")
 
 
 def _check_wrt(model: Model, batch: Batch, tx: Optimisers, rng: Array) -> None:
@@ -229,7 +232,7 @@ def _check_step_again(subject: _Subject) -> None:
     first, second = (compiled(subject.start, subject.batch) for _ in range(2))
     _repeats("a second call of the compiled step with the same key differs", first, second)
     anew = jax.jit(make_train_step(subject.model, subject.tx))(subject.start, subject.batch)
-    _repeats("the step traced a second time differs: the loss depends on something that is not in its arguments", anew, first)
+    _repeats("the step traced a second time differs: a loss depends on what is not in its arguments", anew, first)
 
 
 def _check_jit(subject: _Subject) -> None:
@@ -351,7 +354,8 @@ def _close(message: str, have: Tree, want: Tree) -> None:
     for path in want:
         a, b = (x.astype(np.float64) for x in (have[path], want[path]))
         gap, scale = (float(np.max(np.abs(x), initial=0.0)) for x in (a - b, b))
-        _require(gap <= TOLERANCE * scale + SMALL, f"{message}: at {path or 'its value'} by {gap:.2g}, where values reach {scale:.2g}.")
+        _require(gap <= TOLERANCE * scale + SMALL,
+                 f"{message}: at {path or 'its value'} by {gap:.2g}, where values reach {scale:.2g}.")
 
 
 def _repeats(message: str, have: Tree, want: Tree) -> None:

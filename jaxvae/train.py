@@ -270,9 +270,8 @@ def _check_finite(loop_state: LoopState, checkpoints: Checkpoints | None) -> Non
 def _non_finite(step: int, names: list[str], checkpoints: Checkpoints | None) -> NonFinite:
     kept = checkpoints.steps() if checkpoints is not None else []
     where = f" The last good checkpoint is of step {kept[-1]}." if kept else ""
-    return NonFinite(
-        f"not finite at step {step}: {', '.join(names)}.{where} Use a smaller learning rate or clip the gradients (max_grad_norm)."
-    )
+    advice = "Use a smaller learning rate or clip the gradients (max_grad_norm)."
+    return NonFinite(f"not finite at step {step}: {', '.join(names)}.{where} {advice}")
 
 
 class _Bar:

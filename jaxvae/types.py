@@ -39,14 +39,14 @@ class Terms(NamedTuple):
 
     rec: Array              # [B]  -log p(x|z), z ~ q(z|x)
     kl: Array               # [B]  KL(q(z|x) || p(z))
-    extra: dict[str, Array] = {}   # more [B] or scalar quantities worth logging
+    extra: dict[str, Array] = {}   # noqa: RUF012 - more [B] or scalar quantities worth logging; never changed in place
 
 
 class Aux(NamedTuple):
     """What a loss hands on beside its value."""
 
     state: State                       # the state after this loss, threaded in the algorithm's order
-    metrics: dict[str, Array] = {}     # name -> [B] or scalar; averaged over the batch by the step
+    metrics: dict[str, Array] = {}     # noqa: RUF012 - name -> [B] or scalar; averaged over the batch by the step
     carry: Any = None                  # given to the next objective of the same step
 
 

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small import EXAMPLE, go, small
 
 from jaxvae import checkpoint, parallel, run, types
 from jaxvae.checkpoint import Checkpoints
 from jaxvae.errors import UserError
 from jaxvae.step import init_state
-from small import EXAMPLE, go, small
 
 
 def flip_a_byte(folder, step):

@@ -26,7 +26,8 @@ def coupled() -> Model:
         mean = plain.encode(params, state, batch.x).mean
         spread = jnp.sum(jnp.square(jnp.mean(parallel.gather(mean), axis=0)))
         size = 1e-2 * optax.tree.norm(params["decoder"], squared=True)   # and what is the same on every device
-        return jnp.mean(parallel.gather(value)) + 10.0 * spread + size, Aux(state, {"rec": aux.metrics["rec"], "spread": spread})
+        total = jnp.mean(parallel.gather(value)) + 10.0 * spread + size
+        return total, Aux(state, {"rec": aux.metrics["rec"], "spread": spread})
 
     return plain._replace(objectives=(Objective(("encoder", "decoder"), loss, coupled=True),))
 
@@ -53,7 +54,7 @@ def assert_same(have, want):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("options", [{}, {"accumulate": 2, "max_grad_norm": 1.0}], ids=["plain", "accumulated and clipped"])
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2, "max_grad_norm": 1.0}], ids=["plain", "accumulated"])
 def test_eight_devices_are_one(name, options):
     build, data = MODELS[name]
     model, batch, tx = build(), data(), optax.sgd(1e-2, momentum=0.9)
@@ -67,7 +68,8 @@ def test_eight_devices_are_one(name, options):
     one = run(jax.jit(step), start(), batch)
     assert_same(run(parallel.jit_step(step), start(), batch), one)
     assert_same(run(parallel.pmap_step(step), start(), parallel.shard(batch, 8)), one)
-    assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one[0].params), jax.tree.leaves(start().params), strict=True))
+    still = jax.tree.map(np.array_equal, one[0].params, start().params)
+    assert not any(jax.tree.leaves(still))   # or the comparison would say nothing
 
 
 def test_pmap_on_fewer_devices_and_on_one():
@@ -151,10 +153,10 @@ def test_evaluation_over_a_mesh_is_that_of_one_device():
     evaluate, mesh = make_eval_step(model), parallel.make_mesh()
     one = jax.jit(evaluate)(params, state, jax.random.key(1), batch, mask)
     whole, cut = parallel.replicated(mesh), parallel.batch_sharded(mesh)
-    by_jit = jax.jit(evaluate, in_shardings=(whole, whole, whole, cut, cut))(params, state, jax.random.key(1), batch, mask)
-    by_pmap = jax.pmap(evaluate, axis_name=parallel.AXIS, in_axes=(None, None, None, 0, 0), out_axes=None)(
-        params, state, jax.random.key(1), parallel.shard(batch, 8), parallel.shard(mask, 8))
-    for have in (by_jit, by_pmap):
+    by_jit = jax.jit(evaluate, in_shardings=(whole, whole, whole, cut, cut))
+    by_pmap = jax.pmap(evaluate, axis_name=parallel.AXIS, in_axes=(None, None, None, 0, 0), out_axes=None)
+    for have in (by_jit(params, state, jax.random.key(1), batch, mask),
+                 by_pmap(params, state, jax.random.key(1), parallel.shard(batch, 8), parallel.shard(mask, 8))):
         assert {k: float(v) for k, v in have.items()} == pytest.approx({k: float(v) for k, v in one.items()}, rel=1e-5)
     assert float(one["rec"].count) == 11
 

@@ -22,7 +22,8 @@ ZERO = jnp.asarray(0, jnp.int32)
 
 
 def build(encoder=None, decoder=None, **options):
-    return vae(encoder or mlp((7,), 2 * D, act="tanh"), decoder or mlp((6,), SHAPE, act="tanh"), latent_dim=D, **options)
+    encoder, decoder = encoder or mlp((7,), 2 * D, act="tanh"), decoder or mlp((6,), SHAPE, act="tanh")
+    return vae(encoder, decoder, latent_dim=D, **options)
 
 
 def loss_of(model, params, state, batch, rng, step=ZERO):
@@ -64,7 +65,9 @@ def rec_by_hand(x, output, gamma=None):
 @pytest.mark.parametrize(("options", "gamma"), [
     ({}, None), ({"likelihood": "gaussian"}, 1.0), ({"likelihood": "gaussian", "gamma": 0.04}, 0.04),
 ], ids=["bernoulli", "gaussian", "gamma"])
-@pytest.mark.parametrize(("beta", "step", "weight"), [(1.0, 0, 1.0), (3.5, 0, 3.5), (optax.linear_schedule(0.0, 2.0, 8), 2, 0.5)])
+@pytest.mark.parametrize(("beta", "step", "weight"), [
+    (1.0, 0, 1.0), (3.5, 0, 3.5), (optax.linear_schedule(0.0, 2.0, 8), 2, 0.5),
+], ids=["elbo", "beta", "schedule"])
 def test_the_loss(cond, options, gamma, beta, step, weight):
     model, batch, rng = build(beta=beta, **options), Batch(X, cond), jax.random.key(5)
     params, state = model.init(jax.random.key(1), batch)
@@ -134,7 +137,8 @@ def test_evaluation(cond):
     z = distributions.sample(rng, q)
     terms = model.terms(params, state, rng, batch)
     p = model.decode(params, state, z, cond)
-    np.testing.assert_allclose(terms.rec, rec_by_hand(np.asarray(X).reshape(5, -1), np.asarray(p.logits).reshape(5, -1)), rtol=1e-5)
+    pixels, logits = (np.asarray(values).reshape(5, -1) for values in (X, p.logits))
+    np.testing.assert_allclose(terms.rec, rec_by_hand(pixels, logits), rtol=1e-5)
     np.testing.assert_allclose(terms.kl, q.kl(), rtol=1e-6)
     x = model.sample(params, state, rng, 5, cond)
     want = model.decode(params, state, noise.normal(rng, (5, D)), cond).mean
@@ -166,7 +170,8 @@ def test_stats_choose_running_averages_or_those_of_the_batch():
     model, batch = vae(batch_norm_net(2 * D), mlp((4,), SHAPE), latent_dim=D), Batch(X)
     params, state = model.init(jax.random.key(1), batch)
     _, aux = loss_of(model, params, state, batch, jax.random.key(2))
-    assert not jax.tree.all(jax.tree.map(np.array_equal, aux.state["encoder"], state["encoder"]))   # training updates them
+    still = jax.tree.map(np.array_equal, aux.state["encoder"], state["encoder"])
+    assert not any(jax.tree.leaves(still))   # training updates them
     assert aux.state["decoder"] == state["decoder"] == {}
     alone = model.encode(params, state, X[:2]).mean
     np.testing.assert_allclose(alone, model.encode(params, state, X).mean[:2], rtol=1e-5)   # no example sees another
@@ -176,11 +181,12 @@ def test_stats_choose_running_averages_or_those_of_the_batch():
 
 
 def test_a_posterior_of_ones_own():
-    unit = Posterior(size=lambda latent_dim: latent_dim, build=lambda output: distributions.Normal(output, jnp.zeros(())))
+    unit = Posterior(size=lambda latent_dim: latent_dim, build=lambda mean: distributions.Normal(mean, jnp.zeros(())))
     model, batch = build(mlp((), D), posterior=unit), Batch(X)
     params, state = model.init(jax.random.key(1), batch)
     mean = np.asarray(X).reshape(5, -1) @ params["encoder"]["Dense_0"]["kernel"] + params["encoder"]["Dense_0"]["bias"]
-    np.testing.assert_allclose(model.terms(params, state, jax.random.key(2), batch).kl, 0.5 * (mean**2).sum(axis=1), rtol=1e-4)
+    kl = model.terms(params, state, jax.random.key(2), batch).kl
+    np.testing.assert_allclose(kl, 0.5 * (mean**2).sum(axis=1), rtol=1e-4)
 
 
 # ---- traced hyper-parameters -----------------------------------------------------------------

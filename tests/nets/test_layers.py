@@ -157,7 +157,8 @@ def test_same_transposed_convolution_is_the_adjoint_of_the_same_convolution(k, s
 
 
 def test_bfloat16_computes_in_it_and_keeps_parameters_in_float32():
-    for layer, x in [(Dense(2, dtype=jnp.bfloat16), jnp.ones((1, 3))), (Conv(2, dtype=jnp.bfloat16), jnp.ones((1, 4, 4, 1)))]:
+    half = {"dtype": jnp.bfloat16}
+    for layer, x in [(Dense(2, **half), jnp.ones((1, 3))), (Conv(2, **half), jnp.ones((1, 4, 4, 1)))]:
         variables = layer.init(jax.random.key(0), x)
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
         assert layer.apply(variables, x).dtype == jnp.bfloat16
@@ -209,7 +210,8 @@ def test_torch_running_averages(batches, momentum):
     np.testing.assert_allclose(variables["batch_stats"]["mean"], mean, rtol=1e-5)
     np.testing.assert_allclose(variables["batch_stats"]["var"], var, rtol=1e-5)
     x = batches[1]
-    np.testing.assert_allclose(layer.apply(variables, single(x), train=False), normalised(x, mean, var), rtol=1e-4, atol=1e-5)
+    y = layer.apply(variables, single(x), train=False)
+    np.testing.assert_allclose(y, normalised(x, mean, var), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("batches", BATCHES.values(), ids=BATCHES)
@@ -223,7 +225,8 @@ def test_tensorflow_running_averages_are_zero_debiased(batches, momentum):
     mean = sum(w * x.mean(axes) for w, x in zip(weights, batches, strict=True))
     var = sum(w * x.var(axes) for w, x in zip(weights, batches, strict=True))   # biased
     x = batches[1]
-    np.testing.assert_allclose(layer.apply(variables, single(x), train=False), normalised(x, mean, var), rtol=1e-3, atol=1e-3)
+    y = layer.apply(variables, single(x), train=False)
+    np.testing.assert_allclose(y, normalised(x, mean, var), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("convention", ["torch", "tensorflow"])

@@ -153,5 +153,5 @@ def test_options_out_of_range(build, message):
 
 
 def test_a_conv_net_wants_images():
-    with pytest.raises(UserError, match=r"needs images \[batch, height, width, channels\], not shape \(2, 64\): use an MLP"):
+    with pytest.raises(UserError, match=r"needs images \[batch, height, width, channels\], not shape \(2, 64\): use"):
         nets.conv_encoder(2).init(jax.random.key(0), jnp.zeros((2, 64)))

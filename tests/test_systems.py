@@ -1,0 +1,150 @@
+"""The contracts carry a GAN, a flow, an alternating VAE with BatchNorm, and every form of the VAE."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from systems import SYSTEMS, alternating_vae, flow, gan, images, points, to_data, to_latent
+
+from jaxvae.models import vae
+from jaxvae.nets import conv_decoder, conv_encoder, mlp
+from jaxvae.step import init_state, make_eval_step, make_train_step
+from jaxvae.testing import check_model
+from jaxvae.types import Batch
+
+SHAPE = (4, 4, 1)
+
+
+def perceptrons(**options):
+    return vae(mlp((8,), 4, heads=2), mlp((8,), SHAPE), latent_dim=2, **options)
+
+
+def plain() -> Batch:
+    return Batch(images().x)
+
+
+def convolutions():
+    options = {"channels": (2, 2), "hidden": 4, "batch_norm": True}
+    return vae(conv_encoder(4, **options), conv_decoder((5, 6, 2), **options), latent_dim=2)
+
+
+VAES = {
+    "bernoulli": (perceptrons, plain),
+    "learned gamma": (lambda: perceptrons(likelihood="gaussian", gamma="learned"), plain),
+    "conv": (convolutions, lambda: Batch(jax.random.uniform(jax.random.key(0), (16, 5, 6, 2)))),
+    "conditional": (lambda: perceptrons(beta=optax.linear_schedule(0.5, 2.0, 10), free_bits=0.01), images),
+}
+
+
+@pytest.mark.parametrize("name", SYSTEMS | VAES)
+def test_check_model(name):
+    build, data = (SYSTEMS | VAES)[name]
+    check_model(build(), data())
+
+
+def train(model, batch, steps: int, tx=None):
+    tx = optax.adam(1e-2) if tx is None else tx
+    train_state = init_state(model, tx, jax.random.key(0), batch)
+    step = make_train_step(model, tx)
+    return jax.jit(lambda s: jax.lax.scan(lambda s, _: step(s, batch), s, length=steps))(train_state)
+
+
+# ---- the GAN ---------------------------------------------------------------------------------
+
+
+def test_gan_losses_where_the_discriminator_cannot_tell():
+    model, batch = gan(), points()
+    params, state = model.init(jax.random.key(0), batch)
+    params["discriminator"] = jax.tree.map(jnp.zeros_like, params["discriminator"])   # logits 0
+    want = {"generator_loss": np.log(2.0), "discriminator_loss": 2.0 * np.log(2.0)}
+    for objective in model.objectives:
+        loss, _ = objective.loss(params, state, jax.random.key(1), batch, jnp.int32(0), None)
+        np.testing.assert_allclose(loss, np.full(16, want[objective.name]), rtol=1e-6)
+
+
+def test_the_gan_discriminator_drops_out_in_training_and_sees_fresh_noise():
+    model, batch = gan(), points()
+    _, metrics = train(model, batch, 1)
+    _, discriminate = model.objectives
+    params, state = model.init(jax.random.key(0), batch)
+
+    def logits(seed):
+        return discriminate.loss(params, state, jax.random.key(seed), batch, jnp.int32(0), None)[1].metrics
+
+    assert not np.allclose(logits(1)["real"], logits(2)["real"])   # the data are the same, the masks are not
+    assert set(metrics) == {"generator_loss", "discriminator_loss", "real", "fake"}
+
+
+# ---- the flow --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained_flow():
+    end, metrics = train(flow(), points(64), 300)
+    return end.params, np.asarray(metrics["loss"].total / metrics["loss"].count)
+
+
+def test_the_flow_learns(trained_flow):
+    _, losses = trained_flow
+    assert losses[-1] < losses[0] - 0.3
+
+
+def test_the_flow_inverts(trained_flow):
+    params, _ = trained_flow
+    x = jax.random.normal(jax.random.key(1), (100, 2))
+    np.testing.assert_allclose(to_data(params, to_latent(params, x)[0]), x, atol=1e-4)
+
+
+def test_the_log_determinant_of_the_flow_is_that_of_its_jacobian(trained_flow):
+    params, _ = trained_flow
+    x = jax.random.normal(jax.random.key(2), (20, 2))
+    jacobian = jax.vmap(jax.jacfwd(lambda x: to_latent(params, x[None])[0][0]))(x)
+    _, want = np.linalg.slogdet(np.asarray(jacobian, np.float64))
+    np.testing.assert_allclose(to_latent(params, x)[1], want, rtol=1e-4, atol=1e-5)
+
+
+def test_the_density_of_the_flow_integrates_to_one(trained_flow):
+    params, _ = trained_flow
+    side, step = np.linspace(-8.0, 8.0, 1601, retstep=True)
+    grid = jnp.asarray(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2), jnp.float32)
+    density = np.exp(np.asarray(jax.jit(flow().log_prob)(params, {}, grid), np.float64))
+    np.testing.assert_allclose(density.sum() * step**2, 1.0, rtol=2e-3)
+
+
+def test_the_flow_is_evaluated_by_its_density(trained_flow):
+    params, losses = trained_flow
+    metrics = make_eval_step(flow())(params, {}, jax.random.key(0), points(64), jnp.ones(64))
+    assert set(metrics) == {"log_prob"}
+    np.testing.assert_allclose(float(metrics["log_prob"]), -losses[-1], atol=0.1)
+
+
+# ---- the alternating VAE ---------------------------------------------------------------------
+
+
+def test_the_alternating_vae_carries_latents_and_threads_running_averages():
+    model, batch = alternating_vae(), images()
+    params, state = model.init(jax.random.key(0), batch)
+    (encoder, decoder), step = model.objectives, jnp.int32(0)
+    _, first = encoder.loss(params, state, jax.random.key(1), batch, step, None)
+    moved = {**params, "encoder": jax.tree.map(lambda w: w + 1.0, params["encoder"])}
+    rec, second = decoder.loss(moved, first.state, jax.random.key(2), batch, step, first.carry)
+    np.testing.assert_array_equal(rec, first.metrics["rec"])   # the latents drawn before the encoder moved
+
+    def averages(state, net):
+        return np.asarray(state[net]["batch_stats"]["BatchNorm_0"]["mean"])
+
+    assert np.all(averages(first.state, "encoder") != 0)
+    np.testing.assert_array_equal(averages(second.state, "encoder"), averages(first.state, "encoder"))
+    np.testing.assert_allclose(averages(second.state, "decoder"), 1.9 * averages(first.state, "decoder"), rtol=1e-5)
+
+
+def test_the_alternating_vae_learns_what_the_class_tells():
+    model, batch = alternating_vae(), images()
+    end, metrics = train(model, batch, 300)
+    losses = np.asarray(metrics["encoder_loss"].total / metrics["encoder_loss"].count)
+    assert losses[-1] < losses[0] - 0.5
+    cond = jax.nn.one_hot(jnp.asarray([0, 1, 2]).repeat(50), 3)
+    x = np.asarray(model.sample(end.params, end.state, jax.random.key(1), 150, cond)).reshape(3, -1).mean(axis=1)
+    want = [np.asarray(batch.x)[np.arange(16) % 3 == label].mean() for label in range(3)]
+    np.testing.assert_allclose(x, want, atol=0.1)   # 1/6, 1/3, 1/2
