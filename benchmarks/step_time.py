@@ -1,6 +1,6 @@
 """Images per second of one VAE training step and of `fit`, against the same net, loss and optimiser in PyTorch.
 
-    python -m benchmarks.step_time [--rounds 9] [--seconds 2]
+    python -m benchmarks.step_time [--rounds 9] [--seconds 2] [--table]
 
 The net is 784-400-(10, 10), 10-400-784 (640,804 parameters), Bernoulli loss, Adam 1e-3, batch 128, float32.
 The programs take turns in one process on the same cores; medians are compared. PyTorch runs eager
@@ -9,6 +9,7 @@ gathering and scaling bytes, shuffling and the log.
 """
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 
@@ -110,11 +111,29 @@ def torch_runs(x: np.ndarray, seconds: float):
     }
 
 
+def table() -> str:
+    """Returns the kept results as Markdown."""
+    lines = ["| device | jaxvae | PyTorch eager | eager, fused Adam | compiled | ratio to eager | `fit` / step |",
+             "| --- | --- | --- | --- | --- | --- | --- |"]
+    for path in sorted(measure.RESULTS.glob("step_time.*.json")):
+        result = json.loads(path.read_text())
+        rates = [f"{result['rates'][name]['median']:,.0f}" for name in
+                 ("step", "pytorch_eager", "pytorch_eager_fused_adam", "pytorch_compiled")]
+        device = f"{result['device']}, {result['cores']} cores" if result["platform"] == "cpu" else result["device"]
+        ratio = f"{result['speed_ratio']['pytorch_eager']:.2f}"
+        lines.append(f"| {device} | {' | '.join(rates)} | {ratio} | {result['fit_share_of_step']:.0%} |")
+    return "\n".join([*lines, "", "Images per second, batch 128, float32; medians."])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", action="store_true", help="print the kept results as Markdown, measure nothing")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=2.0, help="per program and round")
     args = parser.parse_args()
+    if args.table:
+        print(table())
+        return
     x = np.random.default_rng(0).random((BATCH_SIZE, 784), dtype=np.float32)
     runs = {"step": ours(x, args.seconds), "fit": ours_fit(args.seconds), **torch_runs(x, args.seconds)}
     measure.alternate(runs, 1)   # warm up

@@ -62,13 +62,16 @@ def check(workdir: str | Path, config: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def folder(workdir: str | Path, config: dict[str, Any]):
-    """Holds `workdir` for this run: checked (`check`), made where it is missing, and locked.
+    """Holds `workdir` for this run: checked (`check`), made where it is missing, and locked by the first process.
 
     Raises:
         UserError: as `check`; and where the folder cannot be written or is in use.
     """
     check(workdir, config)
     path = Path(workdir)
+    if jax.process_index() > 0:   # the first process writes for all
+        yield path
+        return
     with checkpoint.lock(path):
         if not (path / "config.json").is_file():
             writers.write_json(path / "config.json", {"config": config, "versions": checkpoint.versions()})

@@ -159,6 +159,7 @@ def fit(
     place = contextlib.nullcontext() if workdir is None else run.folder(workdir, config)
     with place as folder, run.listen() as signals:
         log = None if folder is None else folder / "metrics.jsonl"
+        writes = log is not None and jax.process_index() == 0
         checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", keep=keep, best=best if valid else None)
         step, sums, last = 0, None, {}
         if checkpoints is not None:
@@ -166,13 +167,14 @@ def fit(
             if restored is not None:
                 train_state, sums = restored.train_state, restored.sums
                 step = int(train_state.step)
-            writers.cut_back(log, step)
+            if writes:
+                writers.cut_back(log, step)
             last = {line["split"]: _values(line) for line in writers.read(log)} if log.exists() else {}
         bar = _Bar(total, step, batch_size, progress)
 
         def say(split: str, values: dict[str, float]) -> None:
             last[split] = values
-            if log is not None:
+            if writes:
                 writers.append(log, {"step": step, "split": split, **values})
 
         def save(metrics=None) -> None:

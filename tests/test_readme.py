@@ -1,0 +1,83 @@
+"""What the documents say is run: their Python, their commands, and their tables."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxvae.cli import main
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The run that the README's first command makes, cut short."""
+    folder = tmp_path_factory.mktemp("readme")
+    command = next(c for c in blocks(PAGES[0], "bash")[1].splitlines() if "digits" in c)
+    options = [*shlex.split(command)[1:], "--steps", "20", "--no-progress"]
+    options[options.index("--workdir") + 1] = str(folder / "runs" / "digits")
+    assert main(options) == 0
+    return folder
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_python_of_the_page_runs(page, trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    for code in blocks(page, "python"):
+        exec(compile(code, str(page), "exec"), {"__name__": "page"})
+
+
+def test_commands_of_the_readme_are_understood(tmp_path, monkeypatch, capsys):
+    """Each is parsed; those on MNIST then ask for its files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("JAXVAE_DATA_DIR", raising=False)
+    commands = [c.split("#")[0] for text in blocks(PAGES[0], "bash") for c in text.splitlines() if c.startswith("jaxvae")]
+    assert len(commands) >= 3
+    for command in commands:
+        if "mnist" in command:
+            assert main(shlex.split(command)[1:]) == 2
+            assert "mnist needs train-images-idx3-ubyte.gz" in capsys.readouterr().err
+
+
+def test_make_targets_that_the_pages_name_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        for text in blocks(page, "bash"):
+            assert set(re.findall(r"^make (\w+)", text, re.MULTILINE)) <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_and_pictures_are_there(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_tables_are_what_their_commands_print():
+    """A table in the README is never typed: `<!-- table: COMMAND -->` ... `<!-- end -->`."""
+    found = re.findall(r"<!-- table: (.*?) -->\n\n(.*?)\n*<!-- end -->", PAGES[0].read_text(), re.DOTALL)
+    assert found
+    for command, text in found:
+        words = shlex.split(command)
+        assert words[0] == "python"
+        done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert text.strip() == done.stdout.strip(), f"run `{command}` and put its output into README.md"
+
+
+@pytest.mark.parametrize("name", sorted(p.parent.name for p in (ROOT / "experiments").glob("*/__main__.py")))
+def test_every_experiment_runs_a_smoke_run(name):
+    folder = ROOT / "experiments" / name
+    command = [sys.executable, "-m", f"experiments.{name}", "--smoke"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "Smoke run" in done.stdout
+    assert not any("--smoke" in path.read_text() for path in (folder / "results").glob("*.jsonl"))
