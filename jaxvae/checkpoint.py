@@ -8,6 +8,7 @@ with the shape of both, a fingerprint of their bits, the config, versions and va
 import contextlib
 import os
 import platform
+import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -153,6 +154,7 @@ class Checkpoints:
             "fingerprint": {name: mark for name, (mark, _) in marks.items()},
         }
         with disk(self.folder):
+            _check_space(self.folder, trees)
             self.manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -172,8 +174,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits and lets go of the folder."""
-        self.wait()
-        self.manager.close()
+        with disk(self.folder):
+            self.manager.close()
 
     def delete(self, step: int) -> None:
         """Removes a checkpoint."""
@@ -229,6 +231,14 @@ class Checkpoints:
         training = dict(trees["training"])
         sums = training.pop("sums")
         return Restored(TrainState(**trees["model"], **training), sums, page)
+
+
+def _check_space(folder: Path, tree: Tree) -> None:
+    """Raises `UserError` where `tree` will not fit: Orbax would fail in its threads, with many tracebacks."""
+    need = 2**20 + sum(x.dtype.itemsize * x.size for x in jax.tree.leaves(tree))
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise _refused(folder, f"a checkpoint takes up to {need / 2**20:.1f} MiB, and {free / 2**20:.1f} MiB are free")
 
 
 def _check_same(saved: dict[str, list], wanted: dict[str, list], folder: Path, step: int) -> None:

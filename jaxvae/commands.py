@@ -1,6 +1,7 @@
 """What the commands of the command line do."""
 
 import dataclasses
+import logging
 import math
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from jaxvae.types import Model
 
 def train(config: configs.VAE) -> int:
     """Trains, evaluates on the test split, draws the pictures and prints a table; returns the exit code."""
+    for name in ("absl", "asyncio"):   # Orbax logs tracebacks of what it also raises; here one line is said
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     jax.config.update("jax_default_matmul_precision", config.precision)
     splits = data.splits(config.data)
     source = data.load(config.data, config.split or splits.train, data_dir=config.data_dir)

@@ -233,10 +233,13 @@ def fit(
                     if stop and step < total:
                         raise run.Stopped(signals.code)
                 train_state, sums = loop_state.train, None
+            if checkpoints is not None:
+                checkpoints.wait()
         finally:
             bar.close(step)
             if checkpoints is not None:
-                checkpoints.close()
+                with contextlib.suppress(UserError):   # what went wrong before matters more; wait() has told the rest
+                    checkpoints.close()
     return Fit(train_state, last)
 
 
