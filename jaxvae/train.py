@@ -231,6 +231,8 @@ def fit(
                             on_eval(step, loop_state.train)
                         clock += time.perf_counter() - paused
                     if stop and step < total:
+                        if checkpoints is not None:
+                            checkpoints.wait()
                         raise run.Stopped(signals.code)
                 train_state, sums = loop_state.train, None
             if checkpoints is not None:

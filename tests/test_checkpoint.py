@@ -1,4 +1,5 @@
 import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +93,14 @@ def test_load_needs_a_run_a_checkpoint_and_a_step_that_is_there(tmp_path):
         run.load(tmp_path, step=7, model=small(), example=EXAMPLE)
     with pytest.raises(UserError, match="no checkpoint 'best'"):
         run.load(tmp_path, step="best", model=small(), example=EXAMPLE)
+
+
+def test_full_disk_is_one_line_before_anything_is_written(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"cannot write to .*: a checkpoint takes up to 1.0 MiB, and 0.0 MiB are free"):
+        go(10, workdir=tmp_path, save_every=5)
+    assert Checkpoints(tmp_path / "checkpoints", read_only=True).steps() == []
 
 
 def test_checkpoint_restores_every_bit_of_the_state(tmp_path):
