@@ -13,6 +13,8 @@ from jaxvae.distributions import Bernoulli, Normal
 from jaxvae.errors import UserError
 from jaxvae.types import Posterior
 
+pytestmark = pytest.mark.smoke
+
 MEAN = np.array([[0.3, -1.2, 4.0], [0.0, 2.5, -0.1]])
 LOGVAR = np.array([[-3.0, 0.0, 1.5], [0.7, -0.2, -6.0]])
 X = np.array([[0.5, -1.0, 2.0], [0.4, 2.5, -0.2]])
