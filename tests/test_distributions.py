@@ -100,6 +100,8 @@ def test_bernoulli_log_prob(pixels):
     p = scipy.special.expit(logits)
     want = (x * np.log(p) + (1.0 - x) * np.log1p(-p)).sum(axis=1)
     np.testing.assert_allclose(distributions.log_prob(Bernoulli(single(logits)), single(x)), want, rtol=1e-5)
+    grads = jax.grad(lambda at: jnp.sum(Bernoulli(at).log_prob(single(x))))(single(logits))
+    np.testing.assert_allclose(grads, x - p, rtol=1e-5, atol=1e-6)   # at logit 0 as well
 
 
 def test_bernoulli_at_logit_zero_costs_log_2_a_pixel():
