@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from tyro.conf import arg
 
-from jaxvae.errors import UserError, check_count, check_number, unknown
+from jaxvae.errors import UserError, check_count, check_number, check_seed, unknown
 
 if TYPE_CHECKING:
     from jaxvae.types import Batch, Model
@@ -32,7 +32,7 @@ class VAE:
     data_dir: Folder = None
     """Where the files of data sets are (default: $JAXVAE_DATA_DIR, then ~/.cache/jaxvae)."""
     split: Text = None
-    """Training split, e.g. "train" or "train[:90%]" (default: the data set's own, without its validation part)."""
+    """Training split, e.g. "train[:1000]" (default: all but the validation and test parts, which it must leave out)."""
 
     # length and order
     steps: Count = None
@@ -102,6 +102,7 @@ class VAE:
 
 
 PRESETS: dict[str, Any] = {"vae": VAE}
+PLACES = ("workdir", "data_dir")   # where things lie does not describe a run
 
 
 def command(config: VAE) -> str:
@@ -135,7 +136,7 @@ def check(config: VAE) -> None:
         if getattr(config, name) is not None:
             check_count(f"--{name.replace('_', '-')}", getattr(config, name))
     check_count("--beta-warmup", config.beta_warmup, least=0)
-    check_count("--seed", config.seed, least=0)
+    check_seed("--seed", config.seed)
     check_number("--learning-rate", config.learning_rate, above=0.0)
     for name in ("beta", "free_bits"):
         check_number(f"--{name.replace('_', '-')}", getattr(config, name), least=0.0)
@@ -145,7 +146,7 @@ def as_dict(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> dic
     """Returns what `config.json` records: the preset, every field, and the shape of the data."""
     preset = next(name for name, cls in PRESETS.items() if type(config) is cls)
     fields = dataclasses.asdict(config)
-    for name in ("workdir", "data_dir"):   # where things lie does not describe a run
+    for name in PLACES:
         fields.pop(name)
     return {"preset": preset, **fields, "shape": list(shape), "num_classes": num_classes}
 

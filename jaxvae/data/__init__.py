@@ -3,6 +3,6 @@
 `jaxvae.data.preprocess` turns batches into floats inside the compiled step; this package itself needs NumPy only.
 """
 
-from jaxvae.data.source import Source, Splits, batch_at, batch_indices, from_arrays, load, names, splits
+from jaxvae.data.source import Source, Splits, batch_at, batch_indices, from_arrays, load, names, overlap, splits
 
-__all__ = ["Source", "Splits", "batch_at", "batch_indices", "from_arrays", "load", "names", "splits"]
+__all__ = ["Source", "Splits", "batch_at", "batch_indices", "from_arrays", "load", "names", "overlap", "splits"]

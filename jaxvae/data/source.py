@@ -154,6 +154,13 @@ def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(raw, kind="stable").astype(np.int32)
 
 
+def overlap(name: str, split: str, other: str) -> bool:
+    """Returns whether two splits of a data set share examples."""
+    counts = _data_set(name).counts
+    (official, part), (official_other, part_other) = (_parse_split(name, s, counts) for s in (split, other))
+    return official == official_other and part.start < part_other.stop and part_other.start < part.stop
+
+
 def _data_set(name: str) -> DataSet:
     if name not in DATA_SETS:
         raise unknown("data set", name, DATA_SETS)

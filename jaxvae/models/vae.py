@@ -115,6 +115,7 @@ def vae(
 
     def loss(params, state, rng, batch: Batch, step, carry):
         x, cond = batch
+        _check_float(x)
         rng_z, rng_encoder, rng_decoder = jax.random.split(rng, 3)
         q, state = run_encoder(params, state, x, cond, rng_encoder, train=True)
         z = distributions.sample(rng_z, q)
@@ -156,12 +157,16 @@ def use_batch(stats: str) -> bool:
     return stats == "batch"
 
 
+def _check_float(x: Array) -> None:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise UserError(f"x must be floating point, not {x.dtype}: scale bytes with x.astype('float32') / 255.")
+
+
 def _check_data(x: Array, likelihood: str) -> None:
     """Raises `UserError` for data that no such likelihood fits: integers, non-finite values, pixels outside [0, 1]."""
     if x.ndim < 2 or 0 in x.shape:
         raise UserError(f"x must be [batch, ...] with no empty axis, not shape {x.shape}.")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise UserError(f"x must be floating point, not {x.dtype}: scale bytes with x.astype('float32') / 255.")
+    _check_float(x)
     if not concrete(x) or isinstance(x, jax.ShapeDtypeStruct):
         return
     values = np.asarray(x)
