@@ -43,7 +43,7 @@ def by_matrix(rho, e):
     """Returns the same: a lower triangular matrix rho^(i-j) for each example."""
     i = jnp.arange(e.shape[1])
     lag = i[:, None] - i
-    size = jnp.exp(jnp.maximum(lag, 0) * jnp.log(jnp.maximum(jnp.abs(rho), 1e-30))[:, :, None])
+    size = jnp.exp(jnp.maximum(lag, 0).astype(rho.dtype) * jnp.log(jnp.maximum(jnp.abs(rho), 1e-30))[:, :, None])
     sign = jnp.where((rho < 0)[:, :, None] & (lag % 2 == 1), -1.0, 1.0)
     return jnp.einsum("bij,bj->bi", jnp.where(lag >= 0, sign * size, 0.0), e)
 
