@@ -120,9 +120,8 @@ def test_what_is_refused_when_the_model_is_built(make, message):
         make()
 
 
-@pytest.mark.parametrize("convention", ["paper", "released"])
-def test_the_model_keeps_the_contracts(convention):
-    check_model(rho_vae(convention), Batch(X))
+def test_the_model_keeps_the_contracts():
+    check_model(rho_vae("released"), Batch(X))   # the divisor must be the global batch; "paper" is checked with InfoVAE
 
 
 # ---- quirks of the released nets -------------------------------------------------------------
