@@ -62,7 +62,8 @@ def recursion(rho: Array, e: Array) -> Array:
     """Returns y [B, D] with y_1 = e_1 and y_j = rho y_{j-1} + e_j, for `rho [B, 1]` and `e [B, D]`.
 
     With S the shift by one, y = (1 - rho S)^-1 e = prod_k (1 + rho^(2^k) S^(2^k)) e: log2(D) products of
-    arrays [B, D], no loop over D and no D x D matrix. (benchmarks/ar1.py compares it with scans.)
+    arrays [B, D], no loop over D and no D x D matrix. benchmarks/ar1.py compares it with scans:
+    a scan over D is faster on CPU, but is D steps in a row on an accelerator.
     """
     y, shift = e, 1
     while shift < e.shape[-1]:
