@@ -229,3 +229,13 @@ def test_wrong_shapes_are_refused(shapes):
 def test_an_unknown_convention_gets_the_nearest_name():
     with pytest.raises(UserError, match="unknown convention 'release'. Did you mean 'released'?"):
         distributions.ar1("release")
+
+
+def test_both_forms_of_the_recursion_agree():
+    """A CPU takes the scan, other devices the product; D need not be a power of 2."""
+    for d in (1, 2, 7, 64):
+        rho = jax.random.uniform(jax.random.key(d), (5, 1), minval=-0.99, maxval=0.99)
+        e = jax.random.normal(jax.random.key(d + 1), (5, d))
+        scanned, doubled = distributions.recursion_by_scan(rho, e), distributions.recursion_by_doubling(rho, e)
+        np.testing.assert_allclose(scanned, doubled, rtol=2e-5, atol=2e-5)
+        np.testing.assert_array_equal(distributions.recursion(rho, e), scanned)
