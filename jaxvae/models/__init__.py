@@ -1,5 +1,8 @@
 """One file per system; each constructor returns a `Model`."""
 
+from jaxvae.models.intro_vae import intro_vae
+from jaxvae.models.introspective import plain_vae
+from jaxvae.models.soft_intro_vae import soft_intro_vae
 from jaxvae.models.vae import vae
 
-__all__ = ["vae"]
+__all__ = ["intro_vae", "plain_vae", "soft_intro_vae", "vae"]
