@@ -44,10 +44,9 @@ def run(name: str, method: str, seed: int, smoke: bool) -> list[Measure]:
                          on_eval=film)
         except NonFinite as error:
             print(f"  {error}", flush=True)
-            return [Measure(metric, protocol, float("nan"), 0, steps, measure.PRECISION)
-                    for metric in ("histogram_kl", "histogram_jsd", "gn_elbo") for protocol in ("released", "standard")]
+            return measure.not_finite(steps)
         state = result.train_state
-        found = measure.measure(name, phases[-1].model, state.params, state.state, seed, steps, smoke)
+        found = measure.meter(name, phases[-1].model, smoke)(state.params, state.state, seed, steps)
     (folder / "finished.json").write_text(json.dumps([m._asdict() for m in found], indent=1))
     return found
 

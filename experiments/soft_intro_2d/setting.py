@@ -1,4 +1,4 @@
-"""What Table 2 of the Soft-IntroVAE paper trained, from its appendix 9.2.1 and the released code: nets, phases, hyper-parameters.
+"""What Table 2 of the Soft-IntroVAE paper trained (appendix 9.2.1 and the released code): nets, phases, hyper-parameters.
 
 Encoder and decoder have four hidden layers of 256 with ReLU (the paper says three) and torch's initialisation. Adam 2e-4,
 divided by 10 at steps 10,000 and 15,000; batch 512, all of it new at every step; 30,000 steps, of which the first 2,000 are

@@ -34,11 +34,11 @@ class Passes:
         self.state = {**self.state, name: new}
         return y
 
-    def E(self, x: Array) -> Distribution:   # noqa: N802 - the papers' letters
+    def E(self, x: Array) -> Distribution:
         """Returns q(z|x)."""
         return self.build(self._apply("encoder", x))
 
-    def D(self, z: Array) -> Array:   # noqa: N802
+    def D(self, z: Array) -> Array:
         """Returns the decoder's mean x_hat [B, ...]."""
         return self._apply("decoder", z)
 
