@@ -133,7 +133,10 @@ def train_ensemble(
     if save_every is not None:
         check_count("save_every", save_every)
     source, prepare = _data(data, settings, preprocess, batch_size)
-    phases = [_phases(build, _without(setting, "seed", "data"), steps) for setting in settings][0]
+    lengths = [_phases(build, _without(setting, "seed", "data"), steps) for setting in settings]   # checks every setting
+    phases = lengths[0]
+    if any(other != phases for other in lengths):
+        raise UserError("every setting must have phases of the same lengths.")
     total = sum(phases)
     names = [name for name in settings[0] if name != "seed"]
     values = {name: np.array([s[name] for s in settings], np.int32 if name == "data" else np.float32) for name in names}
@@ -286,7 +289,7 @@ def _compile(step_of: Callable, members: str | None, mesh: Mesh, most: int, args
 
     if members is None:
         first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (values, loop))
-        traced = jax.make_jaxpr(lambda h, l, d, i: unless_frozen(h, l, d, i, np.int32(1)))(*first, data, index[0])
+        traced = jax.make_jaxpr(lambda *args: unless_frozen(*args, np.int32(1)))(*first, data, index[0])
         members = "vmap" if jax.default_backend() != "cpu" else "unroll" if convolves(traced.jaxpr) else "map"
     most = 1 if members == "unroll" else most
     member, none = PartitionSpec(AXIS), PartitionSpec()
@@ -323,7 +326,8 @@ def _data(data, settings, preprocess, batch_size) -> tuple[Source, Callable[[Tre
         for setting in settings:
             check_count('hyper["data"]', setting["data"], least=0)
             if setting["data"] >= len(draws):
-                raise UserError(f'hyper["data"] is {setting["data"]}, but data holds {len(draws)} functions, 0 to {len(draws) - 1}.')
+                raise UserError(f'hyper["data"] is {setting["data"]}, but data holds {len(draws)} functions, '
+                                f"0 to {len(draws) - 1}.")
     shapes = {jax.eval_shape(lambda draw=draw: draw(jax.random.key(0), batch_size)).shape for draw in draws}
     if len(shapes) > 1 or next(iter(shapes))[:1] != (batch_size,):
         raise UserError(f"data drawn for n={batch_size} have shapes {sorted(shapes)}; they must be one shape [n, ...].")

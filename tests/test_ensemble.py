@@ -168,7 +168,7 @@ def test_resume_gives_the_bits_of_a_run_that_never_stopped(tmp_path):
     ({"seeds": []}, "seeds must be different whole numbers, at least one"),
     ({"seeds": [1, 1]}, "seeds must be different"),
     ({"seeds": [-1]}, "a seed must be at least 0"),
-    ({"hyper": {"beta_kl": [1.0, 2.0], "beta_neg": [1.0]}}, "one length, the number of settings: beta_kl has 2, beta_neg has 1"),
+    ({"hyper": {"beta_kl": [1.0, 2.0], "beta_neg": [1.0]}}, "one length, .*: beta_kl has 2, beta_neg has 1"),
     ({"hyper": {"beta_kl": []}}, "one length, .*: beta_kl has 0"),
     ({"hyper": {"beta_kl": [1.0, -2.0]}}, "beta_kl must be at least 0, not -2"),
     ({"hyper": {"beta_kl": [1.0, float("nan")]}}, "hyper-parameter beta_kl must be finite"),

@@ -5,7 +5,7 @@ divided by 10 at steps 10,000 and 15,000; batch 512, all of it new at every step
 a plain VAE with the same weights. The code of the VAE and IntroVAE rows was never released: they are trained in the same way.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import optax
 
@@ -42,6 +42,45 @@ HYPER: dict[str, dict[str, dict[str, float]]] = {
     },
 }
 
+MARGINS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0)   # of Figure 3
+SAME = {"beta_rec": 0.3, "beta_kl": 0.5, "beta_neg": 1.0}   # of Figure 3: IntroVAE's best on 8 Gaussians
+COLLAPSE = {"beta_rec": 0.5, "beta_kl": 1.0}   # of Figure 21
+
+
+class Run(NamedTuple):
+    """What a cell trains."""
+
+    data: str
+    method: str
+    hyper: dict[str, float]
+
+
+TABLE_2 = {f"{data}/{method}": Run(data, method, HYPER[data][method]) for data in DATA for method in METHODS}
+FIGURE_3 = {
+    **{f"8gaussians/m_{m:g}/intro_vae": Run("8gaussians", "intro_vae", {**SAME, "m": m}) for m in MARGINS},
+    "8gaussians/no_m/soft_intro_vae": Run("8gaussians", "soft_intro_vae", SAME),
+}
+FIGURE_21 = {
+    "8gaussians/collapse/vae": Run("8gaussians", "vae", COLLAPSE),
+    "8gaussians/collapse/soft_intro_vae": Run("8gaussians", "soft_intro_vae", {**COLLAPSE, "beta_neg": 5.0}),
+}
+
+
+def search(method: str) -> list[dict[str, float]]:
+    """Returns the settings of the grid search of appendix 9.2.1: 81, 1260 or 210 of them.
+
+    The paper gives the numbers of runs and the ranges; the values inside are ours, and hold every entry of Table 5.
+    """
+    if method == "vae":
+        values = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+        return [{"beta_rec": rec, "beta_kl": kl} for rec in values for kl in values]
+    settings = [{"beta_rec": rec, "beta_kl": kl, "beta_neg": round(factor * kl, 6)}
+                for rec in (0.05, 0.2, 0.3, 0.4, 0.8, 1.0) for kl in (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0)
+                for factor in (1, 2, 3, 4, 5)]
+    if method == "soft_intro_vae":
+        return settings
+    return [{**setting, "m": m} for setting in settings for m in (1.0, 2.0, 3.0, 5.0, 8.0, 10.0)]
+
 
 def build(method: str, hidden: int = 256, **hyper: Any) -> Model:
     """Returns the model of one method: encoder 199,172 and decoder 198,658 parameters (the released one owns a scalar more)."""
@@ -53,12 +92,12 @@ def build(method: str, hidden: int = 256, **hyper: Any) -> Model:
     return models.soft_intro_vae(*pair, latent_dim=LATENT_DIM, s=S, convention="released", **hyper)
 
 
-def phases(method: str, steps: int = STEPS, num_vae: int = NUM_VAE, **hyper: Any) -> list[Phase]:
+def phases(method: str, steps: int = STEPS, num_vae: int = NUM_VAE, hidden: int = 256, **hyper: Any) -> list[Phase]:
     """Returns the run of one method: `num_vae` steps of a plain VAE, then the rest."""
-    model = build(method, **hyper)
+    model = build(method, hidden, **hyper)
     if method == "vae":
         return [Phase(model, steps)]
-    plain = build("vae", beta_rec=hyper["beta_rec"], beta_kl=hyper["beta_kl"])
+    plain = build("vae", hidden, beta_rec=hyper["beta_rec"], beta_kl=hyper["beta_kl"])
     return [Phase(plain, num_vae), Phase(model, steps - num_vae)]
 
 

@@ -37,7 +37,8 @@ def test_counts_are_those_of_numpy(r):
 @pytest.mark.parametrize("r", [2.0, 4.0])
 def test_released_convention(r):
     p, q = density(REAL, r), density(FAKE, r)
-    rows = [sum(p[i, j] * (math.log(p[i, j]) - math.log(q[i, j] + 1e-14)) for j in range(100) if p[i, j] > 0) for i in range(100)]
+    rows = [sum(a * (math.log(a) - math.log(b + 1e-14)) for a, b in zip(*pair, strict=True) if a > 0)
+            for pair in zip(p, q, strict=True)]
     have = histogram_kl(REAL, FAKE, half_range=r, convention="released")
     assert have == pytest.approx(sum(rows) / 100, rel=1e-6)
     m, total = (p + q) / 2, 0.0
