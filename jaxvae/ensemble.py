@@ -119,13 +119,15 @@ def train_ensemble(
         config: what describes this run, compared at resume, beside what is known here.
         mesh: of devices for the members; default: all of them.
         steps_per_call: compiled together.
-        on_log: called as (step, train_state) after each log line.
+        on_log: called as (step, train_state) after each log line; the state is reused when it returns.
 
     Raises:
         UserError: for settings that cannot work, found before anything is compiled where possible.
         run.Stopped: after SIGTERM or Ctrl-C, once the state is saved.
     """
     settings = members_of(seeds, hyper)
+    if jax.process_count() > 1:
+        raise UserError("an ensemble runs in one process, on all of its devices: give each process members of its own.")
     if members is not None and members not in MODES:
         raise unknown("members", members, MODES)
     for name, value in (("batch_size", batch_size), ("log_every", log_every), ("steps_per_call", steps_per_call)):
@@ -212,7 +214,7 @@ def train_ensemble(
                 if step == starts[i] or sums is None:
                     sums, bad = fresh_sums, _carried(fresh_bad, frozen, split)
                 loop = LoopState(train, sums, bad)
-                index = np.zeros((len(settings), 1, batch_size), np.int32)
+                index = np.zeros((len(settings), 1, _width(source, batch_size)), np.int32)
                 call, most = _compile(lambda h, i=i: step_of(h, i), members, mesh, steps_per_call,
                                       (values, loop, resident, index))
                 while step < end:
@@ -343,9 +345,13 @@ def _data(data, settings, preprocess, batch_size) -> tuple[Source, Callable[[Tre
     return from_arrays(np.zeros((1, 1), np.float32), name="drawn"), prepare
 
 
+def _width(source: Source, batch_size: int) -> int:
+    return batch_size if source.size > 1 else 1
+
+
 def _indices(source: Source, settings, step: int, target: int, most: int, batch_size: int) -> np.ndarray:
-    """Returns what each member's steps gather: [K, most, batch_size] int32, zeros for data that are drawn."""
-    picked = np.zeros((len(settings), most, batch_size), np.int32)
+    """Returns what each member's steps gather: [K, most, batch_size] int32, or one zero a step for data that are drawn."""
+    picked = np.zeros((len(settings), most, _width(source, batch_size)), np.int32)
     if source.size > 1:
         rows = {seed: np.stack([batch_indices(source.size, seed, at, batch_size) for at in range(step, target)])
                 for seed in {s["seed"] for s in settings}}
