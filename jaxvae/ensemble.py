@@ -143,7 +143,7 @@ def train_ensemble(
     names = [name for name in settings[0] if name != "seed"]
     values = {name: np.array([s[name] for s in settings], np.int32 if name == "data" else np.float32) for name in names}
 
-    devices = list(np.ravel(mesh.devices)) if mesh is not None else jax.devices()
+    devices = jax.devices() if mesh is None else list(np.ravel(mesh.devices))
     devices = devices[:max(n for n in range(1, len(devices) + 1) if len(settings) % n == 0)]   # equal shares
     mesh = Mesh(np.asarray(devices), (AXIS,))
     split, whole = NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
@@ -152,19 +152,17 @@ def train_ensemble(
     def models(hyper: Tree) -> list[Phase]:
         return _list(build(**_without(hyper, "data")), steps)
 
-    def step_of(hyper: Tree, phase: int):
-        return one_step(make_train_step(models(hyper)[phase].model, tx), prepare(hyper))
+    def example(hyper: Tree) -> Batch:
+        return prepare(hyper)(jax.random.key(0), {name: jnp.zeros((batch_size, *x.shape[1:]), x.dtype)
+                                                  for name, x in source.arrays.items()})
 
     def init(hyper: Tree, rng: Array) -> TrainState:
-        example = prepare(hyper)(jax.random.key(0), {k: v[:1].repeat(batch_size, axis=0) for k, v in source.arrays.items()})
         first = models(hyper)
         start = first[0].model._replace(objectives=tuple(o for phase in first for o in phase.model.objectives))
-        return init_state(start, tx, rng, example)
+        return init_state(start, tx, rng, example(hyper))
 
-    def metrics_of(hyper: Tree, train: TrainState, phase: int):
-        example = jax.eval_shape(lambda: prepare(hyper)(jax.random.key(0), {
-            k: jnp.zeros((batch_size, *v.shape[1:]), v.dtype) for k, v in source.arrays.items()}))
-        sums = empty_sums(make_train_step(models(hyper)[phase].model, tx), train, example)
+    def empty_of(hyper: Tree, train: TrainState, phase: int):
+        sums = empty_sums(make_train_step(models(hyper)[phase].model, tx), train, jax.eval_shape(example, hyper))
         return sums, {**no_bad(sums), PARAMETERS: jnp.full((), -1, jnp.int32)}
 
     keys = jnp.stack([jax.random.key(s["seed"]) for s in settings])
@@ -178,16 +176,15 @@ def train_ensemble(
         log = None if folder is None else folder / "metrics.jsonl"
         checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", best=None)
         starts = [sum(phases[:i]) for i in range(len(phases))]
-        empty = [jax.jit(jax.vmap(lambda h, t, i=i: metrics_of(h, t, i)), out_shardings=split) for i in range(len(phases))]
-
-        def phase_of(step: int) -> int:
-            return max(i for i in range(len(phases)) if starts[i] < step or i == 0)
+        empty = [jax.jit(jax.vmap(lambda h, t, i=i: empty_of(h, t, i)), out_shardings=split) for i in range(len(phases))]
 
         step, sums, bad, last = 0, None, None, [{} for _ in settings]
         frozen: dict[int, tuple[int, list[str]]] = {}
         if checkpoints is not None:
             def template(at):
-                return train._replace(step=jnp.zeros((), jnp.int32)), _beside(*empty[phase_of(at)](values, train), train.step)
+                phase = max(i for i in range(len(phases)) if starts[i] < at or i == 0)
+                sums, bad = empty[phase](values, train)
+                return train._replace(step=jnp.zeros((), jnp.int32)), {"sums": sums, "bad": bad, "step": train.step}
 
             found = run.restore_latest(checkpoints, template)
             if found is not None:
@@ -202,7 +199,7 @@ def train_ensemble(
 
         def save():
             if checkpoints is not None:
-                beside = _beside(loop.sums, loop.bad, loop.train.step)
+                beside = {"sums": loop.sums, "bad": loop.bad, "step": loop.train.step}
                 checkpoints.save(loop.train._replace(step=jnp.asarray(step, jnp.int32)), beside, config=record)
 
         try:
@@ -215,8 +212,8 @@ def train_ensemble(
                     sums, bad = fresh_sums, _carried(fresh_bad, frozen, split)
                 loop = LoopState(train, sums, bad)
                 index = np.zeros((len(settings), 1, _width(source, batch_size)), np.int32)
-                call, most = _compile(lambda h, i=i: step_of(h, i), members, mesh, steps_per_call,
-                                      (values, loop, resident, index))
+                call, most = _compile(lambda h, i=i: one_step(make_train_step(models(h)[i].model, tx), prepare(h)),
+                                      members, mesh, steps_per_call, (values, loop, resident, index))
                 while step < end:
                     stops = [end, step + most, step - step % log_every + log_every]
                     stops += [step - step % save_every + save_every] if save_every else []
@@ -225,7 +222,7 @@ def train_ensemble(
                     loop = call(values, loop, resident, jax.device_put(picked, split), np.int32(target - step))
                     step = target
                     stop = signals.received is not None
-                    if step % log_every == 0 or step == end or stop:
+                    if step % log_every == 0 or step == end:
                         _report(loop, settings, step, last, frozen, log)
                         loop = loop._replace(sums=jax.tree.map(jnp.zeros_like, loop.sums))
                         if on_log is not None:
@@ -263,7 +260,7 @@ def _compile(step_of: Callable, members: str | None, mesh: Mesh, most: int, args
             return new._replace(bad={**new.bad, PARAMETERS: carry.bad[PARAMETERS]})
 
         if indices.shape[0] == 1:
-            new = jax.tree.map(lambda a, b: _where(count > 0, a, b), body(0, loop), loop)
+            new = jax.tree.map(lambda a, b: jnp.where(count > 0, a, b), body(0, loop), loop)
         else:
             new = jax.lax.fori_loop(0, count, body, loop)
         finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((new.train.params, new.train.opt_state))
@@ -271,7 +268,7 @@ def _compile(step_of: Callable, members: str | None, mesh: Mesh, most: int, args
         metrics = jnp.all(jnp.stack([v < 0 for k, v in new.bad.items() if k != PARAMETERS]))
         bad = {**new.bad, PARAMETERS: jnp.where(metrics & ~finite, new.train.step - 1, new.bad[PARAMETERS])}
         keep = metrics & finite
-        return LoopState(*(jax.tree.map(lambda a, b: _where(keep, a, b), new[i], loop[i]) for i in (0, 1)), bad)
+        return LoopState(*(jax.tree.map(lambda a, b: jnp.where(keep, a, b), new[i], loop[i]) for i in (0, 1)), bad)
 
     def unless_frozen(hyper, loop: LoopState, data, indices, count) -> LoopState:
         going = jnp.all(jnp.stack(list(loop.bad.values())) < 0)
@@ -299,10 +296,6 @@ def _compile(step_of: Callable, members: str | None, mesh: Mesh, most: int, args
     if mesh.size > 1:
         call = jax.shard_map(call, mesh=mesh, in_specs=(member, member, none, member, none), out_specs=member, check_vma=False)
     return jax.jit(call, donate_argnums=1), most
-
-
-def _where(keep: Array, new: Array, old: Array) -> Array:
-    return new if jnp.issubdtype(new.dtype, jax.dtypes.prng_key) else jnp.where(keep, new, old)   # keys never change
 
 
 # ---- data ------------------------------------------------------------------------------------
@@ -382,11 +375,6 @@ def _phases(build: Callable, hyper: dict[str, float], steps: int | None) -> list
         if phase.tx is not None:
             raise UserError("phases of an ensemble share one optimiser: leave out their tx.")
     return [phase.steps for phase in phases]
-
-
-def _beside(sums: Tree, bad: Tree, steps: Array) -> Tree:
-    """Returns what a checkpoint holds beside the trees of `TrainState`."""
-    return {"sums": sums, "bad": bad, "step": steps}
 
 
 def _carried(bad: dict[str, Array], frozen: dict[int, tuple], sharding) -> dict[str, Array]:
