@@ -2,7 +2,8 @@
 
 They are looked for in the argument `data_dir` alone where it is given, else in the folder that
 JAXVAE_DATA_DIR names and then in ~/.cache/jaxvae; in each of these in `<folder>/<name>/` (name: mnist or
-fashion_mnist) and in the folder itself. Nothing is downloaded. What is read is compared with the checksums of the official files.
+fashion_mnist) and in the folder itself. Nothing is downloaded. What is read is compared with the checksums
+of the official files.
 
 Format: two zero bytes, the type (8: unsigned byte), the number of axes, each axis as a big-endian
 int32, then the bytes.
