@@ -61,7 +61,11 @@ def members_of(seeds: Sequence[int], hyper: Mapping[str, Sequence[float]] | None
     Raises:
         UserError: for no or repeated seeds, lists of different lengths, and values that are no finite numbers.
     """
-    seeds, hyper = list(seeds), dict(hyper or {})
+    hyper = dict(hyper or {})
+    for name, values in (("seeds", seeds), *((f"hyper-parameter {name}", values) for name, values in hyper.items())):
+        if np.ndim(values) != 1:
+            raise UserError(f"{name} must be a list, one value for each, not {values!r}.")
+    seeds = list(seeds)
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f"seeds must be different whole numbers, at least one, not {seeds}.")
     for seed in seeds:

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small import go, one_device, small, source
 
 from jaxvae import models, nets, parallel, run, writers
 from jaxvae.data import toy2d
 from jaxvae.ensemble import member, train_ensemble
 from jaxvae.errors import UserError
 from jaxvae.train import Phase, fit
+from small import go, one_device, small, source
 
 TX = optax.adam(1e-2)
 TOY = toy2d.toy("8gaussians").draw
@@ -175,6 +175,8 @@ def test_resume_gives_the_bits_of_a_run_that_never_stopped(tmp_path):
     ({"seeds": [1, 1]}, "seeds must be different"),
     ({"seeds": [-1]}, "a seed must be at least 0"),
     ({"hyper": {"beta_kl": [1.0, 2.0], "beta_neg": [1.0]}}, "one length, .*: beta_kl has 2, beta_neg has 1"),
+    ({"seeds": 3}, "seeds must be a list, one value for each, not 3"),
+    ({"hyper": {"beta_kl": 0.5}}, "hyper-parameter beta_kl must be a list"),
     ({"hyper": {"beta_kl": []}}, "one length, .*: beta_kl has 0"),
     ({"hyper": {"beta_kl": [1.0, -2.0]}}, "beta_kl must be at least 0, not -2"),
     ({"hyper": {"beta_kl": [1.0, float("nan")]}}, "hyper-parameter beta_kl must be finite"),

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small import one_device
 
 from jaxvae import models, nets
 from jaxvae.data import toy2d
 from jaxvae.errors import UserError
 from jaxvae.train import fit
+from small import one_device
 
 N = 20_000
 
