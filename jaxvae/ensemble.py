@@ -134,14 +134,12 @@ def train_ensemble(
         raise UserError("an ensemble runs in one process, on all of its devices: give each process members of its own.")
     if members is not None and members not in MODES:
         raise unknown("members", members, MODES)
-    for name, value in (("batch_size", batch_size), ("log_every", log_every), ("steps_per_call", steps_per_call)):
-        check_count(name, value)
-    if save_every is not None:
-        check_count("save_every", save_every)
+    counts = {"batch_size": batch_size, "log_every": log_every, "steps_per_call": steps_per_call, "save_every": save_every}
+    for name, value in counts.items():
+        check_count(name, 1 if value is None and name == "save_every" else value)
     source, prepare = _data(data, settings, preprocess, batch_size)
-    lengths = [_phases(build, _without(setting, "seed", "data"), steps) for setting in settings]   # checks every setting
-    phases = lengths[0]
-    if any(other != phases for other in lengths):
+    phases, *others = [_phases(build, _without(s, "seed", "data"), steps) for s in settings]   # checks every setting
+    if any(other != phases for other in others):
         raise UserError("every setting must have phases of the same lengths.")
     total = sum(phases)
     names = [name for name in settings[0] if name != "seed"]
@@ -259,23 +257,21 @@ def _compile(step_of: Callable, members: str | None, mesh: Mesh, most: int, args
         one = step_of(hyper)
 
         def body(i, carry):
-            new = one(LoopState(carry.train, carry.sums, {k: v for k, v in carry.bad.items() if k != PARAMETERS}), data,
-                      indices[i])
+            new = one(carry._replace(bad=_without(carry.bad, PARAMETERS)), data, indices[i])
             return new._replace(bad={**new.bad, PARAMETERS: carry.bad[PARAMETERS]})
 
-        if indices.shape[0] == 1:
-            new = jax.tree.map(lambda a, b: jnp.where(count > 0, a, b), body(0, loop), loop)
-        else:
-            new = jax.lax.fori_loop(0, count, body, loop)
+        new = body(0, loop) if indices.shape[0] == 1 else jax.lax.fori_loop(0, count, body, loop)
         finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((new.train.params, new.train.opt_state))
                                     if jnp.issubdtype(x.dtype, jnp.floating)]))
-        metrics = jnp.all(jnp.stack([v < 0 for k, v in new.bad.items() if k != PARAMETERS]))
+        metrics = jnp.all(jnp.stack(list(_without(new.bad, PARAMETERS).values())) < 0)
         bad = {**new.bad, PARAMETERS: jnp.where(metrics & ~finite, new.train.step - 1, new.bad[PARAMETERS])}
         keep = metrics & finite
         return LoopState(*(jax.tree.map(lambda a, b: jnp.where(keep, a, b), new[i], loop[i]) for i in (0, 1)), bad)
 
     def unless_frozen(hyper, loop: LoopState, data, indices, count) -> LoopState:
         going = jnp.all(jnp.stack(list(loop.bad.values())) < 0)
+        if indices.shape[0] == 1:   # convolutions on CPU are slow inside a branch, as they are in a loop
+            return jax.tree.map(lambda a, b: jnp.where(going, a, b), steps(hyper, loop, data, indices, count), loop)
         return jax.lax.cond(going, lambda loop: steps(hyper, loop, data, indices, count), lambda loop: loop, loop)
 
     def all_members(mode: str):
@@ -295,8 +291,7 @@ def _compile(step_of: Callable, members: str | None, mesh: Mesh, most: int, args
         traced = jax.make_jaxpr(lambda *args: unless_frozen(*args, np.int32(1)))(*first, data, index[0])
         members = "vmap" if jax.default_backend() != "cpu" else "unroll" if convolves(traced.jaxpr) else "map"
     most = 1 if members == "unroll" else most
-    member, none = PartitionSpec(AXIS), PartitionSpec()
-    call = all_members(members)
+    call, member, none = all_members(members), PartitionSpec(AXIS), PartitionSpec()
     if mesh.size > 1:
         call = jax.shard_map(call, mesh=mesh, in_specs=(member, member, none, member, none), out_specs=member, check_vma=False)
     return jax.jit(call, donate_argnums=1), most
