@@ -93,15 +93,15 @@ def _unit(x):
 
 def test_a_cell_from_the_command_line(folder, capsys):
     for _ in range(2):   # the second replaces the finished run of the first
-        runner.main(folder, cells.CELLS, ["--cell", "8gaussians/soft_intro_vae", "--smoke"])
-    lines = [json.loads(line) for line in (folder / "smoke" / "8gaussians.soft_intro_vae.jsonl").read_text().splitlines()]
+        runner.main(folder, cells.CELLS, ["--cell", "8gaussians/vae", "--smoke"])
+    lines = [json.loads(line) for line in (folder / "smoke" / "8gaussians.vae.jsonl").read_text().splitlines()]
     assert [(line["metric"], line["protocol"]) for line in lines] == [
         (m, p) for m in ("histogram_kl", "histogram_jsd", "gn_elbo") for p in ("released", "standard")] * 2
     assert [line["value"] for line in lines[:6]] == [line["value"] for line in lines[6:]]
     assert lines[0]["steps"] == 30
-    film = sorted((folder / "runs" / "smoke" / "8gaussians.soft_intro_vae.seed0" / "film").iterdir())
+    film = sorted((folder / "runs" / "smoke" / "8gaussians.vae.seed0" / "film").iterdir())
     assert len(film) == 30
-    assert "8gaussians/soft_intro_vae" in capsys.readouterr().out
+    assert "8gaussians/vae" in capsys.readouterr().out
 
 
 def test_figures_of_what_has_been_run(folder, capsys, monkeypatch):
