@@ -4,7 +4,7 @@
 
 The nets are those of the paper (2-256-256-256-256-4 and back, 397,830 parameters), batch 512, Adam 2e-4, float32, the
 released algorithm; the batch is drawn in the step (8 Gaussians). `one` is the training step of one model, many of them in
-one compiled loop; `K/vmap`, `K/map` and `K/unroll` are `train_ensemble` with K members, in steps of members per second,
+one compiled loop; `K/vmap` and `K/map` are `train_ensemble` with K members, in steps of members per second,
 and `cost_per_member` is the time of one step of one member in units of a step of `one`: at most 1 means that K trainings
 together take no longer than K of them in turn. The programs take turns in one process; medians are compared. On
 a CPU that other programs use the figures are printed and not kept.
@@ -190,9 +190,9 @@ def main() -> None:
     cpu = jax.default_backend() == "cpu"
     counts = args.members or ([1, 2, 4] if cpu else [1, 4, 16, 64])
     modes = ("vmap", "map") if cpu else ("vmap",)
+    load = os_load()   # before anything of ours runs
     runs = {"one": one(args.steps), "pytorch_eager": torch_eager(args.steps)}
     runs |= {f"{k}/{mode}": members(k, mode, args.steps, args.rounds) for k in counts for mode in modes}
-    load = os_load()
     measure.alternate(runs, 1)   # warm up
     rates = measure.summary(measure.alternate(runs, args.rounds))
     alone = rates["one"]["median"]
