@@ -8,7 +8,7 @@ import importlib
 __version__ = "0.1.0"
 
 _MODULES = (
-    "checkpoint", "cli", "config", "data", "distributions", "errors", "loop", "metrics", "models", "nets", "noise",
+    "checkpoint", "cli", "config", "data", "distributions", "ensemble", "errors", "loop", "metrics", "models", "nets", "noise",
     "objectives", "parallel", "plots", "run", "step", "table", "testing", "train", "types", "writers",
 )
 _NAMES = {

@@ -121,7 +121,53 @@ class InfoVAE(VAE):
     """Of MMD: exp(-d^2 / D^2), or 2 D / (2 D + d^2)."""
 
 
-PRESETS: dict[str, Any] = {"vae": VAE, "rho_vae": RhoVAE, "info_vae": InfoVAE}
+@dataclasses.dataclass(frozen=True)
+class SoftIntroVAE(VAE):
+    """Train a Soft-IntroVAE (Daniel & Tamar 2021)."""
+
+    likelihood: Literal["gaussian"] = "gaussian"
+    """The error is the plain squared one: that of a Gaussian with variance 1/2."""
+    gamma: Literal[0.5] = 0.5
+    """That variance."""
+    beta_rec: float = 1.0
+    """Weight of the squared error."""
+    beta_kl: float = 1.0
+    """Weight of the KL of data."""
+    beta_neg: Number = None
+    """Weight of the KL of fakes in the exponential (default: the size of z)."""
+    gamma_r: float = 1e-8
+    """Weight of the fakes' error in the decoder."""
+    convention: Literal["paper", "released"] = "released"
+    """What is held fixed: as in Algorithm 2, or as in the authors' code."""
+    learning_rate: float = 2e-4
+    """Of Adam."""
+
+
+@dataclasses.dataclass(frozen=True)
+class IntroVAE(VAE):
+    """Train an IntroVAE (Huang et al. 2018); it needs --m."""
+
+    likelihood: Literal["gaussian"] = "gaussian"
+    """The error is the plain squared one: that of a Gaussian with variance 1/2."""
+    gamma: Literal[0.5] = 0.5
+    """That variance."""
+    m: Number = None
+    """Margin on the KL of fakes, in nats; there is no value that works everywhere."""
+    beta_rec: float = 1.0
+    """Weight of the squared error."""
+    beta_kl: float = 1.0
+    """Weight of the KL of data."""
+    beta_neg: float = 1.0
+    """Weight of the hinge."""
+    convention: Literal["paper", "released"] = "paper"
+    """The hinge of each example, or of the batch mean as in IntroVAE's own code."""
+    learning_rate: float = 2e-4
+    """Of Adam."""
+
+
+PRESETS: dict[str, Any] = {
+    "vae": VAE, "rho_vae": RhoVAE, "info_vae": InfoVAE, "soft_intro_vae": SoftIntroVAE, "intro_vae": IntroVAE,
+}
 PLACES = ("workdir", "data_dir")   # where things lie does not describe a run
 
 
@@ -195,15 +241,23 @@ def build(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> Parts
         encoder = nets.conv_encoder(out, channels=config.channels, hidden=config.hidden[0], **common)
         decoder = nets.conv_decoder(shape, channels=config.channels[::-1], hidden=config.hidden[0], **common)
     beta = objectives.linear_warmup(config.beta_warmup, config.beta) if config.beta_warmup else config.beta
-    options = {"latent_dim": dim, "posterior": config.posterior, "likelihood": config.likelihood, "gamma": config.gamma,
-               "free_bits": config.free_bits}
+    options = {"latent_dim": config.latent_dim, "posterior": config.posterior}
+    likelihood = {"likelihood": config.likelihood, "gamma": config.gamma, "free_bits": config.free_bits}
     if isinstance(config, InfoVAE):
         if config.beta != 1.0 or config.beta_warmup:
             raise UserError("info_vae has no --beta: KL's weight is 1 - alpha; use --alpha.")
         mmd = {"alpha": config.alpha, "lambda_": config.lambda_mmd, "kernel": config.kernel}
-        model = models.info_vae(encoder, decoder, **mmd, **options)
+        model = models.info_vae(encoder, decoder, **mmd, **options, **likelihood)
+    elif isinstance(config, (SoftIntroVAE, IntroVAE)):
+        if config.beta != 1.0 or config.beta_warmup or config.free_bits:
+            raise UserError("introspective models have no --beta, --beta-warmup and --free-bits: use --beta-rec, --beta-kl "
+                            "and --beta-neg.")
+        weights = {"beta_rec": config.beta_rec, "beta_kl": config.beta_kl, "beta_neg": config.beta_neg}
+        own = {"gamma_r": config.gamma_r} if isinstance(config, SoftIntroVAE) else {"m": config.m}
+        make = models.soft_intro_vae if isinstance(config, SoftIntroVAE) else models.intro_vae
+        model = make(encoder, decoder, convention=config.convention, **weights, **own, **options)
     else:
-        model = models.vae(encoder, decoder, beta=beta, **options)
+        model = models.vae(encoder, decoder, beta=beta, **options, **likelihood)
     preprocess = make_preprocess(config.pixels, num_classes if config.conditional else None)
     return Parts(model, optax.adam(config.learning_rate), preprocess)
 

@@ -198,3 +198,29 @@ def test_command_and_record_of_a_config_are_inverse(tmp_path):
     assert parse(config.VAE, config.command(made).split()[2:], "x") == made
     again, shape, classes = config.from_dict(json.loads(json.dumps(config.as_dict(made, (8, 8, 1), 10))))
     assert (again, shape, classes) == (config.VAE(**{**vars(made), "workdir": again.workdir}), (8, 8, 1), 10)
+
+
+# ---- introspective presets ---------------------------------------------------------------------
+
+
+def test_soft_intro_vae_trains_loads_and_samples(tmp_path):
+    import jaxvae
+
+    assert main(["train", "soft_intro_vae", "--data", "digits", "--workdir", str(tmp_path / "run"), "--steps", "4", *TINY]) == 0
+    model, params, state = jaxvae.load(tmp_path / "run")
+    assert [objective.name for objective in model.objectives] == ["encoder_loss", "decoder_loss"]
+    assert model.sample(params, state, jax.random.key(0), 3).shape == (3, 8, 8, 1)
+    train = [line for line in writers.read(tmp_path / "run" / "metrics.jsonl") if line["split"] == "train"]
+    assert {"kl", "kl_rec", "kl_fake", "squared_error"} <= set(train[0])
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["intro_vae"], "intro_vae needs m, the margin"),
+    (["intro_vae", "--m", "-1"], "m must be at least 0, not -1"),
+    (["soft_intro_vae", "--beta", "2"], "no --beta, --beta-warmup and --free-bits: use --beta-rec"),
+    (["soft_intro_vae", "--beta-neg", "-2"], "beta_neg must be at least 0"),
+    (["soft_intro_vae", "--likelihood", "bernoulli"], "likelihood"),
+    (["soft_intro_vae", "--convention", "relased"], "convention"),
+])
+def test_introspective_presets_refuse(argv, message, tmp_path, capsys):
+    assert message in refused(capsys, "train", *argv, "--data", "digits", "--workdir", tmp_path / "run", "--no-progress")

@@ -1,0 +1,69 @@
+"""Table 2 and Figures 3 and 21 of the Soft-IntroVAE paper, one training run at a time (`sweep` trains many in one program)."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from experiments.runner import Cell, Measure
+from experiments.soft_intro_2d import measure, setting
+from experiments.soft_intro_2d.setting import Run
+from jaxvae import writers
+from jaxvae.data import toy2d
+from jaxvae.train import NonFinite, fit
+
+FOLDER = Path(__file__).parent
+FRAME = 2_000   # samples of a frame of the film
+ALL = {**setting.TABLE_2, **setting.FIGURE_3, **setting.FIGURE_21}
+
+
+def workdir(cell: str, seed: int, smoke: bool = False) -> Path:
+    """Returns the folder of a run, with its checkpoint and film; only the newest run of a cell and seed is kept, not in git."""
+    return FOLDER / "runs" / ("smoke" if smoke else "full") / f"{cell.replace('/', '.')}.seed{seed}"
+
+
+def length(smoke: bool) -> tuple[int, int]:
+    """Returns the steps of a run, and how many of them are a plain VAE."""
+    return (30, 10) if smoke else (setting.STEPS, setting.NUM_VAE)
+
+
+def config(run: Run, seed: int, smoke: bool) -> dict:
+    """Returns what describes a run, for its folder."""
+    steps, num_vae = length(smoke)
+    return {"data": run.data, "method": run.method, **run.hyper, "seed": seed, "total_steps": steps, "num_vae": num_vae}
+
+
+def train(cell: str, run: Run, seed: int, smoke: bool) -> list[Measure]:
+    """Trains one model and measures it; a run that was killed goes on where it was, a finished one is replaced."""
+    steps, num_vae = length(smoke)
+    folder = workdir(cell, seed, smoke)
+    if (folder / "finished.json").exists():
+        shutil.rmtree(folder)
+    phases = setting.phases(run.method, steps, num_vae, **run.hyper)
+    model = phases[-1].model
+    source, preprocess = toy2d.generated(run.data)
+    frame = jax.jit(lambda params, key: model.sample(params, {"encoder": {}, "decoder": {}}, key, FRAME))
+
+    def film(step, train_state):
+        (folder / "film").mkdir(exist_ok=True)
+        np.save(folder / "film" / f"{step:06}.npy", np.asarray(frame(train_state.params, jax.random.key(seed))))
+
+    with jax.default_matmul_precision("highest"):
+        try:
+            result = fit(phases, setting.optimiser(), source, batch_size=setting.BATCH_SIZE, seed=seed, workdir=folder,
+                         preprocess=preprocess, eval_every=max(1, steps // 30), log_every=max(1, steps // 30),
+                         config=config(run, seed, smoke), on_eval=film)
+        except NonFinite as error:
+            print(f"  {error}", flush=True)
+            return measure.not_finite(steps)
+        state = result.train_state
+        found = measure.meter(run.data, model, smoke)(state.params, state.state, seed, steps)
+    writers.write_json(folder / "finished.json", [m._asdict() for m in found])
+    return found
+
+
+CELLS = [
+    *(Cell(name, lambda seed, smoke, name=name, run=run: train(name, run, seed, smoke)) for name, run in ALL.items()),
+    *(Cell(f"{name}/real", lambda seed, smoke, name=name: measure.floor(name, seed, smoke)) for name in setting.DATA),
+]

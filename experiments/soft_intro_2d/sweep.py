@@ -1,0 +1,186 @@
+"""Many cells as one compiled program for each method: what a GPU is for.
+
+    python -m experiments.soft_intro_2d.sweep table_2 [--seeds 0:5]     all 60 runs of Table 2
+    python -m experiments.soft_intro_2d.sweep figure_3 [--seeds 0:5]    the margin m of IntroVAE, 55 runs
+    python -m experiments.soft_intro_2d.sweep figure_21 [--seeds 0:1]   posterior collapse
+    python -m experiments.soft_intro_2d.sweep search [--data 8gaussians] [--method vae]   the grid search: 81 + 1260 + 210
+
+The first three add lines to results/ and leave checkpoints in runs/, as the cells do when they run alone. The search writes
+search/<data>.<method>.jsonl, one line per setting, and prints the best by the released KL + JSD. `--smoke` runs a few steps
+of small nets into smoke/. A sweep that was stopped goes on with the same command.
+"""
+
+import argparse
+import shutil
+import sys
+import time
+from typing import NoReturn
+
+import jax
+
+from experiments import runner
+from experiments.soft_intro_2d import cells, measure, setting
+from experiments.soft_intro_2d.cells import FOLDER
+from jaxvae import run, table, writers
+from jaxvae.checkpoint import Checkpoints
+from jaxvae.data import toy2d
+from jaxvae.ensemble import Ensemble, member, train_ensemble
+from jaxvae.errors import UserError, unknown
+from jaxvae.step import init_state, make_train_step
+from jaxvae.types import Batch
+
+SWEEPS = {"table_2": setting.TABLE_2, "figure_3": setting.FIGURE_3, "figure_21": setting.FIGURE_21}
+
+
+def width(smoke: bool) -> int:
+    """Returns the width of the hidden layers."""
+    return 16 if smoke else 256
+
+
+def train(name: str, method: str, runs: list[setting.Run], seeds: range, smoke: bool) -> tuple[Ensemble, float]:
+    """Returns the ensemble of all runs of one method with every seed, and the seconds it took, compilation included."""
+    steps, num_vae = cells.length(smoke)
+    hidden = width(smoke)
+    names = list(dict.fromkeys(r.data for r in runs))
+    hyper = {key: [r.hyper[key] for r in runs] for key in runs[0].hyper}
+    start = time.perf_counter()
+    with jax.default_matmul_precision("highest"):
+        ensemble = train_ensemble(
+            lambda **h: setting.phases(method, steps, num_vae, hidden, **h), setting.optimiser(),
+            [toy2d.toy(n).draw for n in names], seeds=seeds, hyper={**hyper, "data": [names.index(r.data) for r in runs]},
+            batch_size=setting.BATCH_SIZE, workdir=FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}",
+            log_every=max(1, steps // 30), save_every=max(1, steps // 6),
+            config={"sweep": name, "method": method, "data": names},
+        )
+        jax.block_until_ready(ensemble.train_state)
+    seconds = time.perf_counter() - start
+    flops = flops_of_step(method, hidden, runs[0].hyper) * steps * len(ensemble.settings)
+    print(f"{method}: {len(ensemble.settings)} members, {seconds:.1f} s, {flops / seconds / 1e12:.3f} TFLOP/s, "
+          f"{len(ensemble.frozen)} frozen", file=sys.stderr, flush=True)
+    for i, (step, what) in ensemble.frozen.items():
+        print(f"  not finite at step {step}: {ensemble.settings[i]}, {', '.join(what)}", file=sys.stderr)
+    return ensemble, seconds
+
+
+def flops_of_step(method: str, hidden: int, hyper: dict[str, float]) -> float:
+    """Returns the floating-point operations of one step of one member, as XLA counts them before it optimises."""
+    model, tx = setting.build(method, hidden, **hyper), setting.optimiser()
+    batch = Batch(jax.numpy.zeros((setting.BATCH_SIZE, 2)))
+    state = jax.eval_shape(lambda: init_state(model, tx, jax.random.key(0), batch))
+    return jax.jit(make_train_step(model, tx)).lower(state, batch).cost_analysis()["flops"]
+
+
+def measured(ensemble: Ensemble, method: str, runs: list[setting.Run], seeds: range, smoke: bool):
+    """Yields (number of the run, seed, state, its numbers) of each member."""
+    steps, meters = cells.length(smoke)[0], {}
+    with jax.default_matmul_precision("highest"):
+        for i, found in enumerate(ensemble.settings):
+            data = runs[i // len(seeds)].data
+            if data not in meters:
+                model = setting.build(method, width(smoke), **runs[0].hyper)
+                meters[data] = measure.meter(data, model, smoke)
+            state = member(ensemble, i)
+            numbers = measure.not_finite(steps) if i in ensemble.frozen else \
+                meters[data](state.params, state.state, found["seed"], steps)
+            yield i // len(seeds), found["seed"], state, numbers
+
+
+def sweep(name: str, seeds: range, smoke: bool) -> None:
+    """Trains and measures the cells of one table or figure, and adds their lines to the results."""
+    code = {"commit": runner.commit(FOLDER), "versions": runner.versions()}
+    target = writers.make_folder(FOLDER / ("smoke" if smoke else "results"))
+    for method in setting.METHODS:
+        chosen = {cell: r for cell, r in SWEEPS[name].items() if r.method == method}
+        if not chosen:
+            continue
+        runs = list(chosen.values())
+        ensemble, seconds = train(name, method, runs, seeds, smoke)
+        command = f"python -m experiments.soft_intro_2d.sweep {name} --seeds {seeds.start}:{seeds.stop}"
+        facts = {**code, "device": runner.device(), "seconds": round(seconds / len(ensemble.settings), 3),
+                 "command": command + (" --smoke" if smoke else "")}
+        for i, seed, state, numbers in measured(ensemble, method, runs, seeds, smoke):
+            cell = list(chosen)[i]
+            for number in numbers:
+                line = {"cell": cell, "seed": seed, **number._asdict(), **facts}
+                writers.append(target / f"{cell.replace('/', '.')}.jsonl", table.check_result(line, cell))
+            keep(cell, runs[i], seed, state, smoke)
+        shutil.rmtree(FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}")
+
+
+def keep(cell: str, chosen: setting.Run, seed: int, state, smoke: bool) -> None:
+    """Leaves one member's checkpoint where a run of its cell would have left it."""
+    folder = cells.workdir(cell, seed, smoke)
+    shutil.rmtree(folder, ignore_errors=True)
+    config = cells.config(chosen, seed, smoke)
+    with run.folder(folder, config):
+        checkpoints = Checkpoints(folder / "checkpoints", best=None)
+        checkpoints.save(state, {}, config=config)
+        checkpoints.wait()
+        checkpoints.close()
+    writers.write_json(folder / "finished.json", config)
+
+
+def search(names: list[str], methods: list[str], at_once: int, smoke: bool) -> None:
+    """Runs the grid search, `at_once` settings in a program, and prints the best setting of each data set and method."""
+    target = writers.make_folder(FOLDER / ("smoke" if smoke else "search"))
+    for data in names:
+        for method in methods:
+            settings = setting.search(method)[:4 if smoke else None]
+            path, best = target / f"{data}.{method}.jsonl", None
+            for first in range(0, len(settings), at_once):
+                runs = [setting.Run(data, method, h) for h in settings[first:first + at_once]]
+                name = f"search.{data}.{first}"
+                ensemble, _ = train(name, method, runs, range(1), smoke)
+                for i, seed, _, numbers in measured(ensemble, method, runs, range(1), smoke):
+                    values = {f"{n.metric}_{n.protocol}": n.value for n in numbers}
+                    score = values["histogram_kl_released"] + values["histogram_jsd_released"]
+                    writers.append(path, {"data": data, "method": method, **runs[i].hyper, "seed": seed, **values,
+                                          "device": runner.device(), "commit": runner.commit(FOLDER)})
+                    if best is None or score < best[0]:
+                        best = score, runs[i].hyper
+                shutil.rmtree(FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}")
+            print(f"{data}, {method}: best of {len(settings)}: {best[1]}, released KL + JSD = {best[0]:.3f}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs what the command line asks for. A user's mistake is one line on stderr and exit code 2."""
+    try:
+        _main(argv)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _main(argv: list[str] | None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.soft_intro_2d.sweep", allow_abbrev=False,
+                                     description="Trains many cells as one compiled program for each method.")
+    parser.add_argument("sweep", metavar="SWEEP", help=f"{', '.join(SWEEPS)} or search")
+    parser.add_argument("--seeds", default=None, metavar="A:B", help="default: 0:5, as in the paper (figure_21: 0:1)")
+    parser.add_argument("--data", action="append", metavar="NAME", help="of the search; repeatable (default: all four)")
+    parser.add_argument("--method", action="append", metavar="NAME", help="of the search; repeatable (default: all three)")
+    parser.add_argument("--at-once", type=int, default=210, metavar="N", help="settings of the search in one program")
+    parser.add_argument("--smoke", action="store_true", help="a few steps of small nets, kept apart in smoke/")
+
+    def fail(message: str) -> NoReturn:
+        raise UserError(f"{message}: see --help.")
+
+    parser.error = fail
+    args = parser.parse_args(argv)
+    if args.sweep not in (*SWEEPS, "search"):
+        raise unknown("sweep", args.sweep, (*SWEEPS, "search"))
+    if args.sweep == "search":
+        for given, known, what in ((args.data, setting.DATA, "2-D data set"), (args.method, setting.METHODS, "method")):
+            for name in given or ():
+                if name not in known:
+                    raise unknown(what, name, known)
+        if args.at_once < 1:
+            raise UserError(f"--at-once must be at least 1, not {args.at_once}.")
+        search(args.data or list(setting.DATA), args.method or list(setting.METHODS), args.at_once, args.smoke)
+        return
+    sweep(args.sweep, runner.parse_seeds(args.seeds or ("0:1" if args.sweep == "figure_21" else "0:5")), args.smoke)
+    results, expected = table.load(FOLDER, "smoke" if args.smoke else "results")
+    print(table.render(table.join(results, {"cells": []} if args.smoke else expected)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What the introspective models share: passes through both nets, the squared error, and the plain VAE before them."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae import distributions, noise, objectives
+from jaxvae.distributions import Distribution
+from jaxvae.errors import check_number
+from jaxvae.models.vae import vae
+from jaxvae.types import Array, Aux, Batch, Model, Net, Objective, Posterior
+
+
+def squared_error(x: Array, x_hat: Array) -> Array:
+    """Returns sum_i (x_i - x_hat_i)^2 [B]: no 1/2 and no 2 pi, so -log N(x; x_hat, 1/2) without its constant."""
+    return jnp.sum(jnp.square(x - x_hat), axis=tuple(range(1, x.ndim)))
+
+
+class Passes:
+    """Both nets inside one loss, in training mode: `E`, `D` and draws, each pass with a key of its own.
+
+    BatchNorm's averages follow the order of the calls: `state` is the state after the last one.
+    """
+
+    def __init__(self, encoder: Net, decoder: Net, posterior: Posterior, params, state, rng: Array, cond: Array | None):
+        self.nets = {"encoder": encoder, "decoder": decoder}
+        self.build, self.params, self.state, self.rng, self.cond = posterior.build, params, state, rng, cond
+
+    def key(self) -> Array:
+        self.rng, key = jax.random.split(self.rng)
+        return key
+
+    def _apply(self, name: str, x: Array) -> Array:
+        y, new = self.nets[name].apply(self.params[name], self.state[name], x, cond=self.cond, rng=self.key(), train=True)
+        self.state = {**self.state, name: new}
+        return y
+
+    def E(self, x: Array) -> Distribution:
+        """Returns q(z|x)."""
+        return self.build(self._apply("encoder", x))
+
+    def D(self, z: Array) -> Array:
+        """Returns the decoder's mean x_hat [B, ...]."""
+        return self._apply("decoder", z)
+
+    def draw(self, q: Distribution) -> Array:
+        """Returns z ~ q [B, D]."""
+        return distributions.sample(self.key(), q)
+
+    def prior(self, size: int, latent_dim: int) -> Array:
+        """Returns n ~ N(0, I) [size, D]."""
+        return noise.normal(self.key(), (size, latent_dim))
+
+
+def check_weights(**weights: float | None) -> None:
+    """Raises `UserError` for a concrete weight below zero."""
+    for name, value in weights.items():
+        check_number(name, value, least=0.0)
+
+
+def plain_vae(encoder: Net, decoder: Net, *, latent_dim: int, beta_rec: float = 1.0, beta_kl: float = 1.0,
+              posterior: str | Posterior = "normal") -> Model:
+    """Returns the VAE in the introspective papers' scale: the phase before them, and their baseline in two dimensions.
+
+        loss(x) = beta_rec |x - D(z)|^2 + beta_kl KL(q(z|x) || N(0, I)),   z ~ q(z|x)
+
+    The squared error is that of a Gaussian likelihood with variance 1/2, which is what `decode` returns:
+    `terms` and `elbo` are in nats, with its constant. Source: Daniel & Tamar 2021, section 5.
+
+    Args:
+        encoder: x [B, ...] -> [B, posterior.size(latent_dim)].
+        decoder: z [B, D] -> the mean, of x's shape.
+        latent_dim: D.
+        beta_rec, beta_kl: weights, >= 0; they may be traced.
+        posterior: "normal", or a `Posterior`.
+
+    Raises:
+        UserError: for weights below zero, and as `vae`.
+    """
+    check_weights(beta_rec=beta_rec, beta_kl=beta_kl)
+    whole = vae(encoder, decoder, latent_dim=latent_dim, posterior=posterior, likelihood="gaussian", gamma=0.5)
+    q_of = distributions.posterior(posterior)
+
+    def loss(params, state, rng, batch: Batch, step, carry):
+        net = Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
+        q = net.E(batch.x)
+        error, kl = squared_error(batch.x, net.D(net.draw(q))), distributions.kl(q)
+        value = objectives.beta_elbo_loss(beta_rec * error, kl, beta_kl)
+        return value, Aux(net.state, {"squared_error": error, "kl": kl})
+
+    return whole._replace(objectives=(Objective(("encoder", "decoder"), loss),))
