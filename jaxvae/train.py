@@ -1,6 +1,7 @@
 """Training a model on a source of data. The parts are public too: the step (`step`), the compiled loops (`loop`)."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from jaxvae.data.preprocess import make_preprocess
 from jaxvae.data.source import Source
 from jaxvae.errors import UserError, check_count
 from jaxvae.loop import LoopState, Preprocess, compile_loop, empty_sums, make_evaluator, no_bad
+from jaxvae.objectives import COLLAPSED, collapse
 from jaxvae.step import Optimisers, TrainState, groups, init_state, make_eval_step, make_train_step, optimisers
 from jaxvae.types import Model, Params, State
 
@@ -186,6 +188,7 @@ def fit(
                 raise _non_finite(step, [str(error)], checkpoints) from None
 
         data = None if source.arrays is None or step >= total else parallel.put(source.arrays, whole)
+        loop, warned = None, False
         try:
             for i, phase in enumerate(phases):
                 end = starts[i] + phase.steps
@@ -226,6 +229,9 @@ def fit(
                             state = loop_state.train
                             found = evaluator(state.params if state.ema is None else state.ema, state.state)
                             say("valid", found)
+                            if not warned and (warning := collapse(found.get("kl", COLLAPSED))):
+                                warned = True
+                                print(f"jaxvae: step {step}: {warning}", file=sys.stderr)
                         save(found)
                         if evaluates and on_eval is not None:
                             on_eval(step, loop_state.train)
@@ -234,11 +240,14 @@ def fit(
                         if checkpoints is not None:
                             checkpoints.wait()
                         raise run.Stopped(signals.code)
-                train_state, sums = loop_state.train, None
+                loop.close()
+                loop, train_state, sums = None, loop_state.train, None
             if checkpoints is not None:
                 checkpoints.wait()
         finally:
             bar.close(step)
+            if loop is not None:
+                loop.close()
             if checkpoints is not None:
                 with contextlib.suppress(UserError):   # what went wrong before matters more; wait() has told the rest
                     checkpoints.close()

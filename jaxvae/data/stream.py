@@ -30,12 +30,11 @@ class Reader:
 
     Args:
         read: step -> {"x": [B, ...], ...}: a pure function.
-        last: no step from this one on is read ahead.
         depth: batches to keep ready.
     """
 
-    def __init__(self, read: Callable[[int], dict[str, np.ndarray]], last: int, depth: int):
-        self.read, self.last, self.depth = read, last, depth
+    def __init__(self, read: Callable[[int], dict[str, np.ndarray]], depth: int):
+        self.read, self.depth = read, depth
         self.ready: dict[int, Future] = {}
         self.pool = ThreadPoolExecutor(max(2, min(4, os.cpu_count() or 1)), thread_name_prefix="jaxvae-read")
 
@@ -43,7 +42,7 @@ class Reader:
         """Returns the batches of steps first, ..., first + count - 1, and begins to read those after them."""
         for step in [step for step in self.ready if step < first]:
             self.ready.pop(step).cancel()
-        for step in range(first, min(first + count + self.depth, self.last)):
+        for step in range(first, first + count + self.depth):
             if step not in self.ready:
                 self.ready[step] = self.pool.submit(self.read, step)
         return [self.ready.pop(step).result() for step in range(first, first + count)]

@@ -25,7 +25,6 @@ from jaxvae.loop import PREPROCESS, Preprocess
 from jaxvae.types import Array, Batch, Model, Params, State, Terms
 
 ACTIVE = 0.01          # variance of a posterior mean over the data above which its dimension is active
-COLLAPSED = 0.1        # nats of KL below which a posterior has collapsed
 ROW_BYTES = {"cpu": 2**22}   # of decoded examples at a time: the CPU's cache; an accelerator takes more
 MORE_ROW_BYTES = 2**28
 
@@ -205,14 +204,6 @@ def active_units(means: np.ndarray, threshold: float = ACTIVE) -> tuple[int, np.
     """
     variance = np.asarray(means, np.float64).var(axis=0)
     return int((variance > threshold).sum()), variance
-
-
-def collapse(kl: float, latent: str = "z") -> str | None:
-    """Returns a warning where the mean KL says that the posterior has become the prior, else None."""
-    if not kl < COLLAPSED:
-        return None
-    return (f"posterior collapse: KL(q({latent}|x) || p({latent})) is {kl:.2g} nats, so {latent} carries almost nothing about "
-            f"x. Raise beta from 0 over the first steps, give free bits, or lower beta.")
 
 
 Pixels = Literal["grey", "binarised", "dequantised"]
