@@ -32,7 +32,7 @@ demo: $(RUN)
 	$(BIN)/jaxvae train vae --data digits --latent-dim 2 --hidden 256 128 --epochs 400 --workdir runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 8
 
 slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow

@@ -103,7 +103,7 @@ def report(config: configs.VAE, test: dict, fit: training.Fit, names: list[str])
         print(f"  {'images/s':<9} {rate:>10,.0f}   in training")
     print(f"\npictures in {config.workdir}: {', '.join(f'{name}.png' for name in names)}")
     longer = dataclasses.replace(config, steps=2 * test["step"], epochs=None)
+    program = sys.argv[0] if Path(sys.argv[0]).name == "jaxvae" else "jaxvae"
     print("\nnext, go on with this run, train on MNIST (from its four official files), or see every option:")
-    print(f"  {configs.command(longer)}")
-    print("  jaxvae train vae --data mnist --data-dir DIR --workdir runs/mnist")
-    print("  jaxvae train vae --help")
+    for line in (configs.command(longer), "train vae --data mnist --data-dir DIR --workdir runs/mnist", "train vae --help"):
+        print(f"  {program} {line}")

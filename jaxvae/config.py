@@ -105,8 +105,8 @@ PRESETS: dict[str, Any] = {"vae": VAE}
 
 
 def command(config: VAE) -> str:
-    """Returns the command line that gives `config`: the options that differ from the defaults."""
-    words = ["jaxvae", "train", next(name for name, cls in PRESETS.items() if type(config) is cls)]
+    """Returns the words after `jaxvae` that give `config`: the options that differ from the defaults."""
+    words = ["train", next(name for name, cls in PRESETS.items() if type(config) is cls)]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value == field.default:

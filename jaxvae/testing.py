@@ -64,9 +64,9 @@ def check_model(model: Model, batch: Batch, tx: Optimisers | None = None, *, rng
         if model.objectives:
             with _property("gradients"):
                 _check_gradients(model, params, state, rng, batch)
+            subject = _subject(model, batch, tx, rng)
             with _property("wrt"):
-                _check_wrt(model, batch, tx, rng)
-            subject = _Subject(model, batch, tx, init_state(model, tx, rng, batch), make_train_step(model, tx))
+                _check_wrt(subject)
         with _property("determinism"):
             _check_init_again(model, rng, batch)
             _check_evaluation_again(model, params, state, rng, batch)
@@ -183,20 +183,6 @@ def _check_gradients(model: Model, params, state, rng: Array, batch: Batch) -> N
                      "or let the loss use it.")
 
 
-def _check_wrt(model: Model, batch: Batch, tx: Optimisers, rng: Array) -> None:
-    tx = optimisers(tx, groups(model))
-    for i, objective in enumerate(model.objectives):
-        # the others still run, for their state and carry, but move nothing
-        alone = tuple(o if j == i else o._replace(wrt=()) for j, o in enumerate(model.objectives))
-        part = model._replace(objectives=alone)
-        mine = {name: tx[name] for name in objective.wrt}
-        start = init_state(part, mine, rng, batch)._replace(step=jnp.asarray(objective.phase, jnp.int32))
-        end, _ = jax.jit(make_train_step(part, mine))(start, batch)
-        for group in sorted(set(start.params) - set(objective.wrt)):
-            _same(f"objective {objective.name!r} moved group {group!r}, outside its wrt {objective.wrt}",
-                  end.params[group], start.params[group])
-
-
 # ---- the step ------------------------------------------------------------------------------
 
 
@@ -207,14 +193,45 @@ class _Subject(NamedTuple):
     batch: Batch
     tx: Optimisers
     start: TrainState
-    step: Callable
+    step: Callable        # pure
+    compiled: Callable    # the same under jit, ...
+    traces: list[None]    # ... with an entry for each time that it was traced
 
-    def steps(self, step: Callable, batch: Batch, n: int) -> tuple[TrainState, dict[str, Mean]]:
-        """Returns state and metrics after `n` calls of `step` on the same batch."""
-        train_state, metrics = self.start, {}
-        for _ in range(n):
-            train_state, metrics = step(train_state, batch)
-        return train_state, metrics
+
+def _subject(model: Model, batch: Batch, tx: Optimisers, rng: Array) -> _Subject:
+    step, traces = make_train_step(model, tx), []
+
+    @jax.jit
+    def compiled(train_state, batch):
+        traces.append(None)
+        return step(train_state, batch)
+
+    return _Subject(model, batch, tx, init_state(model, tx, rng, batch), step, compiled, traces)
+
+
+def _steps(step: Callable, train_state: TrainState, batch: Batch, n: int) -> tuple[TrainState, dict[str, Mean]]:
+    """Returns state and metrics after `n` calls of `step` on the same batch."""
+    metrics = {}
+    for _ in range(n):
+        train_state, metrics = step(train_state, batch)
+    return train_state, metrics
+
+
+def _check_wrt(subject: _Subject) -> None:
+    tx, objectives = optimisers(subject.tx, groups(subject.model)), subject.model.objectives
+    for i, objective in enumerate(objectives):
+        # the others still run, for their state and carry, but move nothing
+        alone = tuple(o if j == i else o._replace(wrt=()) for j, o in enumerate(objectives))
+        single = len(objectives) == 1
+        step = subject.compiled if single else jax.jit(make_train_step(subject.model._replace(objectives=alone), tx))
+        start = subject.start._replace(
+            step=jnp.asarray(objective.phase, jnp.int32),
+            opt_state={name: subject.start.opt_state[name] for name in objective.wrt},
+        )
+        end, _ = step(start, subject.batch)
+        for group in sorted(set(start.params) - set(objective.wrt)):
+            _same(f"objective {objective.name!r} moved group {group!r}, outside its wrt {objective.wrt}",
+                  end.params[group], start.params[group])
 
 
 def _check_init_again(model: Model, rng: Array, batch: Batch) -> None:
@@ -228,29 +245,22 @@ def _check_evaluation_again(model: Model, params, state, rng: Array, batch: Batc
 
 
 def _check_step_again(subject: _Subject) -> None:
-    compiled = jax.jit(subject.step)
-    first, second = (compiled(subject.start, subject.batch) for _ in range(2))
+    first, second = (subject.compiled(subject.start, subject.batch) for _ in range(2))
     _repeats("a second call of the compiled step with the same key differs", first, second)
     anew = jax.jit(make_train_step(subject.model, subject.tx))(subject.start, subject.batch)
     _repeats("the step traced a second time differs: a loss depends on what is not in its arguments", anew, first)
 
 
 def _check_jit(subject: _Subject) -> None:
-    compiled = jax.jit(subject.step)(subject.start, subject.batch)
-    _close("the compiled step differs from the one not compiled", compiled, subject.step(subject.start, subject.batch))
+    compiled, plain = (step(subject.start, subject.batch) for step in (subject.compiled, subject.step))
+    _close("the compiled step differs from the one not compiled", compiled, plain)
 
 
 def _check_traces(subject: _Subject) -> None:
-    traces = 0
-
-    def counted(train_state, batch):
-        nonlocal traces
-        traces += 1
-        return subject.step(train_state, batch)
-
-    _, metrics = subject.steps(jax.jit(counted), subject.batch, STEPS)
-    _require(traces == 1, f"{STEPS} steps were traced {traces} times: init and the losses must return the same "
-                          "types of arrays (jnp.zeros(()), not 0).")
+    _, metrics = _steps(subject.compiled, subject.start, subject.batch, STEPS)
+    times = len(subject.traces)
+    _require(times == 1, f"{STEPS} steps were traced {times} times: init and the losses must return the same types of "
+                         "arrays (jnp.zeros(()), not 0).")
     _finite(f"metrics after {STEPS} steps", metrics)
 
 
@@ -260,25 +270,28 @@ def _check_devices(subject: _Subject) -> None:
         return
     _require(size % devices == 0, f"a batch of {size} cannot be cut over the {devices} devices here: pass one of a "
                                   f"multiple of {devices}.")
-    one = subject.steps(jax.jit(subject.step), subject.batch, COMPARED_STEPS)
+    one = _steps(subject.compiled, subject.start, subject.batch, COMPARED_STEPS)
+    mesh = parallel.make_mesh()
+    start = parallel.put(subject.start, parallel.replicated(mesh))
     forms = {
-        "jit_step": (parallel.jit_step(subject.step, donate=False), subject.batch),
+        "jit_step": (parallel.jit_step(subject.step, mesh, donate=False),
+                     parallel.put(subject.batch, parallel.batch_sharded(mesh))),
         "pmap_step": (parallel.pmap_step(subject.step), parallel.shard(subject.batch, devices)),
     }
     for name, (step, batch) in forms.items():
         _close(f"{name} over {devices} devices differs from one device (draw noise with jaxvae.noise, take moments of "
-               "the batch with parallel.mean)", subject.steps(step, batch, COMPARED_STEPS), one)
+               "the batch with parallel.mean)", _steps(step, start, batch, COMPARED_STEPS), one)
 
 
 def _check_checkpoint(subject: _Subject) -> None:
-    step = jax.jit(subject.step)
-    saved = step(subject.start, subject.batch)[0]
+    saved, _ = subject.compiled(subject.start, subject.batch)
     with tempfile.TemporaryDirectory() as folder, ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(Path(folder) / "state", saved)
         checkpointer.wait_until_finished()
         restored = checkpointer.restore(Path(folder) / "state", jax.tree.map(ocp.utils.to_shape_dtype_struct, saved))
     _same("the restored state differs from the saved one", restored, saved)
-    _repeats("the step after a restore differs", step(restored, subject.batch), step(saved, subject.batch))
+    ends = (subject.compiled(train_state, subject.batch) for train_state in (restored, saved))
+    _repeats("the step after a restore differs", *ends)
 
 
 def _lower(function: Callable, *args: Any) -> None:

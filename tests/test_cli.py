@@ -164,6 +164,6 @@ def test_command_and_record_of_a_config_are_inverse(tmp_path):
                       progress=False)
     from jaxvae.cli import parse
 
-    assert parse(config.VAE, config.command(made).split()[3:], "x") == made
+    assert parse(config.VAE, config.command(made).split()[2:], "x") == made
     again, shape, classes = config.from_dict(json.loads(json.dumps(config.as_dict(made, (8, 8, 1), 10))))
     assert (again, shape, classes) == (config.VAE(**{**vars(made), "workdir": again.workdir}), (8, 8, 1), 10)

@@ -1,5 +1,7 @@
 """Eight devices compute what one does, by `jit` over a mesh and by `pmap`."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,12 +64,14 @@ def test_eight_devices_are_one(name, options):
         options = {"max_grad_norm": 1.0}
     step = make_train_step(model, tx, **options)
 
-    def start():
-        return init_state(model, tx, jax.random.key(0), batch)
+    def start(place=lambda train_state: train_state):
+        return place(init_state(model, tx, jax.random.key(0), batch))
 
-    one = run(jax.jit(step), start(), batch)
-    assert_same(run(parallel.jit_step(step), start(), batch), one)
-    assert_same(run(parallel.pmap_step(step), start(), parallel.shard(batch, 8)), one)
+    one, mesh = run(jax.jit(step), start(), batch), parallel.make_mesh()
+    everywhere = functools.partial(parallel.put, sharding=parallel.replicated(mesh))
+    cut = parallel.put(batch, parallel.batch_sharded(mesh))
+    assert_same(run(parallel.jit_step(step, mesh), start(everywhere), cut), one)
+    assert_same(run(parallel.pmap_step(step), start(everywhere), parallel.shard(batch, 8)), one)
     still = jax.tree.map(np.array_equal, one[0].params, start().params)
     assert not any(all(jax.tree.leaves(group)) for group in still.values())   # or the comparison would say nothing
 
