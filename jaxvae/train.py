@@ -77,6 +77,7 @@ def fit(
     steps_per_call: int | None = None,
     progress: bool = False,
     on_eval: Callable[[int, TrainState], None] | None = None,
+    on_log: Callable[[int, str, dict[str, float]], None] | None = None,
 ) -> Fit:
     """Trains `model` on `source` with every device there is, and returns the final state and metrics.
 
@@ -106,6 +107,7 @@ def fit(
         steps_per_call: compiled together; default: chosen by device and network.
         progress: show a bar with loss, images/s and the time left.
         on_eval: called as (step, train_state) after each evaluation.
+        on_log: called as (step, split, values) with every line of the log, by the first process.
 
     Raises:
         UserError: for settings that cannot work, a folder that is in use or holds another run, a full disk.
@@ -178,6 +180,8 @@ def fit(
             last[split] = values
             if writes:
                 writers.append(log, {"step": step, "split": split, **values})
+            if on_log is not None and jax.process_index() == 0:
+                on_log(step, split, values)
 
         def save(metrics=None) -> None:
             if checkpoints is None:

@@ -105,29 +105,49 @@ DATA_SETS |= {
 }
 
 
+OWN = ("tfds", "folder", "npz")   # "folder:PATH" and so on
+
+
 def names() -> tuple[str, ...]:
     """Returns the names that `load` knows."""
     return tuple(DATA_SETS)
 
 
-def splits(name: str) -> Splits:
+def splits(name: str, data_dir: str | os.PathLike | None = None) -> Splits:
     """Returns the default train, validation and test splits of the data set `name`."""
-    return _data_set(name).splits
+    if name.split(":", 1)[0] in ("folder", "npz") and ":" in name:
+        return Splits("all[:80%]", "all[80%:90%]", "all[90%:]")
+    return _data_set(name, data_dir).splits
 
 
-def load(name: str, split: str, *, data_dir: str | os.PathLike | None = None) -> Source:
-    """Returns the examples of one split of a known data set.
+def known(name: str) -> bool:
+    """Returns whether `load` understands `name`; nothing is looked for."""
+    return name in DATA_SETS or (name.split(":", 1)[0] in OWN and not name.endswith(":"))
+
+
+def load(name: str, split: str, *, data_dir: str | os.PathLike | None = None, size: int | None = None,
+         crop: int | None = None) -> Source:
+    """Returns the examples of one split of a known data set, or of your own images.
 
     Args:
-        name: one of `names()`, or "tfds:NAME" for any other data set of images that TFDS has prepared.
+        name: one of `names()`; "tfds:NAME" for any other data set of images that TFDS has prepared;
+            "folder:PATH" for a folder of images and "npz:FILE" for arrays, whose one split is "all" (`data.folder`, `data.npz`).
         split: an official split, or a part of one in the syntax of TensorFlow Datasets: "train",
             "train[:55000]", "train[-5000:]", "train[10%:90%]" (percentages are rounded to whole examples). Examples
             are in the order of the official files, whichever way they came (`prepared`).
         data_dir: where the files are, for data sets that have files; see `places.roots`.
+        size, crop: height and width of the images of a folder, and of the centre to keep before.
 
     Raises:
         UserError: for an unknown name, a split that does not exist or is empty, missing or damaged files.
     """
+    kind, _, path = name.partition(":")
+    if kind == "folder" and path:
+        return images.folder(path, split=split, size=size, crop=crop)
+    if size is not None or crop is not None:
+        raise UserError(f"size and crop are for folders of images, not for {name}: leave them out.")
+    if kind == "npz" and path:
+        return images.npz(path, split=split)
     data_set = _data_set(name, data_dir)
     official, part = parse_split(name, split, data_set.counts)
     x, label, origin = data_set.read(official, data_dir)
@@ -248,7 +268,9 @@ def _data_set(name: str, data_dir: os.PathLike | str | None = None) -> DataSet:
         def read(split, data_dir):
             return *prepared.read(copy, split), _origin(copy)
 
-        return DataSet(copy.counts, read, Splits("train[:90%]", "train[90%:]", "test"), None, (), name[5:])
+        test = "test" if "test" in copy.counts else next((s for s in ("validation", "valid") if s in copy.counts), "train[90%:]")
+        ends = ("train[:90%]", "train[90%:]") if test != "train[90%:]" else ("train[:80%]", "train[80%:90%]")
+        return DataSet(copy.counts, read, Splits(*ends, test), None, (), name[5:])
     if name not in DATA_SETS:
         raise unknown("data set", name, DATA_SETS)
     return DATA_SETS[name]
