@@ -156,7 +156,8 @@ def source(config: VAE, split: str | None, data_dir: Path | None = None) -> "Sou
     data_dir = config.data_dir if data_dir is None else data_dir
     if split in ("train", "valid", "test"):
         split = getattr(data.splits(config.data, data_dir), split)
-    return data.load(config.data, split, data_dir=data_dir, size=getattr(config, "size", None), crop=getattr(config, "crop", None))
+    own = {name: getattr(config, name, None) for name in ("size", "crop")}
+    return data.load(config.data, split, data_dir=data_dir, **own)
 
 
 def as_dict(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> dict[str, Any]:

@@ -18,7 +18,8 @@ EXTRAS = {   # what is not installed with jaxvae -> what it is for, how to get i
 WEIGHTS = {   # files that metrics need -> where they come from
     "pt_inception-2015-12-05-6726825d.pth": "FID: the release fid_weights of github.com/mseitzer/pytorch-fid",
     "squeezenet1_1_features.pth": "LPIPS(squeeze): the features of torchvision's squeezenet1_1",
-    "lpips_squeeze_linear_v0.1.pth": "LPIPS(squeeze): lpips/weights/v0.1/squeeze.pth of github.com/richzhang/PerceptualSimilarity",
+    "lpips_squeeze_linear_v0.1.pth": "LPIPS(squeeze): lpips/weights/v0.1/squeeze.pth of "
+                                     "github.com/richzhang/PerceptualSimilarity",
 }
 
 
@@ -48,7 +49,8 @@ def run_doctor(asked: options.Doctor) -> int:
 def table(rows: list[tuple[str, ...]]) -> str:
     """Returns rows of text in columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(f"  {line}".rstrip() for line in lines)
 
 
 def versions() -> list[tuple[str, str, str]]:

@@ -87,7 +87,9 @@ def many_steps(one: Callable) -> Callable:
 
         def body(carry):
             i, loop = carry
-            return i + 1, one(loop, {k: v[i] for k, v in data.items()}, None) if indices is None else one(loop, data, indices[i])
+            if indices is None:
+                return i + 1, one(loop, {name: values[i] for name, values in data.items()}, None)
+            return i + 1, one(loop, data, indices[i])
 
         return jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), loop))[1]
 
@@ -176,7 +178,8 @@ def compile_loop(
         if most == 1:
             return compiled(loop_state, parallel.put_rows(batches[0], cut, batch_size), None)
         block = {k: np.stack([b[k] for b in batches] + [batches[0][k]] * (most - count)) for k in batches[0]}
-        return compiled(loop_state, parallel.put_rows(block, cut_second, batch_size), None, parallel.put(np.int32(count), whole))
+        block = parallel.put_rows(block, cut_second, batch_size)
+        return compiled(loop_state, block, None, parallel.put(np.int32(count), whole))
 
     return Loop(advance_streaming, most, reader.close)
 

@@ -17,7 +17,9 @@ from jaxvae.types import Batch, Model, Params, State
 
 EXIT_SIGTERM = 75      # sysexits' "temporary failure": start the same command again to go on
 EXIT_SIGINT = 130
-LENGTH = ("steps", "epochs", "log_every", "eval_every", "save_every", "keep", "progress", "tensorboard", "workdir")   # may differ at resume
+LENGTH = (   # may differ at resume
+    "steps", "epochs", "log_every", "eval_every", "save_every", "keep", "progress", "tensorboard", "workdir",
+)
 
 
 class Stopped(SystemExit):

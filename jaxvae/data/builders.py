@@ -49,14 +49,16 @@ def _paths(builder, dl) -> dict[str, Path]:
     return {name: Path(path) for name, path in dl.download(wanted).items()}
 
 
+OFFICIAL = {name: tfds.builder_cls(name) for name in ("mnist", "fashion_mnist", "cifar10", "svhn_cropped", "celeb_a")}
+
 with registered.skip_registration():   # the names are taken by the official classes
 
-    class MNIST(tfds.image_classification.MNIST):
+    class MNIST(OFFICIAL["mnist"]):
         """MNIST from its four idx files."""
 
         name = "mnist"
         files: dict[str, Path] | None = None
-        url_infos = tfds.image_classification.MNIST.url_infos
+        url_infos = OFFICIAL[name].url_infos
 
         def _split_generators(self, dl):
             paths = _paths(self, dl)
@@ -67,20 +69,20 @@ with registered.skip_registration():   # the names are taken by the official cla
             for i in range(len(x)):
                 yield i, {"image": png(x[i, ..., None]), "label": int(label[i])}
 
-    class FashionMNIST(tfds.image_classification.FashionMNIST):
+    class FashionMNIST(OFFICIAL["fashion_mnist"]):
         """Fashion-MNIST from its four idx files."""
 
         name = "fashion_mnist"
         files: dict[str, Path] | None = None
-        url_infos = tfds.image_classification.FashionMNIST.url_infos
+        url_infos = OFFICIAL[name].url_infos
         _split_generators, _generate_examples = MNIST._split_generators, MNIST._generate_examples
 
-    class Cifar10(tfds.image_classification.Cifar10):
+    class Cifar10(OFFICIAL["cifar10"]):
         """CIFAR-10 from cifar-10-binary.tar.gz, or from the .bin files in it."""
 
         name = "cifar10"
         files: dict[str, Path] | None = None
-        url_infos = tfds.image_classification.Cifar10.url_infos
+        url_infos = OFFICIAL[name].url_infos
 
         def _split_generators(self, dl):
             paths = _paths(self, dl)
@@ -95,14 +97,12 @@ with registered.skip_registration():   # the names are taken by the official cla
                     yield index, {"id": f"{split}_{index:05d}", "image": png(image), "label": int(number)}
                     index += 1
 
-    _SvhnCropped = tfds.builder_cls("svhn_cropped")
-
-    class SvhnCropped(_SvhnCropped):
+    class SvhnCropped(OFFICIAL["svhn_cropped"]):
         """The cropped Street View House Numbers from their three .mat files."""
 
         name = "svhn_cropped"
         files: dict[str, Path] | None = None
-        pkg_dir_path, url_infos = _SvhnCropped.pkg_dir_path, _SvhnCropped.url_infos
+        pkg_dir_path, url_infos = OFFICIAL[name].pkg_dir_path, OFFICIAL[name].url_infos
 
         def _split_generators(self, dl):
             paths = _paths(self, dl)
@@ -113,14 +113,12 @@ with registered.skip_registration():   # the names are taken by the official cla
             for i in range(len(x)):
                 yield i, {"id": f"{split}_{i:06d}", "image": png(x[i]), "label": int(label[i])}
 
-    _CelebA = tfds.builder_cls("celeb_a")
-
-    class CelebA(_CelebA):
+    class CelebA(OFFICIAL["celeb_a"]):
         """CelebA from img_align_celeba.zip (or the folder in it) and its four lists; the JPEG files stay as they are."""
 
         name = "celeb_a"
         files: dict[str, Path] | None = None
-        pkg_dir_path, url_infos = _CelebA.pkg_dir_path, _CelebA.url_infos
+        pkg_dir_path, url_infos = OFFICIAL[name].pkg_dir_path, OFFICIAL[name].url_infos
 
         def _split_generators(self, dl):
             paths = _paths(self, dl)

@@ -18,7 +18,7 @@ def roots(data_dir: PathLike | None = None) -> list[str]:
 
 
 def target(data_dir: PathLike | None = None) -> str:
-    """Returns the folder in which data sets are prepared: `data_dir`, TFDS_DATA_DIR, JAXVAE_DATA_DIR or ~/tensorflow_datasets."""
+    """Returns the folder to prepare in: `data_dir`, else TFDS_DATA_DIR, else JAXVAE_DATA_DIR, else ~/tensorflow_datasets."""
     return expand(data_dir or os.environ.get("TFDS_DATA_DIR") or os.environ.get("JAXVAE_DATA_DIR") or DEFAULTS[1])
 
 

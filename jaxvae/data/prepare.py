@@ -6,6 +6,7 @@ disk, a kill or a lost connection there is either all of it or nothing.
 
 import contextlib
 import hashlib
+import io
 import os
 import shutil
 import sys
@@ -101,11 +102,11 @@ def _build(cls, hidden: str, files: dict[str, Path] | None, place: str, say) -> 
     say(f"{'downloading and preparing' if files is None else 'preparing'} {cls.name}")
     limit = shuffle.MAX_MEM_BUFFER_SIZE
     shuffle.MAX_MEM_BUFFER_SIZE = 2**40   # beyond it TFDS shuffles with TensorFlow's file system
+    downloads = f"{place}/downloads" if files is None else f"{hidden}/downloads"   # kept for the next attempt
     try:
-        builder.download_and_prepare(download_dir=f"{place}/downloads", download_config=download)
-    except UserError:
-        raise
-    except (OSError, MemoryError):
+        with contextlib.redirect_stdout(io.StringIO()):   # TFDS announces sizes it does not know
+            builder.download_and_prepare(download_dir=downloads, download_config=download)
+    except (UserError, OSError, MemoryError):
         raise
     except Exception as error:
         inner = _user_error(error)

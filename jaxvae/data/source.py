@@ -1,6 +1,7 @@
 """Sources: random access to the examples of one split, and batches as a pure function of (seed, step)."""
 
 import functools
+import hashlib
 import math
 import os
 import re
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxvae.data import digits, fake, idx, images, places, prepared
+from jaxvae.data import digits, fake, idx, images, places, prepare, prepared
 from jaxvae.errors import UserError, check_count, unknown
 
 
@@ -62,12 +63,23 @@ def _idx(name: str, split: str, data_dir) -> tuple:
     return *prepared.read(copy, split, key=int, check=check), _origin(copy)
 
 
-def _tfds(name: str, split: str, data_dir, key=int, crop=None, tag: str = "") -> tuple:
+def _cifar10(split: str, data_dir) -> tuple:
+    """Reads a TFDS copy, and compares it with the official .bin files, each an equal part of a split."""
+    def check(x: np.ndarray, label: np.ndarray) -> bool:
+        records = np.concatenate([label[:, None].astype(np.uint8), x.transpose(0, 3, 1, 2).reshape(len(x), -1)], axis=1)
+        known = [sums for file, sums in prepare.CIFAR_MD5.items() if file.startswith("test") == (split == "test")]
+        parts = np.array_split(records, len(known))
+        return all(hashlib.md5(part).hexdigest() in sums for part, sums in zip(parts, known, strict=True))
+
+    return _tfds("cifar10", split, data_dir, check=check)
+
+
+def _tfds(name: str, split: str, data_dir, key=int, crop=None, tag: str = "", check=None) -> tuple:
     copy = prepared.find(name, data_dir)
     if copy is None:
         raise UserError(f"{name} is not in {', '.join(places.roots(data_dir))}: run `jaxvae data prepare {name}` (with "
                         "--from DIR for files that are there already), or say where it is with data_dir or TFDS_DATA_DIR.")
-    return *prepared.read(copy, split, key=key, crop=crop, tag=tag), _origin(copy)
+    return *prepared.read(copy, split, key=key, crop=crop, tag=tag, check=check), _origin(copy)
 
 
 def _celeb_a(side: int, split: str, data_dir) -> tuple:
@@ -88,7 +100,7 @@ DATA_SETS = {
     "mnist": DataSet(idx.COUNTS, functools.partial(_idx, "mnist"), _IDX_SPLITS, 10, (28, 28, 1), "mnist"),
     "fashion_mnist": DataSet(idx.COUNTS, functools.partial(_idx, "fashion_mnist"), _IDX_SPLITS, 10, (28, 28, 1),
                              "fashion_mnist"),
-    "cifar10": DataSet({"train": 50_000, "test": 10_000}, functools.partial(_tfds, "cifar10"),
+    "cifar10": DataSet({"train": 50_000, "test": 10_000}, _cifar10,
                        Splits("train[:45000]", "train[45000:]", "test"), 10, (32, 32, 3), "cifar10"),
     "svhn_cropped": DataSet({"train": 73_257, "test": 26_032, "extra": 531_131}, functools.partial(_tfds, "svhn_cropped"),
                             Splits("train[:68257]", "train[68257:]", "test"), 10, (32, 32, 3), "svhn_cropped"),
@@ -98,7 +110,7 @@ DATA_SETS = {
                            (64, 64, 3), "celeb_a"),
 }
 DATA_SETS |= {
-    f"fake_{name}": DataSet({split: fake.COUNT for split in known.counts},
+    f"fake_{name}": DataSet(dict.fromkeys(known.counts, fake.COUNT),
                             functools.partial(fake.read, known.shape, known.num_classes),
                             Splits("train[:90%]", "train[90%:]", "test"), known.num_classes, known.shape)
     for name, known in DATA_SETS.items()
@@ -131,7 +143,7 @@ def load(name: str, split: str, *, data_dir: str | os.PathLike | None = None, si
 
     Args:
         name: one of `names()`; "tfds:NAME" for any other data set of images that TFDS has prepared;
-            "folder:PATH" for a folder of images and "npz:FILE" for arrays, whose one split is "all" (`data.folder`, `data.npz`).
+            "folder:PATH" for images and "npz:FILE" for arrays, whose one split is "all" (`data.folder`, `data.npz`).
         split: an official split, or a part of one in the syntax of TensorFlow Datasets: "train",
             "train[:55000]", "train[-5000:]", "train[10%:90%]" (percentages are rounded to whole examples). Examples
             are in the order of the official files, whichever way they came (`prepared`).
@@ -268,7 +280,7 @@ def _data_set(name: str, data_dir: os.PathLike | str | None = None) -> DataSet:
         def read(split, data_dir):
             return *prepared.read(copy, split), _origin(copy)
 
-        test = "test" if "test" in copy.counts else next((s for s in ("validation", "valid") if s in copy.counts), "train[90%:]")
+        test = next((s for s in ("test", "validation", "valid") if s in copy.counts), "train[90%:]")
         ends = ("train[:90%]", "train[90%:]") if test != "train[90%:]" else ("train[:80%]", "train[80%:90%]")
         return DataSet(copy.counts, read, Splits(*ends, test), None, (), name[5:])
     if name not in DATA_SETS:

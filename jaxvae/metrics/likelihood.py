@@ -181,7 +181,9 @@ def iw_bound(model: Model, params: Params, state: State, source: Source, *, k: i
     """
     if model.encode is None or model.decode is None:
         raise UserError("an importance-weighted bound needs a model that encodes and decodes.")
-    batch_size = min(options.pop("batch_size", 100), source.size)
+    batch_size = options.pop("batch_size", 100)
+    check_count("batch_size", batch_size)
+    batch_size = min(batch_size, source.size)
     if chunk is None:
         space = ROW_BYTES.get(jax.default_backend(), MORE_ROW_BYTES)
         chunk = max(1, min(k, space // (4 * math.prod(source.shape) * batch_size)))
@@ -227,5 +229,5 @@ def bits_per_dim(nll: float, shape: tuple[int, ...], *, pixels: Pixels, likeliho
         return bits + 8.0, "bits per dimension of bytes, uniform dequantisation"
     if pixels == "binarised" and likelihood == "bernoulli":
         return bits, "bits per dimension of binarised pixels"
-    raise UserError(f"{pixels} pixels with a {likelihood} likelihood have no bits per dimension: train with --pixels dequantised "
-                    "(Gaussian) or --pixels binarised (Bernoulli).")
+    raise UserError(f"{pixels} pixels with a {likelihood} likelihood have no bits per dimension: train with --pixels "
+                    "dequantised (Gaussian) or --pixels binarised (Bernoulli).")

@@ -1,9 +1,9 @@
 import gzip
 import hashlib
-import struct
 
 import numpy as np
 import pytest
+from official import idx_file
 
 from jaxvae import data
 from jaxvae.data import idx
@@ -13,17 +13,12 @@ COUNTS = {"train": 12, "test": 5}
 IMAGES, LABELS = idx.FILES["train"]
 
 
-def encode(array):
-    """The idx file of an array of bytes."""
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
 def make_set(seed):
     """File name -> content of a small data set with the official names and shapes of one image."""
     rng, files = np.random.default_rng(seed), {}
     for split, (images, labels) in idx.FILES.items():
-        files[images] = encode(rng.integers(0, 256, (COUNTS[split], 28, 28), np.uint8))
-        files[labels] = encode(rng.integers(0, 10, COUNTS[split], np.uint8))
+        files[images] = idx_file(rng.integers(0, 256, (COUNTS[split], 28, 28), np.uint8))
+        files[labels] = idx_file(rng.integers(0, 10, COUNTS[split], np.uint8))
     return files
 
 
