@@ -195,7 +195,7 @@ def npz(path: places.PathLike, *, x: str | None = None, label: str | None = None
 
     path = Path(os.path.expanduser(path))
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             keys = list(archive.keys())
             x = x or next((k for k in ("x", "x_train", "images", "arr_0") if k in keys), keys[0] if len(keys) == 1 else None)
             label = label or next((k for k in ("label", "y", "y_train", "labels") if k in keys), None)
@@ -229,7 +229,7 @@ def from_iterator(examples: Iterable[Any], *, spool: places.PathLike | None = No
 
     Args:
         examples: yields one example at a time.
-        spool: a .npy file to be written, for what does not fit in memory.
+        spool: a file to be written (raw bytes), for what does not fit in memory.
         most_bytes: in memory; beyond it, without `spool`, the answer is an error instead of swapping.
         name, num_classes: as in `from_arrays`.
 
@@ -252,7 +252,7 @@ def from_iterator(examples: Iterable[Any], *, spool: places.PathLike | None = No
         if (label is None) != (first[1] is None):
             raise UserError(f"example {i} {'lacks a' if label is None else 'has a'} label, unlike the first one.")
         if spool is None and (i + 1) * x0.nbytes > most_bytes:
-            raise UserError(f"the iterator yields more than {most_bytes:,} bytes: pass spool=FILE.npy, and it is kept there.")
+            raise UserError(f"the iterator yields more than {most_bytes:,} bytes: pass spool=FILE, and it is kept there.")
         store.append(x)
         if label is not None:
             labels.append(label)
@@ -284,7 +284,7 @@ def _rows(examples: Iterable[Any]) -> Iterator[tuple[np.ndarray, int | None]]:
 
 
 class _Spool:
-    """A .npy file that grows by one example at a time."""
+    """A file of raw bytes that grows by one example at a time."""
 
     def __init__(self, path: places.PathLike, example: np.ndarray):
         self.path, self.count = Path(path), 0

@@ -60,7 +60,6 @@ def prepare(name: str, *, data_dir: places.PathLike | None = None, source: place
     cls = BUILDERS[name]
     files = None
     if source is not None:
-        say(f"checking the files of {name} in {source}")
         files, notes = check_files(cls, Path(os.path.expanduser(source)))
         for note in notes:
             say(note)

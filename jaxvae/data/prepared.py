@@ -249,7 +249,11 @@ def _decode(copy: Copy, split: str, key, crop) -> tuple[np.ndarray, np.ndarray |
     x, label, at = None, None, 0
 
     def decode(example: dict[str, Any]) -> np.ndarray:
-        image = decode_image(example["image"])
+        try:
+            image = decode_image(example["image"])
+        except Exception as error:   # Pillow raises many kinds
+            raise UserError(f"{copy.folder} is damaged ({split}: {str(error).splitlines()[0]}): delete it and prepare "
+                            f"{copy.name} again.") from None
         return image if crop is None else crop(image)
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
