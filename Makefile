@@ -6,15 +6,15 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-dev
 RUN := $(VENV)/.ready
 
-.PHONY: demo test slow lint bench clean
+.PHONY: help demo test torture lint bench clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo   train a VAE on 8x8 digits and draw its pictures (runs/demo)"
-	@echo "make test   run the tests"
-	@echo "make slow   run the full-size tests"
-	@echo "make lint   check the style"
-	@echo "make bench  measure speed against PyTorch (benchmarks/results)"
+	@echo "make demo     train a VAE on 8x8 digits and draw its pictures (runs/demo)"
+	@echo "make test     run the tests"
+	@echo "make torture  run the full-size tests (an hour or more; JAXVAE_DATA_DIR says where the data are)"
+	@echo "make lint     check the style"
+	@echo "make bench    measure speed against PyTorch (benchmarks/results)"
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "jaxvae needs Python 3.11 or newer: install it, or say which with make PYTHON=..."; exit 2; }
@@ -34,7 +34,7 @@ demo: $(RUN)
 test: $(READY)
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 8
 
-slow: $(READY)
+torture: $(READY)
 	$(BIN)/python -m pytest -q -m slow
 
 lint: $(READY)

@@ -113,7 +113,8 @@ def make_train_step(
         check_count(f"phase of objective {objective.name!r}", objective.phase, least=0)
         if objective.phase >= objective.every:
             raise UserError(
-                f"objective {objective.name!r} would never run: its phase {objective.phase} must be below every={objective.every}."
+                f"objective {objective.name!r} would never run: its phase {objective.phase} must be below "
+                f"every={objective.every}."
             )
         if objective.coupled and accumulate > 1:
             raise UserError(f"objective {objective.name!r} is coupled over the whole batch: use accumulate=1.")

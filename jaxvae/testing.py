@@ -64,8 +64,8 @@ def check_model(model: Model, batch: Batch, tx: Optimisers | None = None, *, rng
         if model.objectives:
             with _property("gradients"):
                 _check_gradients(model, params, state, rng, batch)
-            subject = _subject(model, batch, tx, rng)
             with _property("wrt"):
+                subject = _subject(model, batch, tx, rng)
                 _check_wrt(subject)
         with _property("determinism"):
             _check_init_again(model, rng, batch)

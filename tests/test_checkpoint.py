@@ -6,12 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small import EXAMPLE, go, small
 
 from jaxvae import checkpoint, parallel, run, types
 from jaxvae.checkpoint import Checkpoints
 from jaxvae.errors import UserError
 from jaxvae.step import init_state
+from small import EXAMPLE, go, small
+
+pytestmark = pytest.mark.smoke
 
 
 def flip_a_byte(folder, step):

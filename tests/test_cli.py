@@ -137,7 +137,9 @@ def test_other_settings_on_a_run_are_refused_before_anything_is_written(trained,
     assert (trained / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["train", "vae", "--help"], ["train", "vae", "--stepz", "3"]])
+@pytest.mark.parametrize("argv", [
+    ["--help"], ["train", "--help"], ["train", "vae", "--help"], ["train", "vae", "--stepz", "3"],
+])
 def test_help_and_usage_errors_import_nothing_heavy(argv):
     """What makes them answer at once; no clock is looked at."""
     script = (

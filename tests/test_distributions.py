@@ -13,6 +13,8 @@ from jaxvae.distributions import Bernoulli, Normal
 from jaxvae.errors import UserError
 from jaxvae.types import Posterior
 
+pytestmark = pytest.mark.smoke
+
 MEAN = np.array([[0.3, -1.2, 4.0], [0.0, 2.5, -0.1]])
 LOGVAR = np.array([[-3.0, 0.0, 1.5], [0.7, -0.2, -6.0]])
 X = np.array([[0.5, -1.0, 2.0], [0.4, 2.5, -0.2]])
@@ -98,6 +100,8 @@ def test_bernoulli_log_prob(pixels):
     p = scipy.special.expit(logits)
     want = (x * np.log(p) + (1.0 - x) * np.log1p(-p)).sum(axis=1)
     np.testing.assert_allclose(distributions.log_prob(Bernoulli(single(logits)), single(x)), want, rtol=1e-5)
+    grads = jax.grad(lambda at: jnp.sum(Bernoulli(at).log_prob(single(x))))(single(logits))
+    np.testing.assert_allclose(grads, x - p, rtol=1e-5, atol=1e-6)   # at logit 0 as well
 
 
 def test_bernoulli_at_logit_zero_costs_log_2_a_pixel():

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from systems import SYSTEMS, images
 
 from jaxvae import nets, noise, parallel
 from jaxvae.errors import UserError
 from jaxvae.models import vae
 from jaxvae.step import init_state, make_eval_step, make_train_step
 from jaxvae.types import Aux, Batch, Model, Objective
+from systems import SYSTEMS, images
 
 SIZE = 16
 

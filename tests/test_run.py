@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import go
 
 from jaxvae import checkpoint, run, writers
 from jaxvae.errors import UserError
+from small import go
 
 HERE = Path(__file__).parent
 

@@ -384,7 +384,8 @@ def test_masked_examples_count_for_nothing():
     assert evaluated(model, [1, 1, 1, 1]) == {"rec": 1.5, "kl": 1.0, "elbo": -2.5, "double": 3.0, "constant": 7.0}
     assert evaluated(model, [1, 1, 0, 0]) == {"rec": 2.0, "kl": 0.0, "elbo": -2.0, "double": 4.0, "constant": 7.0}
     broken = X.at[2:].set(jnp.nan)   # padding may hold anything
-    assert evaluated(model, [True, True, False, False], broken)["rec"] == 2.0
+    for mask in ([True, True, False, False], [1.0, 1.0, 0.0, 0.0]):
+        assert evaluated(model, mask, broken)["rec"] == 2.0
 
 
 def test_a_model_with_an_exact_density_is_evaluated_by_it():

@@ -5,13 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from systems import SYSTEMS, alternating_vae, flow, gan, images, points, to_data, to_latent
 
 from jaxvae.models import vae
 from jaxvae.nets import conv_decoder, conv_encoder, mlp
 from jaxvae.step import init_state, make_eval_step, make_train_step
 from jaxvae.testing import check_model
 from jaxvae.types import Batch
+from systems import SYSTEMS, alternating_vae, flow, gan, images, points, to_data, to_latent
+
+pytestmark = pytest.mark.smoke
 
 SHAPE = (4, 4, 1)
 

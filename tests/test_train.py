@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small import EXAMPLE, go, one_device, small, source
 
 from jaxvae import data, loop, models, nets, parallel, run, types, writers
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.errors import UserError
 from jaxvae.step import make_eval_step
 from jaxvae.train import NonFinite, Phase, evaluate, fit
+from small import EXAMPLE, go, one_device, small, source
 
 
 def params(result):
@@ -140,8 +140,8 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
         w = params["encoder"]["Dense_0"]["bias"][0]
         return value + (w - jax.lax.stop_gradient(w)) * scale * scale, aux   # a gradient of infinity, a value of 0
 
+    broken = model._replace(objectives=(objective._replace(loss=loss),))
     with pytest.raises(NonFinite, match="step 10: parameters or optimiser state"):
-        broken = model._replace(objectives=(objective._replace(loss=loss),))
         go(10, model=broken, tx=optax.sgd(1.0), workdir=tmp_path, save_every=5)
     assert run.Checkpoints(tmp_path / "checkpoints", read_only=True).steps() == [5]
 

@@ -90,6 +90,7 @@ def test_free_bits_change_the_loss_and_not_the_metrics():
     loss, aux = loss_of(build(free_bits=floor), params, state, batch, rng)
     np.testing.assert_allclose(loss, rec_by_hand(x, output) + np.maximum(kl, floor).sum(axis=1), rtol=2e-5)
     np.testing.assert_allclose(aux.metrics["kl"], kl.sum(axis=1), rtol=1e-4)
+    np.testing.assert_allclose(aux.metrics["elbo"], -(rec_by_hand(x, output) + kl.sum(axis=1)), rtol=2e-5)
 
 
 def test_a_learned_gamma_starts_at_one_and_is_the_variance():

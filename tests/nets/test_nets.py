@@ -10,6 +10,8 @@ from jaxvae.errors import UserError
 from jaxvae.nets import conv_decoder, conv_encoder, mlp
 from jaxvae.types import Net
 
+pytestmark = pytest.mark.smoke
+
 
 def count(params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
