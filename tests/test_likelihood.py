@@ -5,8 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import go, one_device, small
-from small import source as bytes_source
 
 from jaxvae import data, models, nets, objectives
 from jaxvae.data.preprocess import make_preprocess
@@ -14,6 +12,8 @@ from jaxvae.distributions import Bernoulli, Normal
 from jaxvae.errors import UserError
 from jaxvae.metrics import likelihood
 from jaxvae.types import Batch, Net
+from small import go, one_device, small
+from small import source as bytes_source
 
 D, PIXELS, GAMMA = 2, 5, 0.3
 

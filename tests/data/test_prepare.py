@@ -194,8 +194,7 @@ def test_downloads_check_the_checksum(made, tmp_path, monkeypatch):
         cls = builders.BUILDERS["cifar10"]
         address = f"http://127.0.0.1:{server.server_port}/cifar-10-binary.tar.gz"
         (info,) = cls.url_infos.values()
-        monkeypatch.setattr(cls, "url_infos", {address: tfds.download.checksums.UrlInfo(info.size, info.checksum, info.filename)}
-                            if hasattr(tfds.download, "checksums") else {address: info})
+        monkeypatch.setattr(cls, "url_infos", {address: info})
         quiet("cifar10", data_dir=tmp_path / "tfds")
         np.testing.assert_array_equal(data.load("cifar10", "test", data_dir=tmp_path / "tfds").arrays["x"], arrays["test"][0])
         info.checksum = "0" * 64

@@ -4,10 +4,10 @@ import time
 import jax
 import numpy as np
 import pytest
-from small import go, one_device, source
 
 from jaxvae.data.stream import Reader, ahead
 from jaxvae.train import evaluate
+from small import go, one_device, source
 
 
 def streamed(delay=0.0, **counts):
