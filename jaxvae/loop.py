@@ -77,8 +77,7 @@ def many_steps(one: Callable) -> Callable:
     """Returns `(loop_state, data, indices [K, B], count) -> loop_state`: the first `count` batches in one program.
 
     Without indices, `data` is the batches themselves, [K, B, ...]. `count` is not static, so one program
-    serves every stretch of a run; it ends early at the first
-    step whose metrics are not finite.
+    serves every stretch of a run; it ends early at the first step whose metrics are not finite.
     """
 
     def many(loop: LoopState, data: dict[str, Array], indices: Array | None, count: Array) -> LoopState:
