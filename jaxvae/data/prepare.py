@@ -281,7 +281,13 @@ def listing(data_dir: places.PathLike | None = None) -> list[tuple[str, str, str
             counts = ", ".join(f"{split} {count:,}" for split, count in data_set.counts.items())
             rows.append((name, counts, "", "made in memory" if name.startswith("fake") else "comes with scikit-learn"))
             continue
-        copies = [copy for root in places.roots(data_dir) for copy in _try(root, data_set.files)]
+        copies, problems = [], []
+        for root in places.roots(data_dir):
+            try:
+                copies += prepared.copies_in(root, data_set.files)
+            except UserError as error:   # a listing goes on
+                problems.append((name, "", "", str(error)))
+        rows += problems
         for copy in copies:
             counts = ", ".join(f"{split} {count:,}" for split, count in copy.counts.items())
             rows.append((name, counts, f"{copy.bytes / 2**20:.1f} MiB", f"{copy.folder} ({copy.format})"))
@@ -291,13 +297,7 @@ def listing(data_dir: places.PathLike | None = None) -> list[tuple[str, str, str
                 counts = ", ".join(f"{split} {count:,}" for split, count in idx.COUNTS.items())
                 rows.append((name, counts, "", f"{paths[0].parent} (official files)"))
                 copies = paths
-        if not copies:
+        if not copies and not problems:
             rows.append((name, "", "", f"not found: jaxvae data prepare {data_set.files} [--from DIR]"))
     return rows
 
-
-def _try(root: str, name: str) -> list[prepared.Copy]:
-    try:
-        return prepared.copies_in(root, name)
-    except UserError:   # a listing goes on without a bucket that does not answer
-        return []

@@ -79,6 +79,10 @@ def _tfds(name: str, split: str, data_dir, key=int, crop=None, tag: str = "", ch
     if copy is None:
         raise UserError(f"{name} is not in {', '.join(places.roots(data_dir))}: run `jaxvae data prepare {name}` (with "
                         "--from DIR for files that are there already), or say where it is with data_dir or TFDS_DATA_DIR.")
+    count = DATA_SETS[name].counts[split]
+    if copy.counts.get(split, count) != count:   # the official order could not be found again
+        raise UserError(f"{copy.folder} holds {copy.counts[split]} examples of {split}, the official {name} {count}: delete it "
+                        f"and prepare {name} again, or read it as it is with tfds:{name}.")
     return *prepared.read(copy, split, key=key, crop=crop, tag=tag, check=check), _origin(copy)
 
 

@@ -256,8 +256,19 @@ def test_half_written_and_damaged_copies_are_seen(made, tmp_path, monkeypatch):
     shard.write_bytes(whole[:middle] + bytes(16) + whole[middle + 16:])
     assert "is damaged" in refused(data.load, name, "train", data_dir=tmp_path / "tfds")
     shard.write_bytes(whole)
-    (Path(copy.folder) / "dataset_info.json").write_text("{")
+    page = Path(copy.folder) / "dataset_info.json"
+    page.write_text("{")
+    assert any("dataset_info.json is damaged" in row[-1] for row in prepare.listing(tmp_path / "tfds"))
     assert "dataset_info.json is damaged" in refused(data.load, name, "train", data_dir=tmp_path / "tfds")
+
+
+@pytest.mark.parametrize("made", ["cifar10"], indirect=True)
+def test_a_copy_with_other_counts_is_refused(made, tmp_path, monkeypatch):
+    name, raw, _ = made
+    quiet(name, data_dir=tmp_path / "tfds", source=raw)
+    monkeypatch.setitem(source.DATA_SETS[name].counts, "train", 40)
+    message = refused(data.load, name, "train", data_dir=tmp_path / "tfds")
+    assert "holds 35 examples of train, the official cifar10 40" in message and "tfds:cifar10" in message
 
 
 @pytest.mark.parametrize("made", ["mnist"], indirect=True)
