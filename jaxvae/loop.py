@@ -171,7 +171,7 @@ def compile_loop(
         return Loop(advance, most)
 
     rows = parallel.local_rows(cut, batch_size)   # of each global batch, this process reads its own
-    reader = Reader(lambda number: source.read(indices_of(number)[rows]), depth=most)
+    reader = Reader(lambda number: source.read(indices_of(number)[rows]), depth=max(most, 4))
 
     def advance_streaming(loop_state: LoopState, first: int, count: int) -> LoopState:
         batches = reader.take(first, count)
