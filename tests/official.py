@@ -7,11 +7,11 @@ import io
 import struct
 import tarfile
 import zipfile
-from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
 from scipy.io import savemat
+from tensorflow_datasets.core.download.checksums import UrlInfo
 
 from jaxvae.data import builders, idx, prepare, source
 
@@ -105,7 +105,7 @@ def pass_as_official(monkeypatch, name, folder, arrays):
     infos = {}
     for url, info in cls.url_infos.items():
         content = (folder / info.filename).read_bytes()
-        infos[url] = SimpleNamespace(size=len(content), checksum=hashlib.sha256(content).hexdigest(), filename=info.filename)
+        infos[url] = UrlInfo(len(content), hashlib.sha256(content).hexdigest(), info.filename)
     monkeypatch.setattr(cls, "url_infos", infos)
     for split, count in COUNTS[name].items():
         data_set = source.DATA_SETS[name]

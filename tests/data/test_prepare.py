@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import os
 import shutil
@@ -197,8 +198,8 @@ def test_downloads_check_the_checksum(made, tmp_path, monkeypatch):
         monkeypatch.setattr(cls, "url_infos", {address: info})
         quiet("cifar10", data_dir=tmp_path / "tfds")
         np.testing.assert_array_equal(data.load("cifar10", "test", data_dir=tmp_path / "tfds").arrays["x"], arrays["test"][0])
-        info.checksum = "0" * 64
-        monkeypatch.setattr(cls, "url_infos", {address: info})
+        wrong = dataclasses.replace(info, checksum="0" * 64)
+        monkeypatch.setattr(cls, "url_infos", {address: wrong})
         message = refused(quiet, "cifar10", data_dir=tmp_path / "other")
         assert "NonMatchingChecksumError" in message and "Fetch by hand" in message
         server.shutdown()
