@@ -30,9 +30,9 @@ def model(shape=(784,)):
     return models.vae(encoder, nets.mlp((400,), shape, init="xavier"), latent_dim=LATENT_DIM)
 
 
-def ours(x: np.ndarray, seconds: float):
-    """Returns a run of the bare jitted step on one batch."""
-    vae, tx, batch = model(), optax.adam(1e-3), Batch(jax.device_put(x))
+def ours(x: np.ndarray, seconds: float, vae=None):
+    """Returns a run of the bare jitted step on one batch, of `model()` or of another VAE."""
+    vae, tx, batch = model() if vae is None else vae, optax.adam(1e-3), Batch(jax.device_put(x))
     state = init_state(vae, tx, jax.random.key(0), batch)
     step = jax.jit(make_train_step(vae, tx), donate_argnums=0)
 

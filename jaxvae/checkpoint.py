@@ -9,6 +9,7 @@ import contextlib
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from jaxvae import writers
 from jaxvae.errors import UserError
 from jaxvae.step import Metrics, TrainState
 from jaxvae.types import Tree
@@ -94,7 +96,8 @@ class Checkpoints:
     Args:
         folder: made where it is missing.
         keep: how many of the newest to keep, at least 1.
-        best: (metric, "max" or "min") of `metrics` as saved; None keeps only the newest.
+        best: (metric, "max" or "min") of `metrics` as saved; None keeps only the newest. It is recorded
+            in each checkpoint, so that `best_step` need not be told.
         read_only: for loading: nothing is made or cleaned up.
     """
 
@@ -102,10 +105,11 @@ class Checkpoints:
                  read_only: bool = False):
         self.folder = Path(folder).absolute()
         self.best = best
+        score = None if best is None else lambda metrics: _score(metrics, best)
         policies = [preservation_policy.LatestN(keep)]
         if best is not None:
             policies.append(
-                preservation_policy.BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False)
+                preservation_policy.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
             )
         if read_only and not self.folder.is_dir():
             raise UserError(f"{self.folder} does not exist: there is no checkpoint to load.")
@@ -114,6 +118,7 @@ class Checkpoints:
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+                    best_fn=score,   # without it Orbax forgets the metrics at reopening
                     create=not read_only,
                     cleanup_tmp_directories=not read_only,
                 ),
@@ -123,11 +128,6 @@ class Checkpoints:
                     "meta": ocp.JsonCheckpointHandler(),
                 },
             )
-
-    def _score(self, metrics: dict[str, float]) -> float:
-        """Returns what is to be maximised."""
-        name, direction = self.best
-        return metrics[name] if direction == "max" else -metrics[name]
 
     def steps(self) -> list[int]:
         """Returns the steps that have a whole checkpoint, ascending."""
@@ -150,6 +150,7 @@ class Checkpoints:
             "config": config,
             "versions": versions(),
             "metrics": metrics,
+            "best": self.best,
             "tree": {name: describe(tree) for name, tree in trees.items()},
             "fingerprint": {name: mark for name, (mark, _) in marks.items()},
         }
@@ -193,14 +194,13 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Returns the step with the best validation metric so far, or None where none was measured."""
-        if self.best is None:
-            return None
         scored = {}
         for step in self.steps():
             with contextlib.suppress(Damaged):
-                metrics = self.meta(step)["metrics"] or {}
-                if self.best[0] in metrics:
-                    scored[step] = self._score(metrics)
+                page = self.meta(step)
+                metrics, best = page["metrics"] or {}, page["best"]
+                if best is not None and best[0] in metrics:
+                    scored[step] = _score(metrics, best)
         return max(scored, key=scored.get) if scored else None
 
     def restore_tree(self, step: int, name: str, template: Tree, page: dict[str, Any] | None = None) -> Tree:
@@ -233,6 +233,12 @@ class Checkpoints:
         return Restored(TrainState(**trees["model"], **training), sums, page)
 
 
+def _score(metrics: dict[str, float], best: Sequence[str]) -> float:
+    """Returns what is to be maximised."""
+    name, direction = best
+    return metrics[name] if direction == "max" else -metrics[name]
+
+
 def _check_space(folder: Path, tree: Tree) -> None:
     """Raises `UserError` where `tree` will not fit: Orbax would fail in its threads, with many tracebacks."""
     need = 2**20 + sum(x.dtype.itemsize * x.size for x in jax.tree.leaves(tree))
@@ -259,18 +265,17 @@ def _check_same(saved: dict[str, list], wanted: dict[str, list], folder: Path, s
 @contextlib.contextmanager
 def disk(path: Path):
     """Turns what a disk refuses into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise _refused(path, error.strerror or str(error)) from None
-    except ValueError as error:   # how tensorstore says it
-        if any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "No space left", "PERMISSION_DENIED", "Read-only")):
-            raise _refused(path, str(error).splitlines()[0][:200]) from None
-        raise
+    with writers.disk("write", path):
+        try:
+            yield
+        except ValueError as error:   # how tensorstore says it
+            if any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "No space left", "PERMISSION_DENIED", "Read-only")):
+                raise _refused(path, str(error).splitlines()[0][:200]) from None
+            raise
 
 
 def _refused(path: Path, why: str) -> UserError:
-    return UserError(f"cannot write to {path}: {why}. Free some space or choose another folder.")
+    return UserError(f"cannot write to {path}: {why}. Free some space, or choose a folder on another disk.")
 
 
 @contextlib.contextmanager

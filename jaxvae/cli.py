@@ -6,6 +6,7 @@ that was asked to stop with 75 (SIGTERM) or 130 (Ctrl-C), after it has saved.
 
 import contextlib
 import io
+import itertools
 import re
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         return 1
+    except KeyboardInterrupt:   # before a run listens for it: there is nothing to save
+        return 130
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
+            print("jaxvae: out of memory: use smaller networks, a smaller batch, or --accumulate.", file=sys.stderr)
+            return 2
+        raise
 
 
 def _main(argv: list[str]) -> int:
@@ -116,18 +124,29 @@ def parse(cls, args: Sequence[str], prog: str):
     except SystemExit as end:
         if end.code in (0, None):
             raise
-        raise UserError(f"{_one_line(problem.getvalue())} `{prog} --help` lists the options.") from None
+        raise _mistake(problem.getvalue(), prog) from None
+
+
+def _mistake(box: str, prog: str) -> UserError:
+    """Returns the error that says in one line what tyro's box says in many."""
+    text = _one_line(box)
+    choice = re.match(r"invalid choice '(.*?)' for argument '(--\S+)'\. Expected one of \((.*?)\)", text)
+    if choice:
+        return unknown(choice[2], choice[1], re.findall(r"'(.*?)'", choice[3]))
+    kind = re.match(r"Error parsing (--\S+): .*?no type matching (\S+) could be instantiated from \['(.*?)'\]", text)
+    if kind:
+        return UserError(f"{kind[1]} takes {kind[2]}, not {kind[3]!r}. `{prog} --help` explains it.")
+    missing = re.match(r"Missing from .*?: (--\S+ \S+)", text)
+    if missing:
+        return UserError(f"{missing[1]} is required. `{prog} --help` lists the options.")
+    return UserError(f"{text} `{prog} --help` lists the options.")
 
 
 def _one_line(box: str) -> str:
     """Returns the first paragraph of a boxed message as one sentence."""
-    words = []
-    for line in box.splitlines():
-        line = line.strip("│ \n")
-        if line.startswith("╭"):
-            continue
-        if not line or line.startswith(("─", "╰")):
-            break
-        words.append(line)
+    rows = [row.strip("│╭╮╰╯─ ") for row in box.splitlines()]
+    rows = ["" if set(row) == {"-"} else row for row in rows]        # a rule, where the terminal has no lines
+    start = next((i for i, row in enumerate(rows) if row), 0) + 1    # behind the title
+    words = list(itertools.takewhile(bool, itertools.dropwhile(lambda row: not row, rows[start:])))
     text = re.sub(r"\s+", " ", " ".join(words)).replace("{None}|", "") or "wrong options"
     return text if text.endswith((".", "!", "?")) else text + "."

@@ -9,9 +9,10 @@ from pathlib import Path
 import jax
 
 from jaxvae import config as configs
-from jaxvae import inference, plots, run, writers
+from jaxvae import data, inference, plots, run, writers
 from jaxvae import train as training
 from jaxvae.data import Source
+from jaxvae.errors import UserError
 from jaxvae.types import Model
 
 
@@ -20,6 +21,10 @@ def train(config: configs.VAE) -> int:
     for name in ("absl", "asyncio"):   # Orbax logs tracebacks of what it also raises; here one line is said
         logging.getLogger(name).setLevel(logging.CRITICAL)
     jax.config.update("jax_default_matmul_precision", config.precision)
+    splits = data.splits(config.data, config.data_dir)
+    for part, split in (("test", splits.test), ("validation", splits.valid)):
+        if config.split and data.overlap(config.data, config.split, split, config.data_dir):
+            raise UserError(f"--split {config.split} shares examples with the {part} split {split}: leave those out.")
     source, valid = configs.source(config, config.split or "train"), configs.source(config, "valid")
     model, tx, preprocess = configs.build(config, source.shape, source.num_classes)
     record = configs.as_dict(config, source.shape, source.num_classes)
@@ -48,7 +53,8 @@ def finish(config: configs.VAE, model: Model, preprocess, fit: training.Fit) -> 
     """Evaluates a finished run on the test split and draws its pictures, unless both are there; prints the table."""
     workdir, step = Path(config.workdir), int(fit.train_state.step)
     log = workdir / "metrics.jsonl"
-    lines = [line for line in writers.read(log) if line["split"] == "test" and line["step"] == step]
+    lines = writers.read(log) if log.exists() else []
+    lines = [line for line in lines if line.get("split") == "test" and line["step"] == step]
     params = fit.train_state.params if fit.train_state.ema is None else fit.train_state.ema
     names = ["samples", "reconstructions", "interpolation", "curves"] + (["manifold"] if config.latent_dim == 2 else [])
     missing = [name for name in names if not (workdir / f"{name}.png").exists()]
@@ -56,8 +62,9 @@ def finish(config: configs.VAE, model: Model, preprocess, fit: training.Fit) -> 
         test = configs.source(config, "test")
         metrics = training.evaluate(model, params, fit.train_state.state, test, preprocess=preprocess, seed=config.seed)
         draw(workdir, model, params, fit.train_state.state, test, preprocess, config, names)
-        lines = [{"step": step, "split": "test", **metrics}]
-        writers.append(log, lines[0])
+        if not lines:
+            lines = [{"step": step, "split": "test", **metrics}]
+            writers.append(log, lines[0])
     report(config, lines[-1], fit, names)
 
 
@@ -84,8 +91,10 @@ def draw(workdir: Path, model: Model, params, state, source: Source, preprocess,
         z = jnp.asarray(plots.manifold_z(side), jnp.float32)
         fixed = None if batch.cond is None else jnp.broadcast_to(batch.cond[:1], (side * side, batch.cond.shape[-1]))
         plots.manifold(workdir / "manifold.png", np.asarray(model.decode(params, state, z, fixed).mean))
-    curves = writers.read_curves(workdir / "metrics.jsonl")
-    plots.curves(workdir / "curves.png", {split: curves[split] for split in ("train", "valid") if split in curves})
+    log = workdir / "metrics.jsonl"
+    curves = writers.read_curves(log) if log.exists() else {}
+    if curves:
+        plots.curves(workdir / "curves.png", {split: curves[split] for split in ("train", "valid") if split in curves})
 
 
 def report(config: configs.VAE, test: dict, fit: training.Fit, names: list[str]) -> None:

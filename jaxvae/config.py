@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from tyro.conf import arg
 
-from jaxvae.errors import UserError, check_count, check_number, unknown
+from jaxvae.errors import UserError, check_count, check_number, check_seed, unknown
 
 if TYPE_CHECKING:
     from jaxvae.data import Source
@@ -37,7 +37,7 @@ class VAE:
     crop: Count = None
     """Height and width of the centre of them that is kept, before that."""
     split: Text = None
-    """Training split, e.g. "train" or "train[:90%]" (default: the data set's own, without its validation part)."""
+    """Training split, e.g. "train[:1000]" (default: all but the validation and test parts, which it must leave out)."""
 
     # length and order
     steps: Count = None
@@ -63,7 +63,7 @@ class VAE:
     latent_dim: int = 10
     """Size of z; with 2, the run also draws the latent manifold."""
     posterior: str = "normal"
-    """Family of q(z|x)."""
+    """Family of q(z|x): normal, ar1, ar1-readme, ar1-released."""
     likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
     """Family of p(x|z)."""
     gamma: Annotated[float | Literal["learned"], arg(metavar="FLOAT|learned")] = 1.0
@@ -108,7 +108,28 @@ class VAE:
     """Also write the log for TensorBoard, into RUN/tensorboard."""
 
 
-PRESETS: dict[str, Any] = {"vae": VAE}
+@dataclasses.dataclass(frozen=True)
+class RhoVAE(VAE):
+    """Train a VAE with an AR(1) posterior (the rho-VAE)."""
+
+    posterior: Literal["ar1", "ar1-readme", "ar1-released"] = "ar1"
+    """Correct AR(1), the recursion that the paper prints, or what its code computes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InfoVAE(VAE):
+    """Train an InfoVAE: a VAE with a maximum mean discrepancy (Zhao et al. 2017)."""
+
+    alpha: float = 0.0
+    """KL's weight is 1 - alpha; 1 leaves MMD alone (WAE-MMD)."""
+    lambda_mmd: float = 100.0
+    """MMD's weight is alpha + lambda_mmd - 1."""
+    kernel: Literal["gaussian", "imq"] = "gaussian"
+    """Of MMD: exp(-d^2 / D^2), or 2 D / (2 D + d^2)."""
+
+
+PRESETS: dict[str, Any] = {"vae": VAE, "rho_vae": RhoVAE, "info_vae": InfoVAE}
+PLACES = ("workdir", "data_dir")   # where things lie does not describe a run
 
 
 def command(config: VAE) -> str:
@@ -143,7 +164,7 @@ def check(config: VAE) -> None:
         if getattr(config, name) is not None:
             check_count(f"--{name.replace('_', '-')}", getattr(config, name))
     check_count("--beta-warmup", config.beta_warmup, least=0)
-    check_count("--seed", config.seed, least=0)
+    check_seed("--seed", config.seed)
     check_number("--learning-rate", config.learning_rate, above=0.0)
     for name in ("beta", "free_bits"):
         check_number(f"--{name.replace('_', '-')}", getattr(config, name), least=0.0)
@@ -164,7 +185,7 @@ def as_dict(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> dic
     """Returns what `config.json` records: the preset, every field, and the shape of the data."""
     preset = next(name for name, cls in PRESETS.items() if type(config) is cls)
     fields = dataclasses.asdict(config)
-    for name in ("workdir", "data_dir"):   # where things lie does not describe a run
+    for name in PLACES:
         fields.pop(name)
     return {"preset": preset, **fields, "shape": list(shape), "num_classes": num_classes}
 
@@ -179,10 +200,13 @@ def build(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> Parts
 
     if config.conditional and num_classes is None:
         raise UserError(f"--conditional needs labels, which {config.data} does not have.")
-    out = distributions.posterior(config.posterior).size(config.latent_dim)
+    q, dim = distributions.posterior(config.posterior), config.latent_dim
+    out, heads = q.size(dim), 1
+    if config.posterior in distributions.POSTERIORS:   # mean and logvar; or mean, rho and logvar
+        heads = (dim, dim) if config.posterior == "normal" else (dim, 1, 1)
     common = {"act": config.activation, "init": config.init, "dtype": jnp.dtype(config.dtype)}
     if config.net == "mlp":
-        encoder = nets.mlp(config.hidden, out, heads=2 if out == 2 * config.latent_dim else 1, **common)
+        encoder = nets.mlp(config.hidden, out, heads=heads, **common)
         decoder = nets.mlp(config.hidden[::-1], shape, **common)
     else:
         if len(config.hidden) != 1:
@@ -190,10 +214,15 @@ def build(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> Parts
         encoder = nets.conv_encoder(out, channels=config.channels, hidden=config.hidden[0], **common)
         decoder = nets.conv_decoder(shape, channels=config.channels[::-1], hidden=config.hidden[0], **common)
     beta = objectives.linear_warmup(config.beta_warmup, config.beta) if config.beta_warmup else config.beta
-    model = models.vae(
-        encoder, decoder, latent_dim=config.latent_dim, posterior=config.posterior, likelihood=config.likelihood,
-        gamma=config.gamma, beta=beta, free_bits=config.free_bits,
-    )
+    options = {"latent_dim": dim, "posterior": config.posterior, "likelihood": config.likelihood, "gamma": config.gamma,
+               "free_bits": config.free_bits}
+    if isinstance(config, InfoVAE):
+        if config.beta != 1.0 or config.beta_warmup:
+            raise UserError("info_vae has no --beta: KL's weight is 1 - alpha; use --alpha.")
+        mmd = {"alpha": config.alpha, "lambda_": config.lambda_mmd, "kernel": config.kernel}
+        model = models.info_vae(encoder, decoder, **mmd, **options)
+    else:
+        model = models.vae(encoder, decoder, beta=beta, **options)
     preprocess = make_preprocess(config.pixels, num_classes if config.conditional else None)
     return Parts(model, optax.adam(config.learning_rate), preprocess)
 

@@ -10,12 +10,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxvae import noise
-from jaxvae.errors import UserError, check_count, unknown
+from jaxvae import noise, parallel
+from jaxvae.errors import UserError, check_count, concrete, unknown
 from jaxvae.types import Array, Posterior
 
 LOG_2PI = math.log(2.0 * math.pi)
+CONVENTIONS = ("paper", "readme", "released")   # of the AR(1) posterior
+MAX_RHO = 1.0 - 1e-6      # beyond it float32 cannot tell |rho| from 1
+SATURATED = 0.999         # |rho| above which a posterior is counted as saturated
 
 
 def _sum(x: Array) -> Array:
@@ -52,6 +56,196 @@ class Normal(NamedTuple):
     def kl(self) -> Array:
         """Returns KL(q || N(0, I)) [B] (Kingma & Welling 2014, appendix B)."""
         return _sum(self.kl_per_dim())
+
+
+def recursion(rho: Array, e: Array) -> Array:
+    """Returns y [B, D] with y_1 = e_1 and y_j = rho y_{j-1} + e_j, for `rho [B, 1]` and `e [B, D]`.
+
+    A scan over D on CPU, where it is faster; elsewhere a product of log2(D) factors instead of D steps
+    in a row. Neither makes a D x D matrix. benchmarks/ar1.py compares them.
+    """
+    return jax.lax.platform_dependent(rho, e, cpu=recursion_by_scan, default=recursion_by_doubling)
+
+
+def recursion_by_scan(rho: Array, e: Array) -> Array:
+    """Returns `recursion`, one dimension after the other."""
+
+    def body(y, e_j):
+        y = rho[:, 0] * y + e_j
+        return y, y
+
+    return jax.lax.scan(body, jnp.zeros_like(e[:, 0]), e.T)[1].T
+
+
+def recursion_by_doubling(rho: Array, e: Array) -> Array:
+    """Returns `recursion` as y = (1 - rho S)^-1 e = prod_k (1 + rho^(2^k) S^(2^k)) e, with S the shift by one."""
+    y, shift = e, 1
+    while shift < e.shape[-1]:
+        y = y + rho * jnp.pad(y[:, :-shift], ((0, 0), (shift, 0)))
+        rho, shift = rho * rho, 2 * shift
+    return y
+
+
+def _differences(rho: Array, y: Array) -> Array:
+    """Returns e [B, D] with e_1 = y_1 and e_j = y_j - rho y_{j-1}: undoes `recursion`."""
+    return y - rho * jnp.pad(y[:, :-1], ((0, 0), (1, 0)))
+
+
+def _log_one_minus_square(rho: Array) -> Array:
+    """Returns log(1 - rho^2), precise up to |rho| = 1 in float32."""
+    return jnp.log1p(-rho) + jnp.log1p(rho)
+
+
+def _check_ar1(mean: Array, rho: Array, logvar: Array) -> None:
+    """Raises `UserError` for shapes other than [B, D], [B, 1], [B, 1], and a known rho outside (-1, 1)."""
+    if mean.ndim != 2 or 0 in mean.shape or not rho.shape == logvar.shape == (mean.shape[0], 1):
+        raise UserError(
+            f"an AR(1) normal needs mean [B, D], rho [B, 1] and logvar [B, 1], not {mean.shape}, {rho.shape}, {logvar.shape}."
+        )
+    if concrete(rho) and not np.all(np.abs(np.asarray(rho)) < 1.0):
+        raise UserError("rho is a correlation and must lie inside (-1, 1): take it from tanh, clipped to MAX_RHO.")
+
+
+def _rho_metrics(q: Any) -> dict[str, Array]:
+    """Returns |rho| and whether it is saturated (above `SATURATED`), each [B]."""
+    size = jnp.abs(q.rho[:, 0])
+    return {"rho_abs": size, "rho_saturated": (size > SATURATED).astype(size.dtype)}
+
+
+class AR1Normal(NamedTuple):
+    """N(mean, Sigma), Sigma_ij = exp(logvar) rho^|i-j|: a stationary first-order autoregression over the latent dimensions.
+
+    `mean [B, D]`, `rho [B, 1]` inside (-1, 1), `logvar [B, 1]`. Finite, with finite gradients, up to
+    |rho| = 1 - 1e-6 in float32. rho-VAE paper, section 3, Eqs. 4 to 7.
+    """
+
+    mean: Array
+    rho: Array
+    logvar: Array
+    metrics = _rho_metrics
+
+    def sample(self, rng: Array) -> Array:
+        """Returns z = mean + zeta [B, D]: zeta_1 = sd eps_1, zeta_j = rho zeta_{j-1} + sd sqrt(1 - rho^2) eps_j.
+
+        sd = exp(logvar / 2). This is Eq. 7; the recursion in the paper's text lacks sqrt(1 - rho^2) (`ReadmeAR1`).
+        """
+        _check_ar1(*self)
+        eps = noise.normal(rng, self.mean.shape, self.mean.dtype)
+        fresh = jnp.sqrt((1.0 - self.rho) * (1.0 + self.rho))
+        e = jnp.concatenate([eps[:, :1], fresh * eps[:, 1:]], axis=-1)
+        return self.mean + jnp.exp(0.5 * self.logvar) * recursion(self.rho, e)
+
+    def log_prob(self, x: Array) -> Array:
+        """Returns log N(x; mean, Sigma) [B], by the recursion: its independent parts e_j have variance exp(logvar) or less.
+
+        e_1 = x_1 - mean_1 and e_j = (x - mean)_j - rho (x - mean)_{j-1}, of variance exp(logvar) (1 - rho^2).
+        """
+        _check_event("AR1Normal", x.shape, self.mean.shape)
+        _check_ar1(*self)
+        log_fresh = _log_one_minus_square(self.rho)
+        e = _differences(self.rho, x - self.mean)
+        e = jnp.concatenate([e[:, :1], jnp.exp(-0.5 * log_fresh) * e[:, 1:]], axis=-1)
+        return Normal(jnp.zeros_like(e), self.logvar).log_prob(e) - 0.5 * (x.shape[-1] - 1) * log_fresh[:, 0]
+
+    def kl(self) -> Array:
+        """Returns KL(q || N(0, I)) [B], Eq. 6, with s = exp(logvar).
+
+            1/2 (|mean|^2 + D (s - 1 - log s) - (D - 1) log(1 - rho^2))
+        """
+        _check_ar1(*self)
+        correlation = (self.mean.shape[-1] - 1) * _log_one_minus_square(self.rho)[:, 0]
+        return Normal(self.mean, self.logvar).kl() - 0.5 * correlation
+
+
+class ReadmeAR1(NamedTuple):
+    """What the rho-VAE paper's text and README sample, the recursion without sqrt(1 - rho^2).
+
+        z = mean + zeta,   zeta_j = rho zeta_{j-1} + sd eps_j,   zeta_1 = sd eps_1
+
+    Its covariance is not Sigma of Eq. 4: var_j = s (1 - rho^(2j)) / (1 - rho^2), and for i <= j
+    Cov_ij = rho^(j-i) var_i. `log_prob` and `kl` are exact for it; the loss (`penalty`) has the paper's
+    closed form, the KL of `AR1Normal`. Fields as in `AR1Normal`.
+    """
+
+    mean: Array
+    rho: Array
+    logvar: Array
+    metrics = _rho_metrics
+
+    def sample(self, rng: Array) -> Array:
+        """Returns z = mean + zeta [B, D]."""
+        _check_ar1(*self)
+        return _sample_recursion(rng, *self)
+
+    def log_prob(self, x: Array) -> Array:
+        """Returns the exact log-density [B] of `sample`; the recursion has determinant 1."""
+        _check_event("ReadmeAR1", x.shape, self.mean.shape)
+        return _log_prob_recursion(x, *self)
+
+    def kl(self) -> Array:
+        """Returns the exact KL(q || N(0, I)) [B] = 1/2 (|mean|^2 + s sum_j (1 - rho^(2j)) / (1 - rho^2) - D - D log s)."""
+        _check_ar1(*self)
+        return _kl_recursion(*self)
+
+    def penalty(self, z: Array, batch_size: int | None = None) -> Array:
+        """Returns what the loss pays [B]: Eq. 6 of the paper, which is not the KL of what is sampled."""
+        return AR1Normal(*self).kl()
+
+
+class ReleasedAR1(NamedTuple):
+    """What the rho-VAE paper's released code computes: a random walk, and a KL most of which is divided by the batch size.
+
+        z = mean + zeta,   zeta_j = zeta_{j-1} + sd eps_j,   zeta_1 = sd eps_1
+
+    rho is never used in sampling: Cov_ij = s min(i, j).
+    `log_prob` and `kl` are exact for that; `penalty` is the loss of the code. Fields as in `AR1Normal`.
+    """
+
+    mean: Array
+    rho: Array
+    logvar: Array
+    metrics = _rho_metrics
+
+    def sample(self, rng: Array) -> Array:
+        """Returns z = mean + zeta [B, D]."""
+        _check_ar1(*self)
+        return _sample_recursion(rng, self.mean, jnp.ones_like(self.rho), self.logvar)
+
+    def log_prob(self, x: Array) -> Array:
+        """Returns the exact log-density [B] of `sample`."""
+        _check_event("ReleasedAR1", x.shape, self.mean.shape)
+        return _log_prob_recursion(x, self.mean, jnp.ones_like(self.rho), self.logvar)
+
+    def kl(self) -> Array:
+        """Returns the exact KL(q || N(0, I)) [B] = 1/2 (|mean|^2 + s D (D + 1) / 2 - D - D log s)."""
+        _check_ar1(*self)
+        return _kl_recursion(self.mean, jnp.ones_like(self.rho), self.logvar)
+
+    def penalty(self, z: Array, batch_size: int | None = None) -> Array:
+        """Returns what the loss pays [B]: 1/2 |mean|^2 + (1/B) 1/2 (D (s - 1 - log s) - (D - 1) log(1 - rho^2)).
+
+        The code sums |mean|^2 over batch and dimensions before it takes the mean over the batch, so only
+        the other terms are divided. B is `batch_size`, by default that of the (global) batch.
+        """
+        size = self.mean.shape[0] * parallel.axis_size() if batch_size is None else batch_size
+        of_mean = 0.5 * _sum(jnp.square(self.mean))
+        return of_mean + AR1Normal(jnp.zeros_like(self.mean), self.rho, self.logvar).kl() / size
+
+
+def _sample_recursion(rng: Array, mean: Array, rho: Array, logvar: Array) -> Array:
+    eps = noise.normal(rng, mean.shape, mean.dtype)
+    return mean + jnp.exp(0.5 * logvar) * recursion(rho, eps)
+
+
+def _log_prob_recursion(x: Array, mean: Array, rho: Array, logvar: Array) -> Array:
+    _check_ar1(mean, jnp.zeros_like(rho), logvar)
+    e = _differences(rho, x - mean)
+    return Normal(jnp.zeros_like(e), logvar).log_prob(e)
+
+
+def _kl_recursion(mean: Array, rho: Array, logvar: Array) -> Array:
+    var = recursion(jnp.square(rho), jnp.ones_like(mean))   # var_j / s = rho^2 var_{j-1} / s + 1
+    return 0.5 * _sum(jnp.square(mean) + jnp.exp(logvar) * var - 1.0 - logvar)
 
 
 class Bernoulli(NamedTuple):
@@ -101,19 +295,57 @@ def kl(dist: Distribution) -> Array:
     return dist.kl()
 
 
+def penalty(dist: Distribution, z: Array, batch_size: int | None = None) -> Array:
+    """Returns what a VAE's loss pays for the posterior `dist` [B]: KL(dist || N(0, I)), unless its convention says otherwise.
+
+    Args:
+        dist: a posterior; where it has a method `penalty(z, batch_size)`, that is used.
+        z: the sample that the decoder saw [B, D].
+        batch_size: what the released rho-VAE divides by; default: the size of the (global) batch.
+    """
+    return dist.penalty(z, batch_size) if hasattr(dist, "penalty") else dist.kl()
+
+
+def metrics(dist: Distribution) -> dict[str, Array]:
+    """Returns what a posterior has to say about itself, by name, each [B]: empty for most."""
+    return dist.metrics() if hasattr(dist, "metrics") else {}
+
+
 def _normal(output: Array) -> Normal:
     mean, logvar = jnp.split(output, 2, axis=-1)
     return Normal(mean, logvar)
 
 
+def ar1(convention: str = "paper") -> Posterior:
+    """Returns the AR(1) posterior: D + 2 encoder outputs, mean [D], then tanh^-1(rho), then logvar.
+
+    Args:
+        convention: "paper" is the correct AR(1) (`AR1Normal`), "readme" the recursion that the paper
+            prints (`ReadmeAR1`), "released" what its code computes (`ReleasedAR1`).
+
+    Raises:
+        UserError: for another convention.
+    """
+    kinds = dict(zip(CONVENTIONS, (AR1Normal, ReadmeAR1, ReleasedAR1), strict=True))
+    if convention not in kinds:
+        raise unknown("convention", convention, CONVENTIONS)
+
+    def build(output: Array) -> Distribution:
+        mean, rho, logvar = output[:, :-2], output[:, -2:-1], output[:, -1:]
+        return kinds[convention](mean, jnp.clip(jnp.tanh(rho), -MAX_RHO, MAX_RHO), logvar)
+
+    return Posterior(size=lambda latent_dim: latent_dim + 2, build=build)
+
+
 POSTERIORS: dict[str, Posterior] = {
     # the encoder's first D outputs are the mean, the last D the log-variance
     "normal": Posterior(size=lambda latent_dim: 2 * latent_dim, build=_normal),
+    "ar1": ar1(), "ar1-readme": ar1("readme"), "ar1-released": ar1("released"),
 }
 
 
 def posterior(value: str | Posterior) -> Posterior:
-    """Returns the `Posterior` called `value` ("normal"), or `value` itself where it is one already.
+    """Returns the `Posterior` called `value` ("normal", "ar1", ...), or `value` itself where it is one already.
 
     Raises:
         UserError: for a name that is not in `POSTERIORS`.

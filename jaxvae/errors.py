@@ -27,7 +27,7 @@ def concrete(value: Any) -> bool:
 
 
 def check_number(name: str, value: Any, *, above: float | None = None, least: float | None = None,
-                 most: float | None = None) -> None:
+                 most: float | None = None, below: float | None = None) -> None:
     """Raises `UserError` unless a concrete `value` is finite and inside the bounds given."""
     if not concrete(value):
         return
@@ -41,8 +41,17 @@ def check_number(name: str, value: Any, *, above: float | None = None, least: fl
         raise UserError(f"{name} must be greater than {above:g}, not {number:g}.")
     if least is not None and not number >= least:
         raise UserError(f"{name} must be at least {least:g}, not {number:g}.")
+    if below is not None and not number < below:
+        raise UserError(f"{name} must be below {below:g}, not {number:g}.")
     if most is not None and not number <= most:
         raise UserError(f"{name} must be at most {most:g}, not {number:g}.")
+
+
+def check_seed(name: str, value: Any) -> None:
+    """Raises `UserError` unless `value` is a seed that `jax.random.key` tells from every other one."""
+    check_count(name, value, least=0)
+    if value >= 2**32:
+        raise UserError(f"{name} must be below 2**32 = {2**32}, not {value}.")
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:

@@ -196,8 +196,8 @@ def make_evaluator(
 ) -> Callable[[Params, State], dict[str, float]]:
     """Returns `(params, state) -> {metric: mean over the whole split}`, compiled once.
 
-    The last batch is padded and masked, so that the mean is exact on any number of devices. The
-    noise is the same at every call. Metrics are those of `make_eval_step`, in nats per example.
+    The last batch is padded and masked, so that the mean is exact. The noise is the same at every
+    call, and on any number of devices that divides the batch size. Metrics are those of `make_eval_step`, in nats per example.
     """
     mesh = parallel.make_mesh() if mesh is None else mesh
     preprocess = make_preprocess() if preprocess is None else preprocess

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxvae import noise, parallel
 from jaxvae.distributions import Distribution
-from jaxvae.errors import UserError, check_number
+from jaxvae.errors import UserError, check_number, unknown
 from jaxvae.types import Array, Terms
 
 COLLAPSED = 0.1   # nats of KL below which a posterior has collapsed
@@ -44,9 +45,13 @@ def free_bits_kl(dist: Distribution, floor: float) -> Array:
     Raises:
         UserError: where the posterior has no divergence per dimension.
     """
+    check_free_bits(dist)
+    return jnp.sum(jnp.maximum(dist.kl_per_dim(), floor), axis=-1)
+
+def check_free_bits(dist: Distribution) -> None:
+    """Raises `UserError` for a posterior that has no divergence per dimension."""
     if not hasattr(dist, "kl_per_dim"):
         raise UserError(f"free bits need a KL per dimension, which {type(dist).__name__} does not have: use free_bits=0.")
-    return jnp.sum(jnp.maximum(dist.kl_per_dim(), floor), axis=-1)
 
 def linear_warmup(steps: int, final: float = 1.0) -> Callable[[Array], Array]:
     """Returns the schedule final * min(1, step / steps), for beta (Sonderby et al. 2016, KL warm-up)."""
@@ -59,3 +64,42 @@ def collapse(kl: float, latent: str = "z") -> str | None:
         return None
     return (f"posterior collapse: KL(q({latent}|x) || p({latent})) is {kl:.2g} nats, so {latent} carries almost nothing about "
             f"x. Raise beta from 0 over the first steps, give free bits, or lower beta.")
+
+def mmd(x: Array, y: Array, *, kernel: str = "gaussian", bandwidth: float | None = None) -> Array:
+    """Returns the squared maximum mean discrepancy [] of two sets of points, >= 0; 0 means no difference that the kernel sees.
+
+        MMD^2 = mean k(x, x') + mean k(y, y') - 2 mean k(x, y)          (all pairs, the diagonal too)
+
+        gaussian   k(x, y) = exp(-|x - y|^2 / h),    default h = D^2    (as InfoVAE's authors' code)
+        imq        k(x, y) = h / (h + |x - y|^2),    default h = 2 D    (inverse multiquadric, for N(0, I))
+
+    Args:
+        x, y: points [N, D] and [M, D].
+        kernel: one of the two.
+        bandwidth: h > 0, in squared units of z.
+
+    Raises:
+        UserError: for an unknown kernel, and a bandwidth that is not above 0.
+
+    Source: Gretton et al. 2012 (JMLR 13), Eq. 5; Zhao et al. 2017 (arXiv 1706.02262); Tolstikhin et al. 2018 (WAE), section 4.
+    """
+    check_kernel(kernel, bandwidth)
+    dim = x.shape[-1]
+    h = (float(dim**2) if kernel == "gaussian" else 2.0 * dim) if bandwidth is None else bandwidth
+
+    def mean_kernel(a: Array, b: Array) -> Array:
+        square = jnp.sum(jnp.square(a[:, None] - b[None]), axis=-1)
+        return jnp.mean(jnp.exp(-square / h) if kernel == "gaussian" else h / (h + square))
+
+    return mean_kernel(x, x) + mean_kernel(y, y) - 2.0 * mean_kernel(x, y)
+
+def check_kernel(kernel: str, bandwidth: float | None) -> None:
+    """Raises `UserError` for a kernel that `mmd` does not have, and a bandwidth that is not above 0."""
+    if kernel not in ("gaussian", "imq"):
+        raise unknown("kernel", kernel, ("gaussian", "imq"))
+    if bandwidth is not None:
+        check_number("bandwidth", bandwidth, above=0.0)
+
+def mmd_to_prior(rng: Array, z: Array, **options) -> Array:
+    """Returns `mmd` [] of the global batch of z [B, D] against as many draws from N(0, I), on any number of devices."""
+    return mmd(parallel.gather(z), parallel.gather(noise.normal(rng, z.shape, z.dtype)), **options)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -41,7 +42,7 @@ def check(workdir: str | Path, config: dict[str, Any]) -> None:
     differ are listed).
     """
     path = Path(workdir)
-    if "://" in str(workdir):
+    if re.match(r"\w+:/", str(workdir)):   # Path has made one slash of two
         raise UserError(f"{workdir}: the run folder must be on a local or mounted disk.")
     try:
         if path.exists() and not path.is_dir():
@@ -53,13 +54,38 @@ def check(workdir: str | Path, config: dict[str, Any]) -> None:
         return
     if not (path / "config.json").is_file():
         raise UserError(f"{path} holds files but no run of jaxvae: choose an empty or new folder.")
-    saved, wanted = read_config(path), json.loads(json.dumps(config))   # as it would be read back
+    saved, wanted = _with_defaults(read_config(path)), as_json(config)
     names = [n for n in dict.fromkeys((*saved, *wanted)) if n not in LENGTH and saved.get(n) != wanted.get(n)]
     if names:
         rows = ", ".join(f"{n} is {saved.get(n)!r} there and {wanted.get(n)!r} here" for n in names)
         raise UserError(
             f"{path} holds a run with another config: {rows}. Use the same settings to resume it, or another folder."
         )
+
+
+def as_json(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns `config` as it will be read back from JSON: NumPy's numbers plain, tuples as lists.
+
+    Raises:
+        UserError: for a value that JSON does not have.
+    """
+    try:
+        return json.loads(json.dumps(config, default=lambda x: x.tolist() if hasattr(x, "tolist") else x.__fspath__()))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"config must be made of numbers, text, lists and dicts ({error}).") from None
+
+
+def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns the config of a preset with the defaults of options that its version did not have yet."""
+    from jaxvae import config
+
+    preset = config.PRESETS.get(saved.get("preset"))
+    if preset is None:
+        return saved
+    import dataclasses
+
+    fields = {f.name: f.default for f in dataclasses.fields(preset) if f.default is not dataclasses.MISSING}
+    return {**as_json({n: v for n, v in fields.items() if n not in config.PLACES}), **saved}
 
 
 @contextlib.contextmanager

@@ -58,10 +58,17 @@ def init_state(model: Model, tx: Optimisers, rng: Array, batch: Batch, *, ema: b
     Raises:
         UserError: where data, nets and model do not fit together, or optimisers and groups do not.
     """
+    if not isinstance(batch, Batch):
+        raise UserError(f"batch must be a jaxvae.Batch, not {type(batch).__name__}: Batch(x), or Batch(x, cond).")
+    for each in tx.values() if isinstance(tx, Mapping) else (tx,):
+        if not hasattr(each, "update"):
+            raise UserError(f"tx must be an optax transformation such as optax.adam(1e-3), not {each!r}.")
     if not jnp.issubdtype(getattr(rng, "dtype", None), jax.dtypes.prng_key):
         raise UserError("rng must be a typed key: jax.random.key(seed), not jax.random.PRNGKey(seed).")
     rng_init, rng_train = jax.random.split(rng)
     params, state = model.init(rng_init, batch)
+    if any(not isinstance(objective.wrt, tuple) for objective in model.objectives):
+        raise UserError("an objective's wrt must be a tuple of parameter groups, e.g. ('encoder',).")
     names = groups(model)
     missing = [name for name in names if name not in params]
     if missing:
@@ -119,7 +126,7 @@ def make_train_step(
         if objective.coupled and accumulate > 1:
             raise UserError(f"objective {objective.name!r} is coupled over the whole batch: use accumulate=1.")
     if ema_decay is not None:
-        check_number("ema_decay", ema_decay, above=0.0, most=1.0)
+        check_number("ema_decay", ema_decay, above=0.0, below=1.0)
     if max_grad_norm is not None:
         check_number("max_grad_norm", max_grad_norm, above=0.0)
     tx = optimisers(tx, groups(model))
@@ -225,7 +232,7 @@ def _sometimes(run, args, train_state: TrainState, carry):
 
     turn = train_state.step % objective.every == objective.phase
     train_state, sums = jax.lax.cond(turn, lambda t: run(*args, t, carry)[:2], wait, train_state)
-    return train_state, sums, None
+    return train_state, sums, carry   # what the objective before it handed on goes past it
 
 
 def make_eval_step(model: Model, *, stats: str = "running") -> Callable:

@@ -1,6 +1,7 @@
 """Training a model on a source of data. The parts are public too: the step (`step`), the compiled loops (`loop`)."""
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -8,13 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxvae import parallel, run, writers
-from jaxvae.checkpoint import Checkpoints
+from jaxvae.checkpoint import Checkpoints, fingerprint
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.data.source import Source
-from jaxvae.errors import UserError, check_count
+from jaxvae.errors import UserError, check_count, check_seed, unknown
 from jaxvae.loop import LoopState, Preprocess, compile_loop, empty_sums, make_evaluator, no_bad
 from jaxvae.objectives import COLLAPSED, collapse
 from jaxvae.step import Optimisers, TrainState, groups, init_state, make_eval_step, make_train_step, optimisers
@@ -68,7 +70,7 @@ def fit(
     eval_every: int | None = None,
     save_every: int | None = None,
     keep: int = 2,
-    best: tuple[str, str] = ("elbo", "max"),
+    best: tuple[str, str] | None = None,
     ema_decay: float | None = None,
     accumulate: int = 1,
     max_grad_norm: float | None = None,
@@ -99,14 +101,15 @@ def fit(
         eval_every: steps between evaluations, each followed by a checkpoint (default: at the end alone).
         save_every: steps between further checkpoints (default: none).
         keep: newest checkpoints kept, beside the best one.
-        best: (metric of `valid`, "max" or "min").
+        best: (metric of `valid`, "max" or "min"); default: the ELBO, or the density where a model has one.
         ema_decay: keep a moving average of the parameters, and evaluate with it.
         accumulate, max_grad_norm: as in `make_train_step`.
-        config: what describes this run, compared at resume; default: the settings that `fit` knows.
+        config: what describes this run, compared at resume. `fit` cannot see inside `model`, `tx` and
+            `preprocess`: name here what you vary in them (default: the data and the settings above).
         mesh: default: all devices.
         steps_per_call: compiled together; default: chosen by device and network.
         progress: show a bar with loss, images/s and the time left.
-        on_eval: called as (step, train_state) after each evaluation.
+        on_eval: called as (step, train_state) after each evaluation; copy what you keep, its arrays are donated.
         on_log: called as (step, split, values) with every line of the log, by the first process.
 
     Raises:
@@ -124,56 +127,70 @@ def fit(
     mesh = parallel.make_mesh() if mesh is None else mesh
     parallel.check_batch(batch_size, mesh)
     preprocess = make_preprocess() if preprocess is None else preprocess
+    check_seed("seed", seed)
     options = {"ema_decay": ema_decay, "accumulate": accumulate, "max_grad_norm": max_grad_norm}
     if config is None:
-        config = {"data": source.name, "split": source.split, "batch_size": batch_size, "seed": seed, **options}
+        config = {
+            "data": source.name, "split": source.split, "size": source.size, "shape": source.shape, "batch_size": batch_size,
+            "seed": seed, "phases": [phase.steps for phase in phases[:-1]], **options,
+        }
+    config = run.as_json(config)
 
-    # The state at step 0, its shape at any step, and the data, on every device.
+    # Everything that can be refused is refused here, before a folder is touched: the state at step 0,
+    # its shape in every phase, and the evaluation.
     whole = parallel.replicated(mesh)
     example = preprocess(jax.random.key(0), source.read(_first(source, batch_size)))
     names = tuple(dict.fromkeys(name for phase in phases for name in groups(phase.model)))
     start = phases[0].model._replace(objectives=tuple(o for phase in phases for o in phase.model.objectives))
-    train_state = init_state(start, phases[0].tx or tx, jax.random.key(seed), example, ema=ema_decay is not None)
+    used = [tx if phases[0].tx is None else phases[0].tx]   # the optimisers of each phase
+    for phase in phases[1:]:
+        used.append(used[-1] if phase.tx is None else phase.tx)
+    train_state = init_state(start, used[0], jax.random.key(seed), example, ema=ema_decay is not None)
     train_state = parallel.put(train_state, whole)
     starts = [sum(phase.steps for phase in phases[:i]) for i in range(len(phases))]
-    train_steps = [make_train_step(phase.model, phase.tx or tx, **options) for phase in phases]
+    train_steps = [make_train_step(phase.model, tx, **options) for phase, tx in zip(phases, used, strict=True)]
 
     def enter(i: int, train_state: TrainState) -> TrainState:
         """Returns the state as phase i begins: new optimiser states where it has a `tx` of its own."""
         if phases[i].tx is None or i == 0:
             return train_state
         with jax.numpy_dtype_promotion("standard"):
-            new = {name: t.init(train_state.params[name]) for name, t in optimisers(phases[i].tx, names).items()}
+            new = {name: t.init(train_state.params[name]) for name, t in optimisers(used[i], names).items()}
         return parallel.put(train_state._replace(opt_state=new), whole)
 
     def phase_of(step: int) -> int:
         """Returns the phase whose optimiser states a checkpoint at `step` holds."""
         return max(i for i in range(len(phases)) if starts[i] < step or i == 0)
 
-    def template(step: int):
-        state = train_state
-        for i in range(1, phase_of(step) + 1):
-            state = enter(i, state)
-        return state, parallel.put(empty_sums(train_steps[phase_of(step)], state, example), whole)
-
-    evaluator = None
+    templates, state = [], train_state
+    for i, train_step in enumerate(train_steps):
+        state = enter(i, state)
+        templates.append((state, parallel.put(empty_sums(train_step, state, example), whole)))
+    evaluator, best = None, _best(phases[-1].model, best)
     if valid is not None:
         evaluator = make_evaluator(phases[-1].model, valid, preprocess=preprocess, seed=seed, mesh=mesh)
+        measured = jax.eval_shape(
+            make_eval_step(phases[-1].model), state.params, state.state, state.rng, example, np.ones(batch_size, np.float32)
+        )
+        if best[0] not in measured:
+            raise unknown("metric for best", best[0], measured)
 
     place = contextlib.nullcontext() if workdir is None else run.folder(workdir, config)
     with place as folder, run.listen() as signals:
         log = None if folder is None else folder / "metrics.jsonl"
         writes = log is not None and jax.process_index() == 0
-        checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", keep=keep, best=best if valid else None)
+        checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", keep=keep, best=best)
         step, sums, last = 0, None, {}
         if checkpoints is not None:
-            restored = run.restore_latest(checkpoints, template)
+            restored = run.restore_latest(checkpoints, lambda step: templates[phase_of(step)])
             if restored is not None:
                 train_state, sums = restored.train_state, restored.sums
                 step = int(train_state.step)
             if writes:
                 writers.cut_back(log, step)
-            last = {line["split"]: _values(line) for line in writers.read(log)} if log.exists() else {}
+            last = {line["split"]: _values(line) for line in writers.read(log) if "split" in line} if log.exists() else {}
+            if step > total:
+                print(f"{folder} is already at step {step}, beyond the {total} asked for: nothing to do.")
         bar = _Bar(total, step, batch_size, progress)
 
         def say(split: str, values: dict[str, float]) -> None:
@@ -201,9 +218,9 @@ def fit(
                 if step == starts[i]:
                     train_state, sums = enter(i, train_state), None
                 if sums is None:
-                    sums = parallel.put(empty_sums(train_steps[i], train_state, example), whole)
+                    sums = parallel.put(jax.device_get(templates[i][1]), whole)
                 loop_state = LoopState(train_state, sums, parallel.put(no_bad(sums), whole))
-                zeros = jax.device_get(jax.tree.map(lambda x: x * 0, sums))
+                zeros = jax.device_get(templates[i][1])
                 loop = compile_loop(train_steps[i], loop_state, source, data, preprocess=preprocess, batch_size=batch_size,
                                     seed=seed, mesh=mesh, steps_per_call=steps_per_call)
                 since, clock = step, time.perf_counter()
@@ -220,7 +237,7 @@ def fit(
                     if step % log_every == 0 or step == end or evaluates or saves or stop:
                         _check_finite(loop_state, checkpoints)
                     if step % log_every == 0 or step == end:
-                        values = {name: float(mean) for name, mean in jax.device_get(loop_state.sums).items()}
+                        values = {n: float(mean) for n, mean in jax.device_get(loop_state.sums).items() if mean.count > 0}
                         rate = (step - since) * batch_size / (time.perf_counter() - clock)
                         bar.note(values, rate)
                         say("train", {**values, "images_per_s": round(rate, 1)})
@@ -233,6 +250,9 @@ def fit(
                             state = loop_state.train
                             found = evaluator(state.params if state.ema is None else state.ema, state.state)
                             say("valid", found)
+                            bad = [name for name, value in found.items() if not math.isfinite(value)]
+                            if bad:
+                                raise _non_finite(step, [f"{name} of the validation split" for name in bad], checkpoints)
                             if not warned and (warning := collapse(found.get("kl", COLLAPSED))):
                                 warned = True
                                 print(f"jaxvae: step {step}: {warning}", file=sys.stderr)
@@ -248,6 +268,8 @@ def fit(
                 loop, train_state, sums = None, loop_state.train, None
             if checkpoints is not None:
                 checkpoints.wait()
+            elif not fingerprint(train_state.params)[1]:
+                raise _non_finite(step, ["parameters"], None)
         finally:
             bar.close(step)
             if loop is not None:
@@ -272,8 +294,23 @@ def _phases(model: Model | Sequence[Phase], steps: int | None) -> list[Phase]:
     return phases
 
 
-def _first(source: Source, batch_size: int):
-    return [i % source.size for i in range(batch_size)]
+def _best(model: Model, best: tuple[str, str] | None) -> tuple[str, str]:
+    """Returns the metric and direction that choose the best checkpoint."""
+    if best is None:
+        return ("elbo", "max") if model.terms is not None or model.log_prob is None else ("log_prob", "max")
+    if len(best) != 2 or best[1] not in ("max", "min"):
+        raise UserError(f"best must be (metric, 'max') or (metric, 'min'), not {best!r}.")
+    return tuple(best)
+
+
+def _first(source: Source, batch_size: int) -> np.ndarray:
+    """Returns the indices of an example batch that shows the range of the data: bytes have theirs, floats are searched."""
+    index = np.arange(batch_size) % source.size
+    if source.arrays is not None and np.issubdtype(source.arrays["x"].dtype, np.floating):
+        flat = source.arrays["x"].reshape(source.size, -1)
+        ends = [int(flat.min(axis=1).argmin()), int(flat.max(axis=1).argmax())][:batch_size]
+        index[:len(ends)] = ends
+    return index
 
 
 def _values(line: dict[str, Any]) -> dict[str, float]:
@@ -290,7 +327,7 @@ def _check_finite(loop_state: LoopState, checkpoints: Checkpoints | None) -> Non
 def _non_finite(step: int, names: list[str], checkpoints: Checkpoints | None) -> NonFinite:
     kept = checkpoints.steps() if checkpoints is not None else []
     where = f" The last good checkpoint is of step {kept[-1]}." if kept else ""
-    advice = "Use a smaller learning rate or clip the gradients (max_grad_norm)."
+    advice = "Use a smaller learning rate or clip the gradients (max_grad_norm), in a new folder."
     return NonFinite(f"not finite at step {step}: {', '.join(names)}.{where} {advice}")
 
 

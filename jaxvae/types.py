@@ -39,7 +39,7 @@ class Terms(NamedTuple):
 
     rec: Array              # [B]  -log p(x|z), z ~ q(z|x)
     kl: Array               # [B]  KL(q(z|x) || p(z))
-    extra: dict[str, Array] = {}   # noqa: RUF012 - more [B] or scalar quantities worth logging; never changed in place
+    extra: dict[str, Array] = {}   # noqa: RUF012 - more [B] quantities worth logging (scalars: of parameters, not data)
 
 
 class Aux(NamedTuple):

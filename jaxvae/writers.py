@@ -42,7 +42,7 @@ def append(path: PathLike, record: Mapping[str, Any]) -> None:
         UserError: where the disk refuses, or is full (what got written is then taken back).
     """
     line = _line(record)
-    with _disk("write", path):
+    with disk("write", path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a+b", buffering=0) as file:
             size = _end_of_lines(file)
@@ -72,7 +72,7 @@ def cut_back(path: PathLike, step: int) -> None:
     if not os.path.lexists(path):
         return
     kept = b"".join(line + b"\n" for line, record in _read(path) if _step(record) <= step)
-    with _disk("read", path):
+    with disk("read", path):
         changed = Path(path).read_bytes() != kept
     if changed:
         write_bytes(path, kept)
@@ -115,7 +115,7 @@ def tensorboard(folder: PathLike) -> Callable[[int, str, dict[str, float]], None
     opened = []
 
     def write(step: int, split: str, values: dict[str, float]) -> None:
-        with _disk("write", folder):
+        with disk("write", folder):
             if not opened:
                 opened.append(SummaryWriter(os.fspath(folder), purge_step=step))
             for name, value in values.items():
@@ -132,7 +132,7 @@ def write_json(path: PathLike, obj: Any) -> None:
 
 def read_json(path: PathLike) -> Any:
     """Returns what a JSON file holds. Raises `UserError` for a file that is missing or not JSON."""
-    with _disk("read", path):
+    with disk("read", path):
         text = Path(path).read_bytes()
     try:
         return _restore(json.loads(text))
@@ -147,7 +147,7 @@ def write_bytes(path: PathLike, data: bytes) -> None:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _disk("write", path):
+    with disk("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "wb") as file:
@@ -167,7 +167,7 @@ def make_folder(path: PathLike) -> Path:
     Raises:
         UserError: where they cannot; better before a long run than after it.
     """
-    with _disk("write in", path):
+    with disk("write in", path):
         Path(path).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path) as file:
             file.write(b"proof")
@@ -176,7 +176,7 @@ def make_folder(path: PathLike) -> Path:
 
 
 @contextlib.contextmanager
-def _disk(doing: str, path: PathLike) -> Iterator[None]:
+def disk(doing: str, path: PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -200,7 +200,7 @@ def _end_of_lines(file) -> int:
 
 def _read(path: PathLike) -> list[tuple[bytes, dict[str, Any]]]:
     """Returns each line, as bytes without its newline, with the record in it."""
-    with _disk("read", path):
+    with disk("read", path):
         *lines, rest = Path(path).read_bytes().split(b"\n")   # `rest` has no newline: empty, or cut off
     pairs = []
     for number, line in enumerate(lines, start=1):

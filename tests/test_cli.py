@@ -99,12 +99,16 @@ def test_a_learning_rate_that_blows_up_ends_with_3_and_one_line(tmp_path, capsys
     (["train", "vea"], "unknown preset 'vea'. Did you mean 'vae'?"),
     (["train", "vae", "--data", "mnits", "--workdir", "x"], "unknown data set 'mnits'. Did you mean 'mnist'?"),
     (["train", "vae", "--workdir", "x", "--latent-dmi", "3"], "unknown option '--latent-dmi'. Did you mean '--latent-dim'?"),
-    (["train", "vae"], "--workdir"),
-    (["train", "vae", "--workdir", "x", "--steps", "many"], "Error parsing --steps"),
+    (["train", "vae"], "--workdir DIR is required"),
+    (["train", "vae", "--workdir", "x", "--steps", "many"], "--steps takes INT, not 'many'"),
+    (["train", "vae", "--workdir", "gs://bucket/x"], "must be on a local or mounted disk"),
+    (["train", "vae", "--workdir", "x", "--seed", str(2**32)], "--seed must be below 2**32"),
+    (["train", "vae", "--workdir", "x", "--split", "test"], "--split test shares examples with the test split test"),
+    (["train", "vae", "--workdir", "x", "--split", "train"], "shares examples with the validation split train[1293:]"),
     (["train", "vae", "--workdir", "x", "--steps", "0"], "--steps must be at least 1, not 0"),
     (["train", "vae", "--workdir", "x", "--batch-size", "-3"], "--batch-size must be at least 1, not -3"),
     (["train", "vae", "--workdir", "x", "--steps", "3", "--epochs", "2"], "give --steps or --epochs, not both"),
-    (["train", "vae", "--workdir", "x", "--net", "cnv"], "invalid choice 'cnv'"),
+    (["train", "vae", "--workdir", "x", "--net", "cnv"], "unknown --net 'cnv'. Did you mean 'conv'?"),
     (["train", "vae", "--workdir", "x", "--hidden", "0"], "a layer's width must be at least 1, not 0"),
     (["train", "vae", "--workdir", "x", "--init", "xaver"], "unknown initialiser 'xaver'. Did you mean 'xavier'?"),
     (["train", "vae", "--workdir", "x", "--activation", "rulu"], "unknown activation 'rulu'. Did you mean 'relu'?"),
@@ -151,6 +155,31 @@ def test_help_and_usage_errors_import_nothing_heavy(argv):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_run_of_a_version_without_an_option_is_taken_at_its_default(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    page = json.loads((tmp_path / "run" / "config.json").read_text())
+    del page["config"]["free_bits"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(page))
+    assert train(tmp_path / "run") == 0
+    assert train(tmp_path / "run", "--free-bits", "1") == 2
+
+
+def test_shorter_run_than_was_made_says_so(trained, capsys):
+    assert train(trained, steps=10) == 0
+    assert "is already at step 20, beyond the 10 asked for" in capsys.readouterr().out
+
+
+def test_pictures_and_log_that_were_deleted_come_back_once(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "samples.png").unlink()
+    assert train(tmp_path / "run") == 0
+    lines = writers.read(tmp_path / "run" / "metrics.jsonl")
+    assert [line["split"] for line in lines].count("test") == 1
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    assert train(tmp_path / "run") == 0
+    assert [line["split"] for line in writers.read(tmp_path / "run" / "metrics.jsonl")] == ["test"]
 
 
 def test_help_explains_every_option(capsys):

@@ -186,7 +186,7 @@ def test_own_images_train_from_the_command_line(tmp_path, capsys):
     (["traverse", "RUN", "--example", "1000"], "has 360 examples, numbered from 0"),
     (["traverse", "RUN", "--points", "1"], "--points must be at least 2"),
     (["interpolate", "RUN", "--split", "test[:1]"], "needs two examples"),
-    (["evaluate", "RUN", "--metrics", "fid2"], "invalid choice"),
+    (["evaluate", "RUN", "--metrics", "fid2"], "unknown --metrics 'fid2'"),
     (["evaluate", "RUN", "--k", "0"], "--k must be at least 1"),
     (["export", "RUN"], "--out"),
     (["export", "RUN", "--out", "RUN"], "holds other files: choose an empty or new folder"),

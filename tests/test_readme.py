@@ -1,5 +1,6 @@
 """What the documents say is run: their Python, their commands, and their tables."""
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -64,14 +65,15 @@ def test_links_and_pictures_are_there(page):
 
 
 def test_tables_are_what_their_commands_print():
-    """A table in the README is never typed: `<!-- table: COMMAND -->` ... `<!-- end -->`."""
-    found = re.findall(r"<!-- table: (.*?) -->\n\n(.*?)\n*<!-- end -->", PAGES[0].read_text(), re.DOTALL)
-    assert found
-    for command, text in found:
+    """A table in a README is never typed: `<!-- table: COMMAND -->` ... `<!-- end -->`."""
+    pages = [PAGES[0], *sorted((ROOT / "experiments").glob("*/README.md"))]
+    found = [re.findall(r"<!-- table: (.*?) -->\n\n(.*?)\n*<!-- end -->", page.read_text(), re.DOTALL) for page in pages]
+    assert found[0]
+    for command, text in itertools.chain(*found):
         words = shlex.split(command)
         assert words[0] == "python"
         done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
-        assert text.strip() == done.stdout.strip(), f"run `{command}` and put its output into README.md"
+        assert text.strip() == done.stdout.strip(), f"run `{command}` and put its output into the README"
 
 
 @pytest.mark.parametrize("name", sorted(p.parent.name for p in (ROOT / "experiments").glob("*/__main__.py")))

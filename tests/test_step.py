@@ -332,7 +332,7 @@ def test_hyper_parameters_may_be_traced_so_that_a_model_is_built_inside_vmap():
     ((linear("a"),), {"accumulate": 0}, "accumulate must be at least 1, not 0"),
     ((linear("a"),), {"accumulate": 1.5}, "accumulate must be a whole number"),
     ((linear("a"),), {"ema_decay": 0.0}, "ema_decay must be greater than 0"),
-    ((linear("a"),), {"ema_decay": 1.5}, "ema_decay must be at most 1"),
+    ((linear("a"),), {"ema_decay": 1.5}, "ema_decay must be below 1"),
     ((linear("a"),), {"max_grad_norm": 0.0}, "max_grad_norm must be greater than 0"),
     ((linear("a", every=0),), {}, "every of objective 'loss' must be at least 1, not 0"),
     ((linear("a", every=3, phase=3),), {}, "objective 'loss' would never run: its phase 3 must be below every=3"),

@@ -1,5 +1,6 @@
 """The contracts carry a GAN, a flow, an alternating VAE with BatchNorm, and every form of the VAE."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,8 @@ import optax
 import pytest
 
 from jaxvae.models import vae
-from jaxvae.nets import conv_decoder, conv_encoder, mlp
+from jaxvae.nets import conv_decoder, conv_encoder, from_linen, mlp
+from jaxvae.nets.layers import Dense, Dropout
 from jaxvae.step import init_state, make_eval_step, make_train_step
 from jaxvae.testing import check_model
 from jaxvae.types import Batch
@@ -150,3 +152,20 @@ def test_the_alternating_vae_learns_what_the_class_tells():
     x = np.asarray(model.sample(end.params, end.state, jax.random.key(1), 150, cond)).reshape(3, -1).mean(axis=1)
     want = [np.asarray(batch.x)[np.arange(16) % 3 == label].mean() for label in range(3)]
     np.testing.assert_allclose(x, want, atol=0.1)   # 1/6, 1/3, 1/2
+
+
+def test_a_vae_with_dropout_keeps_the_contracts_and_evaluates_with_batch_statistics():
+    """Batch statistics in evaluation bring no key, so dropout rests."""
+    net = from_linen(DropsOut())
+    model = vae(net, mlp((8,), 3), latent_dim=2)
+    batch = Batch(jax.random.uniform(jax.random.key(0), (16, 3)))
+    check_model(model, batch)
+    params, state = model.init(jax.random.key(0), batch)
+    a, b = (model.encode(params, state, batch.x, stats=stats).mean for stats in ("running", "batch"))
+    np.testing.assert_array_equal(a, b)
+
+
+class DropsOut(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, cond=None, train):
+        return Dense(4)(Dropout(0.5)(Dense(8)(x), train=train))

@@ -245,6 +245,79 @@ def test_best_checkpoint_is_kept_and_loaded(tmp_path):
     assert found["elbo"] == pytest.approx(best["elbo"], rel=1e-5)
 
 
+def test_best_survives_a_resume_with_and_without_a_validation_split(tmp_path):
+    tx = optax.sgd(lambda count: jnp.where(count < 5, 1e-2, -1e-2))
+    kept = lambda: run.Checkpoints(tmp_path / "checkpoints", read_only=True).steps()  # noqa: E731
+    for steps, valid in ((10, source(1)), (20, source(1)), (25, None)):
+        go(steps, tx=tx, workdir=tmp_path, valid=valid, eval_every=5, keep=1)
+        assert kept() == [5, steps]
+    assert run.Checkpoints(tmp_path / "checkpoints", read_only=True).best_step() == 5
+
+
+def test_best_may_be_a_minimum_and_load_knows_it(tmp_path):
+    tx = optax.sgd(lambda count: jnp.where(count < 5, 1e-2, -1e-2))
+    go(20, tx=tx, workdir=tmp_path, valid=source(1), eval_every=5, keep=1, best=("elbo", "min"))
+    assert run.Checkpoints(tmp_path / "checkpoints", read_only=True).best_step() == 20
+
+
+def test_validation_that_is_not_finite_stops_the_run_and_spares_the_best(tmp_path):
+    def terms(params, state, rng, batch, stats="running"):
+        found = model.terms(params, state, rng, batch, stats=stats)
+        late = params["decoder"]["Dense_1"]["bias"].sum() > 8.0   # reached on the way
+        return found._replace(rec=jnp.where(late, jnp.nan, found.rec))
+
+    model = small()
+    x = np.full((64, 4, 4, 1), 255, np.uint8)   # all ones: the output biases rise
+    broken = model._replace(terms=terms)
+    with pytest.raises(NonFinite, match="elbo of the validation split, rec of the validation split"):
+        go(400, model=broken, data=data.from_arrays(x), workdir=tmp_path, valid=source(1), eval_every=5)
+    assert run.Checkpoints(tmp_path / "checkpoints", read_only=True).best_step() is not None
+
+
+def test_final_update_that_is_not_finite_is_seen_without_a_folder():
+    with pytest.raises(NonFinite, match="at step 1: parameters"):
+        go(1, tx=optax.scale(float("inf")))
+
+
+def test_phase_without_an_optimiser_goes_on_with_that_of_the_phase_before(tmp_path):
+    model = small()
+    three = [Phase(model, 4), Phase(model, 4, optax.sgd(1e-2)), Phase(model, 4)]
+    two = [Phase(model, 4), Phase(model, 8, optax.sgd(1e-2))]
+    results = [fit(phases, optax.adam(1e-2), source(), batch_size=16, mesh=one_device()) for phases in (three, two)]
+    assert_same(*(params(result) for result in results))
+
+
+def test_lengths_of_finished_phases_may_not_change(tmp_path):
+    def phases(*lengths):
+        return [Phase(small(), n) for n in lengths]
+
+    options = {"batch_size": 16, "mesh": one_device(), "workdir": tmp_path}
+    fit(phases(4, 4), optax.adam(1e-2), source(), **options)
+    with pytest.raises(UserError, match=r"phases is \[4\] there and \[6\] here"):
+        fit(phases(6, 4), optax.adam(1e-2), source(), **options)
+    fit(phases(4, 6), optax.adam(1e-2), source(), **options)
+
+
+def test_other_data_in_the_folder_are_refused(tmp_path):
+    go(5, workdir=tmp_path)
+    with pytest.raises(UserError, match="size is 100 there and 90 here"):
+        go(10, workdir=tmp_path, data=source(size=90))
+
+
+def test_numbers_of_numpy_are_good_settings(tmp_path):
+    go(5, workdir=tmp_path, seed=np.int64(3), config={"lr": np.float32(0.5), "widths": (1, np.int32(2))})
+    assert run.read_config(tmp_path) == {"lr": 0.5, "widths": [1, 2]}
+    go(10, workdir=tmp_path, seed=np.int64(3), config={"lr": 0.5, "widths": [1, 2]})
+
+
+def test_float_data_are_searched_for_their_range():
+    x = np.full((100, 4), 0.5, np.float32)
+    x[77, 2] = 255.0
+    model = models.vae(nets.mlp((4,), 4), nets.mlp((4,), (4,)), latent_dim=2)
+    with pytest.raises(UserError, match=r"needs pixels in \[0, 1\]; these run from 0.5 to 255"):
+        go(5, model=model, data=data.from_arrays(x))
+
+
 @pytest.mark.parametrize(("options", "message"), [
     ({"steps": 0}, "steps must be at least 1"),
     ({"batch_size": 0}, "batch_size must be at least 1"),
@@ -254,10 +327,15 @@ def test_best_checkpoint_is_kept_and_loaded(tmp_path):
     ({"steps": None}, "fit needs steps"),
     ({"accumulate": 3}, "cannot be cut into accumulate=3"),
     ({"tx": {"encoder": optax.adam(1e-3)}}, r"objectives move \['decoder', 'encoder'\]"),
-    ({"ema_decay": 1.5}, "ema_decay must be at most 1"),
+    ({"ema_decay": 1.5}, "ema_decay must be below 1"),
+    ({"seed": 2**32}, "seed must be below 2\\*\\*32"),
+    ({"seed": 1.5}, "seed must be a whole number"),
+    ({"best": ("elbo", "maximum")}, "best must be"),
+    ({"best": ("eblo", "max"), "valid": source(1)}, "unknown metric for best 'eblo'. Did you mean 'elbo'"),
+    ({"config": {"lr": object()}}, "config must be made of numbers"),
 ])
 def test_settings_that_cannot_work(tmp_path, options, message):
     options = {"steps": 5, **options}
     with pytest.raises(UserError, match=message):
         go(options.pop("steps"), workdir=tmp_path / "run", **options)
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run").exists()   # so that the corrected settings find no folder with the wrong ones

@@ -5,7 +5,19 @@
 """
 
 from jaxvae.data.images import folder, from_iterator, npz
-from jaxvae.data.source import Source, Splits, batch_at, batch_indices, binarised, from_arrays, known, load, names, splits
+from jaxvae.data.source import (
+    Source,
+    Splits,
+    batch_at,
+    batch_indices,
+    binarised,
+    from_arrays,
+    known,
+    load,
+    names,
+    overlap,
+    splits,
+)
 
 __all__ = ["Source", "Splits", "batch_at", "batch_indices", "binarised", "folder", "from_arrays", "from_iterator", "known",
-           "load", "names", "npz", "splits"]
+           "load", "names", "npz", "overlap", "splits"]

@@ -108,6 +108,11 @@ def folder(path: places.PathLike, *, crop: int | tuple[int, int] | None = None, 
     return Source(name, split, len(files), shape, read, count, None, str(root))
 
 
+def count(path: places.PathLike) -> int:
+    """Returns how many image files there are below `path`."""
+    return len(_files(Path(os.path.expanduser(path)), False)[0])
+
+
 def _pair(value: int | tuple[int, int] | None) -> tuple[int, int] | None:
     if value is None or isinstance(value, (tuple, list)):
         return value

@@ -274,6 +274,17 @@ def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(raw, kind="stable").astype(np.int32)
 
 
+def overlap(name: str, split: str, other: str, data_dir: str | os.PathLike | None = None) -> bool:
+    """Returns whether two splits of a data set share examples."""
+    kind, _, path = name.partition(":")
+    if kind in ("folder", "npz") and path:
+        counts = {"all": images.count(path) if kind == "folder" else images.npz(path).size}
+    else:
+        counts = _data_set(name, data_dir).counts
+    (official, part), (official_other, part_other) = (parse_split(name, s, counts) for s in (split, other))
+    return official == official_other and part.start < part_other.stop and part_other.start < part.stop
+
+
 def _data_set(name: str, data_dir: os.PathLike | str | None = None) -> DataSet:
     if name.startswith("tfds:"):
         copy = prepared.find(name[5:], data_dir)

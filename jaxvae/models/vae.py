@@ -6,13 +6,14 @@ Sources: Kingma & Welling 2014 (arXiv 1312.6114); Doersch 2016 (arXiv 1606.05908
 (conditional); Higgins et al. 2017 (beta); Dai & Wipf 2019 (arXiv 1903.05789), section 3 (learned gamma).
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import distributions, noise, objectives
+from jaxvae import distributions, noise, objectives, parallel
 from jaxvae.distributions import Bernoulli, Distribution, Normal
 from jaxvae.errors import UserError, check_count, check_number, concrete, unknown
 from jaxvae.objectives import Weight
@@ -31,6 +32,7 @@ def vae(
     gamma: float | Literal["learned"] = 1.0,
     beta: Weight = 1.0,
     free_bits: float = 0.0,
+    aggregate: Callable[[Array, Array], Array] | None = None,
 ) -> Model:
     """Returns a VAE: one objective that moves the groups "encoder", "decoder" and, with a learned gamma, "likelihood".
 
@@ -50,16 +52,19 @@ def vae(
         encoder: x [B, ...] -> [B, posterior.size(latent_dim)]; takes `cond` if batches have one.
         decoder: z [B, D] -> x's shape; takes `cond` if batches have one.
         latent_dim: D.
-        posterior: "normal", or a `Posterior`.
+        posterior: "normal", "ar1" (one correlation and one variance per example; see `rho_vae` for its
+            conventions), or a `Posterior`.
         likelihood: "bernoulli" (pixels in [0, 1], grey or binary) or "gaussian".
         gamma: decoder variance, > 0, or "learned"; Gaussian likelihood only.
         beta: weight of the KL, >= 0: a number (it may be traced) or a schedule step -> number.
         free_bits: nats per latent dimension that cost nothing in the loss (metrics show the true KL).
+        aggregate: (rng, z [B, D]) -> scalar, a term of the aggregated posterior that is added to the mean
+            loss (see `info_vae`); the objective is then `coupled`, and reports the term as `aggregate`.
 
     Returns:
         A `Model` with metrics `loss`, `rec`, `kl`, `elbo` (nats per example), `beta` where it is a
-        schedule and `gamma` where it is learned. `sample` returns decoder means; for draws of x use
-        `distributions.sample(rng, model.decode(...))`.
+        schedule, `gamma` where it is learned, and what the posterior reports of itself. `sample` returns
+        decoder means; for draws of x use `distributions.sample(rng, model.decode(...))`.
 
     Raises:
         UserError: for hyper-parameters out of range, an unknown posterior or likelihood, and when
@@ -78,6 +83,10 @@ def vae(
         check_number("gamma", gamma, above=0.0)
     objectives.check_weight("beta", beta)
     check_number("free_bits", free_bits, least=0.0)
+    free = not (concrete(free_bits) and free_bits == 0)
+    if free:
+        outputs = jax.ShapeDtypeStruct((1, q_of.size(latent_dim)), jnp.float32)
+        objectives.check_free_bits(jax.eval_shape(q_of.build, outputs))
 
     def likelihood_of(params, output: Array) -> Distribution:
         if likelihood == "bernoulli":
@@ -115,19 +124,23 @@ def vae(
 
     def loss(params, state, rng, batch: Batch, step, carry):
         x, cond = batch
+        _check_float(x)
         rng_z, rng_encoder, rng_decoder = jax.random.split(rng, 3)
         q, state = run_encoder(params, state, x, cond, rng_encoder, train=True)
         z = distributions.sample(rng_z, q)
         p, state = run_decoder(params, state, z, cond, rng_decoder, train=True)
         rec, kl = -distributions.log_prob(p, x), distributions.kl(q)
         weight = objectives.weight_at(beta, step)
-        paid = kl if concrete(free_bits) and free_bits == 0 else objectives.free_bits_kl(q, free_bits)
+        paid = objectives.free_bits_kl(q, free_bits) if free else distributions.penalty(q, z)
         value = objectives.beta_elbo_loss(rec, paid, weight)
-        metrics = {"rec": rec, "kl": kl, "elbo": objectives.elbo(Terms(rec, kl))}
+        metrics = {"rec": rec, "kl": kl, "elbo": objectives.elbo(Terms(rec, kl)), **distributions.metrics(q)}
         if callable(beta):
             metrics["beta"] = weight
         if learned:
             metrics["gamma"] = jnp.exp(params["likelihood"]["log_gamma"])
+        if aggregate is not None:
+            metrics["aggregate"] = aggregate(jax.random.fold_in(rng, 3), z)
+            value = jnp.mean(parallel.gather(value)) + metrics["aggregate"]
         return value, Aux(state, metrics)
 
     def encode(params, state, x, cond=None, *, stats="running"):
@@ -139,14 +152,14 @@ def vae(
     def terms(params, state, rng, batch: Batch, *, stats="running"):
         q = encode(params, state, batch.x, batch.cond, stats=stats)
         p = decode(params, state, distributions.sample(rng, q), batch.cond, stats=stats)
-        return Terms(-distributions.log_prob(p, batch.x), distributions.kl(q))
+        return Terms(-distributions.log_prob(p, batch.x), distributions.kl(q), distributions.metrics(q))
 
     def sample(params, state, rng, n, cond=None, *, stats="running"):
         z = noise.normal(rng, (n, latent_dim))
         return decode(params, state, z, cond, stats=stats).mean
 
     groups = ("encoder", "decoder", "likelihood") if learned else ("encoder", "decoder")
-    return Model(init, (Objective(groups, loss),), encode, decode, terms, sample)
+    return Model(init, (Objective(groups, loss, coupled=aggregate is not None),), encode, decode, terms, sample)
 
 
 def use_batch(stats: str) -> bool:
@@ -156,12 +169,16 @@ def use_batch(stats: str) -> bool:
     return stats == "batch"
 
 
+def _check_float(x: Array) -> None:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise UserError(f"x must be floating point, not {x.dtype}: scale bytes with x.astype('float32') / 255.")
+
+
 def _check_data(x: Array, likelihood: str) -> None:
     """Raises `UserError` for data that no such likelihood fits: integers, non-finite values, pixels outside [0, 1]."""
     if x.ndim < 2 or 0 in x.shape:
         raise UserError(f"x must be [batch, ...] with no empty axis, not shape {x.shape}.")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise UserError(f"x must be floating point, not {x.dtype}: scale bytes with x.astype('float32') / 255.")
+    _check_float(x)
     if not concrete(x) or isinstance(x, jax.ShapeDtypeStruct):
         return
     values = np.asarray(x)

@@ -3,5 +3,6 @@
 from jaxvae.nets.conv import conv_decoder, conv_encoder
 from jaxvae.nets.layers import from_linen
 from jaxvae.nets.mlp import mlp
+from jaxvae.nets.rho import rho_nets
 
-__all__ = ["conv_decoder", "conv_encoder", "from_linen", "mlp"]
+__all__ = ["conv_decoder", "conv_encoder", "from_linen", "mlp", "rho_nets"]

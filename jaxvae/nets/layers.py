@@ -159,6 +159,8 @@ class BatchNorm(nn.Module):
 class Dropout(nn.Module):
     """Zeroes each value with probability `rate` in training and scales the rest by 1 / (1 - rate).
 
+    Without an rng it returns x: evaluation with `stats="batch"` wants BatchNorm's moments, not dropout.
+
     Its mask is drawn for the global batch, unlike Linen's own under `pmap`.
     """
 
@@ -166,7 +168,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        if not train or self.rate == 0.0:
+        if not train or self.rate == 0.0 or not self.has_rng("dropout"):   # batch statistics alone bring no rng
             return x
         keep = noise.uniform(self.make_rng("dropout"), x.shape) >= self.rate
         return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
@@ -174,7 +176,14 @@ class Dropout(nn.Module):
 
 def join(x: Array, cond: Array | None) -> Array:
     """Returns x [B, n] with cond [B, m] beside it: [B, n + m]; x itself without a condition."""
-    return x if cond is None else jnp.concatenate([x, cond.astype(x.dtype)], axis=-1)
+    if cond is None:
+        return x
+    if cond.ndim != 2 or cond.shape[0] != x.shape[0]:
+        raise UserError(
+            f"cond must be [batch, n], not shape {cond.shape} for a batch of {x.shape[0]}: "
+            "make labels one-hot with jax.nn.one_hot(label, classes)."
+        )
+    return jnp.concatenate([x, cond.astype(x.dtype)], axis=-1)
 
 
 def from_linen(module: nn.Module) -> Net:

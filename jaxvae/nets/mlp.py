@@ -17,7 +17,7 @@ class MLP(nn.Module):
 
     hidden: tuple[int, ...]
     out: tuple[int, ...]
-    heads: int
+    heads: tuple[int, ...]
     act: str
     init_name: str
     dtype: Any
@@ -27,13 +27,12 @@ class MLP(nn.Module):
         h = join(x.reshape(x.shape[0], -1).astype(self.dtype), cond)
         for width in self.hidden:
             h = activation(self.act)(Dense(width, self.init_name, self.dtype)(h))
-        width = math.prod(self.out) // self.heads
-        parts = [Dense(width, self.init_name, self.dtype)(h) for _ in range(self.heads)]
-        y = parts[0] if self.heads == 1 else jnp.concatenate(parts, axis=-1)
+        parts = [Dense(width, self.init_name, self.dtype)(h) for width in self.heads]
+        y = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
         return y.reshape(x.shape[0], *self.out).astype(jnp.float32)
 
 
-def mlp(hidden: Sequence[int], out: int | Sequence[int], *, heads: int = 1, act: str = "relu",
+def mlp(hidden: Sequence[int], out: int | Sequence[int], *, heads: int | Sequence[int] = 1, act: str = "relu",
         init: str = "torch", dtype: Any = jnp.float32) -> Net:
     """Returns a perceptron as a `Net`: x [B, ...] (and cond [B, n]) -> [B, *out], float32.
 
@@ -42,7 +41,7 @@ def mlp(hidden: Sequence[int], out: int | Sequence[int], *, heads: int = 1, act:
         out: outputs, as a number (an encoder: `2 * latent_dim`) or a shape (a decoder: `(28, 28, 1)`).
         heads: separate last layers whose outputs are put side by side. With `heads=2` an encoder has
             one for the mean and one for the log-variance, as most released code does; this matters
-            only to initialisers that depend on the number of outputs.
+            only to initialisers that depend on the number of outputs. A sequence gives the width of each.
         act: relu, leaky_relu (0.2), tanh, elu, sigmoid, softplus or identity.
         init: torch, glorot, xavier or normal0.02 (see `layers`).
         dtype: of the computation (float32 or bfloat16); parameters and outputs are float32.
@@ -53,9 +52,16 @@ def mlp(hidden: Sequence[int], out: int | Sequence[int], *, heads: int = 1, act:
     out = (out,) if isinstance(out, int) else tuple(out)
     for width in (*hidden, *out):
         check_count("a layer's width", width)
-    check_count("heads", heads)
-    if math.prod(out) % heads:
-        raise UserError(f"{heads} heads cannot share {math.prod(out)} outputs equally.")
+    size = math.prod(out)
+    if not isinstance(heads, Sequence):
+        check_count("heads", heads)
+        if size % heads:
+            raise UserError(f"{heads} heads cannot share {size} outputs equally.")
+        heads = (size // heads,) * heads
+    for width in heads:
+        check_count("a head's width", width)
+    if sum(heads) != size:
+        raise UserError(f"heads {tuple(heads)} add up to {sum(heads)}, not to the {size} outputs.")
     activation(act)
     check_init(init)
-    return from_linen(MLP(tuple(hidden), out, heads, act, init, dtype))
+    return from_linen(MLP(tuple(hidden), out, tuple(heads), act, init, dtype))

@@ -1,0 +1,105 @@
+"""python -m experiments.rho_vae.figures: draws Figures 1, 3, 4, 5 (loss curves) and 2 (samples) from what has been run.
+
+One picture per net with curves, and one of samples per data set, in `figures/`. A method that was not run is
+not drawn. The published curves are known at their first and last epoch: crosses.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from experiments.rho_vae.cells import DATA, FOLDER, methods
+from jaxvae import writers
+from jaxvae.errors import UserError
+from jaxvae.models.rho_vae import NETS
+from jaxvae.writers import read, read_json
+
+FIGURES = {"vanilla": 1, "beta": 3, "cnn": 4, "info": 5}
+FIRST = {   # epoch 1 of the published curves, decoded from the vector graphics: (normal, AR(1))
+    "mnist.vanilla": (131.5, 123.7), "fashion_mnist.vanilla": (257.6, 241.5), "mnist.cnn": (117.0, 98.8),
+    "fashion_mnist.cnn": (250.1, 233.4), "mnist.beta": (595.7, 553.5), "fashion_mnist.beta": (1318.9, 1260.8),
+    "mnist.info": (113.0, 104.5), "fashion_mnist.info": (251.9, 240.8),
+}
+COLOURS = {"normal": "#0072B2", "normal-paper": "#56B4E9", "ar1-paper": "#009E73", "ar1-readme": "#CC79A7",
+           "ar1-released": "#D55E00"}
+PANELS = {"test_loss": "loss as the released code prints it", "elbo": "true negative ELBO"}
+
+
+def curves(name: str, net: str, method: str, results: str = "results") -> list[dict[str, np.ndarray]]:
+    """Returns a curve for each seed, from its newest run: epochs and metrics."""
+    path = FOLDER / results / "curves" / f"{name}.{net}.{method}.jsonl"
+    seeds: dict[int, list] = {}
+    for line in read(path) if path.exists() else []:
+        run = seeds.setdefault(line["seed"], [])
+        if run and line["steps"] <= run[-1]["steps"]:
+            run.clear()   # a later run of the same seed begins
+        run.append(line)
+    return [{k: np.asarray([line[k] for line in run]) for k in ("steps", *PANELS)} for run in seeds.values()]
+
+
+def draw(net: str, target: Path, results: str = "results") -> bool:
+    """Draws the curves of one net. Returns whether there was any."""
+    from matplotlib.figure import Figure
+
+    from jaxvae.plots import _plain, _save
+
+    figure = Figure(figsize=(10, 7), dpi=120, layout="constrained")
+    published = {c["cell"]: c["value"] for c in read_json(FOLDER / "expected.json")["cells"]}
+    found = False
+    for i, name in enumerate(DATA):
+        for j, (metric, title) in enumerate(PANELS.items()):
+            axes = figure.add_subplot(2, 2, 2 * i + j + 1)
+            for method in methods(net):
+                runs = curves(name, net, method, results)
+                found |= bool(runs)
+                for k, run in enumerate(runs):
+                    epochs = run["steps"] / run["steps"][0]
+                    y = -run["elbo"] if metric == "elbo" else run[metric]
+                    axes.plot(epochs, y, color=COLOURS[method], lw=1.3, label=None if k else method)
+            if metric == "test_loss":
+                ends = [(f"{name}/{net}/{m}", m, first) for m, first in
+                        zip(("normal", "ar1-released"), FIRST[f"{name}.{net}"], strict=True)]
+                for cell, method, first in ends:
+                    axes.plot([1, 15], [first, published[cell]], "x", color=COLOURS[method], ms=8, mew=2)
+            axes.set_title(f"{name}: {title}", fontsize=10)
+            axes.set_xlabel("epoch")
+            axes.set_ylabel("nats per image, down is better")
+            _plain(axes)
+            if i == j == 0 and found:
+                axes.legend(frameon=False, title="crosses: published")
+    if found:
+        _save(target / f"figure{FIGURES[net]}_{net}.png", figure)
+    return found
+
+
+def samples(name: str, target: Path, results: str = "results") -> bool:
+    """Draws the samples of every posterior of the vanilla net side by side. Returns whether there was any."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    from jaxvae.plots import _save
+
+    paths = {m: FOLDER / results / "samples" / f"{name}.vanilla.{m}.png" for m in methods("vanilla")}
+    paths = {m: path for m, path in paths.items() if path.exists()}
+    if not paths:
+        return False
+    figure = Figure(figsize=(3.4 * len(paths), 3.7), dpi=120, layout="constrained")
+    for i, (method, path) in enumerate(paths.items()):
+        axes = figure.add_subplot(1, len(paths), i + 1)
+        axes.imshow(np.asarray(Image.open(path)), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(method)
+        axes.set_axis_off()
+    _save(target / f"figure2_{name}.png", figure)
+    return True
+
+
+def main(results: str = "results", target: Path = FOLDER / "figures") -> None:
+    """Draws everything there is."""
+    writers.make_folder(target)
+    drawn = [draw(net, target, results) for net in NETS] + [samples(name, target, results) for name in DATA]
+    if not any(drawn):
+        raise UserError("nothing has been run: python -m experiments.rho_vae --cell '*/vanilla/*' first.")
+
+
+if __name__ == "__main__":
+    main()

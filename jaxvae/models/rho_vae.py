@@ -1,0 +1,119 @@
+"""The rho-VAE: a VAE whose posterior is a first-order autoregression over the latent dimensions.
+
+    q(z|x) = N(mean, s [rho^|i-j|]),   loss = rec + KL,   KL = 1/2 (|mean|^2 + D (s - 1 - log s) - (D - 1) log(1 - rho^2))
+
+Three conventions, from the paper's mathematics to its code; what each one samples and pays is in
+`jaxvae.distributions` (`AR1Normal`, `ReadmeAR1`, `ReleasedAR1`). Source: "rho-VAE: Autoregressive
+parametrization of the VAE encoder" (2019), section 3.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+
+from jaxvae import distributions
+from jaxvae.distributions import Distribution, Normal
+from jaxvae.errors import unknown
+from jaxvae.models.vae import vae
+from jaxvae.types import Array, Model, Net, Posterior
+
+NETS = ("vanilla", "cnn", "beta", "info")   # of the paper's experiments (`jaxvae.nets.rho`)
+
+
+def rho_vae(
+    encoder: Net,
+    decoder: Net,
+    *,
+    latent_dim: int,
+    convention: Literal["paper", "readme", "released"] = "paper",
+    **options: Any,
+) -> Model:
+    """Returns a VAE with the AR(1) posterior: `vae(..., posterior="ar1")` with a choice of convention.
+
+    | convention | samples                                            | the loss pays                                       |
+    | ---------- | -------------------------------------------------- | --------------------------------------------------- |
+    | paper      | N(mean, s rho^abs(i-j)), the correct AR(1)         | its KL                                              |
+    | readme     | zeta_j = rho zeta_(j-1) + sd eps_j, as printed     | the KL of "paper"                                   |
+    | released   | zeta_j = zeta_(j-1) + sd eps_j, a random walk      | 1/2 abs(mean)^2 + (the rest of "paper") / batch size |
+
+    Whatever the loss pays, the metrics `kl` and `elbo` are exact for what is sampled, so `elbo` is a
+    bound under every convention. `loss` is what is minimised. `rho_abs` and `rho_saturated` (the share of
+    examples with |rho| > 0.999) tell where rho went. Under "released" B is the batch that the loss sees,
+    over all devices; with `accumulate` that is one part of it.
+
+    Args:
+        encoder: x [B, ...] -> [B, D + 2]: mean, tanh^-1(rho), log s.
+        decoder, latent_dim, options: as in `vae` (free bits are not defined for it).
+        convention: see above.
+
+    Raises:
+        UserError: for an unknown convention, and as `vae`.
+    """
+    return vae(encoder, decoder, latent_dim=latent_dim, posterior=distributions.ar1(convention), **options)
+
+
+class SampleForMean(NamedTuple):
+    """A posterior whose loss has the *sample* where the KL has the mean, as some of the released nets return it.
+
+    `drawn` is what is sampled; its log-density and KL are exact. `paid` is the one whose penalty is paid,
+    with z in the place of its mean.
+    """
+
+    drawn: Distribution
+    paid: Distribution
+
+    @property
+    def mean(self) -> Array:
+        """The mean [B, D]."""
+        return self.drawn.mean
+
+    def sample(self, rng: Array) -> Array:
+        """Returns z [B, D]."""
+        return self.drawn.sample(rng)
+
+    def log_prob(self, x: Array) -> Array:
+        """Returns the log-density of what is sampled [B]."""
+        return self.drawn.log_prob(x)
+
+    def kl(self) -> Array:
+        """Returns the KL of what is sampled [B]."""
+        return self.drawn.kl()
+
+    def penalty(self, z: Array, batch_size: int | None = None) -> Array:
+        """Returns what the loss pays [B]."""
+        return distributions.penalty(self.paid._replace(mean=z), z, batch_size)
+
+    def metrics(self) -> dict[str, Array]:
+        """Returns what `drawn` reports."""
+        return distributions.metrics(self.drawn)
+
+
+def released_posterior(net: str, *, correlated: bool) -> Posterior:
+    """Returns the posterior of one of the paper's four nets with the quirks of its released code.
+
+    | net     | Normal                                             | AR(1): "released", and                         |
+    | ------- | -------------------------------------------------- | ---------------------------------------------- |
+    | vanilla | -                                                  | -                                              |
+    | cnn     | logvar = log max(v, 0.02)                          | (a clamp inside the net, `nets.rho`)           |
+    | beta    | -                                                  | sample in the place of the mean                |
+    | info    | v' = log max(v, 0.01): samples with sd = exp(v'),  | logvar = log max(v, 0.02), and                 |
+    |         | pays for logvar = v', sample in place of the mean  | sample in the place of the mean                |
+
+    Args:
+        net: vanilla, cnn, beta or info.
+        correlated: AR(1) instead of Normal.
+    """
+    if net not in NETS:
+        raise unknown("net", net, NETS)
+    base = distributions.posterior("ar1-released" if correlated else "normal")
+
+    def build(output: Array) -> Distribution:
+        q = base.build(output)
+        if net == "info" or (net == "cnn" and not correlated):
+            least = 0.01 if net == "info" and not correlated else 0.02
+            q = q._replace(logvar=jnp.log(jnp.maximum(q.logvar, least)))
+        if net == "info" and not correlated:
+            return SampleForMean(Normal(q.mean, 2.0 * q.logvar), q)
+        return SampleForMean(q, q) if net in ("info", "beta") and correlated else q
+
+    return Posterior(base.size, build)

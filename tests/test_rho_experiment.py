@@ -1,0 +1,111 @@
+"""The parts of experiments.rho_vae: cells, the released test loss, and the toys whose likelihood is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from experiments.rho_vae import cells, figures, search
+from jaxvae import distributions
+from jaxvae.errors import UserError
+from jaxvae.types import Batch
+from jaxvae.writers import read_json
+
+NAMES = [cell.name for cell in cells.CELLS]
+
+
+def test_there_is_a_cell_for_every_published_number():
+    assert len(set(NAMES)) == len(NAMES)
+    assert {c["cell"] for c in read_json(cells.FOLDER / "expected.json")["cells"]} <= set(NAMES)
+    for method in ("normal", "ar1-paper", "ar1-readme", "ar1-released"):
+        for net in ("vanilla", "cnn", "beta", "info"):
+            assert {f"mnist/{net}/{method}", f"fashion_mnist/{net}/{method}"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("net", ["vanilla", "cnn", "beta", "info"])
+def test_every_cells_model_has_its_parameters(net):
+    counts = {"vanilla": (640_804, 637_596), "cnn": (212_247_957, 315_001_229), "beta": (763_285, 761_229),
+              "info": (13_403_157, 13_394_957)}[net]
+    side = 64 if net == "beta" else 28
+    for method in cells.methods(net):
+        params, _ = jax.eval_shape(cells.build(net, method).init, jax.random.key(0), Batch(jnp.zeros((2, side, side, 1))))
+        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == counts[method.startswith("ar1")], method
+
+
+def test_the_released_loss_of_a_split_divides_by_128_whatever_the_batch():
+    model = cells.build("vanilla", "ar1-released", shrink=50)
+    x = jnp.asarray(np.random.default_rng(0).random((6, 28, 28, 1)), jnp.float32)
+    params, state = model.init(jax.random.key(0), Batch(x))
+    rng = jax.random.key(1)
+    terms = cells.with_released_loss(model).terms(params, state, rng, Batch(x))
+    q = model.encode(params, state, x)
+    rest = distributions.AR1Normal(jnp.zeros_like(q.mean), q.rho, q.logvar).kl()
+    want = terms.rec + 0.5 * jnp.sum(jnp.square(q.mean), axis=1) + rest / 128
+    np.testing.assert_allclose(terms.extra["released_loss"], want, rtol=1e-6)
+    np.testing.assert_array_equal(terms.rec, model.terms(params, state, rng, Batch(x)).rec)   # the same noise
+
+
+def test_images_are_resized_to_bytes():
+    x = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), dtype=np.uint8)
+    same = cells.preprocess_for(28)(jax.random.key(0), {"x": x}).x
+    np.testing.assert_allclose(same, x / 255, rtol=1e-6)
+    big = np.asarray(cells.preprocess_for(64)(jax.random.key(0), {"x": x}).x)
+    assert big.shape == (2, 64, 64, 1)
+    np.testing.assert_allclose(255 * big, np.round(255 * big), atol=1e-3)
+
+
+def test_the_large_net_is_refused_on_a_cpu():
+    with pytest.raises(UserError, match="run its cells on a GPU or TPU"):
+        cells.run("mnist", "cnn", "normal", 0, False)
+
+
+# ---- toys ------------------------------------------------------------------------------------
+
+
+def test_the_toys_posteriors_are_what_they_say():
+    i = np.arange(search.TOY_DIM)
+    for kind, want in (("toy_ar1", search.TOY_VAR * search.TOY_RHO ** np.abs(i[:, None] - i)), ("toy_any", None)):
+        weights = search.toy(kind).weights
+        posterior = np.linalg.inv(np.eye(search.TOY_DIM) + weights.T @ weights)
+        if want is None:
+            np.testing.assert_allclose(np.linalg.eigvalsh(posterior), np.geomspace(0.05, 0.95, search.TOY_DIM), rtol=1e-6)
+        else:
+            np.testing.assert_allclose(posterior, want, atol=1e-10)
+
+
+def test_the_exact_likelihood_is_scipys():
+    rng = np.random.default_rng(3)
+    weights, bias, x = rng.normal(size=(4, 2)), rng.normal(size=4), rng.normal(size=(7, 4))
+    want = scipy.stats.multivariate_normal(bias, weights @ weights.T + np.eye(4)).logpdf(x).mean()
+    np.testing.assert_allclose(search.log_likelihood(x, weights, bias), want, rtol=1e-10)
+
+
+def test_the_price_of_a_normal_posterior_is_the_least_kl():
+    """KL(diagonal q || true posterior), minimised by hand: variances 1 / P_jj."""
+    i = np.arange(search.TOY_DIM)
+    cov = search.TOY_VAR * search.TOY_RHO ** np.abs(i[:, None] - i)
+    p = np.linalg.inv(cov)
+    q = 1.0 / np.diag(p)
+    kl = 0.5 * (np.trace(p @ np.diag(q)) - len(q) + np.linalg.slogdet(cov)[1] - np.log(q).sum())
+    np.testing.assert_allclose(search.diagonal_gap(), kl, rtol=1e-9)
+
+
+def test_ar1_is_nearly_a_rotated_normal():
+    """In a fixed basis D = 10 loses 0.05 nats, where the given basis loses 1.3: the correlation itself buys little."""
+    for rho in (0.3, 0.9, -0.9):
+        assert abs(search.distance_to_normals(rho, 2)) < 1e-9
+    assert 0.0 < search.distance_to_normals(0.5, 10) < 0.05
+    np.testing.assert_allclose(-4.5 * np.log(1 - 0.5**2), 1.29, atol=0.01)
+
+
+def test_a_frozen_decoder_stays():
+    model = search.linear("ar1-paper", search.toy("toy_ar1").weights)
+    assert model.objectives[0].wrt == ("encoder",)
+    params, _ = model.init(jax.random.key(0), Batch(jnp.zeros((2, search.TOY_X))))
+    np.testing.assert_allclose(params["decoder"]["Dense_0"]["kernel"], search.toy("toy_ar1").weights.T, rtol=1e-6)
+
+
+def test_figures_of_nothing_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="nothing has been run"):
+        figures.main("no_such_results", tmp_path)
