@@ -43,6 +43,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks.step_time
+	$(BIN)/python -m benchmarks.input
 	$(BIN)/python -m benchmarks.ar1
 	$(BIN)/python -m benchmarks.ensemble
 

@@ -8,8 +8,9 @@ import importlib
 __version__ = "0.1.0"
 
 _MODULES = (
-    "checkpoint", "cli", "config", "data", "distributions", "ensemble", "errors", "loop", "metrics", "models", "nets", "noise",
-    "objectives", "parallel", "plots", "run", "step", "table", "testing", "train", "types", "writers",
+    "checkpoint", "cli", "config", "data", "distributions", "doctor", "ensemble", "errors", "export", "inference", "loop",
+    "metrics", "models", "nets", "noise", "objectives", "options", "parallel", "plots", "run", "step", "table", "testing",
+    "train", "types", "writers",
 )
 _NAMES = {
     "Batch": "types", "Model": "types", "Net": "types", "Objective": "types", "Posterior": "types", "Terms": "types",

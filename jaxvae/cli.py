@@ -1,4 +1,4 @@
-"""The command line: `jaxvae train PRESET ...`.
+"""The command line: `jaxvae train PRESET ...`, `jaxvae sample RUN ...`, `jaxvae data prepare NAME ...`.
 
 A user's mistake ends with one line on stderr and exit code 2; a loss that is not finite with 3; a run
 that was asked to stop with 75 (SIGTERM) or 130 (Ctrl-C), after it has saved.
@@ -17,6 +17,7 @@ USAGE = """usage: jaxvae COMMAND ...
 
 commands:
   train PRESET   train a model; `jaxvae train PRESET --help` lists its options
+{commands}
 
 presets:
 {presets}
@@ -50,11 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    from jaxvae import config
+    from jaxvae import config, options
 
     if not argv or argv[0] in ("-h", "--help", "help"):
         presets = "\n".join(f"  {name:<14} {cls.__doc__}" for name, cls in config.PRESETS.items())
-        print(USAGE.format(presets=presets), end="")
+        rows = "\n".join(f"  {name:<14} {cls.__doc__}" for name, (cls, _) in options.COMMANDS.items())
+        print(USAGE.format(presets=presets, commands=rows), end="")
         return 0 if argv else 2
     if argv[0] == "--version":
         import jaxvae
@@ -62,7 +64,7 @@ def _main(argv: list[str]) -> int:
         print(f"jaxvae {jaxvae.__version__}")
         return 0
     if argv[0] != "train":
-        raise unknown("command", argv[0], ["train"])
+        return _other(argv)
     if len(argv) == 1:
         raise UserError(f"train needs a preset: {', '.join(config.PRESETS)}. Example: jaxvae train vae --workdir runs/vae")
     if argv[1] in ("-h", "--help"):
@@ -71,13 +73,36 @@ def _main(argv: list[str]) -> int:
         raise unknown("preset", argv[1], config.PRESETS)
     settings = parse(config.PRESETS[argv[1]], argv[2:], f"jaxvae train {argv[1]}")
     config.check(settings)
-    from jaxvae.data import names
+    from jaxvae.data import known, names
 
-    if settings.data not in names():
+    if not known(settings.data):
         raise unknown("data set", settings.data, names())
     from jaxvae.commands import train
 
     return train(settings)
+
+
+def _other(argv: list[str]) -> int:
+    """Runs a command of `options.COMMANDS`."""
+    import importlib
+
+    from jaxvae import options
+
+    word = argv[0]
+    if word == "data":
+        known = [name.split()[1] for name in options.COMMANDS if name.startswith("data ")]
+        if len(argv) == 1 or argv[1] in ("-h", "--help"):
+            return _main(["--help"])
+        if argv[1] not in known:
+            raise unknown("command data", argv[1], known)
+        word = " ".join(argv[:2])
+    if word not in options.COMMANDS:
+        raise unknown("command", word, ["train", *(name.split()[0] for name in options.COMMANDS)])
+    cls, module = options.COMMANDS[word]
+    settings = parse(cls, argv[len(word.split()):], f"jaxvae {word}")
+    options.check(settings)
+    function = f"run_{word.replace(' ', '_')}"
+    return getattr(importlib.import_module(f"jaxvae.{module}"), function)(settings)
 
 
 def parse(cls, args: Sequence[str], prog: str):
@@ -86,7 +111,7 @@ def parse(cls, args: Sequence[str], prog: str):
 
     import tyro
 
-    names = [f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(cls)]
+    names = [f"--{f.name.strip('_').replace('_', '-')}" for f in dataclasses.fields(cls)]
     flags = [f"--no-{f.name.replace('_', '-')}" for f in dataclasses.fields(cls) if f.type in (bool, "bool")]
     for arg in args:
         option = arg.split("=")[0].replace("_", "-")

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from jaxvae import config as configs
-from jaxvae import data, plots, run, writers
+from jaxvae import data, inference, plots, run, writers
 from jaxvae import train as training
 from jaxvae.data import Source
 from jaxvae.errors import UserError
@@ -21,18 +21,18 @@ def train(config: configs.VAE) -> int:
     for name in ("absl", "asyncio"):   # Orbax logs tracebacks of what it also raises; here one line is said
         logging.getLogger(name).setLevel(logging.CRITICAL)
     jax.config.update("jax_default_matmul_precision", config.precision)
-    splits = data.splits(config.data)
+    splits = data.splits(config.data, config.data_dir)
     for part, split in (("test", splits.test), ("validation", splits.valid)):
-        if config.split and data.overlap(config.data, config.split, split):
+        if config.split and data.overlap(config.data, config.split, split, config.data_dir):
             raise UserError(f"--split {config.split} shares examples with the {part} split {split}: leave those out.")
-    source = data.load(config.data, config.split or splits.train, data_dir=config.data_dir)
-    valid = data.load(config.data, splits.valid, data_dir=config.data_dir)
+    source, valid = configs.source(config, config.split or "train"), configs.source(config, "valid")
     model, tx, preprocess = configs.build(config, source.shape, source.num_classes)
     record = configs.as_dict(config, source.shape, source.num_classes)
     run.check(config.workdir, record)
     steps = config.steps or math.ceil((config.epochs or 20) * source.size / config.batch_size)
     print(f"{config.data}: {source.size:,} training images {source.shape}, {steps:,} steps of {config.batch_size}, "
           f"{jax.device_count()} {jax.devices()[0].platform} device(s), {config.workdir}")
+    print(f"data: {source.origin}{'' if source.arrays else ', streamed'}")
     try:
         fit = training.fit(
             model, tx, source, steps=steps, batch_size=config.batch_size, seed=config.seed, workdir=config.workdir,
@@ -40,15 +40,16 @@ def train(config: configs.VAE) -> int:
             eval_every=config.eval_every or max(1, steps // 10), save_every=config.save_every, keep=config.keep,
             ema_decay=config.ema_decay, accumulate=config.accumulate, max_grad_norm=config.max_grad_norm,
             config=record, progress=config.progress,
+            on_log=writers.tensorboard(Path(config.workdir) / "tensorboard") if config.tensorboard else None,
         )
     except training.NonFinite as error:
         print(f"jaxvae: {error}", file=sys.stderr)
         return 3
-    finish(config, model, preprocess, fit, splits.test)
+    finish(config, model, preprocess, fit)
     return 0
 
 
-def finish(config: configs.VAE, model: Model, preprocess, fit: training.Fit, test_split: str) -> None:
+def finish(config: configs.VAE, model: Model, preprocess, fit: training.Fit) -> None:
     """Evaluates a finished run on the test split and draws its pictures, unless both are there; prints the table."""
     workdir, step = Path(config.workdir), int(fit.train_state.step)
     log = workdir / "metrics.jsonl"
@@ -58,7 +59,7 @@ def finish(config: configs.VAE, model: Model, preprocess, fit: training.Fit, tes
     names = ["samples", "reconstructions", "interpolation", "curves"] + (["manifold"] if config.latent_dim == 2 else [])
     missing = [name for name in names if not (workdir / f"{name}.png").exists()]
     if not lines or missing:
-        test = data.load(config.data, test_split, data_dir=config.data_dir)
+        test = configs.source(config, "test")
         metrics = training.evaluate(model, params, fit.train_state.state, test, preprocess=preprocess, seed=config.seed)
         draw(workdir, model, params, fit.train_state.state, test, preprocess, config, names)
         if not lines:
@@ -80,15 +81,11 @@ def draw(workdir: Path, model: Model, params, state, source: Source, preprocess,
         classes = batch.cond.shape[-1]
         cond = jax.nn.one_hot(jnp.arange(64) % classes, classes)
     plots.samples(workdir / "samples.png", np.asarray(model.sample(params, state, rng, 64, cond)))
-    mean = model.encode(params, state, batch.x, batch.cond).mean
-    x_hat = model.decode(params, state, mean, batch.cond).mean
+    x_hat = inference.reconstruct(model, params, state, batch)
     plots.reconstructions(workdir / "reconstructions.png", np.asarray(batch.x[:32]), np.asarray(x_hat[:32]))
     rows = min(8, count // 2)
-    t = jnp.linspace(0.0, 1.0, 11)[None, :, None]
-    z = (1.0 - t) * mean[:rows, None] + t * mean[rows:2 * rows, None]
-    between = None if batch.cond is None else jnp.repeat(batch.cond[:rows], 11, axis=0)
-    path = model.decode(params, state, z.reshape(rows * 11, -1), between).mean
-    plots.interpolation(workdir / "interpolation.png", np.asarray(path).reshape(rows, 11, *batch.x.shape[1:]))
+    start, end = (jax.tree.map(lambda v, part=part: v[part], batch) for part in (slice(rows), slice(rows, 2 * rows)))
+    plots.interpolation(workdir / "interpolation.png", np.asarray(inference.interpolate(model, params, state, start, end)))
     if "manifold" in names:
         side = 20
         z = jnp.asarray(plots.manifold_z(side), jnp.float32)

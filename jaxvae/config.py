@@ -13,6 +13,7 @@ from tyro.conf import arg
 from jaxvae.errors import UserError, check_count, check_number, check_seed, unknown
 
 if TYPE_CHECKING:
+    from jaxvae.data import Source
     from jaxvae.types import Batch, Model
 
 Count = Annotated[int | None, arg(metavar="N")]
@@ -28,9 +29,13 @@ class VAE:
     workdir: Annotated[Path, arg(metavar="DIR")]
     """Folder of the run; a run in it with the same settings is resumed."""
     data: str = "digits"
-    """Data set: digits (embedded, 8x8), mnist, fashion_mnist."""
+    """Data set: a name of `jaxvae data list`, folder:PATH (images), npz:FILE, or tfds:NAME."""
     data_dir: Folder = None
-    """Where the files of data sets are (default: $JAXVAE_DATA_DIR, then ~/.cache/jaxvae)."""
+    """Where the files of data sets are (default: $JAXVAE_DATA_DIR, $TFDS_DATA_DIR, ~/.cache/jaxvae, ~/tensorflow_datasets)."""
+    size: Count = None
+    """Height and width to which the images of a folder are resized."""
+    crop: Count = None
+    """Height and width of the centre of them that is kept, before that."""
     split: Text = None
     """Training split, e.g. "train[:1000]" (default: all but the validation and test parts, which it must leave out)."""
 
@@ -99,6 +104,8 @@ class VAE:
     """Newest checkpoints to keep, beside the best one."""
     progress: bool = True
     """Show the progress bar."""
+    tensorboard: bool = False
+    """Also write the log for TensorBoard, into RUN/tensorboard."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +205,8 @@ def check(config: VAE) -> None:
     """Raises `UserError` for settings that no run can have, before anything heavy is imported."""
     if config.steps is not None and config.epochs is not None:
         raise UserError("give --steps or --epochs, not both.")
-    for name in ("steps", "epochs", "batch_size", "latent_dim", "accumulate", "log_every", "eval_every", "save_every", "keep"):
+    for name in ("steps", "epochs", "batch_size", "latent_dim", "accumulate", "log_every", "eval_every", "save_every", "keep",
+                 "size", "crop"):
         if getattr(config, name) is not None:
             check_count(f"--{name.replace('_', '-')}", getattr(config, name))
     check_count("--beta-warmup", config.beta_warmup, least=0)
@@ -206,6 +214,17 @@ def check(config: VAE) -> None:
     check_number("--learning-rate", config.learning_rate, above=0.0)
     for name in ("beta", "free_bits"):
         check_number(f"--{name.replace('_', '-')}", getattr(config, name), least=0.0)
+
+
+def source(config: VAE, split: str | None, data_dir: Path | None = None) -> "Source":
+    """Returns a split of a config's data: the one called `split`, or the data set's "train", "valid" or "test"."""
+    from jaxvae import data
+
+    data_dir = config.data_dir if data_dir is None else data_dir
+    if split in ("train", "valid", "test"):
+        split = getattr(data.splits(config.data, data_dir), split)
+    own = {name: getattr(config, name, None) for name in ("size", "crop")}
+    return data.load(config.data, split, data_dir=data_dir, **own)
 
 
 def as_dict(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> dict[str, Any]:

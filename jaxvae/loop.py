@@ -12,13 +12,14 @@ from jax.sharding import Mesh
 from jaxvae import parallel
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.data.source import Source, batch_indices
+from jaxvae.data.stream import Reader, ahead
 from jaxvae.errors import check_count
 from jaxvae.step import Metrics, TrainState, make_eval_step
 from jaxvae.types import Array, Batch, Mean, Model, Params, State
 
 PREPROCESS = 0x0DA7A      # folded into a step's key for the noise of preprocessing
 STEPS_PER_CALL = 64       # at most
-BLOCK_BYTES = 2**28       # of a block of batches read from a source that is not resident
+BLOCK_BYTES = 2**26       # of a block of batches read from a source that is not resident; two or three are in memory
 
 Preprocess = Callable[[Array, dict[str, Array]], Batch]
 
@@ -36,6 +37,7 @@ class Loop(NamedTuple):
 
     advance: Callable        # (loop_state, first, count) -> loop_state: steps first, ..., first + count - 1
     most: int                # the largest count
+    close: Callable = lambda: None   # ends the threads that read ahead
 
 
 def empty_sums(step: Callable, train_state: TrainState, batch: Batch) -> Metrics:
@@ -50,10 +52,13 @@ def no_bad(sums: Metrics) -> dict[str, Array]:
 
 
 def one_step(step: Callable, preprocess: Preprocess, sharding: Any = None) -> Callable:
-    """Returns `(loop_state, data, index [B]) -> loop_state`: gathers bytes on the device, preprocesses, steps."""
+    """Returns `(loop_state, data, index [B]) -> loop_state`: gathers bytes on the device, preprocesses, steps.
 
-    def one(loop: LoopState, data: dict[str, Array], index: Array) -> LoopState:
-        examples = {name: values[index] for name, values in data.items()}
+    Without an index, `data` is the batch itself.
+    """
+
+    def one(loop: LoopState, data: dict[str, Array], index: Array | None) -> LoopState:
+        examples = data if index is None else {name: values[index] for name, values in data.items()}
         if sharding is not None:
             examples = jax.lax.with_sharding_constraint(examples, sharding)
         at = loop.train.step
@@ -71,17 +76,19 @@ def one_step(step: Callable, preprocess: Preprocess, sharding: Any = None) -> Ca
 def many_steps(one: Callable) -> Callable:
     """Returns `(loop_state, data, indices [K, B], count) -> loop_state`: the first `count` batches in one program.
 
-    `count` is not static, so one program serves every stretch of a run; it ends early at the first
-    step whose metrics are not finite.
+    Without indices, `data` is the batches themselves, [K, B, ...]. `count` is not static, so one program
+    serves every stretch of a run; it ends early at the first step whose metrics are not finite.
     """
 
-    def many(loop: LoopState, data: dict[str, Array], indices: Array, count: Array) -> LoopState:
+    def many(loop: LoopState, data: dict[str, Array], indices: Array | None, count: Array) -> LoopState:
         def unfinished(carry):
             i, loop = carry
             return (i < count) & jnp.all(jnp.stack(list(loop.bad.values())) < 0)
 
         def body(carry):
             i, loop = carry
+            if indices is None:
+                return i + 1, one(loop, {name: values[i] for name, values in data.items()}, None)
             return i + 1, one(loop, data, indices[i])
 
         return jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), loop))[1]
@@ -119,48 +126,62 @@ def compile_loop(
     Args:
         step: from `make_train_step`.
         loop_state: where it will start (donated at each call).
-        data: the resident arrays of `source`, or None: then blocks of batches are read and sent.
+        data: the resident arrays of `source`, or None: then batches are read ahead in threads and sent in blocks,
+            by each process its own rows of every batch.
         steps_per_call: at most so many steps in one program; default 64, but 1 for convolutions on CPU,
             whose gradients XLA runs tens of times slower inside a loop.
     """
     whole, cut, cut_second = parallel.replicated(mesh), parallel.batch_sharded(mesh), parallel.batch_sharded(mesh, 1)
     one = one_step(step, preprocess, cut if mesh.size > 1 else None)
-    block_batches = max(1, BLOCK_BYTES // (batch_size * math.prod(source.shape) * 4))
+    most = STEPS_PER_CALL if steps_per_call is None else steps_per_call
+    if data is None:
+        most = min(most, max(1, BLOCK_BYTES // (batch_size * math.prod(source.shape) * 4)))
 
-    def shapes(most: int):
+    def inputs(most: int):
+        """Returns the shapes of data and indices for so many steps: 0 for a single one."""
+        lead, sharding = ((most,), cut_second) if most else ((), cut)
         if data is not None:
-            return data
+            return data, jax.ShapeDtypeStruct((*lead, batch_size), jnp.int32, sharding=sharding)
         example = source.read(np.zeros(1, np.int64))
-        rows = most * batch_size
-        return {k: jax.ShapeDtypeStruct((rows, *v.shape[1:]), v.dtype, sharding=whole) for k, v in example.items()}
+        return {k: jax.ShapeDtypeStruct((*lead, batch_size, *v.shape[1:]), v.dtype, sharding=sharding)
+                for k, v in example.items()}, None
 
-    most = min(STEPS_PER_CALL if steps_per_call is None else steps_per_call, 2**30 if data is not None else block_batches)
     if most > 1:
-        indices = jax.ShapeDtypeStruct((most, batch_size), jnp.int32, sharding=cut_second)
         count = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-        jitted = jax.jit(many_steps(one), out_shardings=whole, donate_argnums=0)
-        traced = jitted.trace(loop_state, shapes(most), indices, count)
+        traced = jax.jit(many_steps(one), out_shardings=whole, donate_argnums=0).trace(loop_state, *inputs(most), count)
         if steps_per_call is None and jax.default_backend() == "cpu" and convolves(traced.jaxpr.jaxpr):
             most = 1
         else:
             compiled = traced.lower().compile()
     if most == 1:
-        index = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=cut)
-        compiled = jax.jit(one, out_shardings=whole, donate_argnums=0).lower(loop_state, shapes(1), index).compile()
+        compiled = jax.jit(one, out_shardings=whole, donate_argnums=0).lower(loop_state, *inputs(0)).compile()
+
+    def indices_of(number: int) -> np.ndarray:
+        return batch_indices(source.size, seed, number, batch_size)
 
     def advance(loop_state: LoopState, first: int, count: int) -> LoopState:
         picked = np.zeros((most, batch_size), np.int32)
         for i in range(count):
-            picked[i] = batch_indices(source.size, seed, first + i, batch_size)
-        block = data
-        if data is None:
-            block = parallel.put(source.read(picked.reshape(-1)), whole)
-            picked = np.arange(picked.size, dtype=np.int32).reshape(picked.shape)
+            picked[i] = indices_of(first + i)
         if most == 1:
-            return compiled(loop_state, block, parallel.put(picked[0], cut))
-        return compiled(loop_state, block, parallel.put(picked, cut_second), parallel.put(np.int32(count), whole))
+            return compiled(loop_state, data, parallel.put(picked[0], cut))
+        return compiled(loop_state, data, parallel.put(picked, cut_second), parallel.put(np.int32(count), whole))
 
-    return Loop(advance, most)
+    if data is not None:
+        return Loop(advance, most)
+
+    rows = parallel.local_rows(cut, batch_size)   # of each global batch, this process reads its own
+    reader = Reader(lambda number: source.read(indices_of(number)[rows]), depth=max(most, 4))
+
+    def advance_streaming(loop_state: LoopState, first: int, count: int) -> LoopState:
+        batches = reader.take(first, count)
+        if most == 1:
+            return compiled(loop_state, parallel.put_rows(batches[0], cut, batch_size), None)
+        block = {k: np.stack([b[k] for b in batches] + [batches[0][k]] * (most - count)) for k in batches[0]}
+        block = parallel.put_rows(block, cut_second, batch_size)
+        return compiled(loop_state, block, None, parallel.put(np.int32(count), whole))
+
+    return Loop(advance_streaming, most, reader.close)
 
 
 def make_evaluator(
@@ -215,11 +236,10 @@ def make_evaluator(
             sums = compiled(params, state, rng, *resident)
         else:
             local = np.arange(size, dtype=np.int32)[None]
-            parts = [
-                compiled(params, state, rng, *placed(source.read(index[i]), numbers[i:i + 1], local, mask[i:i + 1]))
-                for i in range(batches)
-            ]
-            sums = jax.tree.map(lambda *x: sum(x[1:], x[0]), *parts)
+            sums = None
+            for i, examples in enumerate(ahead(source.read, index)):
+                part = compiled(params, state, rng, *placed(examples, numbers[i:i + 1], local, mask[i:i + 1]))
+                sums = jax.block_until_ready(part if sums is None else jax.tree.map(jnp.add, sums, part))
         return {name: float(mean) for name, mean in jax.device_get(sums).items()}
 
     return evaluator

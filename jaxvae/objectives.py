@@ -10,6 +10,7 @@ from jaxvae.distributions import Distribution
 from jaxvae.errors import UserError, check_number, unknown
 from jaxvae.types import Array, Terms
 
+COLLAPSED = 0.1   # nats of KL below which a posterior has collapsed
 Weight = float | Array | Callable[[Array], Array]   # a number (it may be traced), or a schedule: step -> number
 
 def elbo(terms: Terms) -> Array:
@@ -56,6 +57,13 @@ def linear_warmup(steps: int, final: float = 1.0) -> Callable[[Array], Array]:
     """Returns the schedule final * min(1, step / steps), for beta (Sonderby et al. 2016, KL warm-up)."""
     check_number("warm-up steps", steps, above=0)
     return lambda step: final * jnp.minimum(1.0, step.astype(jnp.float32) / steps)
+
+def collapse(kl: float, latent: str = "z") -> str | None:
+    """Returns a warning where the mean KL says that the posterior has become the prior, else None."""
+    if not kl < COLLAPSED:
+        return None
+    return (f"posterior collapse: KL(q({latent}|x) || p({latent})) is {kl:.2g} nats, so {latent} carries almost nothing about "
+            f"x. Raise beta from 0 over the first steps, give free bits, or lower beta.")
 
 def mmd(x: Array, y: Array, *, kernel: str = "gaussian", bandwidth: float | None = None) -> Array:
     """Returns the squared maximum mean discrepancy [] of two sets of points, >= 0; 0 means no difference that the kernel sees.

@@ -80,6 +80,35 @@ def put(tree: Tree, sharding: NamedSharding) -> Tree:
     return jax.tree.map(place, tree)
 
 
+def local_rows(sharding: NamedSharding, size: int) -> slice:
+    """Returns the rows of a global batch of `size` that this process's devices hold under `sharding`, which cuts axis 0."""
+    index = sharding.addressable_devices_indices_map((size,)).values()
+    bounds = [rows[0].indices(size) for rows in index]
+    return slice(min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds))
+
+
+def put_rows(tree: Tree, sharding: NamedSharding, size: int) -> Tree:
+    """Returns global arrays placed by `sharding`, of which each process passes only its `local_rows` of `size`.
+
+    `sharding` is `batch_sharded(mesh, axis)`; the rows are those of that axis.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    axis = len(sharding.spec) - 1
+    first = local_rows(batch_sharded(sharding.mesh), size).start
+
+    def place(x):
+        shape = (*x.shape[:axis], size, *x.shape[axis + 1:])
+
+        def piece(index):
+            start, stop, _ = index[axis].indices(size)
+            return x[(*index[:axis], slice(start - first, stop - first))]
+
+        return jax.make_array_from_callback(shape, sharding, piece)
+
+    return jax.tree.map(place, tree)
+
+
 def check_batch(batch_size: int, mesh: Mesh) -> None:
     """Raises `UserError` unless `batch_size` can be cut into equal slices over `mesh`."""
     check_count("batch_size", batch_size)

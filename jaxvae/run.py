@@ -18,7 +18,9 @@ from jaxvae.types import Batch, Model, Params, State
 
 EXIT_SIGTERM = 75      # sysexits' "temporary failure": start the same command again to go on
 EXIT_SIGINT = 130
-LENGTH = ("steps", "epochs", "log_every", "eval_every", "save_every", "keep", "progress", "workdir")   # may differ at resume
+LENGTH = (   # may differ at resume
+    "steps", "epochs", "log_every", "eval_every", "save_every", "keep", "progress", "tensorboard", "workdir",
+)
 
 
 class Stopped(SystemExit):
@@ -190,7 +192,7 @@ def load(workdir: str | Path, *, step: int | str = "latest", model: Model | None
     A run with a moving average of its parameters gives the average.
 
     Args:
-        workdir: the run's folder.
+        workdir: the run's folder, or one that `jaxvae export` wrote (which has one step).
         step: "latest", "best" (by the validation metric of the run), or a step that was kept.
         model, example: for runs that `fit` made from a model of your own: that model and a batch in
             the shape of its data. Runs of the command line need neither.
@@ -204,6 +206,11 @@ def load(workdir: str | Path, *, step: int | str = "latest", model: Model | None
         model, example = config.rebuild(read_config(workdir))
     elif example is None:
         raise UserError("load needs an example batch beside the model: one in the shape of its data.")
+    if (Path(workdir) / "model.safetensors").is_file():   # what `jaxvae export` wrote
+        from jaxvae import export
+
+        params, state = jax.eval_shape(model.init, jax.random.key(0), example)
+        return Loaded(model, *export.load(workdir, {"params": params, "state": state}).values())
     checkpoints = Checkpoints(Path(workdir) / "checkpoints", read_only=True)
     kept = checkpoints.steps()
     if not kept:

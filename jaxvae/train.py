@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from jaxvae.data.preprocess import make_preprocess
 from jaxvae.data.source import Source
 from jaxvae.errors import UserError, check_count, check_seed, unknown
 from jaxvae.loop import LoopState, Preprocess, compile_loop, empty_sums, make_evaluator, no_bad
+from jaxvae.objectives import COLLAPSED, collapse
 from jaxvae.step import Optimisers, TrainState, groups, init_state, make_eval_step, make_train_step, optimisers
 from jaxvae.types import Model, Params, State
 
@@ -77,6 +79,7 @@ def fit(
     steps_per_call: int | None = None,
     progress: bool = False,
     on_eval: Callable[[int, TrainState], None] | None = None,
+    on_log: Callable[[int, str, dict[str, float]], None] | None = None,
 ) -> Fit:
     """Trains `model` on `source` with every device there is, and returns the final state and metrics.
 
@@ -107,6 +110,7 @@ def fit(
         steps_per_call: compiled together; default: chosen by device and network.
         progress: show a bar with loss, images/s and the time left.
         on_eval: called as (step, train_state) after each evaluation; copy what you keep, its arrays are donated.
+        on_log: called as (step, split, values) with every line of the log, by the first process.
 
     Raises:
         UserError: for settings that cannot work, a folder that is in use or holds another run, a full disk.
@@ -193,6 +197,8 @@ def fit(
             last[split] = values
             if writes:
                 writers.append(log, {"step": step, "split": split, **values})
+            if on_log is not None and jax.process_index() == 0:
+                on_log(step, split, values)
 
         def save(metrics=None) -> None:
             if checkpoints is None:
@@ -203,6 +209,7 @@ def fit(
                 raise _non_finite(step, [str(error)], checkpoints) from None
 
         data = None if source.arrays is None or step >= total else parallel.put(source.arrays, whole)
+        loop, warned = None, False
         try:
             for i, phase in enumerate(phases):
                 end = starts[i] + phase.steps
@@ -246,6 +253,9 @@ def fit(
                             bad = [name for name, value in found.items() if not math.isfinite(value)]
                             if bad:
                                 raise _non_finite(step, [f"{name} of the validation split" for name in bad], checkpoints)
+                            if not warned and (warning := collapse(found.get("kl", COLLAPSED))):
+                                warned = True
+                                print(f"jaxvae: step {step}: {warning}", file=sys.stderr)
                         save(found)
                         if evaluates and on_eval is not None:
                             on_eval(step, loop_state.train)
@@ -254,13 +264,16 @@ def fit(
                         if checkpoints is not None:
                             checkpoints.wait()
                         raise run.Stopped(signals.code)
-                train_state, sums = loop_state.train, None
+                loop.close()
+                loop, train_state, sums = None, loop_state.train, None
             if checkpoints is not None:
                 checkpoints.wait()
             elif not fingerprint(train_state.params)[1]:
                 raise _non_finite(step, ["parameters"], None)
         finally:
             bar.close(step)
+            if loop is not None:
+                loop.close()
             if checkpoints is not None:
                 with contextlib.suppress(UserError):   # what went wrong before matters more; wait() has told the rest
                     checkpoints.close()

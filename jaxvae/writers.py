@@ -11,7 +11,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,31 @@ def read_curves(path: PathLike) -> Curves:
         }
         for split, metrics in points.items()
     }
+
+
+def tensorboard(folder: PathLike) -> Callable[[int, str, dict[str, float]], None]:
+    """Returns `write(step, split, values)` for `fit(on_log=...)`: scalars for TensorBoard, as split/metric, in `folder`.
+
+    A resumed run goes on there; what it had written after the step it resumes from is purged.
+
+    Raises:
+        UserError: where tensorboardX is not installed.
+    """
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise UserError("TensorBoard's files need tensorboardX: pip install 'jaxvae[tensorboard]'.") from None
+    opened = []
+
+    def write(step: int, split: str, values: dict[str, float]) -> None:
+        with disk("write", folder):
+            if not opened:
+                opened.append(SummaryWriter(os.fspath(folder), purge_step=step))
+            for name, value in values.items():
+                opened[0].add_scalar(f"{split}/{name}", value, step)
+            opened[0].flush()
+
+    return write
 
 
 def write_json(path: PathLike, obj: Any) -> None:

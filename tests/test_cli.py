@@ -142,7 +142,8 @@ def test_other_settings_on_a_run_are_refused_before_anything_is_written(trained,
 
 
 @pytest.mark.parametrize("argv", [
-    ["--help"], ["train", "--help"], ["train", "vae", "--help"], ["train", "vae", "--stepz", "3"],
+    ["--help"], ["train", "--help"], ["train", "vae", "--help"], ["train", "vae", "--stepz", "3"], ["sample", "--help"],
+    ["evaluate", "--help"], ["data", "prepare", "--help"], ["data", "list", "--whre", "x"],
 ])
 def test_help_and_usage_errors_import_nothing_heavy(argv):
     """What makes them answer at once; no clock is looked at."""

@@ -23,19 +23,26 @@ parallel.start_multihost(coordinator_address=sys.argv[1], num_processes=2, proce
 parallel.start_multihost()   # a second call does nothing
 from small import go, source
 assert jax.device_count() == 4
+whole, rows = source(), []
+def read(indices):
+    rows.append(len(indices))
+    return whole.read(indices)
+data = whole._replace(arrays=None, read=read) if sys.argv[4] == "streamed" else whole
 for steps in (12, 20):       # the second goes on from the checkpoint of the first
-    result = go(steps, workdir=sys.argv[3], valid=source(1), eval_every=6, mesh=parallel.make_mesh())
+    result = go(steps, data=data, workdir=sys.argv[3], valid=source(1), eval_every=6, mesh=parallel.make_mesh())
+assert rows.count(8) >= 20 or data is whole   # of batches of 16, each process reads its own half
 print("RESULT", json.dumps(result.metrics))
 """
 
 
-def test_two_processes_train_resume_and_log_as_one(tmp_path):
+@pytest.mark.parametrize("kind", ["resident", "streamed"])
+def test_two_processes_train_resume_and_log_as_one(tmp_path, kind):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     path = os.pathsep.join([str(HERE), str(HERE.parent)])
     processes = [
-        subprocess.Popen([sys.executable, "-c", SCRIPT, address, str(i), str(tmp_path / "two")], text=True,
+        subprocess.Popen([sys.executable, "-c", SCRIPT, address, str(i), str(tmp_path / "two"), kind], text=True,
                          env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for i in range(2)
     ]

@@ -10,7 +10,7 @@ from jaxvae.errors import UserError
 COUNTS = {"train": 1437, "test": 360}   # the first and the last of them: ours, as there is no official split
 
 
-def read(split: str, data_dir=None) -> tuple[np.ndarray, np.ndarray]:
+def read(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns x [n, 8, 8, 1] uint8 (the levels 0..16 scaled to 0..255) and label [n] of "train" or "test"."""
     try:
         from sklearn.datasets import load_digits

@@ -1,9 +1,8 @@
 """The official idx files of MNIST and Fashion-MNIST, with or without .gz.
 
-They are looked for in the argument `data_dir` alone where it is given, else in the folder that
-JAXVAE_DATA_DIR names and then in ~/.cache/jaxvae; in each of these in `<folder>/<name>/` (name: mnist or
-fashion_mnist) and in the folder itself. Nothing is downloaded. What is read is compared with the checksums
-of the official files.
+They are looked for in the argument `data_dir` alone where it is given, else in the folders of
+`places.roots`; in each of these in `<folder>/<name>/` (name: mnist or fashion_mnist) and in the folder
+itself. Nothing is downloaded. What is read is compared with the checksums of the official files.
 
 Format: two zero bytes, the type (8: unsigned byte), the number of axes, each axis as a big-endian
 int32, then the bytes.
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxvae.data import places
 from jaxvae.errors import UserError
 
 COUNTS = {"train": 60_000, "test": 10_000}
@@ -46,35 +46,43 @@ SHA256 = {   # of the decompressed content of the official files
 }
 
 
-def read(name: str, split: str, data_dir: str | os.PathLike | None = None) -> tuple[np.ndarray, np.ndarray]:
+def find(name: str, split: str, data_dir: str | os.PathLike | None) -> tuple[list[Path] | None, str]:
+    """Returns the files of images and labels of a split, or None and what is missing where."""
+    folders = [folder for root in places.roots(data_dir) for folder in (Path(root, name), Path(root))]
+    paths = []
+    for file in FILES[split]:
+        there = [path for folder in folders for path in (folder / file, folder / f"{file}.gz") if path.is_file()]
+        if not there:
+            return None, f"{file}.gz, which is not in {', '.join(map(str, folders))}: fetch it from {ADDRESSES[name]}{file}.gz"
+        paths.append(there[0])
+    return paths, ""
+
+
+def read(name: str, split: str, paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     """Returns x [n, 28, 28, 1] uint8 and label [n] uint8 of one official split, checked against its checksums.
 
     Raises:
-        UserError: for a file that is missing, cannot be read, is damaged, or belongs to the other data set.
+        UserError: for a file that cannot be read, is damaged, or belongs to the other data set.
     """
-    images, labels = FILES[split]
-    count = COUNTS[split]
-    paths = [_find(name, file, data_dir) for file in (images, labels)]   # both, before the work
-    x = _read_file(name, images, paths[0], (count, *IMAGE))
-    return x[..., None], _read_file(name, labels, paths[1], (count,))
+    x, label = (read_file(name, split, file, path) for file, path in zip(FILES[split], paths, strict=True))
+    return x[..., None], label
 
 
-def _find(name: str, file: str, data_dir: str | os.PathLike | None) -> Path:
-    roots = [data_dir] if data_dir else [os.environ.get("JAXVAE_DATA_DIR"), "~/.cache/jaxvae"]
-    folders = [folder for root in roots if root
-               for folder in (Path(os.path.expanduser(root), name), Path(os.path.expanduser(root)))]
-    for folder in folders:
-        for path in (folder / file, folder / f"{file}.gz"):
-            if os.path.isfile(path):
-                return path
-    raise UserError(
-        f"{name} needs {file}.gz, which is not in {', '.join(map(str, folders))}: fetch it from "
-        f"{ADDRESSES[name]}{file}.gz into {folders[0]}, or say where it is with data_dir or JAXVAE_DATA_DIR."
-    )
+def header(shape: tuple[int, ...]) -> bytes:
+    """Returns the first bytes of an idx file of an array of this shape."""
+    return bytes((0, 0, 8, len(shape))) + np.array(shape, ">u4").tobytes()
 
 
-def _read_file(name: str, file: str, path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns the array of `shape` in the file at `path`, read-only."""
+def check(name: str, split: str, x: np.ndarray, label: np.ndarray) -> bool:
+    """Returns whether x [n, 28, 28, 1] and label [n] are what the official files hold, in their order."""
+    arrays = (x[..., 0], label.astype(np.uint8))
+    return all(hashlib.sha256(header(array.shape) + array.tobytes()).hexdigest() == SHA256[name][file]
+               for file, array in zip(FILES[split], arrays, strict=True))
+
+
+def read_file(name: str, split: str, file: str, path: Path) -> np.ndarray:
+    """Returns the array in the official file called `file`, found at `path`, read-only; raises `UserError` as `read`."""
+    shape = (COUNTS[split], *(IMAGE if file == FILES[split][0] else ()))
 
     def damaged(why: str) -> UserError:
         return UserError(f"{path} is damaged ({why}): fetch it again from {ADDRESSES[name]}{file}.gz.")

@@ -15,8 +15,8 @@ def hundred(monkeypatch):
     """A data set whose examples say where they stand: train 0..99, test 100..109."""
     def read(split, data_dir):
         x = np.arange(100) if split == "train" else np.arange(100, 110)
-        return x.astype(np.float32).reshape(-1, 1), x % 3
-    known = source_module.DataSet({"train": 100, "test": 10}, read, data.Splits("train[:90]", "train[90:]", "test"), 4)
+        return x.astype(np.float32).reshape(-1, 1), x % 3, "counted"
+    known = source_module.DataSet({"train": 100, "test": 10}, read, data.Splits("train[:90]", "train[90:]", "test"), 4, (1,))
     monkeypatch.setitem(source_module.DATA_SETS, "hundred", known)
 
 
@@ -143,7 +143,8 @@ def test_load_refuses_splits(hundred, split, message):
 
 
 def test_names_and_default_splits():
-    assert set(data.names()) == {"digits", "mnist", "fashion_mnist"}
+    real = ("digits", "mnist", "fashion_mnist", "cifar10", "svhn_cropped", "celeb_a", "celeb_a_140")
+    assert data.names() == (*real, *(f"fake_{name}" for name in real))
     for name in ("mnist", "fashion_mnist"):
         assert data.splits(name) == ("train[:55000]", "train[55000:]", "test")
     for call in (data.splits, lambda name: data.load(name, "train")):

@@ -1,0 +1,148 @@
+import numpy as np
+import official
+import pytest
+from PIL import Image
+
+from jaxvae import data
+from jaxvae.data import images
+from jaxvae.errors import UserError
+
+
+def write(folder, names, size=(6, 5), channels=3, seed=0):
+    """Writes PNG files and returns what is in them, in the order of `names`."""
+    rng = np.random.default_rng(seed)
+    pictures = [rng.integers(0, 256, (*size, channels), np.uint8) for _ in names]
+    for name, x in zip(names, pictures, strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x[..., 0] if channels == 1 else x).save(folder / name)
+    return np.stack(pictures)
+
+
+def refused(function, *args, **options):
+    with pytest.raises(UserError) as raised:
+        function(*args, **options)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_folder_of_images_in_the_order_of_names(tmp_path, channels):
+    x = write(tmp_path, ["b.png", "a.png", "sub/c.png"], channels=channels)
+    source = data.folder(tmp_path, by_class=False)
+    np.testing.assert_array_equal(source.arrays["x"], x[[1, 0, 2]])
+    assert source.shape == (6, 5, channels) and source.num_classes is None and source.origin == str(tmp_path)
+    assert data.folder(tmp_path, by_class=False, channels=4 - channels).shape == (6, 5, 4 - channels)
+
+
+def test_folders_by_class_split_and_streamed(tmp_path, monkeypatch):
+    names = [f"{c}/{i}.png" for c in ("cat", "dog") for i in range(10)]
+    x = write(tmp_path, names)
+    whole = data.folder(tmp_path)
+    assert whole.num_classes == 2
+    np.testing.assert_array_equal(whole.arrays["label"], [0] * 10 + [1] * 10)
+    parts = [data.folder(tmp_path, split=s) for s in ("all[:70%]", "all[70%:]")]
+    seen = np.concatenate([p.arrays["x"] for p in parts])
+    assert sorted(map(bytes, seen)) == sorted(map(bytes, x)) and set(parts[0].arrays["label"]) == {0, 1}
+    monkeypatch.setattr(images, "RESIDENT_BYTES", 10)
+    streamed = data.folder(tmp_path, split="all[:70%]")
+    assert streamed.arrays is None
+    for key, value in streamed.read([5, 0, 5]).items():
+        np.testing.assert_array_equal(value, parts[0].read([5, 0, 5])[key])
+
+
+def test_crop_then_resize_are_explicit(tmp_path):
+    rng = np.random.default_rng(0)
+    sizes = [(8, 10), (9, 12), (20, 8)]
+    for i, size in enumerate(sizes):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    message = refused(data.folder, tmp_path)
+    assert "images of 3 sizes (1 of 8x10, 1 of 9x12, 1 of 20x8" in message and "size= (resize) or crop=" in message
+    assert data.folder(tmp_path, crop=8).shape == (8, 8, 3)
+    assert data.folder(tmp_path, crop=(8, 6), size=4).shape == (4, 4, 3)
+    assert data.folder(tmp_path, size=(5, 7)).shape == (5, 7, 3)
+    with Image.open(tmp_path / "0.png") as image:
+        want = np.asarray(image.crop((1, 0, 9, 8)).resize((4, 4), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(data.folder(tmp_path, crop=8, size=4).arrays["x"][0], want)
+    assert "3 of 3 images" in refused(data.folder, tmp_path, crop=30)
+
+
+def test_unreadable_images_are_counted_and_named(tmp_path):
+    write(tmp_path, [f"{i}.png" for i in range(6)])
+    (tmp_path / "7.jpg").write_bytes(b"not a picture")
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:60])
+    message = refused(data.folder, tmp_path)
+    assert "2 of 7 images" in message and "2.png, 7.jpg" in message
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"channels": 2}, "channels must be 1"), ({"size": 0}, "size must be at least 1"), ({"crop": (3, -1)}, "crop must be"),
+    ({"split": "train"}, "has no split 'train'"), ({"by_class": True}, "images beside its class folders, such as a.png"),
+])
+def test_folder_options_that_cannot_work(tmp_path, options, message):
+    write(tmp_path, ["a.png", "b/c.png"])
+    assert message in refused(data.folder, tmp_path, **options)
+
+
+def test_folders_that_are_none(tmp_path):
+    assert "is not a folder" in refused(data.folder, tmp_path / "nowhere")
+    assert "holds no images" in refused(data.folder, tmp_path)
+
+
+def test_npz_and_its_keys(tmp_path):
+    x, label = np.arange(2 * 10 * 4, dtype=np.uint8).reshape(10, 2, 4), np.arange(10) % 3
+    np.savez(tmp_path / "a.npz", x=x, label=label, other=x)
+    source = data.npz(tmp_path / "a.npz", split="all[2:]")
+    np.testing.assert_array_equal(source.arrays["x"], x[2:, ..., None])
+    np.testing.assert_array_equal(source.arrays["label"], label[2:])
+    assert source.num_classes == 3
+    np.savez(tmp_path / "b.npz", pictures=x.astype(np.float64) / 255)
+    assert data.npz(tmp_path / "b.npz").arrays["x"].dtype == np.float32
+    assert data.npz(tmp_path / "a.npz", x="other", label="label").size == 10
+    assert "no array 'z'" in refused(data.npz, tmp_path / "a.npz", x="z")
+    np.savez(tmp_path / "c.npz", u=x, v=x)
+    assert "say which array" in refused(data.npz, tmp_path / "c.npz")
+    np.savez(tmp_path / "d.npz", x=np.array([{"a": 1}], dtype=object))
+    assert "without objects" in refused(data.npz, tmp_path / "d.npz")
+    (tmp_path / "e.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:100])
+    assert "cannot be read as .npz" in refused(data.npz, tmp_path / "e.npz")
+    assert "does not exist" in refused(data.npz, tmp_path / "f.npz")
+    np.savez(tmp_path / "g.npz", x=x, label=label - 1)
+    assert "label runs from -1" in refused(data.npz, tmp_path / "g.npz")
+
+
+def test_iterators_in_memory_and_on_disk(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (9, 3, 3, 1), np.uint8)
+    kinds = {"plain": iter(x), "pairs": ((v, i % 2) for i, v in enumerate(x)),
+             "dicts": ({"x": v, "label": i % 2} for i, v in enumerate(x))}
+    for kind, examples in kinds.items():
+        source = data.from_iterator(examples)
+        np.testing.assert_array_equal(source.arrays["x"], x)
+        assert source.num_classes == (None if kind == "plain" else 2)
+    spooled = data.from_iterator(((v, i % 2) for i, v in enumerate(x)), spool=tmp_path / "x.bin", num_classes=3)
+    assert spooled.arrays is None and spooled.num_classes == 3 and spooled.size == 9
+    np.testing.assert_array_equal(spooled.read([8, 1])["x"], x[[8, 1]])
+    np.testing.assert_array_equal(spooled.read([8, 1])["label"], [0, 1])
+
+
+@pytest.mark.parametrize(("examples", "message"), [
+    ([], "yields no example"), ([np.zeros(3), np.zeros(4)], "example 1 has shape (4,)"),
+    ([np.zeros(3), (np.zeros(3), 1)], "example 1 has a label"), ([np.zeros(300)] * 20, "pass spool=FILE"),
+])
+def test_iterators_that_are_refused(examples, message):
+    assert message in refused(data.from_iterator, examples, most_bytes=10_000)
+
+
+def test_load_knows_own_data_by_prefix(tmp_path):
+    write(tmp_path / "pictures", [f"{i}.png" for i in range(10)])
+    np.savez(tmp_path / "x.npz", x=np.zeros((10, 4, 4, 1), np.uint8))
+    folder, npz = f"folder:{tmp_path / 'pictures'}", f"npz:{tmp_path / 'x.npz'}"
+    assert data.load(folder, data.splits(folder).train, size=4).shape == (4, 4, 3)
+    assert [data.load(npz, split).size for split in data.splits(npz)] == [8, 1, 1]
+    assert "size and crop are for folders" in refused(data.load, npz, "all", size=3)
+    assert data.known(folder) and data.known("tfds:x") and not data.known("npz:") and not data.known("images")
+
+
+def test_names_of_the_machine_do_not_leak_into_tests(monkeypatch, tmp_path):
+    official.hide_machine(monkeypatch, tmp_path)
+    for name in ("mnist", "cifar10", "celeb_a_140"):
+        assert f"jaxvae data prepare {name.removesuffix('_140')}" in refused(data.load, name, "train")

@@ -1,0 +1,221 @@
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxvae
+from jaxvae import data, export, options, run, writers
+from jaxvae.cli import main
+from jaxvae.errors import UserError
+
+TINY = ["--hidden", "16", "--latent-dim", "3", "--batch-size", "32", "--log-every", "10", "--no-progress", "--steps", "20"]
+
+
+def train(folder, *more):
+    assert main(["train", "vae", "--data", "digits", "--workdir", str(folder), *TINY, *more]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("trained") / "run", "--pixels", "binarised", "--tensorboard")
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("trained") / "conditional", "--conditional", "--likelihood", "gaussian", "--pixels",
+                 "dequantised", "--ema-decay", "0.5")
+
+
+def refused(capsys, *argv):
+    assert main([str(a) for a in argv]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("jaxvae: ") and err.count("\n") == 1, err
+    return err
+
+
+@pytest.mark.parametrize(("command", "shapes"), [
+    (["sample", "--n", "5"], {"x": (5, 8, 8, 1)}),
+    (["reconstruct", "--n", "4"], {"x": (4, 8, 8, 1), "x_hat": (4, 8, 8, 1)}),
+    (["interpolate", "--n", "3", "--points", "4"], {"x": (3, 4, 8, 8, 1)}),
+    (["traverse", "--n", "2", "--points", "5"], {"x": (2, 5, 8, 8, 1), "dimensions": (2,)}),
+])
+@pytest.mark.parametrize("which", ["trained", "conditional"])
+def test_command_draws_a_picture_and_keeps_the_numbers(command, shapes, which, request, tmp_path):
+    folder = request.getfixturevalue(which)
+    out, npz = tmp_path / "a.png", tmp_path / "a.npz"
+    assert main([command[0], str(folder), *command[1:], "--out", str(out), "--npz", str(npz), "--step", "best"]) == 0
+    with Image.open(out) as picture:
+        assert min(picture.size) > 50
+    with np.load(npz) as arrays:
+        assert {name: arrays[name].shape for name in arrays} == shapes
+        first = arrays["x"]
+    assert main([command[0], str(folder), *command[1:], "--out", str(out), "--npz", str(npz), "--step", "best"]) == 0
+    with np.load(npz) as arrays:
+        np.testing.assert_array_equal(arrays["x"], first)
+
+
+def test_ends_of_an_interpolation_are_reconstructions(trained, tmp_path):
+    assert main(["interpolate", str(trained), "--n", "2", "--npz", str(tmp_path / "i.npz")]) == 0
+    assert main(["reconstruct", str(trained), "--n", "4", "--npz", str(tmp_path / "r.npz")]) == 0
+    with np.load(tmp_path / "i.npz") as i, np.load(tmp_path / "r.npz") as r:
+        np.testing.assert_allclose(i["x"][:, 0], r["x_hat"][:2], atol=1e-5)
+        np.testing.assert_allclose(i["x"][:, -1], r["x_hat"][2:], atol=1e-5)
+    assert (trained / "interpolation.png").exists() and (trained / "reconstructions.png").exists()
+
+
+def test_evaluate_writes_the_table_as_json(trained, capsys):
+    assert main(["evaluate", str(trained), "--metrics", *options.METRICS, "--k", "20"]) == 0
+    shown = capsys.readouterr().out
+    rows = {row["metric"]: row for row in json.loads((trained / "evaluation.json").read_text())["metrics"]}
+    assert set(rows) == {"elbo", "rec", "kl", "kl_per_dim", "active_units", "iw_nll", "bpd"}
+    assert all(name in shown for name in rows)
+    assert rows["elbo"]["value"] == pytest.approx(-rows["rec"]["value"] - rows["kl"]["value"], rel=1e-6)
+    assert rows["iw_nll"]["value"] < -rows["elbo"]["value"] and "K=20" in rows["iw_nll"]["protocol"]
+    assert rows["bpd"]["value"] == pytest.approx(rows["iw_nll"]["value"] / (64 * np.log(2)))
+    assert sum(rows["kl_per_dim"]["value"]) == pytest.approx(rows["kl"]["value"], rel=1e-5)
+    assert rows["elbo"]["n"] == 360 and rows["elbo"]["error"] > 0 and "drawn as 0 or 1 with seed 0" in rows["elbo"]["protocol"]
+    assert rows["elbo"]["value"] == pytest.approx(writers.read(trained / "metrics.jsonl")[-1]["elbo"], rel=0.02)
+
+
+def test_evaluate_dequantised_states_bits_of_bytes(conditional, tmp_path, capsys):
+    assert main(["evaluate", str(conditional), "--metrics", "bpd", "--k", "5", "--split", "test[:50]", "--out",
+                 str(tmp_path / "e.json")]) == 0
+    (row,) = json.loads((tmp_path / "e.json").read_text())["metrics"]
+    assert "uniform dequantisation" in row["protocol"] and row["n"] == 50
+
+
+@pytest.mark.parametrize("which", ["trained", "conditional"])
+def test_export_and_load_give_the_same_model(which, request, tmp_path, capsys):
+    folder, out = request.getfixturevalue(which), tmp_path / "exported"
+    assert main(["export", str(folder), "--out", str(out)]) == 0
+    assert main(["export", str(folder), "--out", str(out)]) == 0   # again, over itself
+    first, second = jaxvae.load(folder), jaxvae.load(out)
+    for a, b in zip(jax.tree.leaves(first[1:]), jax.tree.leaves(second[1:]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    page = json.loads((out / "config.json").read_text())
+    assert page["step"] == 20 and page["parameters"] == sum(x.size for x in jax.tree.leaves(first.params))
+    assert main(["sample", str(out)]) == 0 and (out / "samples.png").exists()
+    numpy = pytest.importorskip("safetensors.numpy")
+    arrays = numpy.load_file(out / export.FILE)
+    np.testing.assert_array_equal(arrays["params.decoder.Dense_0.kernel"], first.params["decoder"]["Dense_0"]["kernel"])
+    assert "is an exported model already" in refused_export(out, tmp_path / "more")
+
+
+def refused_export(folder, out):
+    with pytest.raises(UserError) as raised:
+        export.export(folder, out)
+    return str(raised.value)
+
+
+def test_safetensors_keep_every_type(tmp_path):
+    import ml_dtypes
+
+    arrays = {name.lower(): np.arange(6).reshape(2, 3).astype(dtype) for name, dtype in export.TYPES.items()}
+    arrays["scalar"] = np.float32(2.5)
+    (tmp_path / "x").write_bytes(export.dump(arrays, {"a": "b"}))
+    found = export.read(tmp_path / "x")
+    for name, x in arrays.items():
+        assert found[name].dtype == x.dtype and found[name].shape == x.shape
+        np.testing.assert_array_equal(found[name], x)
+    assert found["bf16"].dtype == ml_dtypes.bfloat16
+    with pytest.raises(UserError, match="has the type complex64"):
+        export.dump({"x": np.zeros(2, np.complex64)}, {})
+
+
+def test_damaged_export_is_refused(trained, tmp_path, capsys):
+    out = tmp_path / "exported"
+    assert main(["export", str(trained), "--out", str(out)]) == 0
+    capsys.readouterr()
+    whole = (out / export.FILE).read_bytes()
+    for content in (whole[:-5], whole[:40], b"", whole + b"x"):
+        (out / export.FILE).write_bytes(content)
+        assert "is damaged" in refused(capsys, "sample", out)
+    shutil.copy(trained / "config.json", out / "config.json")
+    (out / export.FILE).write_bytes(export.dump({"params.x": np.zeros(2)}, {}))
+    assert "is of another model" in refused(capsys, "sample", out)
+
+
+def test_tensorboard_files_hold_the_log(trained):
+    files = list((trained / "tensorboard").glob("events*"))
+    assert files
+    content = b"".join(f.read_bytes() for f in files)
+    assert b"train/loss" in content and b"valid/elbo" in content
+
+
+def test_doctor_names_versions_devices_data_and_what_is_missing(capsys, tmp_path):
+    assert main(["doctor", "--data-dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    for text in ("python", "jax", "devices", "cpu", "host memory", "not found: jaxvae data prepare mnist", "weights",
+                 "pip install 'jaxvae[tf]'", str(tmp_path / "weights")):
+        assert text in out, text
+    (tmp_path / "squeezenet1_1_features.pth").write_bytes(b"")
+    assert main(["doctor", "--data-dir", str(tmp_path)]) == 0
+    assert str(tmp_path / "squeezenet1_1_features.pth") in capsys.readouterr().out
+
+
+def test_own_images_train_from_the_command_line(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        (tmp_path / "p" / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8)).save(tmp_path / "p" / str(i % 2) / f"{i}.png")
+    argv = ["train", "vae", "--data", f"folder:{tmp_path / 'p'}", "--crop", "10", "--size", "8", "--workdir",
+            str(tmp_path / "run"), *TINY, "--batch-size", "8", "--conditional"]
+    assert main(argv) == 0
+    assert f"data: {tmp_path / 'p'}" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run"), "--split", "all[50%:]"]) == 0
+    assert run.load(tmp_path / "run").params["decoder"]["Dense_1"]["kernel"].shape[-1] == 8 * 8 * 3
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["smaple", "RUN"], "unknown command 'smaple'. Did you mean 'sample'?"),
+    (["data", "prepair", "mnist"], "Did you mean 'prepare'?"),
+    (["data", "prepare", "mnits"], "unknown data set 'mnits'. Did you mean 'mnist'?"),
+    (["data", "prepare"], "NAME"),
+    (["data", "prepare", "mnist", "--from", "nowhere"], "nowhere is not a folder"),
+    (["sample"], "RUN"),
+    (["sample", "nowhere"], "nowhere holds no run of jaxvae"),
+    (["sample", "RUN", "--n", "0"], "--n must be at least 1"),
+    (["sample", "RUN", "--step", "7"], "has no checkpoint 7: choose latest, best or one of"),
+    (["sample", "RUN", "--step", "newest"], "has no checkpoint 'newest'"),
+    (["sample", "RUN", "--label", "1"], "--label is for a conditional model"),
+    (["reconstruct", "RUN", "--split", "validation"], "digits has no split 'validation'"),
+    (["traverse", "RUN", "--example", "1000"], "has 360 examples, numbered from 0"),
+    (["traverse", "RUN", "--points", "1"], "--points must be at least 2"),
+    (["interpolate", "RUN", "--split", "test[:1]"], "needs two examples"),
+    (["evaluate", "RUN", "--metrics", "fid2"], "unknown --metrics 'fid2'"),
+    (["evaluate", "RUN", "--k", "0"], "--k must be at least 1"),
+    (["export", "RUN"], "--out"),
+    (["export", "RUN", "--out", "RUN"], "holds other files: choose an empty or new folder"),
+])
+def test_mistakes_are_one_line(trained, tmp_path, monkeypatch, capsys, argv, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(capsys, *[trained if word == "RUN" else word for word in argv])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_grey_pixels_have_no_bits_per_dimension(tmp_path, capsys):
+    train(tmp_path / "run")
+    capsys.readouterr()
+    assert "have no bits per dimension" in refused(capsys, "evaluate", tmp_path / "run", "--metrics", "bpd")
+
+
+def test_label_out_of_range(conditional, capsys):
+    assert "has the classes 0 to 9" in refused(capsys, "sample", conditional, "--label", "10")
+
+
+def test_help_lists_every_command(capsys):
+    main(["--help"])
+    text = capsys.readouterr().out
+    for name, (cls, _) in options.COMMANDS.items():
+        assert name in text and cls.__doc__ in text
+
+
+def test_split_names_of_a_config_are_those_of_its_data(trained):
+    from jaxvae import config
+
+    settings, _, _ = config.from_dict(run.read_config(trained))
+    assert config.source(settings, "valid").size == data.load("digits", "train[1293:]").size
