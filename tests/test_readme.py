@@ -1,6 +1,7 @@
 """What the documents say is run: their Python, their commands, and their tables."""
 
 import itertools
+import os
 import re
 import shlex
 import subprocess
@@ -76,10 +77,29 @@ def test_tables_are_what_their_commands_print():
         assert text.strip() == done.stdout.strip(), f"run `{command}` and put its output into the README"
 
 
-@pytest.mark.parametrize("name", sorted(p.parent.name for p in (ROOT / "experiments").glob("*/__main__.py")))
-def test_every_experiment_runs_a_smoke_run(name):
+EXPERIMENTS = sorted(p.parent.name for p in (ROOT / "experiments").glob("*/__main__.py"))
+# Experiments of many cells that take minutes together: a few that differ. `make torture` runs them all.
+A_FEW = {
+    "rho_vae": ["mnist/vanilla/ar1-released", "mnist/beta/ar1-paper", "mnist/info/ar1-paper", "toy_ar1/frozen/ar1-paper"],
+}
+
+
+def smoke_run(name, cells=()):
     folder = ROOT / "experiments" / name
-    command = [sys.executable, "-m", f"experiments.{name}", "--smoke"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", f"experiments.{name}", "--smoke", *(word for cell in cells for word in ("--cell", cell))]
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **cache})
+    assert done.returncode == 0, done.stderr
     assert "Smoke run" in done.stdout
     assert not any("--smoke" in path.read_text() for path in (folder / "results").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_a_smoke_run(name):
+    smoke_run(name, A_FEW.get(name, ()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(A_FEW))
+def test_every_cell_runs_a_smoke_run(name):
+    smoke_run(name)

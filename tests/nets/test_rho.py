@@ -13,12 +13,12 @@ def count(tree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def shapes(name, correlated, shape, d=10, **options):
+def shapes(name, correlated, data_shape, d=10, **options):
     """Returns (parameters, encoder output, decoder output) without computing anything."""
     encoder, decoder = nets.rho_nets(name, latent_dim=d, correlated=correlated, **options)
 
     def run(rng):
-        x, z = jnp.zeros((2, *shape)), jnp.zeros((2, d))
+        x, z = jnp.zeros((2, *data_shape)), jnp.zeros((2, d))
         e, d_ = encoder.init(rng, x), decoder.init(rng, z)
         return (e[0], d_[0]), encoder.apply(*e, x, train=True)[0], decoder.apply(*d_, z, train=True)[0]
 
