@@ -6,6 +6,7 @@ with the shape of both, a fingerprint of their bits, the config, versions and va
 """
 
 import contextlib
+import logging
 import os
 import platform
 import shutil
@@ -24,6 +25,9 @@ from jaxvae import writers
 from jaxvae.errors import UserError
 from jaxvae.step import Metrics, TrainState
 from jaxvae.types import Tree
+
+# A checkpoint between two evaluations has no metrics, and needs none: Orbax would say so each time.
+logging.getLogger("absl").addFilter(lambda record: "tracked_metric" not in record.getMessage())
 
 MODEL_FIELDS = ("params", "state", "ema")
 NAMES = ("model", "training", "meta")
