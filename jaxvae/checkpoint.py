@@ -269,7 +269,7 @@ def _check_same(saved: dict[str, list], wanted: dict[str, list], folder: Path, s
 @contextlib.contextmanager
 def disk(path: Path):
     """Turns what a disk refuses into one line."""
-    with writers.disk("write", path):
+    with writers.disk("write to", path):
         try:
             yield
         except ValueError as error:   # how tensorstore says it
