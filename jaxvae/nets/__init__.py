@@ -1,8 +1,11 @@
 """Networks: Flax Linen modules behind the `Net` contract. The only place that knows Flax."""
 
 from jaxvae.nets.conv import conv_decoder, conv_encoder
+from jaxvae.nets.infogan import infogan
 from jaxvae.nets.layers import from_linen
-from jaxvae.nets.mlp import mlp
+from jaxvae.nets.mlp import mlp, second_stage
+from jaxvae.nets.resnet import resnet
 from jaxvae.nets.rho import rho_nets
+from jaxvae.nets.wae import wae
 
-__all__ = ["conv_decoder", "conv_encoder", "from_linen", "mlp", "rho_nets"]
+__all__ = ["conv_decoder", "conv_encoder", "from_linen", "infogan", "mlp", "resnet", "rho_nets", "second_stage", "wae"]

@@ -8,6 +8,7 @@ Initialisers have the names of the frameworks that the papers used:
 | glorot     | U(+-sqrt(6 / (fan_in + fan_out)))          | 0 (TensorFlow, Keras)        |
 | xavier     | the same, as torch calls it                | 0 (rho-VAE, Soft-IntroVAE)   |
 | normal0.02 | N(0, 0.02^2)                               | 0 (DCGAN, InfoGAN)           |
+| cut0.02    | the same, cut at two standard deviations   | 0 (InfoGAN's convolutions)   |
 
 For a transposed convolution torch counts fan_in from the *output* channels.
 """
@@ -23,7 +24,7 @@ from jaxvae import noise, parallel
 from jaxvae.errors import UserError, unknown
 from jaxvae.types import Array, Net
 
-INITIALISERS = ("torch", "glorot", "xavier", "normal0.02")
+INITIALISERS = ("torch", "glorot", "xavier", "normal0.02", "cut0.02")
 ACTIVATIONS = {
     "relu": nn.relu, "tanh": jnp.tanh, "elu": nn.elu, "sigmoid": nn.sigmoid, "softplus": nn.softplus,
     "leaky_relu": lambda x: nn.leaky_relu(x, 0.2), "identity": lambda x: x,
@@ -53,21 +54,49 @@ def _weights(name: str, fan_in: int, fan_out: int) -> tuple[Any, Any]:
     if name == "torch":
         bound = symmetric(1.0 / math.sqrt(fan_in))
         return bound, bound
-    kernel = nn.initializers.normal(0.02) if name == "normal0.02" else symmetric(math.sqrt(6.0 / (fan_in + fan_out)))
+    if name == "cut0.02":
+        def kernel(rng, shape, dtype=jnp.float32):
+            return 0.02 * jax.random.truncated_normal(rng, -2.0, 2.0, shape, dtype)
+    else:
+        kernel = nn.initializers.normal(0.02) if name == "normal0.02" else symmetric(math.sqrt(6.0 / (fan_in + fan_out)))
     return kernel, nn.initializers.zeros
 
 
+def _by_norm(module: nn.Module, kernel: Array, train: bool) -> Array:
+    """Returns W / (u' W v), W [rows, outputs], whose largest singular value is about 1 (Miyato et al. 2018, Algorithm 1).
+
+    The vectors u and v are state. A training pass does one power iteration, v = W'u / |W'u|, u = Wv / |Wv|, without
+    gradient, and keeps them; an evaluation uses those that are kept. (The two-stage VAE's code, like others of
+    TensorFlow's time, iterates in evaluation too.)
+    """
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    rows, outputs = matrix.shape
+    u = module.variable("spectral_norm", "u", lambda: jax.random.normal(module.make_rng("params"), (rows,)))
+    v = module.variable("spectral_norm", "v", lambda: jnp.zeros((outputs,)))
+
+    def unit(x):
+        return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x)), 1e-12))
+
+    if train or module.is_initializing():   # so that stored vectors are of use from the first step
+        fixed = jax.lax.stop_gradient(matrix)
+        v.value = unit(fixed.T @ u.value)
+        u.value = unit(fixed @ v.value)
+    return kernel / (u.value @ matrix @ v.value)
+
+
 class Dense(nn.Module):
-    """x W + b over the last axis: [B, n] -> [B, features]."""
+    """x W + b over the last axis: [B, n] -> [B, features]; with `spectral_norm` W is divided by its largest singular value."""
 
     features: int
     init_name: str = "torch"
     dtype: Any = jnp.float32
+    spectral_norm: bool = False
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, *, train: bool = False):
         kernel_init, bias_init = _weights(self.init_name, x.shape[-1], self.features)
         kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features))
+        kernel = _by_norm(self, kernel, train) if self.spectral_norm else kernel
         bias = self.param("bias", bias_init, (self.features,))
         return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
@@ -77,6 +106,7 @@ class Conv(nn.Module):
 
     `padding` is "SAME", "VALID" or one number for all sides; with "SAME" sides become ceil(side / stride),
     or side * stride when transposed (the amounts of TensorFlow; for even sides torch's k4 s2 p1 is the same).
+    With `spectral_norm` the kernel, as a matrix [k k channels, features], is divided by its largest singular value.
     """
 
     features: int
@@ -87,15 +117,17 @@ class Conv(nn.Module):
     use_bias: bool = True
     init_name: str = "torch"
     dtype: Any = jnp.float32
+    spectral_norm: bool = False
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, *, train: bool = False):
         k, channels, taps = self.kernel_size, x.shape[-1], self.kernel_size**2
         fan_in, fan_out = channels * taps, self.features * taps
         if self.transposed and self.init_name == "torch":
             fan_in, fan_out = fan_out, fan_in
         kernel_init, bias_init = _weights(self.init_name, fan_in, fan_out)
-        kernel = self.param("kernel", kernel_init, (k, k, channels, self.features)).astype(self.dtype)
+        kernel = self.param("kernel", kernel_init, (k, k, channels, self.features))
+        kernel = (_by_norm(self, kernel, train) if self.spectral_norm else kernel).astype(self.dtype)
         strides, numbers = (self.stride, self.stride), ("NHWC", "HWIO", "NHWC")
         x = x.astype(self.dtype)
         if self.transposed:
@@ -172,6 +204,22 @@ class Dropout(nn.Module):
             return x
         keep = noise.uniform(self.make_rng("dropout"), x.shape) >= self.rate
         return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+
+SCALES = ("logvar", "log_sd", "softplus")
+
+
+def log_variance(outputs: Array, dims: int, scale: str) -> Array:
+    """Returns an encoder's outputs [B, n] with the last `dims` of them made log-variances.
+
+    "logvar": they are; "log_sd": logvar = 2 v; "softplus": logvar = 2 log(1e-6 + log(1 + e^v)).
+    """
+    if scale not in SCALES:
+        raise unknown("scale", scale, SCALES)
+    if scale == "logvar":
+        return outputs
+    rest, v = outputs[:, :-dims], outputs[:, -dims:]
+    return jnp.concatenate([rest, 2.0 * (v if scale == "log_sd" else jnp.log(1e-6 + nn.softplus(v)))], axis=-1)
 
 
 def join(x: Array, cond: Array | None) -> Array:
