@@ -3,8 +3,13 @@
 from jaxvae.models.info_vae import info_vae
 from jaxvae.models.intro_vae import intro_vae
 from jaxvae.models.introspective import plain_vae
+from jaxvae.models.mixture import fit_mixture, with_mixture
 from jaxvae.models.rho_vae import rho_vae
 from jaxvae.models.soft_intro_vae import soft_intro_vae
+from jaxvae.models.two_stage import join_stages, latents, two_stage
 from jaxvae.models.vae import vae
 
-__all__ = ["info_vae", "intro_vae", "plain_vae", "rho_vae", "soft_intro_vae", "vae"]
+__all__ = [
+    "fit_mixture", "info_vae", "intro_vae", "join_stages", "latents", "plain_vae", "rho_vae", "soft_intro_vae", "two_stage",
+    "vae", "with_mixture",
+]

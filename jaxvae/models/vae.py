@@ -30,6 +30,7 @@ def vae(
     posterior: str | Posterior = "normal",
     likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
     gamma: float | Literal["learned"] = 1.0,
+    gamma_floor: float = 1e-8,
     beta: Weight = 1.0,
     free_bits: float = 0.0,
     aggregate: Callable[[Array, Array], Array] | None = None,
@@ -44,9 +45,10 @@ def vae(
 
         rec = 1/2 sum_i [(x_i - x_hat_i)^2 / gamma + log gamma + log 2 pi].
 
-    A learned gamma is one scalar, `params["likelihood"]["log_gamma"]`, started at gamma = 1; its
-    optimum is the mean squared error per pixel. Below gamma = 1 / (2 pi e) the loss is negative at
-    that optimum, which is right for a density.
+    A learned gamma is gamma_floor + exp(log_gamma), with one scalar `params["likelihood"]["log_gamma"]` that starts
+    at 0; its optimum is the mean squared error per pixel. Below gamma = 1 / (2 pi e) the loss is negative at that
+    optimum, which is right for a density. On data that the decoder can memorise the optimum is 0: the floor keeps
+    the loss finite there, and the metric `gamma_floored` counts the steps that end within a factor 2 of it.
 
     Args:
         encoder: x [B, ...] -> [B, posterior.size(latent_dim)]; takes `cond` if batches have one.
@@ -56,6 +58,7 @@ def vae(
             conventions), or a `Posterior`.
         likelihood: "bernoulli" (pixels in [0, 1], grey or binary) or "gaussian".
         gamma: decoder variance, > 0, or "learned"; Gaussian likelihood only.
+        gamma_floor: of a learned gamma, > 0; the default is a standard deviation of 1e-4.
         beta: weight of the KL, >= 0: a number (it may be traced) or a schedule step -> number.
         free_bits: nats per latent dimension that cost nothing in the loss (metrics show the true KL).
         aggregate: (rng, z [B, D]) -> scalar, a term of the aggregated posterior that is added to the mean
@@ -63,7 +66,7 @@ def vae(
 
     Returns:
         A `Model` with metrics `loss`, `rec`, `kl`, `elbo` (nats per example), `beta` where it is a
-        schedule, `gamma` where it is learned, and what the posterior reports of itself. `sample` returns
+        schedule, `gamma` and `gamma_floored` where it is learned, and what the posterior reports of itself. `sample` returns
         decoder means; for draws of x use `distributions.sample(rng, model.decode(...))`.
 
     Raises:
@@ -81,6 +84,7 @@ def vae(
         raise UserError("gamma is the variance of a Gaussian decoder: use likelihood='gaussian' with it.")
     if not learned:
         check_number("gamma", gamma, above=0.0)
+    check_number("gamma_floor", gamma_floor, above=0.0)
     objectives.check_weight("beta", beta)
     check_number("free_bits", free_bits, least=0.0)
     free = not (concrete(free_bits) and free_bits == 0)
@@ -91,8 +95,11 @@ def vae(
     def likelihood_of(params, output: Array) -> Distribution:
         if likelihood == "bernoulli":
             return Bernoulli(output)
-        log_gamma = params["likelihood"]["log_gamma"] if learned else jnp.log(jnp.asarray(gamma, jnp.float32))
-        return Normal(output, log_gamma)
+        variance = learned_gamma(params) if learned else jnp.asarray(gamma, jnp.float32)
+        return Normal(output, jnp.log(variance))
+
+    def learned_gamma(params) -> Array:
+        return gamma_floor + jnp.exp(params["likelihood"]["log_gamma"])
 
     def init(rng: Array, batch: Batch):
         x, cond = batch
@@ -137,7 +144,8 @@ def vae(
         if callable(beta):
             metrics["beta"] = weight
         if learned:
-            metrics["gamma"] = jnp.exp(params["likelihood"]["log_gamma"])
+            metrics["gamma"] = learned_gamma(params)
+            metrics["gamma_floored"] = (metrics["gamma"] < 2.0 * gamma_floor).astype(jnp.float32)
         if aggregate is not None:
             metrics["aggregate"] = aggregate(jax.random.fold_in(rng, 3), z)
             value = jnp.mean(parallel.gather(value)) + metrics["aggregate"]

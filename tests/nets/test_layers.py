@@ -287,3 +287,22 @@ def test_from_linen_gives_pure_functions():
     assert jax.tree.structure(new) == jax.tree.structure(state)
     np.testing.assert_array_equal(state["batch_stats"]["BatchNorm_0"]["mean"], np.zeros(8))   # not changed in place
     assert np.all(new["batch_stats"]["BatchNorm_0"]["mean"] != 0)
+
+
+@pytest.mark.parametrize(("k", "stride", "padding"), [
+    (4, 2, "SAME"), (3, 2, "SAME"), (5, 2, "SAME"), (5, 1, "SAME"), (2, 3, "SAME"), (4, 2, "VALID"), (2, 3, "VALID"),
+    (4, 2, ((2, 2), (2, 2))), (4, 1, ((3, 3), (3, 3))), (3, 1, ((1, 1), (1, 1))), (4, 2, ((1, 2), (1, 2))),
+])
+def test_gradients_of_the_transposed_convolution(k, stride, padding):
+    """They are those that JAX derives from lax.conv_transpose."""
+    x, kernel = single(RNG.normal(size=(2, 5, 6, 3))), single(RNG.normal(size=(k, k, 3, 4)))
+
+    def plain(x, kernel):
+        return jax.lax.conv_transpose(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    y, back = jax.vjp(plain, x, kernel)
+    ours, ours_back = jax.vjp(lambda x, w: layers.conv_transpose(x, w, stride, padding), x, kernel)
+    g = single(RNG.normal(size=y.shape))
+    np.testing.assert_array_equal(ours, y)
+    for have, want in zip(ours_back(g), back(g), strict=True):
+        np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,97 @@
+"""A prior fitted after training: a Gaussian, or a mixture of Gaussians, of the latents of any trained model.
+
+    p(z) = sum_k w_k N(z; m_k, L_k L_k'),   x = E p(x|z),  z ~ p(z)
+
+The simplest remedies for latents that are not N(0, I), to compare the two-stage VAE with (Ghosh et al. 2020,
+arXiv 1903.12436, section 4).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae import noise
+from jaxvae.errors import UserError, check_count
+from jaxvae.models.two_stage import Latents
+from jaxvae.types import Array, Batch, Model
+
+
+class Mixture(NamedTuple):
+    """A mixture of K Gaussians with full covariances."""
+
+    weight: Array     # [K], adds up to 1
+    mean: Array       # [K, D]
+    factor: Array     # [K, D, D] lower triangular, covariance = factor factor'
+
+
+def fit_mixture(latents: Latents, components: int = 1, *, seed: int = 0) -> Mixture:
+    """Returns the mixture fitted to one draw z ~ q(z|x) of each example: moments for one component, else EM (scikit-learn).
+
+    Args:
+        latents: from `latents`.
+        components: K; 1 is the Gaussian with the latents' mean and covariance, 10 is usual for images of ten classes.
+        seed: of the draws and of EM's start.
+
+    Raises:
+        UserError: for fewer examples than K (D + 1).
+    """
+    check_count("components", components)
+    (size, dim), source = (latents.source.size, *latents.source.shape), latents.source
+    if size < components * (dim + 1):
+        raise UserError(f"{components} covariance(s) of {dim} dimensions need {components * (dim + 1)} examples, not {size}.")
+    z = np.asarray(latents.preprocess(jax.random.key(seed), source.read(np.arange(size))).x, np.float64)
+    if components == 1:
+        weights, means, covariances = np.ones(1), z.mean(0)[None], np.atleast_2d(np.cov(z.T))[None]
+    else:
+        from sklearn.mixture import GaussianMixture
+
+        found = GaussianMixture(components, covariance_type="full", random_state=seed).fit(z)
+        weights, means, covariances = found.weights_, found.means_, found.covariances_
+    factors = np.linalg.cholesky(covariances + 1e-9 * np.eye(dim))
+    return Mixture(*(jnp.asarray(value, jnp.float32) for value in (weights, means, factors)))
+
+
+def with_mixture(first: Model, *, latent_dim: int, components: int = 1) -> Model:
+    """Returns `first` with a fitted prior: params are {"first": ..., "prior": Mixture}, state {"first": ...}.
+
+    `encode`, `decode` are the first stage's; `sample` draws z from the mixture. It has no objectives.
+
+    Args:
+        first: any model that decodes.
+        latent_dim: D.
+        components: K of the mixture.
+
+    Raises:
+        UserError: for a model that does not decode.
+    """
+    check_count("latent_dim", latent_dim)
+    check_count("components", components)
+    if first.decode is None:
+        raise UserError("the first stage must decode; this model does not.")
+
+    def init(rng: Array, batch: Batch):
+        params, state = first.init(rng, batch)
+        standard = Mixture(jnp.full((components,), 1.0 / components), jnp.zeros((components, latent_dim)),
+                           jnp.broadcast_to(jnp.eye(latent_dim), (components, latent_dim, latent_dim)))
+        return {"first": params, "prior": standard}, {"first": state}
+
+    def encode(params, state, x, cond=None, *, stats="running"):
+        return first.encode(params["first"], state["first"], x, cond, stats=stats)
+
+    def decode(params, state, z, cond=None, *, stats="running"):
+        return first.decode(params["first"], state["first"], z, cond, stats=stats)
+
+    def sample(params, state, rng, n, cond=None, *, stats="running"):
+        prior = Mixture(*params["prior"])
+        if prior.mean.shape != (components, latent_dim):
+            raise UserError(f"the prior's means have shape {prior.mean.shape}, not {(components, latent_dim)}: fit it again.")
+        rng_component, rng_z = jax.random.split(rng)
+        which = jnp.searchsorted(jnp.cumsum(prior.weight), noise.uniform(rng_component, (n,)))
+        which = jnp.minimum(which, components - 1)   # the weights' sum can round to below 1
+        eps = noise.normal(rng_z, (n, latent_dim))
+        z = prior.mean[which] + jnp.einsum("nij,nj->ni", prior.factor[which], eps)
+        return decode(params, state, z, cond, stats=stats).mean
+
+    return Model(init, (), None if first.encode is None else encode, decode, None, sample)

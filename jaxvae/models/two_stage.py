@@ -1,0 +1,166 @@
+"""The two-stage VAE: a second, small VAE learns how the latents of a trained one are really distributed.
+
+    stage one   x -> q(z|x), a VAE on data, best with a learned gamma: it finds the manifold, not the density on it
+    stage two   z -> q(u|z), a Gaussian VAE with a learned gamma on z ~ q(z|x), drawn anew at every visit
+    sampling    u ~ N(0, I),  z ~ p(z|u),  x = E p(x|z)
+
+Both stages are ordinary VAEs (`vae`, with `nets.second_stage` for the second), trained one after the other with `fit`:
+
+    first = fit(model, ...).train_state
+    z = latents(model, first.params, first.state, source)
+    second = fit(model_z, ..., z.source, preprocess=z.preprocess).train_state
+    both = two_stage(model, model_z, latent_dim=64)
+    both.sample(*join_stages(first, second), rng, n)
+
+`mixture` has the simpler ways to replace the prior after training: a Gaussian or a mixture of them, fitted to the latents.
+
+Source: Dai & Wipf 2019 (arXiv 1903.05789), section 4.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae import distributions, noise
+from jaxvae.data.preprocess import make_preprocess
+from jaxvae.data.source import Source
+from jaxvae.errors import UserError, check_count
+from jaxvae.types import Array, Batch, Model, Params, State, Terms
+
+
+class Latents(NamedTuple):
+    """What the second stage is trained on."""
+
+    source: Source        # q(z|x) of every example, as arrays: "x" is its mean [N, D]
+    preprocess: Any       # (rng, examples) -> Batch of z ~ q(z|x)
+
+
+def latents(model: Model, params: Params, state: State, source: Source, *, preprocess: Any = None, batch_size: int = 500,
+            seed: int = 0) -> Latents:
+    """Returns q(z|x) of all of `source`, computed once in evaluation mode, as a source that redraws z at every visit.
+
+    Args:
+        model: any model that encodes; its posterior is a NamedTuple of arrays [B, ...], one of them `mean`.
+        preprocess: that of the first stage (default: bytes to [0, 1]).
+        batch_size: images encoded at a time.
+        seed: of the preprocessing's noise, where it has any.
+
+    Raises:
+        UserError: for a model that does not encode, and latents that are not finite.
+    """
+    if model.encode is None:
+        raise UserError("the first stage does not encode, so it has no latents: use a model with an encoder.")
+    check_count("batch_size", batch_size)
+    preprocess = make_preprocess() if preprocess is None else preprocess
+    build: list[Any] = []
+
+    @jax.jit
+    def encode(rng, examples):
+        batch = preprocess(rng, examples)
+        q = model.encode(params, state, batch.x, batch.cond)
+        if not hasattr(q, "_fields") or "mean" not in q._fields:
+            raise UserError(f"the second stage needs a posterior with a mean, not {type(q).__name__}.")
+        build[:] = [type(q)]
+        return {"x" if name == "mean" else name: value for name, value in q._asdict().items()}
+
+    rng, parts = jax.random.key(seed), []
+    for start in range(0, source.size, batch_size):   # the last batch is padded: one compilation
+        index = np.minimum(np.arange(start, start + batch_size), source.size - 1)
+        found = jax.device_get(encode(jax.random.fold_in(rng, start), source.read(index)))
+        parts.append({name: values[:source.size - start] for name, values in found.items()})
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if not all(np.isfinite(values).all() for values in arrays.values()):
+        raise UserError("the first stage's posteriors are not finite: it has diverged; train it again.")
+
+    def redraw(rng: Array, examples: dict[str, Array]) -> Batch:
+        q = build[0](**{"mean" if name == "x" else name: jnp.asarray(value) for name, value in examples.items()})
+        return Batch(distributions.sample(rng, q))
+
+    name = f"latents of {source.name}"
+    return Latents(Source(name, source.split, source.size, arrays["x"].shape[1:],
+                          lambda indices: {key: values[indices] for key, values in arrays.items()}, None, arrays), redraw)
+
+
+def join_stages(first: Any, second: Any) -> tuple[Params, State]:
+    """Returns (params, state) of the composed model from two things that have `params` and `state` (`TrainState`, `Loaded`)."""
+    return {"first": first.params, "second": second.params}, {"first": first.state, "second": second.state}
+
+
+def two_stage(first: Model, second: Model, *, latent_dim: int, noise_on_z: bool = True) -> Model:
+    """Returns the composed model of two trained stages: params and state are {"first": ..., "second": ...} (`join_stages`).
+
+        sample     u ~ N(0, I);  z = z_hat(u) + sqrt(gamma_z) eps;  x = x_hat(z)
+        encode     q(u | mean of q(z|x))
+        decode     p(x | z_hat(u))
+        terms      rec = -log p(x|z),  kl = log q(z|x) - log p(z|u) + KL(q(u|z) || N(0, I)),  z ~ q(z|x), u ~ q(u|z)
+
+    -(rec + kl) is an unbiased estimate of a lower bound of log p(x) under u -> z -> x; the first stage's own bound has
+    log N(z; 0, I) where this one has the second stage's bound of log p(z).
+
+    Args:
+        first: of x; any model that encodes and decodes.
+        second: of z, with a Gaussian likelihood.
+        latent_dim: size of u.
+        noise_on_z: eps as in the released code (gamma_z there is our sqrt(gamma_z)); without it z = z_hat(u).
+
+    Returns:
+        A `Model` without objectives: there is nothing to train jointly. A condition is the first stage's.
+
+    Raises:
+        UserError: for a first stage that does not encode and decode; when initialised, for a second stage of another
+            size of z, and when sampled, of u.
+
+    Source: Dai & Wipf 2019, section 4, steps 1 to 3; released code, two_stage_vae_model.py.
+    """
+    check_count("latent_dim", latent_dim)
+    for name, model in (("first", first), ("second", second)):
+        if model.encode is None or model.decode is None:
+            raise UserError(f"the {name} stage must encode and decode; this model does not.")
+
+    def init(rng: Array, batch: Batch):
+        rng_first, rng_second = jax.random.split(rng)
+        params, state = first.init(rng_first, batch)
+        z = jax.eval_shape(lambda p, s: first.encode(p, s, batch.x, batch.cond).mean, params, state)
+        try:
+            params_z, state_z = second.init(rng_second, Batch(jnp.zeros(z.shape)))
+            u = jax.eval_shape(lambda p, s: second.encode(p, s, jnp.zeros(z.shape)).mean, params_z, state_z)
+        except (UserError, TypeError) as error:
+            raise UserError(f"the second stage does not fit latents of size {z.shape[1:]}: {error}") from None
+        if u.shape[1:] != (latent_dim,):
+            raise UserError(f"the second stage's u has size {u.shape[1:]}, not latent_dim={latent_dim}.")
+        return {"first": params, "second": params_z}, {"first": state, "second": state_z}
+
+    def of_first(params, state):
+        return params["first"], state["first"]
+
+    def of_second(params, state):
+        return params["second"], state["second"]
+
+    def encode(params, state, x, cond=None, *, stats="running"):
+        mean = first.encode(*of_first(params, state), x, cond, stats=stats).mean
+        return second.encode(*of_second(params, state), mean, stats=stats)
+
+    def decode(params, state, u, cond=None, *, stats="running"):
+        return first.decode(*of_first(params, state), latent(params, state, u, stats).mean, cond, stats=stats)
+
+    def latent(params, state, u, stats):
+        return second.decode(*of_second(params, state), u, stats=stats)
+
+    def sample(params, state, rng, n, cond=None, *, stats="running"):
+        rng_u, rng_z = jax.random.split(rng)
+        p = latent(params, state, noise.normal(rng_u, (n, latent_dim)), stats)
+        z = distributions.sample(rng_z, p) if noise_on_z else p.mean
+        return first.decode(*of_first(params, state), z, cond, stats=stats).mean
+
+    def terms(params, state, rng, batch: Batch, *, stats="running"):
+        rng_z, rng_u = jax.random.split(rng)
+        q = first.encode(*of_first(params, state), batch.x, batch.cond, stats=stats)
+        z = distributions.sample(rng_z, q)
+        rec = -distributions.log_prob(first.decode(*of_first(params, state), z, batch.cond, stats=stats), batch.x)
+        q_u = second.encode(*of_second(params, state), z, stats=stats)
+        log_p_z = distributions.log_prob(latent(params, state, distributions.sample(rng_u, q_u), stats), z)
+        return Terms(rec, distributions.log_prob(q, z) - log_p_z + distributions.kl(q_u), {"kl_u": distributions.kl(q_u)})
+
+    return Model(init, (), encode, decode, terms, sample)
