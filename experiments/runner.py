@@ -13,6 +13,7 @@ import argparse
 import fnmatch
 import importlib.metadata
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -44,23 +45,37 @@ class Cell(NamedTuple):
     run: Callable[[int, bool], list[Measure]]   # (seed, smoke)
 
 
-def main(folder: Path, cells: Sequence[Cell], argv: Sequence[str] | None = None) -> None:
+class Option(NamedTuple):
+    """An option of one experiment's own, which its cells depend on: `--name VALUE`."""
+
+    name: str
+    default: Any
+    kind: Callable[[str], Any]
+    help: str
+
+
+def main(folder: Path, cells: Sequence[Cell] | Callable[..., Sequence[Cell]], argv: Sequence[str] | None = None,
+         options: Sequence[Option] = ()) -> None:
     """Runs what the command line asks for. A user's mistake is one line on stderr and exit code 2.
 
     Args:
         folder: the experiment's folder.
-        cells: all its cells, in the order in which they run.
+        cells: all its cells, in the order in which they run; with options, a function of them by name that returns the cells.
         argv: the arguments; by default those of the process.
+        options: of this experiment alone; those that are not at their default go into each result's command.
     """
     try:
-        _main(Path(folder), cells, argv)
+        _main(Path(folder), cells, argv, options)
     except UserError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
 
 
-def _main(folder: Path, cells: Sequence[Cell], argv: Sequence[str] | None) -> None:
-    args = _parse(folder, argv)
+def _main(folder: Path, cells, argv: Sequence[str] | None, options: Sequence[Option]) -> None:
+    args = _parse(folder, argv, options)
+    own = {option.name: getattr(args, option.name) for option in options}
+    words = "".join(f" --{o.name} {shlex.quote(str(own[o.name]))}" for o in options if own[o.name] != o.default)
+    cells = cells(**own) if callable(cells) else cells
     chosen, seeds = select(cells, args.cell), parse_seeds(args.seeds)
     target = folder / ("smoke" if args.smoke else "results")
     if not args.table:
@@ -69,7 +84,7 @@ def _main(folder: Path, cells: Sequence[Cell], argv: Sequence[str] | None) -> No
         code = {"commit": commit(folder), "versions": versions()}   # as imported: files may change during the run
         for seed in seeds:
             for cell in chosen:
-                run(folder, cell, seed, code, smoke=args.smoke)
+                run(folder, cell, seed, code, smoke=args.smoke, words=words)
     results, expected = table.load(folder, target.name)
     if args.smoke:
         expected = {"title": "Smoke run: tiny, not comparable with any paper", "cells": []}
@@ -78,8 +93,12 @@ def _main(folder: Path, cells: Sequence[Cell], argv: Sequence[str] | None) -> No
     print(f"{title}\n\n{text}" if title else text)
 
 
-def run(folder: Path, cell: Cell, seed: int, code: dict[str, Any], *, smoke: bool = False) -> list[dict[str, Any]]:
-    """Returns the result lines of one cell and seed, after appending them to its file; `code` goes into each."""
+def run(folder: Path, cell: Cell, seed: int, code: dict[str, Any], *, smoke: bool = False,
+        words: str = "") -> list[dict[str, Any]]:
+    """Returns the result lines of one cell and seed, after appending them to its file; `code` goes into each.
+
+    `words` are the experiment's own options, as they were given.
+    """
     print(f"{cell.name}, seed {seed} ...", file=sys.stderr, flush=True)
     start = time.perf_counter()
     measures = cell.run(seed, smoke)
@@ -89,7 +108,7 @@ def run(folder: Path, cell: Cell, seed: int, code: dict[str, Any], *, smoke: boo
         "device": device(),
         "seconds": seconds,
         "command": f"python -m experiments.{folder.name} --cell {cell.name} --seeds {seed}:{seed + 1}"
-        + (" --smoke" if smoke else ""),
+        + (" --smoke" if smoke else "") + words,
     }
     lines = [{"cell": cell.name, "seed": seed, **measure._asdict(), **facts} for measure in measures]
     lines = [table.check_result({**line, "value": float(line["value"])}, cell.name) for line in lines]
@@ -162,7 +181,7 @@ def device() -> str:
     return f"{devices[0].device_kind} x{len(devices)} ({devices[0].platform})"
 
 
-def _parse(folder: Path, argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse(folder: Path, argv: Sequence[str] | None, options: Sequence[Option] = ()) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"python -m experiments.{folder.name}",
         description="Runs the cells, keeps one line per number, and prints ours beside the paper's.",
@@ -174,11 +193,16 @@ def _parse(folder: Path, argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--table", action="store_true", help="only print the table of what has been run")
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
 
+    for option in options:
+        parser.add_argument(f"--{option.name}", type=option.kind, default=option.default, metavar=option.name.upper(),
+                            help=f"{option.help} (default: {option.default})")
+
     def fail(message: str) -> NoReturn:
         raise UserError(f"{message}: see --help.")
 
     parser.error = fail
     args, rest = parser.parse_known_args(argv)
     if rest:
-        raise errors.unknown("argument", rest[0], ("--cell", "--seeds", "--smoke", "--table", "--markdown", "--help"))
+        known = ("--cell", "--seeds", "--smoke", "--table", "--markdown", "--help", *(f"--{option.name}" for option in options))
+        raise errors.unknown("argument", rest[0], known)
     return args

@@ -1,0 +1,144 @@
+"""Trains the stages of a cell, each once for all the cells that share it; a stage that was killed goes on where it was."""
+
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from experiments.two_stage import setting
+from experiments.two_stage.setting import Budget
+from jaxvae import data, models, parallel
+from jaxvae.data import Source
+from jaxvae.data.preprocess import make_preprocess
+from jaxvae.models.two_stage import Latents
+from jaxvae.step import make_train_step
+from jaxvae.train import Fit, fit, init_state
+from jaxvae.types import Model
+
+FOLDER = Path(__file__).parent
+SMOKE_SHRINK, SMOKE_STEPS, SMOKE_LATENT_DIM = 32, 8, 4
+PREPROCESS = make_preprocess("grey")
+
+
+class Asked(NamedTuple):
+    """What a cell is run for."""
+
+    name: str          # of the data in the cell: "celeba"
+    seed: int
+    budget: Budget
+    smoke: bool
+
+    @property
+    def folder(self) -> Path:
+        """Where its runs are kept, not in git."""
+        share = "smoke" if self.smoke else f"{100 * self.budget.share:g}%"
+        return FOLDER / "runs" / share / f"{self.name}.seed{self.seed}"
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of the nets."""
+        return {"shrink": SMOKE_SHRINK, "latent_dim": SMOKE_LATENT_DIM} if self.smoke else {}
+
+    @property
+    def latent_dim(self) -> int:
+        return SMOKE_LATENT_DIM if self.smoke else setting.LATENT_DIM
+
+
+class Stage(NamedTuple):
+    """A trained stage."""
+
+    model: Model
+    params: Any
+    state: Any
+    steps: int
+
+
+def source(asked: Asked, split: str) -> Source:
+    """Returns the official split "train" or "test"; the embedded digits, cut to 8x8, for smoke runs."""
+    return data.load("digits" if asked.smoke else setting.DATA[asked.name], split)
+
+
+@cache
+def stage_one(asked: Asked, method: str) -> Stage:
+    """Returns the first stage of a method, trained on all of "train"."""
+    train, schedule = source(asked, "train"), setting.SCHEDULES[setting.DATA[asked.name]]
+    model = setting.stage_one(method, train.shape, **asked.sizes)
+    steps, rate = setting.length(schedule.first, schedule.first_period, train.size, schedule.batch_size, asked.budget.share)
+    return _train(asked, method, model, train, PREPROCESS, steps, rate, schedule.batch_size)
+
+
+@cache
+def first_latents(asked: Asked, method: str = "learned_gamma") -> Latents:
+    """Returns q(z|x) of the training images."""
+    stage = stage_one(asked, method)
+    return models.latents(stage.model, stage.params, stage.state, source(asked, "train"), preprocess=PREPROCESS)
+
+
+@cache
+def stage_two(asked: Asked) -> Stage:
+    """Returns the second stage, trained on the latents of "learned_gamma"."""
+    z, schedule = first_latents(asked), setting.SCHEDULES[setting.DATA[asked.name]]
+    model = setting.stage_two(asked.latent_dim, width=32 if asked.smoke else 1024)
+    steps, rate = setting.length(schedule.second, schedule.second_period, z.source.size, schedule.batch_size, asked.budget.share)
+    return _train(asked, "two_stage", model, z.source, z.preprocess, steps, rate, schedule.batch_size)
+
+
+def method(asked: Asked, name: str) -> Stage:
+    """Returns the trained model of a cell, ready to sample."""
+    if name in setting.STAGE_ONE:
+        return stage_one(asked, name)
+    first = stage_one(asked, "learned_gamma")
+    if name == "two_stage":
+        second = stage_two(asked)
+        model = models.two_stage(first.model, second.model, latent_dim=asked.latent_dim)
+        return Stage(model, *models.join_stages(first, second), first.steps + second.steps)
+    components = 1 if name == "gaussian" else setting.COMPONENTS
+    prior = models.fit_mixture(first_latents(asked), components, seed=asked.seed)
+    model = models.with_mixture(first.model, latent_dim=asked.latent_dim, components=components)
+    return Stage(model, {"first": first.params, "prior": prior}, {"first": first.state}, first.steps)
+
+
+def _train(asked: Asked, name: str, model: Model, train: Source, preprocess, steps: int, rate, batch_size: int) -> Stage:
+    steps = SMOKE_STEPS if asked.smoke else steps
+    folder = asked.folder / name
+    tx = optax.adam(rate)
+    if not (folder / "config.json").exists():
+        print(f"  {name}: {cost(model, tx, train, preprocess, steps, batch_size)}", flush=True)
+    every = max(1, steps // 20)
+    with jax.default_matmul_precision("highest"):
+        found: Fit = fit(
+            model, tx, train, steps=steps, batch_size=batch_size, seed=asked.seed, workdir=folder, preprocess=preprocess,
+            log_every=max(1, steps // 100), save_every=every, keep=1,
+            config={"cell": f"{asked.name}/{name}", "share": asked.budget.share, "batch_size": batch_size, "seed": asked.seed},
+        )
+    state = found.train_state
+    return Stage(model, state.params, state.state, steps)
+
+
+def cost(model: Model, tx, train: Source, preprocess, steps: int, batch_size: int, tries: int = 3) -> str:
+    """Returns what a training will cost, from its step compiled and run `tries` times: "12,000 steps of 100: ..."."""
+    batch = preprocess(jax.random.key(0), train.read(np.arange(batch_size) % train.size))
+    with jax.default_matmul_precision("highest"):
+        state = parallel.put(init_state(model, tx, jax.random.key(0), batch), parallel.replicated(parallel.make_mesh()))
+        step = jax.jit(make_train_step(model, tx), donate_argnums=0).lower(state, batch).compile()
+    state, _ = step(state, batch)
+    jax.block_until_ready(state)
+    start = time.perf_counter()
+    for _ in range(tries):
+        state, _ = step(state, batch)
+    jax.block_until_ready(state)
+    seconds = (time.perf_counter() - start) / tries * steps
+    analysis, memory = step.cost_analysis() or {}, step.memory_analysis()
+    flops = (analysis[0] if isinstance(analysis, list) else analysis).get("flops", 0.0)
+    resident = 0 if train.arrays is None else sum(values.nbytes for values in train.arrays.values())
+    held = resident + (memory.argument_size_in_bytes + memory.temp_size_in_bytes if memory is not None else 0)
+    return (f"{steps:,} steps of {batch_size}: about {_duration(seconds)}, {held / 2**30:.2g} GiB of memory"
+            + (f", {flops * steps / 1e15:.2g} PFLOP ({flops * steps / seconds / 1e12:.2g} TFLOP/s)" if flops > 0 else ""))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
