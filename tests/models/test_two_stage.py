@@ -1,0 +1,307 @@
+"""The composed model of two stages, latents redrawn at every visit, priors fitted afterwards, the floor of gamma."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxvae import Batch, data, distributions, models, nets
+from jaxvae.distributions import Normal
+from jaxvae.errors import UserError
+from jaxvae.models import two_stage
+from jaxvae.models.mixture import Mixture
+from jaxvae.testing import check_model
+from jaxvae.train import fit
+from jaxvae.types import Model
+from tests.small import one_device
+
+RNG, D = jax.random.key(0), 3
+SHAPE = (8, 8, 1)
+
+
+def first(latent_dim: int = D, posterior: str = "normal", **options) -> Model:
+    heads = (latent_dim, latent_dim) if posterior == "normal" else (latent_dim, 1, 1)
+    pair = nets.infogan(SHAPE, latent_dim=latent_dim, heads=heads, shrink=64)
+    options = {"likelihood": "gaussian", "gamma": "learned", **options}
+    return models.vae(*pair, latent_dim=latent_dim, posterior=posterior, **options)
+
+
+def second(latent_dim: int = D, **options) -> Model:
+    options = {"likelihood": "gaussian", "gamma": "learned", **options}
+    return models.vae(*nets.second_stage(latent_dim, width=8), latent_dim=latent_dim, **options)
+
+
+def images(n: int = 16) -> Batch:
+    return Batch(jax.random.uniform(jax.random.key(1), (n, *SHAPE)))
+
+
+def source(n: int = 40) -> data.Source:
+    return data.from_arrays(np.random.default_rng(0).integers(0, 256, (n, *SHAPE), dtype=np.uint8))
+
+
+def test_both_stages_pass_the_conformance_suite():
+    check_model(first(), images())
+    check_model(second(), Batch(jax.random.normal(RNG, (16, D))))
+
+
+def test_the_composed_model_passes_the_conformance_suite():
+    check_model(two_stage(first(), second(), latent_dim=D), images())
+
+
+def test_the_model_with_a_mixture_passes_the_conformance_suite():
+    check_model(models.with_mixture(first(), latent_dim=D, components=2), images())
+
+
+# ---- latents ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("posterior", ["normal", "ar1"])
+def test_latents_are_the_posteriors_and_are_redrawn(posterior):
+    model = first(posterior=posterior)
+    params, state = model.init(RNG, images())
+    images_ = source()
+    found = models.latents(model, params, state, images_, batch_size=16)   # 40 is no multiple
+    x = jnp.asarray(images_.arrays["x"], jnp.float32) / 255
+    q = model.encode(params, state, x)
+    np.testing.assert_allclose(found.source.arrays["x"], q.mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.source.arrays["logvar"], q.logvar, rtol=1e-5, atol=1e-6)
+    assert found.source.size == 40
+    assert found.source.shape == (D,)
+    examples = found.source.read(np.arange(40))
+    one, two = (found.preprocess(jax.random.key(i), examples).x for i in (1, 2))
+    assert float(jnp.abs(one - two).min()) > 0.0
+    want = distributions.sample(jax.random.key(1), q)
+    np.testing.assert_allclose(one, want, rtol=1e-4, atol=1e-5)
+
+
+def test_latents_that_are_not_finite():
+    model = first()
+    params, state = model.init(RNG, images())
+    params["encoder"] = jax.tree.map(lambda p: p * jnp.nan, params["encoder"])
+    with pytest.raises(UserError, match="not finite: it has diverged"):
+        models.latents(model, params, state, source())
+
+
+def test_a_model_that_does_not_encode_has_no_latents():
+    with pytest.raises(UserError, match="does not encode"):
+        models.latents(first()._replace(encode=None), {}, {}, source())
+
+
+# ---- the composed model ------------------------------------------------------------------------
+
+
+def linear(weight: float, variance: float, gamma: float) -> Model:
+    """Returns a scalar VAE whose q(z|x) = N(weight x, variance) and p(x|z) = N(z / weight, gamma), without nets."""
+
+    def init(rng, batch):
+        return {"encoder": {}, "decoder": {}}, {}
+
+    def encode(params, state, x, cond=None, *, stats="running"):
+        return Normal(weight * x, jnp.full_like(x, np.log(variance)))
+
+    def decode(params, state, z, cond=None, *, stats="running"):
+        return Normal(z / weight, jnp.full_like(z, np.log(gamma)))
+
+    return Model(init, (), encode, decode)
+
+
+@pytest.mark.parametrize("noise", [True, False])
+def test_samples_have_the_variance_of_the_chain(noise):
+    """u ~ N(0, 1); z = u / 0.5 + sqrt(0.3) eps, or without eps; x = z / 2."""
+    model = two_stage(linear(2.0, 0.1, 0.2), linear(0.5, 0.1, 0.3), latent_dim=1, noise_on_z=noise)
+    params, state = model.init(RNG, Batch(jnp.zeros((2, 1))))
+    x = np.asarray(model.sample(params, state, RNG, 40_000))
+    assert x.var() == pytest.approx((4.0 + (0.3 if noise else 0.0)) / 4.0, rel=0.03)
+
+
+def test_terms_bound_the_likelihood_of_the_chain():
+    """log p(x) of the linear chain is known: z ~ N(0, 4 + 0.3), x ~ N(z / 2, 0.2). The bound is below it, on the average."""
+    model = two_stage(linear(2.0, 0.1, 0.2), linear(0.5, 0.1, 0.3), latent_dim=1)
+    params, state = model.init(RNG, Batch(jnp.zeros((2, 1))))
+    x = jnp.full((20_000, 1), 0.7)
+    terms = model.terms(params, state, RNG, Batch(x))
+    bound = -float(jnp.mean(terms.rec + terms.kl))
+    variance = 4.3 / 4 + 0.2
+    exact = -0.5 * (0.7**2 / variance + np.log(2 * np.pi * variance))
+    # by hand: E_q(z|x) of log N(x; z/2, .2) + log N(z; 2u, .3) - log q(z|x) - KL(q(u|z)), q(z|x) = N(1.4, .1), q(u|z) = N(z/2, .1)
+    rec = 0.5 * (0.1 / 4 / 0.2 + np.log(2 * np.pi * 0.2))
+    log_p_z = -0.5 * (4 * 0.1 / 0.3 + np.log(2 * np.pi * 0.3))
+    entropy = 0.5 * np.log(2 * np.pi * np.e * 0.1)
+    kl_u = 0.5 * ((1.4**2 + 0.1) / 4 + 0.1 - 1 - np.log(0.1))
+    assert bound == pytest.approx(-rec + log_p_z + entropy - kl_u, abs=0.05)
+    assert bound < exact
+
+
+def test_decode_and_encode_are_the_stages_one_after_the_other():
+    one, two = first(), second()
+    model, batch = two_stage(one, two, latent_dim=D), images()
+    params, state = model.init(RNG, batch)
+    u = jax.random.normal(RNG, (4, D))
+    z = two.decode(params["second"], state["second"], u).mean
+    want = one.decode(params["first"], state["first"], z).mean
+    np.testing.assert_allclose(model.decode(params, state, u).mean, want, rtol=1e-6)
+    z = one.encode(params["first"], state["first"], batch.x).mean
+    np.testing.assert_allclose(model.encode(params, state, batch.x).mean,
+                               two.encode(params["second"], state["second"], z).mean, rtol=1e-6)
+
+
+def test_any_first_stage_will_do():
+    """A conditional VAE with an AR(1) posterior, and a Soft-IntroVAE."""
+    cond = jax.nn.one_hot(jnp.arange(16) % 2, 2)
+    conditional = models.vae(nets.mlp((8,), D + 2), nets.mlp((8,), SHAPE), latent_dim=D, posterior="ar1")
+    soft = models.soft_intro_vae(nets.mlp((8,), 2 * D), nets.mlp((8,), SHAPE), latent_dim=D, beta_rec=1.0, beta_kl=1.0, beta_neg=1.0)
+    for model, batch in ((conditional, Batch(images().x, cond)), (soft, images())):
+        both = two_stage(model, second(), latent_dim=D)
+        params, state = both.init(RNG, batch)
+        assert both.sample(params, state, RNG, 16, batch.cond).shape == (16, *SHAPE)
+
+
+def test_two_stages_trained_one_after_the_other():
+    """From images to samples, through fit, as the module says."""
+    one, two, images_ = first(), second(), source()
+    options = {"batch_size": 8, "mesh": one_device(), "steps": 3}
+    a = fit(one, optax.adam(1e-3), images_, **options).train_state
+    z = models.latents(one, a.params, a.state, images_)
+    b = fit(two, optax.adam(1e-3), z.source, preprocess=z.preprocess, valid=z.source, **options)
+    assert np.isfinite(b.metrics["valid"]["elbo"])
+    both = two_stage(one, two, latent_dim=D)
+    x = both.sample(*models.join_stages(a, b.train_state), RNG, 5)
+    assert x.shape == (5, *SHAPE)
+    assert float(x.min()) >= 0.0
+    assert float(x.max()) <= 1.0
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: two_stage(first(3), second(4), latent_dim=4), r"the second stage does not fit latents of size \(3,\)"),
+    (lambda: two_stage(first(3), second(3), latent_dim=5), r"u has size \(3,\), not latent_dim=5"),
+])
+def test_a_second_stage_of_another_size(make, message):
+    with pytest.raises(UserError, match=message):
+        make().init(RNG, images())
+
+
+def test_stages_must_encode_and_decode():
+    with pytest.raises(UserError, match="the second stage must encode and decode"):
+        two_stage(first(), second()._replace(encode=None), latent_dim=D)
+    with pytest.raises(UserError, match="the first stage must decode"):
+        models.with_mixture(first()._replace(decode=None), latent_dim=D)
+
+
+# ---- fitted priors -----------------------------------------------------------------------------
+
+
+def points(n: int = 4000):
+    """Returns latents without noise from a known mixture of two Gaussians, and its moments."""
+    rng = np.random.default_rng(0)
+    factors = np.array([[[0.5, 0.0], [0.3, 0.2]], [[0.3, 0.0], [-0.2, 0.6]]])
+    means = np.array([[-3.0, 0.0], [2.0, 1.0]])
+    which = (rng.random(n) < 0.25).astype(int)
+    z = means[which] + np.einsum("nij,nj->ni", factors[which], rng.normal(size=(n, 2)))
+    arrays = {"x": z.astype(np.float32), "logvar": np.full((n, 2), -30.0, np.float32)}
+    made = data.from_arrays(arrays["x"])._replace(arrays=arrays, read=lambda i: {k: v[i] for k, v in arrays.items()})
+    model = linear(1.0, 1.0, 1.0)
+
+    def redraw(rng, examples):
+        return Batch(distributions.sample(rng, Normal(jnp.asarray(examples["x"]), jnp.asarray(examples["logvar"]))))
+
+    return type(models.latents(model, {}, {}, made, preprocess=lambda rng, e: Batch(jnp.asarray(e["x"]))))(made, redraw), z, means, factors
+
+
+def test_the_gaussian_has_the_moments_of_the_latents():
+    z_source, z, *_ = points()
+    prior = models.fit_mixture(z_source)
+    np.testing.assert_allclose(prior.mean[0], z.mean(0), atol=1e-5)
+    np.testing.assert_allclose(prior.factor[0] @ prior.factor[0].T, np.cov(z.T), rtol=1e-4)
+    np.testing.assert_array_equal(prior.weight, [1.0])
+
+
+def test_the_mixture_is_found_and_sampled():
+    z_source, _, means, factors = points()
+    prior = models.fit_mixture(z_source, 2)
+    order = np.argsort(np.asarray(prior.mean)[:, 0])
+    np.testing.assert_allclose(np.asarray(prior.mean)[order], means, atol=0.05)
+    np.testing.assert_allclose(np.asarray(prior.weight)[order], [0.75, 0.25], atol=0.03)
+    model = models.with_mixture(linear(1.0, 1.0, 1.0), latent_dim=2, components=2)
+    x = np.asarray(model.sample({"first": {}, "prior": prior}, {"first": {}}, RNG, 40_000))
+    left = x[:, 0] < -0.5
+    assert left.mean() == pytest.approx(0.75, abs=0.03)
+    np.testing.assert_allclose(np.cov(x[left].T), factors[0] @ factors[0].T, atol=0.02)
+
+
+def test_a_standard_prior_is_where_it_starts():
+    model = models.with_mixture(linear(1.0, 1.0, 1.0), latent_dim=2, components=3)
+    params, state = model.init(RNG, Batch(jnp.zeros((2, 2))))
+    x = np.asarray(model.sample(params, state, RNG, 20_000))
+    np.testing.assert_allclose(np.cov(x.T), np.eye(2), atol=0.05)
+
+
+def test_a_prior_of_another_size():
+    model = models.with_mixture(linear(1.0, 1.0, 1.0), latent_dim=2)
+    prior = Mixture(jnp.ones(1), jnp.zeros((1, 3)), jnp.eye(3)[None])
+    with pytest.raises(UserError, match="fit it again"):
+        model.sample({"first": {}, "prior": prior}, {"first": {}}, RNG, 4)
+
+
+def test_too_few_examples_for_a_mixture():
+    z_source, *_ = points(5)
+    with pytest.raises(UserError, match=r"2 covariance\(s\) of 2 dimensions need 6 examples, not 5"):
+        models.fit_mixture(z_source, 2)
+
+
+# ---- gamma -------------------------------------------------------------------------------------
+
+
+def test_gamma_finds_the_mean_squared_error():
+    """With x_hat fixed the optimum is gamma = mean (x - x_hat)^2 (facts of the released code; there its square root)."""
+    model = first()
+    batch = images()
+    params, state = model.init(RNG, batch)
+    tx = optax.adam(0.05)
+
+    def loss(log_gamma):
+        moved = {**params, "likelihood": {"log_gamma": log_gamma}}
+        return jnp.mean(model.terms(moved, state, RNG, batch).rec)
+
+    log_gamma = jnp.zeros(())
+    opt = tx.init(log_gamma)
+    step = jax.jit(jax.value_and_grad(loss))
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(400):
+            value, grad = step(log_gamma)
+            update, opt = tx.update(grad, opt)
+            log_gamma = optax.apply_updates(log_gamma, update)
+    q = model.encode(params, state, batch.x)
+    x_hat = model.decode(params, state, distributions.sample(RNG, q)).mean
+    mse = float(jnp.mean(jnp.square(batch.x - x_hat)))
+    assert float(jnp.exp(log_gamma)) == pytest.approx(mse, rel=1e-3)
+    assert float(value) == pytest.approx(64 * (0.5 + 0.5 * np.log(mse) + 0.5 * np.log(2 * np.pi)), rel=1e-3)
+
+
+def test_gamma_that_runs_to_zero_is_floored_and_counted():
+    """One image that the decoder memorises: gamma falls to the floor, is counted, and nothing is ever infinite."""
+    x = data.from_arrays(np.full((4, *SHAPE), 255, np.uint8))
+    pair = nets.mlp((4,), 2), nets.mlp((4,), SHAPE)
+    model = models.vae(*pair, latent_dim=1, likelihood="gaussian", gamma="learned", gamma_floor=1e-3)
+    found = fit(model, optax.adam(0.05), x, steps=800, batch_size=4, mesh=one_device(), log_every=100)
+    last = found.metrics["train"]
+    assert 1e-3 <= last["gamma"] < 2e-3
+    assert last["gamma_floored"] == 1.0
+    assert np.isfinite(last["loss"])
+
+
+def test_the_floor_keeps_everything_finite():
+    """Even a log gamma of -1000 gives a finite loss and gradients."""
+    model = first()
+    batch = images()
+    params, state = model.init(RNG, batch)
+    params["likelihood"]["log_gamma"] = jnp.asarray(-1000.0)
+
+    def scalar(params):
+        return jnp.mean(model.objectives[0].loss(params, state, RNG, batch, jnp.zeros((), jnp.int32), None)[0])
+
+    value, grads = jax.value_and_grad(scalar)(params)
+    assert np.isfinite(value)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    with pytest.raises(UserError, match="gamma_floor must be greater than 0"):
+        first(gamma_floor=0.0)
