@@ -59,11 +59,20 @@ def check_budget(share: float) -> Budget:
     return Budget(share)
 
 
-def length(epochs: int, period: int, size: int, batch_size: int, share: float) -> tuple[int, optax.Schedule]:
-    """Returns (steps, learning rate by step): `epochs` passes over `size` examples, all times `share`."""
+def length(epochs: int, period: int, size: int, batch_size: int, share: float) -> tuple[int, dict[str, Any]]:
+    """Returns (steps, optimisers by parameter group): `epochs` passes over `size` examples, all times `share`.
+
+    A step of Adam moves gamma's one parameter by at most the learning rate: at 1e-4 a short run could not bring it to its
+    optimum. So its own learning rate is divided by the share, and it can go as far as in the whole schedule.
+    """
     steps = max(1, math.floor(share * epochs * size / batch_size))
     halving = max(1, math.floor(share * period * size / batch_size))
-    return steps, optax.exponential_decay(LEARNING_RATE, halving, 0.5, staircase=True)
+
+    def adam(rate: float):
+        return optax.adam(optax.exponential_decay(rate, halving, 0.5, staircase=True))
+
+    nets_ = adam(LEARNING_RATE)
+    return steps, {"encoder": nets_, "decoder": nets_, "likelihood": adam(LEARNING_RATE / share)}
 
 
 def stage_one(method: str, shape: tuple[int, ...], *, shrink: int = 1, latent_dim: int = LATENT_DIM) -> Model:

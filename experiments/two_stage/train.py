@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 from experiments.two_stage import setting
 from experiments.two_stage.setting import Budget
@@ -15,7 +14,7 @@ from jaxvae import data, models, parallel
 from jaxvae.data import Source
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.models.two_stage import Latents
-from jaxvae.step import make_train_step
+from jaxvae.step import groups, make_train_step
 from jaxvae.train import Fit, fit, init_state
 from jaxvae.types import Model
 
@@ -67,8 +66,8 @@ def stage_one(asked: Asked, method: str) -> Stage:
     """Returns the first stage of a method, trained on all of "train"."""
     train, schedule = source(asked, "train"), setting.SCHEDULES[setting.DATA[asked.name]]
     model = setting.stage_one(method, train.shape, **asked.sizes)
-    steps, rate = setting.length(schedule.first, schedule.first_period, train.size, schedule.batch_size, asked.budget.share)
-    return _train(asked, method, model, train, PREPROCESS, steps, rate, schedule.batch_size)
+    steps, tx = setting.length(schedule.first, schedule.first_period, train.size, schedule.batch_size, asked.budget.share)
+    return _train(asked, method, model, train, PREPROCESS, steps, tx, schedule.batch_size)
 
 
 @cache
@@ -83,8 +82,8 @@ def stage_two(asked: Asked) -> Stage:
     """Returns the second stage, trained on the latents of "learned_gamma"."""
     z, schedule = first_latents(asked), setting.SCHEDULES[setting.DATA[asked.name]]
     model = setting.stage_two(asked.latent_dim, width=32 if asked.smoke else 1024)
-    steps, rate = setting.length(schedule.second, schedule.second_period, z.source.size, schedule.batch_size, asked.budget.share)
-    return _train(asked, "two_stage", model, z.source, z.preprocess, steps, rate, schedule.batch_size)
+    steps, tx = setting.length(schedule.second, schedule.second_period, z.source.size, schedule.batch_size, asked.budget.share)
+    return _train(asked, "two_stage", model, z.source, z.preprocess, steps, tx, schedule.batch_size)
 
 
 def method(asked: Asked, name: str) -> Stage:
@@ -102,10 +101,10 @@ def method(asked: Asked, name: str) -> Stage:
     return Stage(model, {"first": first.params, "prior": prior}, {"first": first.state}, first.steps)
 
 
-def _train(asked: Asked, name: str, model: Model, train: Source, preprocess, steps: int, rate, batch_size: int) -> Stage:
+def _train(asked: Asked, name: str, model: Model, train: Source, preprocess, steps: int, tx, batch_size: int) -> Stage:
     steps = SMOKE_STEPS if asked.smoke else steps
     folder = asked.folder / name
-    tx = optax.adam(rate)
+    tx = {group: tx[group] for group in groups(model)}
     if not (folder / "config.json").exists():
         print(f"  {name}: {cost(model, tx, train, preprocess, steps, batch_size)}", flush=True)
     every = max(1, steps // 20)

@@ -45,8 +45,8 @@ def vae(
 
         rec = 1/2 sum_i [(x_i - x_hat_i)^2 / gamma + log gamma + log 2 pi].
 
-    A learned gamma is gamma_floor + exp(log_gamma), with one scalar `params["likelihood"]["log_gamma"]` that starts
-    at 0; its optimum is the mean squared error per pixel. Below gamma = 1 / (2 pi e) the loss is negative at that
+    A learned gamma is gamma_floor + exp(2 log_sd), with one scalar `params["likelihood"]["log_sd"]` that starts at 0
+    (the parameter of the two-stage VAE's code: under Adam its scale decides how fast gamma falls). Its optimum is the mean squared error per pixel. Below gamma = 1 / (2 pi e) the loss is negative at that
     optimum, which is right for a density. On data that the decoder can memorise the optimum is 0: the floor keeps
     the loss finite there, and the metric `gamma_floored` counts the steps that end within a factor 2 of it.
 
@@ -99,7 +99,7 @@ def vae(
         return Normal(output, jnp.log(variance))
 
     def learned_gamma(params) -> Array:
-        return gamma_floor + jnp.exp(params["likelihood"]["log_gamma"])
+        return gamma_floor + jnp.exp(2.0 * params["likelihood"]["log_sd"])
 
     def init(rng: Array, batch: Batch):
         x, cond = batch
@@ -118,7 +118,7 @@ def vae(
             )
         params = {"encoder": encoder_params, "decoder": decoder_params}
         if learned:
-            params["likelihood"] = {"log_gamma": jnp.zeros(())}
+            params["likelihood"] = {"log_sd": jnp.zeros(())}
         return params, {"encoder": encoder_state, "decoder": decoder_state}
 
     def run_encoder(params, state, x, cond, rng=None, *, train):

@@ -259,22 +259,22 @@ def test_gamma_finds_the_mean_squared_error():
     params, state = model.init(RNG, batch)
     tx = optax.adam(0.05)
 
-    def loss(log_gamma):
-        moved = {**params, "likelihood": {"log_gamma": log_gamma}}
+    def loss(log_sd):
+        moved = {**params, "likelihood": {"log_sd": log_sd}}
         return jnp.mean(model.terms(moved, state, RNG, batch).rec)
 
-    log_gamma = jnp.zeros(())
-    opt = tx.init(log_gamma)
+    log_sd = jnp.zeros(())
+    opt = tx.init(log_sd)
     step = jax.jit(jax.value_and_grad(loss))
     with jax.numpy_dtype_promotion("standard"):
         for _ in range(400):
-            value, grad = step(log_gamma)
+            value, grad = step(log_sd)
             update, opt = tx.update(grad, opt)
-            log_gamma = optax.apply_updates(log_gamma, update)
+            log_sd = optax.apply_updates(log_sd, update)
     q = model.encode(params, state, batch.x)
     x_hat = model.decode(params, state, distributions.sample(RNG, q)).mean
     mse = float(jnp.mean(jnp.square(batch.x - x_hat)))
-    assert float(jnp.exp(log_gamma)) == pytest.approx(mse, rel=1e-3)
+    assert float(jnp.exp(2 * log_sd)) == pytest.approx(mse, rel=1e-3)
     assert float(value) == pytest.approx(64 * (0.5 + 0.5 * np.log(mse) + 0.5 * np.log(2 * np.pi)), rel=1e-3)
 
 
@@ -291,11 +291,11 @@ def test_gamma_that_runs_to_zero_is_floored_and_counted():
 
 
 def test_the_floor_keeps_everything_finite():
-    """Even a log gamma of -1000 gives a finite loss and gradients."""
+    """Even a log standard deviation of -1000 gives a finite loss and gradients."""
     model = first()
     batch = images()
     params, state = model.init(RNG, batch)
-    params["likelihood"]["log_gamma"] = jnp.asarray(-1000.0)
+    params["likelihood"]["log_sd"] = jnp.asarray(-1000.0)
 
     def scalar(params):
         return jnp.mean(model.objectives[0].loss(params, state, RNG, batch, jnp.zeros((), jnp.int32), None)[0])

@@ -96,9 +96,9 @@ def test_free_bits_change_the_loss_and_not_the_metrics():
 def test_a_learned_gamma_starts_at_one_and_is_the_variance():
     model, batch, rng = build(likelihood="gaussian", gamma="learned"), Batch(X), jax.random.key(5)
     params, state = model.init(jax.random.key(1), batch)
-    assert float(params["likelihood"]["log_gamma"]) == 0.0
+    assert float(params["likelihood"]["log_sd"]) == 0.0
     assert model.objectives[0].wrt == ("encoder", "decoder", "likelihood")
-    params["likelihood"]["log_gamma"] = jnp.asarray(np.log(0.09), jnp.float32)
+    params["likelihood"]["log_sd"] = jnp.asarray(np.log(0.3), jnp.float32)
     loss, aux = loss_of(model, params, state, batch, rng)
     x, mean, logvar, output = by_hand(params, batch, rng)
     np.testing.assert_allclose(loss, rec_by_hand(x, output, 0.09) + kl_by_hand(mean, logvar).sum(axis=1), rtol=2e-5)
@@ -122,7 +122,7 @@ def test_a_learned_gamma_reaches_the_mean_squared_error_per_pixel():
         return jnp.mean(jnp.square(X - model.decode(params, state, distributions.sample(rng, q)).mean))
 
     error = float(jnp.mean(jax.vmap(squared_error)(jax.random.split(jax.random.key(9), 200))))
-    gamma = float(jnp.exp(params["likelihood"]["log_gamma"]))
+    gamma = float(jnp.exp(2.0 * params["likelihood"]["log_sd"]))
     assert gamma < 0.5   # it started at 1
     np.testing.assert_allclose(gamma, error, rtol=0.1)
 

@@ -1,0 +1,104 @@
+"""Table 1 of the two-stage VAE: seven ways to sample, four data sets, every number with its protocol.
+
+    fid                  of 10,000 samples (decoder means; z or u from the prior)
+    fid_reconstruction   of 10,000 reconstructions, z ~ q(z|x) of training images, as the released code takes them
+    elbo, rec, kl        of the test split, nats per image; for "two_stage" under u -> z -> x
+    gamma                the learned decoder variance (its square root is the released code's gamma)
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.runner import Cell, Measure
+from experiments.two_stage import setting, toy, train
+from experiments.two_stage.setting import Budget
+from experiments.two_stage.train import Asked, Stage
+from jaxvae import distributions, plots, writers
+from jaxvae.metrics import fid, protocols, weights
+from jaxvae.metrics.protocols import EXTRACTORS, PROTOCOLS, Protocol
+from jaxvae.train import evaluate
+
+FOLDER = Path(__file__).parent
+PRECISION = "float32, highest"
+SMOKE_SAMPLES = 64
+
+
+def run(asked: Asked, method: str, protocol: str) -> list[Measure]:
+    """Trains what the cell needs, draws its samples, and measures it."""
+    chosen = PROTOCOLS[protocol]
+    if asked.smoke:   # a tiny number of samples; the features are those of the protocol where its weights are there
+        chosen = chosen.with_samples(SMOKE_SAMPLES)
+    stage = train.method(asked, method)
+    measures = _distances(asked, method, stage, chosen)
+    if stage.model.terms is not None:
+        test, protocol = train.source(asked, "test"), "nats" + asked.budget.suffix
+        with jax.default_matmul_precision("highest"):
+            found = evaluate(stage.model, stage.params, stage.state, test, preprocess=train.PREPROCESS, seed=asked.seed)
+        measures += [Measure(name, protocol, found[name], test.size, stage.steps, PRECISION) for name in ("elbo", "rec", "kl")]
+        if method == "learned_gamma":
+            measures.append(Measure("gamma", protocol, _gamma(asked, stage), test.size, stage.steps, PRECISION))
+    return measures
+
+
+def _gamma(asked: Asked, stage: Stage) -> float:
+    """Returns the decoder's variance, as the model itself has it."""
+    p = stage.model.decode(stage.params, stage.state, jnp.zeros((1, asked.latent_dim)))
+    return float(jnp.exp(jnp.max(p.logvar)))
+
+
+def _distances(asked: Asked, method: str, stage: Stage, protocol: Protocol) -> list[Measure]:
+    real = functools.partial(train.source, asked)
+    options = {"seed": asked.seed}
+    sampler = fid.model_sampler(stage.model, stage.params, stage.state)
+    with jax.default_matmul_precision("highest"):
+        if not asked.smoke:
+            images = np.asarray(sampler(jax.random.key(asked.seed), 100, "running"))
+            where = FOLDER / "figures" / f"{100 * asked.budget.share:g}%"
+            if asked.seed == 0:
+                writers.make_folder(where)
+                plots.samples(where / f"{asked.name}.{method}.png", images)
+        found = [("fid", fid.fid(real, sampler, protocol, **options))]
+        if method in setting.STAGE_ONE:
+            found.append(("fid_reconstruction", fid.fid(real, _reconstructions(asked, stage), protocol, **options)))
+    return [Measure(name, d.protocol + asked.budget.suffix, d.value, d.n, stage.steps, PRECISION) for name, d in found]
+
+
+def _reconstructions(asked: Asked, stage: Stage):
+    """Returns a sampler of reconstructions of training images, drawn at random; z ~ q(z|x), not its mean."""
+    images = train.source(asked, "train")
+
+    @jax.jit
+    def reconstruct(rng, x):
+        q = stage.model.encode(stage.params, stage.state, x.astype(jnp.float32) / 255)
+        return jnp.clip(stage.model.decode(stage.params, stage.state, distributions.sample(rng, q)).mean, 0.0, 1.0)
+
+    def sampler(rng, n: int, stats: str):
+        rng_index, rng_z = jax.random.split(rng)
+        return reconstruct(rng_z, images.read(np.asarray(jax.random.randint(rng_index, (n,), 0, images.size)))["x"])
+
+    return sampler
+
+
+def check(protocol: str) -> None:
+    """Raises `UserError` for an unknown protocol, and one whose weights are not here: before anything is trained."""
+    weights.locate(EXTRACTORS[protocols.checked(protocol).extractor].weights)
+
+
+def cells(protocol: str, budget: float) -> Sequence[Cell]:
+    """Returns the cells of one protocol and budget."""
+    share = setting.check_budget(budget)
+    protocols.checked(protocol)
+
+    def one(name: str, method: str) -> Cell:
+        def measure(seed: int, smoke: bool) -> list[Measure]:
+            check(protocol)
+            return run(Asked(name, seed, Budget() if smoke else share, smoke), method, protocol)
+
+        return Cell(f"{name}/{method}", measure)
+
+    return [*(one(name, method) for name in setting.DATA for method in setting.METHODS), *toy.CELLS]
