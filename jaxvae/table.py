@@ -13,6 +13,7 @@
                  "sd": 0.4,                            optional: sd over the paper's runs
                  "n": 5,                               optional: how many runs
                  "tolerance": 1.0,                     optional: stands in for the sd, see below
+                 "earlier": {"value": 110.2, "sd": 0.5, "source": "submission"},   optional: shown beside it, not compared
                  "reason": "...",                      optional: why ours differs, if it does
                  "note": "..."}]}                      optional: anything else worth a footnote
 
@@ -63,6 +64,7 @@ class Row(NamedTuple):
     reason: str = ""         # why ours differs, where that is recorded
     source: str = ""         # where the paper's number stands, and what stands in for its sd
     setting: str = ""        # device, precision and steps of ours
+    earlier: Record | None = None   # an earlier version's value, sd and source
 
 
 def load(folder: writers.PathLike, results: str = "results") -> tuple[list[Record], Record]:
@@ -127,9 +129,11 @@ def render(rows: Sequence[Row], *, markdown: bool = False) -> str:
     body = []
     for row in rows:
         status = row.status + (f": {row.reason}" if row.reason and row.status == "differs" else "")
-        paper = "" if row.paper is None else f"{row.paper}" + ("" if row.paper_sd is None else f" +- {row.paper_sd}")
+        paper = "" if row.paper is None else _printed(row.paper, row.paper_sd) + mark(row.source)
+        if row.earlier:
+            paper += f"; {_printed(row.earlier['value'], row.earlier.get('sd'))}" + mark(row.earlier["source"])
         mean, difference = _ours(row)
-        paper, mean = paper + mark(row.source), mean + mark(row.setting)
+        mean += mark(row.setting)
         body.append((row.cell, row.metric, row.protocol, paper, mean, difference, status))
     legend = "reproduced: n >= 3 seeds, and |ours - paper| <= 2 sqrt(sd_ours^2 + sd_paper^2)"
     if markdown:
@@ -143,6 +147,10 @@ def render(rows: Sequence[Row], *, markdown: bool = False) -> str:
     return "\n".join([*table, "", *foot, legend])
 
 
+def _printed(value: float, sd: float | None) -> str:
+    return f"{value}" if sd is None else f"{value} +- {sd}"
+
+
 def _entries(expected: Mapping[str, Any]) -> list[Record]:
     """Returns the published numbers, checked."""
     entries = expected.get("cells") if isinstance(expected, Mapping) else None
@@ -153,6 +161,8 @@ def _entries(expected: Mapping[str, Any]) -> list[Record]:
         spreads = [entry.get("sd", 0), entry.get("tolerance", 0)]
         if not math.isfinite(entry["value"]) or not all(0 <= spread < math.inf for spread in spreads):
             raise UserError(f"expected.json: value must be finite, sd and tolerance at least 0, in {_short(entry)}.")
+        if "earlier" in entry:
+            _check(entry["earlier"], f"expected.json, earlier of {_short(entry)}", ("source",), ("value", "sd"))
     return entries
 
 
@@ -190,7 +200,8 @@ def _row(key: tuple[str, str, str], records: list[Record], entry: Record | None)
         spread = entry.get("tolerance", 0.0) if paper_sd is None else paper_sd
         status = "reproduced" if abs(difference) <= 2 * math.hypot(sd, spread) else "differs"
     reason, source = (entry.get("reason", ""), _source(entry)) if entry else ("", "")
-    return Row(*key, paper, paper_sd, mean, sd, n, difference, status, reason, source, _setting(records))
+    earlier = entry.get("earlier") if entry else None
+    return Row(*key, paper, paper_sd, mean, sd, n, difference, status, reason, source, _setting(records), earlier)
 
 
 def _sd(values: list[float]) -> float | None:

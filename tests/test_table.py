@@ -204,3 +204,18 @@ def test_load_names_the_file(tmp_path):
     writers.append(tmp_path / "results" / "b.jsonl", result(0, 1.0, protocol=""))
     with pytest.raises(UserError, match=r"results/b\.jsonl: there is no 'protocol'"):
         table.load(tmp_path)
+
+
+def test_an_earlier_version_stands_beside_and_is_not_compared():
+    earlier = {"value": 3.0, "sd": 0.1, "source": "as submitted"}
+    row = one([result(seed, 10.0) for seed in range(3)], value=10.0, earlier=earlier)
+    assert (row.status, row.difference) == ("reproduced", 0.0)
+    text = table.render([row])
+    assert "10.0 [1]; 3.0 +- 0.1 [2]" in text
+    assert "[2] as submitted" in text
+
+
+@pytest.mark.parametrize("earlier", [{"value": 3.0}, {"value": "3", "source": "s"}])
+def test_an_earlier_version_needs_a_number_and_its_source(earlier):
+    with pytest.raises(UserError, match=r"expected.json, earlier of .*'(source|value)'"):
+        one([], value=10.0, earlier=earlier)

@@ -58,7 +58,7 @@ def _distances(asked: Asked, method: str, stage: Stage, protocol: Protocol) -> l
     with jax.default_matmul_precision("highest"):
         if not asked.smoke:
             images = np.asarray(sampler(jax.random.key(asked.seed), 100, "running"))
-            where = FOLDER / "figures" / f"{100 * asked.budget.share:g}%"
+            where = FOLDER / "figures" / asked.budget.folder
             if asked.seed == 0:
                 writers.make_folder(where)
                 plots.samples(where / f"{asked.name}.{method}.png", images)

@@ -52,6 +52,11 @@ class Budget(NamedTuple):
         """What it adds to the name of a protocol: nothing for the whole schedule."""
         return "" if self.share == 1.0 else f", {100 * self.share:g} % of the schedule"
 
+    @property
+    def folder(self) -> str:
+        """Name of the folder of its runs and figures."""
+        return "full" if self.share == 1.0 else f"budget_{self.share:g}"
+
 
 def check_budget(share: float) -> Budget:
     """Returns the budget; raises `UserError` for a share outside (0, 1]."""

@@ -34,8 +34,7 @@ class Asked(NamedTuple):
     @property
     def folder(self) -> Path:
         """Where its runs are kept, not in git."""
-        share = "smoke" if self.smoke else f"{100 * self.budget.share:g}%"
-        return FOLDER / "runs" / share / f"{self.name}.seed{self.seed}"
+        return FOLDER / "runs" / ("smoke" if self.smoke else self.budget.folder) / f"{self.name}.seed{self.seed}"
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -114,6 +113,7 @@ def _train(asked: Asked, name: str, model: Model, train: Source, preprocess, ste
             log_every=max(1, steps // 100), save_every=every, keep=1,
             config={"cell": f"{asked.name}/{name}", "share": asked.budget.share, "batch_size": batch_size, "seed": asked.seed},
         )
+    (folder / "finished").touch()
     state = found.train_state
     return Stage(model, state.params, state.state, steps)
 

@@ -1,0 +1,61 @@
+"""Directions of a decoder that is known, and singular values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvae.distributions import AR1Normal, Normal
+from jaxvae.errors import UserError
+from jaxvae.metrics import latent
+from jaxvae.types import Model
+
+WEIGHTS = jnp.asarray([[0.0, 0.0, 0.0], [3.0, 0.0, 4.0], [1.0, 0.0, 0.0]])   # z [3] -> x [3]: row j is the effect of z_j
+LOGVAR = jnp.log(jnp.asarray([1.0, 0.01, 0.1]))
+
+
+def model() -> Model:
+    def encode(params, state, x, cond=None):
+        return Normal(x, jnp.broadcast_to(LOGVAR, x.shape))
+
+    def decode(params, state, z, cond=None):
+        return Normal((z @ WEIGHTS).reshape(-1, 3, 1, 1), jnp.zeros(()))
+
+    return Model(lambda rng, batch: ({}, {}), (), encode, decode)
+
+
+def test_directions_are_ordered_by_posterior_variance():
+    x = jax.random.normal(jax.random.key(0), (20, 3))
+    found = latent.directions(model(), {}, {}, x, rng=jax.random.key(1), samples=2000)
+    np.testing.assert_array_equal(found.index, [1, 2, 0])
+    np.testing.assert_allclose(found.posterior_variance, [0.01, 0.1, 1.0], rtol=1e-5)
+    np.testing.assert_allclose(found.image_variance, [25.0, 1.0, 0.0], rtol=0.15, atol=1e-9)
+
+
+def test_along():
+    z = jnp.asarray([[1.0, 2.0, 3.0]])
+    x = latent.along(model(), {}, {}, z, 1, jnp.asarray([0.0, 1.0]))
+    np.testing.assert_allclose(x[0, :, :, 0, 0], [[9.0, 0.0, 8.0], [12.0, 0.0, 12.0]])
+
+
+def test_one_variance_for_all():
+    dist = AR1Normal(jnp.zeros((2, 3)), jnp.zeros((2, 1)), jnp.log(jnp.full((2, 1), 0.5)))
+    np.testing.assert_allclose(latent.posterior_variance(dist), np.full((2, 3), 0.5), rtol=1e-6)
+
+
+def test_singular_values():
+    z = np.random.default_rng(0).normal(size=(50, 4))
+    np.testing.assert_allclose(latent.singular_values(z), np.linalg.svd(z, compute_uv=False), rtol=1e-10)
+    rank_one = np.outer(np.arange(5.0), [1.0, 2.0])
+    np.testing.assert_allclose(latent.singular_values(rank_one), [np.sqrt(30 * 5), 0.0], atol=1e-6)
+
+
+def test_bad_input():
+    with pytest.raises(UserError, match="encodes and decodes"):
+        latent.directions(model()._replace(decode=None), {}, {}, jnp.zeros((2, 3)), rng=jax.random.key(0))
+    with pytest.raises(UserError, match="samples must be at least 2"):
+        latent.directions(model(), {}, {}, jnp.zeros((2, 3)), rng=jax.random.key(0), samples=1)
+    with pytest.raises(UserError, match="finite"):
+        latent.singular_values(np.full((3, 2), np.nan))
+    with pytest.raises(UserError, match="no log-variance"):
+        latent.posterior_variance(object())
