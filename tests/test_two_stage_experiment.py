@@ -87,7 +87,7 @@ def test_all_methods_on_tiny_runs(folder, capsys):
     runner.main(folder, cells.cells, argv, command.OPTIONS)
     said = capsys.readouterr()
     assert said.out.count("8 steps of 100: about") == len(setting.STAGE_ONE) + 1   # each stage is trained once
-    assert "GiB of memory" in said.out
+    assert "MiB of memory" in said.out
     results, _ = table.load(folder, "smoke")
     assert {line["cell"] for line in results} == {f"mnist/{method}" for method in setting.METHODS}
     distances = [line for line in results if line["metric"].startswith("fid")]
