@@ -12,6 +12,7 @@ from experiments import runner
 from experiments.soft_intro_2d import cells, figures, measure, setting, sweep
 from jaxvae import table, writers
 from jaxvae.data import toy2d
+from jaxvae.ensemble import Ensemble
 from jaxvae.errors import UserError
 from jaxvae.types import Batch, Model
 
@@ -125,6 +126,48 @@ def test_sweeps_and_search_from_the_command_line(folder, capsys):
     sweep.main(["search", "--data", "rings", "--method", "intro_vae", "--smoke"])
     assert len(writers.read(folder / "smoke" / "rings.intro_vae.jsonl")) == 4
     assert "rings, intro_vae: best of 4" in capsys.readouterr().out
+
+
+def test_a_search_that_was_stopped_trains_only_what_its_file_lacks(folder, capsys, monkeypatch):
+    settings, trained, scores = setting.search("vae")[:5], [], [np.nan, 3.0, 2.0, np.nan, 4.0]
+    monkeypatch.setattr(setting, "search", lambda method: settings)
+
+    def train(name, method, runs, seeds, smoke):
+        (folder / "runs" / "full" / f"{name}.{method}").mkdir(parents=True)
+        trained.append((name, len(runs)))
+        return None, 0.0
+
+    def measured(ensemble, method, runs, seeds, smoke):
+        for i, chosen in enumerate(runs):
+            value = scores[settings.index(chosen.hyper)]
+            yield i, 0, None, [measure.Measure(m, p, value, 1, 1, "float32") for m, p in measure.NAMES]
+
+    monkeypatch.setattr(sweep, "train", train)
+    monkeypatch.setattr(sweep, "measured", measured)
+    line = {"data": "rings", "method": "vae", "seed": 0, "histogram_kl_released": np.nan, "histogram_jsd_released": np.nan}
+    for setting_ in settings[:3]:   # a chunk of two is done, the next one was stopped while it was measured
+        writers.append(folder / "search" / "rings.vae.jsonl", {**line, **setting_})
+    for expected in ([("search.rings.2", 2), ("search.rings.4", 1)], []):   # the second time nothing is left
+        trained.clear()
+        sweep.main(["search", "--data", "rings", "--method", "vae", "--at-once", "2"])
+        assert trained == expected
+        assert [sweep._hyper(x) for x in writers.read(folder / "search" / "rings.vae.jsonl")] == settings
+        assert f"best of 5: {settings[4]}, released KL + JSD = 8.000" in capsys.readouterr().out   # not a nan, though first
+
+
+def test_the_time_of_a_sweep_that_was_stopped_is_counted_from_its_beginning(folder, monkeypatch):
+    def train_ensemble(build, tx, data, *, workdir, on_log, **options):
+        workdir.mkdir(parents=True, exist_ok=True)
+        on_log(1, None)
+        return Ensemble({}, [{"seed": 0}], [{}], {})
+
+    monkeypatch.setattr(sweep, "train_ensemble", train_ensemble)
+    args = "figure_21", "vae", [setting.FIGURE_21["8gaussians/collapse/vae"]], range(1), True
+    clock = folder / "runs" / "smoke" / "figure_21.vae" / "seconds.json"
+    assert sweep.train(*args)[1] < 60
+    writers.write_json(clock, 1000.0)
+    assert 1000 < sweep.train(*args)[1] < 1060
+    assert writers.read_json(clock) > 1000
 
 
 @pytest.mark.parametrize(("argv", "message"), [
