@@ -1,6 +1,7 @@
 """The 2-D experiment: its settings against the paper, and its commands on tiny runs."""
 
 import json
+import types
 from pathlib import Path
 
 import jax
@@ -123,6 +124,10 @@ def test_sweeps_and_search_from_the_command_line(folder, capsys):
     sweep.main(["figure_21", "--smoke"])
     assert "8gaussians/collapse/vae" in capsys.readouterr().out
     assert (folder / "runs" / "smoke" / "8gaussians.collapse.vae.seed0" / "checkpoints").is_dir()
+    films = [sorted((folder / "runs" / "smoke" / f"8gaussians.collapse.{m}.seed0" / "film").iterdir()) for m in setting.METHODS
+             if m != "intro_vae"]
+    assert [len(film) for film in films] == [30, 30]
+    assert not np.array_equal(np.load(films[0][-1]), np.load(films[1][-1]))
     sweep.main(["search", "--data", "rings", "--method", "intro_vae", "--smoke"])
     assert len(writers.read(folder / "smoke" / "rings.intro_vae.jsonl")) == 4
     assert "rings, intro_vae: best of 4" in capsys.readouterr().out
@@ -158,9 +163,11 @@ def test_a_search_that_was_stopped_trains_only_what_its_file_lacks(folder, capsy
 def test_the_time_of_a_sweep_that_was_stopped_is_counted_from_its_beginning(folder, monkeypatch):
     def train_ensemble(build, tx, data, *, workdir, on_log, **options):
         workdir.mkdir(parents=True, exist_ok=True)
-        on_log(1, None)
-        return Ensemble({}, [{"seed": 0}], [{}], {})
+        on_log(1, types.SimpleNamespace(params=stacked))
+        return Ensemble({}, [{"seed": 0}], [{}], {})   # nothing is trained
 
+    model = setting.build("vae", sweep.width(True), **setting.COLLAPSE)
+    stacked = jax.tree.map(lambda x: x[None], model.init(jax.random.key(0), Batch(jnp.zeros((2, 2))))[0])
     monkeypatch.setattr(sweep, "train_ensemble", train_ensemble)
     args = "figure_21", "vae", [setting.FIGURE_21["8gaussians/collapse/vae"]], range(1), True
     clock = folder / "runs" / "smoke" / "figure_21.vae" / "seconds.json"

@@ -5,10 +5,10 @@
     python -m experiments.soft_intro_2d.sweep figure_21 [--seeds 0:1]   posterior collapse
     python -m experiments.soft_intro_2d.sweep search [--data 8gaussians] [--method vae]   the grid search: 81 + 1260 + 210
 
-The first three add lines to results/ and leave checkpoints in runs/, as the cells do when they run alone. The search writes
-search/<data>.<method>.jsonl, one line per setting, and prints the best by the released KL + JSD; settings that the file has
-are not trained again (delete it to search anew). `--smoke` runs a few steps of small nets into smoke/. A sweep that was
-stopped goes on with the same command; of a table or figure, with the method at which it was.
+The first three add lines to results/ and leave checkpoints, and films of the first seed, in runs/, as cells do alone. The
+search writes search/<data>.<method>.jsonl, one line per setting, and prints the best by the released KL + JSD; settings that
+the file has are not trained again (delete it to search anew). `--smoke` runs a few steps of small nets into smoke/. A sweep
+that was stopped goes on with the same command; of a table or figure, with the method at which it was.
 """
 
 import argparse
@@ -47,6 +47,13 @@ def train(name: str, method: str, runs: list[setting.Run], seeds: range, smoke: 
     hyper = {key: [r.hyper[key] for r in runs] for key in runs[0].hyper}
     folder = FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}"
     clock = folder / "seconds.json"   # of a run that is gone on with
+    shoot = cells.camera(setting.build(method, hidden, **runs[0].hyper))   # the weights of the loss do not enter samples
+
+    def on_log(step, state):
+        writers.write_json(clock, time.perf_counter() - start)
+        for i in range(0, 0 if name.startswith("search") else len(runs) * len(seeds), len(seeds)):
+            shoot(folder / "films" / str(i), step, jax.tree.map(lambda x, i=i: x[i], state.params), seeds.start)
+
     start = time.perf_counter() - (writers.read_json(clock) if clock.exists() else 0.0)
     with jax.default_matmul_precision("highest"):
         ensemble = train_ensemble(
@@ -54,7 +61,7 @@ def train(name: str, method: str, runs: list[setting.Run], seeds: range, smoke: 
             [toy2d.toy(n).draw for n in names], seeds=seeds, hyper={**hyper, "data": [names.index(r.data) for r in runs]},
             batch_size=setting.BATCH_SIZE, workdir=folder, log_every=max(1, steps // 30), save_every=max(1, steps // 6),
             config={"sweep": name, "method": method, "data": names},
-            on_log=lambda step, state: writers.write_json(clock, time.perf_counter() - start),
+            on_log=on_log,
         )
         jax.block_until_ready(ensemble.train_state)
     seconds = time.perf_counter() - start
@@ -102,13 +109,16 @@ def sweep(name: str, seeds: range, smoke: bool) -> None:
         command = f"python -m experiments.soft_intro_2d.sweep {name} --seeds {seeds.start}:{seeds.stop}"
         facts = {**code, "device": runner.device(), "seconds": round(seconds / len(ensemble.settings), 3),
                  "command": command + (" --smoke" if smoke else "")}
+        folder = FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}"
         for i, seed, state, numbers in measured(ensemble, method, runs, seeds, smoke):
             cell = list(chosen)[i]
             for number in numbers:
                 line = {"cell": cell, "seed": seed, **number._asdict(), **facts}
                 writers.append(target / f"{cell.replace('/', '.')}.jsonl", table.check_result(line, cell))
             keep(cell, runs[i], seed, state, smoke)
-        shutil.rmtree(FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}")
+            if seed == seeds.start:
+                (folder / "films" / str(i * len(seeds))).rename(cells.workdir(cell, seed, smoke) / "film")
+        shutil.rmtree(folder)
 
 
 def keep(cell: str, chosen: setting.Run, seed: int, state, smoke: bool) -> None:
