@@ -53,6 +53,14 @@ def test_length_and_learning_rate():
         assert float(-update) == pytest.approx(rate * correction, rel=1e-3)
 
 
+def test_the_other_reading_of_intro_vae_is_that_of_its_own_code():
+    cell = setting.READINGS["rings/intro_vae_released"]
+    assert cell.hyper == setting.TABLE_2["rings/intro_vae"].hyper
+    coupled = [[o.coupled for o in setting.phases(m, **cell.hyper)[-1].model.objectives] for m in ("intro_vae", cell.method)]
+    assert coupled == [[False, False], [True, False]]   # a hinge of each example, and of the batch mean
+    assert [phase.steps for phase in setting.phases(cell.method, **cell.hyper)] == [2_000, 28_000]
+
+
 def test_grid_search_has_the_paper_s_numbers_of_runs_and_holds_table_5():
     for method, runs in (("vae", 81), ("soft_intro_vae", 210), ("intro_vae", 1260)):
         settings = setting.search(method)
@@ -66,9 +74,13 @@ def test_grid_search_has_the_paper_s_numbers_of_runs_and_holds_table_5():
 
 def test_expected_numbers_name_cells_that_exist():
     _, expected = table.load(ROOT)
-    assert len(expected["cells"]) == 36
+    assert len(expected["cells"]) == 48
     names = {cell.name for cell in cells.CELLS}
-    assert {entry["cell"] for entry in expected["cells"]} == set(setting.TABLE_2) <= names
+    assert {entry["cell"] for entry in expected["cells"]} == {*setting.TABLE_2, *setting.READINGS} <= names
+    values = {(entry["cell"], entry["metric"]): (entry["value"], entry["sd"]) for entry in expected["cells"]}
+    for cell in setting.READINGS:   # two readings of one row
+        for metric in ("histogram_kl", "histogram_jsd", "gn_elbo"):
+            assert values[cell, metric] == values[cell.removesuffix("_released"), metric]
     assert {f"{data}/real" for data in setting.DATA} < names
 
 

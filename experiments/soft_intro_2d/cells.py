@@ -17,7 +17,7 @@ from jaxvae.types import Model
 
 FOLDER = Path(__file__).parent
 FRAME = 2_000   # samples of a frame of the film
-ALL = {**setting.TABLE_2, **setting.FIGURE_3, **setting.FIGURE_21}
+ALL = {**setting.TABLE_2, **setting.READINGS, **setting.FIGURE_3, **setting.FIGURE_21}
 
 
 def workdir(cell: str, seed: int, smoke: bool = False) -> Path:

@@ -1,11 +1,12 @@
 """Many cells as one compiled program for each method: what a GPU is for.
 
     python -m experiments.soft_intro_2d.sweep table_2 [--seeds 0:5]     all 60 runs of Table 2
+    python -m experiments.soft_intro_2d.sweep readings [--seeds 0:5]    IntroVAE's rows again, as its own code has them
     python -m experiments.soft_intro_2d.sweep figure_3 [--seeds 0:5]    the margin m of IntroVAE, 55 runs
     python -m experiments.soft_intro_2d.sweep figure_21 [--seeds 0:1]   posterior collapse
     python -m experiments.soft_intro_2d.sweep search [--data 8gaussians] [--method vae]   the grid search: 81 + 1260 + 210
 
-The first three add lines to results/ and leave checkpoints, and films of the first seed, in runs/, as cells do alone. The
+All but the search add lines to results/ and leave checkpoints, and films of the first seed, in runs/, as cells do alone. The
 search writes search/<data>.<method>.jsonl, one line per setting, and prints the best by the released KL + JSD; settings that
 the file has are not trained again (delete it to search anew). `--smoke` runs a few steps of small nets into smoke/. A sweep
 that was stopped goes on with the same command; of a table or figure, with the method at which it was.
@@ -31,7 +32,8 @@ from jaxvae.errors import UserError, unknown
 from jaxvae.step import init_state, make_train_step
 from jaxvae.types import Batch
 
-SWEEPS = {"table_2": setting.TABLE_2, "figure_3": setting.FIGURE_3, "figure_21": setting.FIGURE_21}
+SWEEPS = {"table_2": setting.TABLE_2, "readings": setting.READINGS, "figure_3": setting.FIGURE_3,
+          "figure_21": setting.FIGURE_21}
 
 
 def width(smoke: bool) -> int:
@@ -100,7 +102,7 @@ def sweep(name: str, seeds: range, smoke: bool) -> None:
     """Trains and measures the cells of one table or figure, and adds their lines to the results."""
     code = {"commit": runner.commit(FOLDER), "versions": runner.versions()}
     target = writers.make_folder(FOLDER / ("smoke" if smoke else "results"))
-    for method in setting.METHODS:
+    for method in (*setting.METHODS, "intro_vae_released"):
         chosen = {cell: r for cell, r in SWEEPS[name].items() if r.method == method}
         if not chosen:
             continue
