@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import jaxvae
-from jaxvae import data, export, options, run, writers
+from jaxvae import data, export, inference, options, run, writers
 from jaxvae.cli import main
 from jaxvae.errors import UserError
 
@@ -79,6 +79,30 @@ def test_evaluate_writes_the_table_as_json(trained, capsys):
     assert sum(rows["kl_per_dim"]["value"]) == pytest.approx(rows["kl"]["value"], rel=1e-5)
     assert rows["elbo"]["n"] == 360 and rows["elbo"]["error"] > 0 and "drawn as 0 or 1 with seed 0" in rows["elbo"]["protocol"]
     assert rows["elbo"]["value"] == pytest.approx(writers.read(trained / "metrics.jsonl")[-1]["elbo"], rel=0.02)
+
+
+def test_evaluate_says_which_step_and_type_and_has_the_same_pixels_for_all(tmp_path, capsys):
+    """"latest" is another step tomorrow; and a bound on other pixels is no bound."""
+    folder = train(tmp_path / "run", "--pixels", "binarised", "--dtype", "bfloat16")
+    capsys.readouterr()
+    assert main(["export", str(folder), "--out", str(tmp_path / "out")]) == 0
+    values = []
+    for place, metrics in ((folder, ["elbo", "iw_nll"]), (folder, ["iw_nll"]), (tmp_path / "out", ["elbo"])):
+        assert main(["evaluate", str(place), "--metrics", *metrics, "--k", "1", "--batch-size", "32"]) == 0
+        page = json.loads((place / "evaluation.json").read_text())
+        assert (page["step"], page["precision"], page["batch_size"]) == (20, "bfloat16, highest", 32)
+        values.append({row["metric"]: row["value"] for row in page["metrics"]})
+    assert values[0]["iw_nll"] == values[1]["iw_nll"] and values[0]["elbo"] == values[2]["elbo"]
+    assert "step 20" in capsys.readouterr().out
+
+
+def test_metrics_are_measured_on_the_same_pixels(trained, monkeypatch):
+    seen = []
+    opened = inference.open_run(trained)
+    opened = opened._replace(preprocess=lambda rng, examples, real=opened.preprocess: seen.append(examples["x"].shape) or
+                             real(rng, examples))
+    inference.measure(opened, data.load("digits", "test"), ("elbo", "iw_nll"), k=2)
+    assert len(seen) == 2 and seen[0] == seen[1]
 
 
 def test_evaluate_dequantised_states_bits_of_bytes(conditional, tmp_path, capsys):
