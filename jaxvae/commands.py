@@ -25,7 +25,7 @@ def train(config: configs.VAE) -> int:
     for part, split in (("test", splits.test), ("validation", splits.valid)):
         if config.split and data.overlap(config.data, config.split, split, config.data_dir):
             raise UserError(f"--split {config.split} shares examples with the {part} split {split}: leave those out.")
-    source, valid = configs.source(config, config.split or "train"), configs.source(config, "valid")
+    source, valid, test = (configs.source(config, split) for split in (config.split or "train", "valid", "test"))
     model, tx, preprocess = configs.build(config, source.shape, source.num_classes)
     record = configs.as_dict(config, source.shape, source.num_classes)
     run.check(config.workdir, record)
@@ -45,11 +45,11 @@ def train(config: configs.VAE) -> int:
     except training.NonFinite as error:
         print(f"jaxvae: {error}", file=sys.stderr)
         return 3
-    finish(config, model, preprocess, fit)
+    finish(config, model, preprocess, fit, test)
     return 0
 
 
-def finish(config: configs.VAE, model: Model, preprocess, fit: training.Fit) -> None:
+def finish(config: configs.VAE, model: Model, preprocess, fit: training.Fit, test: Source) -> None:
     """Evaluates a finished run on the test split and draws its pictures, unless both are there; prints the table."""
     workdir, step = Path(config.workdir), int(fit.train_state.step)
     log = workdir / "metrics.jsonl"
@@ -59,7 +59,6 @@ def finish(config: configs.VAE, model: Model, preprocess, fit: training.Fit) -> 
     names = ["samples", "reconstructions", "interpolation", "curves"] + (["manifold"] if config.latent_dim == 2 else [])
     missing = [name for name in names if not (workdir / f"{name}.png").exists()]
     if not lines or missing:
-        test = configs.source(config, "test")
         metrics = training.evaluate(model, params, fit.train_state.state, test, preprocess=preprocess, seed=config.seed)
         draw(workdir, model, params, fit.train_state.state, test, preprocess, config, names)
         if not lines:
@@ -83,8 +82,9 @@ def draw(workdir: Path, model: Model, params, state, source: Source, preprocess,
     plots.samples(workdir / "samples.png", np.asarray(model.sample(params, state, rng, 64, cond)))
     x_hat = inference.reconstruct(model, params, state, batch)
     plots.reconstructions(workdir / "reconstructions.png", np.asarray(batch.x[:32]), np.asarray(x_hat[:32]))
-    rows = min(8, count // 2)
-    start, end = (jax.tree.map(lambda v, part=part: v[part], batch) for part in (slice(rows), slice(rows, 2 * rows)))
+    rows = max(1, min(8, count // 2))
+    first = min(rows, count - rows)   # a single example is both ends
+    start, end = (jax.tree.map(lambda v, part=part: v[part], batch) for part in (slice(rows), slice(first, first + rows)))
     plots.interpolation(workdir / "interpolation.png", np.asarray(inference.interpolate(model, params, state, start, end)))
     if "manifold" in names:
         side = 20

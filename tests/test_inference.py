@@ -194,6 +194,19 @@ def test_own_images_train_from_the_command_line(tmp_path, capsys):
     assert run.load(tmp_path / "run").params["decoder"]["Dense_1"]["kernel"].shape[-1] == 8 * 8 * 3
 
 
+def test_a_test_part_of_one_image_will_do_and_none_is_said_before_training(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for count, code in ((12, 0), (3, 2)):
+        folder = tmp_path / f"p{count}"
+        folder.mkdir()
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (4, 4), np.uint8)).save(folder / f"{i}.png")
+        argv = ["train", "vae", "--data", f"folder:{folder}", "--workdir", str(tmp_path / f"run{count}"), *TINY, "--batch-size", "8"]
+        assert main(argv) == code
+    assert "split 'all[90%:]' of p3 is empty" in capsys.readouterr().err
+    assert not (tmp_path / "run3").exists() and (tmp_path / "run12" / "interpolation.png").exists()
+
+
 @pytest.mark.parametrize(("argv", "message"), [
     (["smaple", "RUN"], "unknown command 'smaple'. Did you mean 'sample'?"),
     (["data", "prepair", "mnist"], "Did you mean 'prepare'?"),

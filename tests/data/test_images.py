@@ -74,7 +74,29 @@ def test_unreadable_images_are_counted_and_named(tmp_path):
     assert "2 of 7 images" in message and "2.png, 7.jpg" in message
 
 
+def test_a_bad_file_of_any_part_is_named_whatever_the_split(tmp_path):
+    """The test part is read after training: its bad files must not wait for that."""
+    write(tmp_path, [f"{i}.png" for i in range(10)])
+    last = np.argsort(np.random.Philox(0).random_raw(10), kind="stable")[-1]
+    (tmp_path / f"{last}.png").write_bytes(b"")
+    for split in ("all[:80%]", "all[90%:]"):
+        assert f"1 of 10 images in {tmp_path} cannot be used: {last}.png" in refused(data.folder, tmp_path, split=split)
+    write(tmp_path, [f"{last}.png"], size=(7, 5))
+    assert "images of 2 sizes (9 of 6x5, 1 of 7x5" in refused(data.folder, tmp_path, split="all[:80%]")
+    write(tmp_path, [f"{last}.png"], channels=1)   # colour wins, in every part
+    assert {data.folder(tmp_path, split=s).shape for s in ("all", "all[:80%]", "all[90%:]")} == {(6, 5, 3)}
+
+
+def test_sixteen_bits_become_eight_and_thirty_two_are_refused(tmp_path):
+    x = np.array([[0, 257 * 7, 65535], [257, 128, 30000]], np.uint16)
+    Image.fromarray(x).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(data.folder(tmp_path).arrays["x"][0, ..., 0], [[0, 7, 255], [1, 0, 117]])
+    Image.fromarray(x.astype(np.float32)).save(tmp_path / "b.tiff")
+    assert "1 of 2 images" in (message := refused(data.folder, tmp_path)) and "b.tiff (pixels of type F" in message
+
+
 @pytest.mark.parametrize(("options", "message"), [
+    ({"size": (8,)}, "size must be one number, or (height, width)"),
     ({"channels": 2}, "channels must be 1"), ({"size": 0}, "size must be at least 1"), ({"crop": (3, -1)}, "crop must be"),
     ({"split": "train"}, "has no split 'train'"), ({"by_class": True}, "images beside its class folders, such as a.png"),
 ])
