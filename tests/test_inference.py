@@ -201,8 +201,8 @@ def test_a_test_part_of_one_image_will_do_and_none_is_said_before_training(tmp_p
         folder.mkdir()
         for i in range(count):
             Image.fromarray(rng.integers(0, 256, (4, 4), np.uint8)).save(folder / f"{i}.png")
-        argv = ["train", "vae", "--data", f"folder:{folder}", "--workdir", str(tmp_path / f"run{count}"), *TINY, "--batch-size", "8"]
-        assert main(argv) == code
+        places = ["--data", f"folder:{folder}", "--workdir", str(tmp_path / f"run{count}")]
+        assert main(["train", "vae", *places, *TINY, "--batch-size", "8"]) == code
     assert "split 'all[90%:]' of p3 is empty" in capsys.readouterr().err
     assert not (tmp_path / "run3").exists() and (tmp_path / "run12" / "interpolation.png").exists()
 

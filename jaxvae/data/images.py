@@ -284,12 +284,17 @@ def from_iterator(examples: Iterable[Any], *, spool: places.PathLike | None = No
 
 def _rows(examples: Iterable[Any]) -> Iterator[tuple[np.ndarray, int | None]]:
     for example in examples:
-        if isinstance(example, dict):
+        if isinstance(example, dict) and "x" in example:
             x, label = example["x"], example.get("label")
-        elif isinstance(example, tuple):
+        elif isinstance(example, tuple) and len(example) == 2:
             x, label = example
+        elif isinstance(example, (dict, tuple)):
+            what = ", ".join(map(str, example)) if isinstance(example, dict) else f"{len(example)} values"
+            raise UserError(f'the iterator yields {what[:100]}: let it yield x, (x, label) or {{"x": ..., "label": ...}}.')
         else:
             x, label = example, None
+        if label is not None and not np.issubdtype(np.asarray(label).dtype, np.integer):
+            raise UserError(f"label must be a whole number, not {label!r}.")
         yield np.asarray(x), None if label is None else int(label)
 
 
@@ -299,7 +304,10 @@ class _Spool:
     def __init__(self, path: places.PathLike, example: np.ndarray):
         self.path, self.count = Path(path), 0
         self.shape, self.dtype = example.shape, example.dtype
-        self.file = open(self.path, "wb")   # noqa: SIM115 - closed in close()
+        try:
+            self.file = open(self.path, "wb")   # noqa: SIM115 - closed in close()
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}. Choose another file.") from None
 
     def append(self, x: np.ndarray) -> None:
         try:

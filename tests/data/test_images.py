@@ -148,10 +148,16 @@ def test_iterators_in_memory_and_on_disk(tmp_path):
 
 @pytest.mark.parametrize(("examples", "message"), [
     ([], "yields no example"), ([np.zeros(3), np.zeros(4)], "example 1 has shape (4,)"),
-    ([np.zeros(3), (np.zeros(3), 1)], "example 1 has a label"), ([np.zeros(300)] * 20, "pass spool=FILE"),
+    ([np.zeros(3), (np.zeros(3), 1)], "example 1 has a label"), ([{"y": 1}], "yields y: let it yield x"),
+    ([(1, 2, 3)], "yields 3 values"), ([(np.zeros(3), 0.7)], "label must be a whole number, not 0.7"),
+    ([np.zeros(300)] * 20, "pass spool=FILE"),
 ])
 def test_iterators_that_are_refused(examples, message):
     assert message in refused(data.from_iterator, examples, most_bytes=10_000)
+
+
+def test_a_spool_that_cannot_be_written(tmp_path):
+    assert "cannot write" in refused(data.from_iterator, [np.zeros(3)], spool=tmp_path / "nowhere" / "x")
 
 
 def test_load_knows_own_data_by_prefix(tmp_path):
