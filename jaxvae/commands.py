@@ -56,15 +56,22 @@ def finish(config: configs.VAE, model: Model, preprocess, fit: training.Fit, tes
     lines = writers.read(log) if log.exists() else []
     lines = [line for line in lines if line.get("split") == "test" and line["step"] == step]
     params = fit.train_state.params if fit.train_state.ema is None else fit.train_state.ema
-    names = ["samples", "reconstructions", "interpolation", "curves"] + (["manifold"] if config.latent_dim == 2 else [])
+    names = pictures(test.shape, config.latent_dim)
     missing = [name for name in names if not (workdir / f"{name}.png").exists()]
     if not lines or missing:
         metrics = training.evaluate(model, params, fit.train_state.state, test, preprocess=preprocess, seed=config.seed)
-        draw(workdir, model, params, fit.train_state.state, test, preprocess, config, names)
         if not lines:
             lines = [{"step": step, "split": "test", **metrics}]
             writers.append(log, lines[0])
+        draw(workdir, model, params, fit.train_state.state, test, preprocess, config, names)
     report(config, lines[-1], fit, names)
+
+
+def pictures(shape: tuple[int, ...], latent_dim: int) -> list[str]:
+    """Returns the names of the pictures that can be drawn of data of `shape`: images have all, points in the plane few."""
+    if len(shape) == 3 and shape[-1] in (1, 3):
+        return ["samples", "reconstructions", "interpolation", "curves"] + (["manifold"] if latent_dim == 2 else [])
+    return ["samples", "curves"] if shape == (2,) else ["curves"]
 
 
 def draw(workdir: Path, model: Model, params, state, source: Source, preprocess, config: configs.VAE, names: list[str]) -> None:
@@ -79,13 +86,17 @@ def draw(workdir: Path, model: Model, params, state, source: Source, preprocess,
     if config.conditional:   # samples walk through the classes
         classes = batch.cond.shape[-1]
         cond = jax.nn.one_hot(jnp.arange(64) % classes, classes)
-    plots.samples(workdir / "samples.png", np.asarray(model.sample(params, state, rng, 64, cond)))
-    x_hat = inference.reconstruct(model, params, state, batch)
-    plots.reconstructions(workdir / "reconstructions.png", np.asarray(batch.x[:32]), np.asarray(x_hat[:32]))
-    rows = max(1, min(8, count // 2))
-    first = min(rows, count - rows)   # a single example is both ends
-    start, end = (jax.tree.map(lambda v, part=part: v[part], batch) for part in (slice(rows), slice(first, first + rows)))
-    plots.interpolation(workdir / "interpolation.png", np.asarray(inference.interpolate(model, params, state, start, end)))
+    if "samples" in names:
+        plots.samples(workdir / "samples.png", np.asarray(model.sample(params, state, rng, 64, cond)))
+    if "reconstructions" in names:
+        x_hat = inference.reconstruct(model, params, state, batch)
+        plots.reconstructions(workdir / "reconstructions.png", np.asarray(batch.x[:32]), np.asarray(x_hat[:32]))
+    if "interpolation" in names:
+        rows = max(1, min(8, count // 2))
+        first = min(rows, count - rows)   # a single example is both ends
+        start, end = (jax.tree.map(lambda v, part=part: v[part], batch) for part in (slice(rows), slice(first, first + rows)))
+        path = inference.interpolate(model, params, state, start, end)
+        plots.interpolation(workdir / "interpolation.png", np.asarray(path))
     if "manifold" in names:
         side = 20
         z = jnp.asarray(plots.manifold_z(side), jnp.float32)

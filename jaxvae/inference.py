@@ -221,10 +221,10 @@ def _source(asked: Any, trained: Trained) -> data.Source:
 
 def _keep(asked: Any, name: str, draw: Any, **arrays: np.ndarray) -> int:
     path = asked.out or asked.run / f"{name}.png"
+    if asked.npz is not None:   # first: there are data of which no picture can be drawn
+        _save_npz(asked.npz, **arrays)
     draw(path)
     print(path)
-    if asked.npz is not None:
-        _save_npz(asked.npz, **arrays)
     return 0
 
 

@@ -207,6 +207,23 @@ def test_a_test_part_of_one_image_will_do_and_none_is_said_before_training(tmp_p
     assert not (tmp_path / "run3").exists() and (tmp_path / "run12" / "interpolation.png").exists()
 
 
+def test_data_that_are_no_images_lose_no_numbers_to_the_pictures(tmp_path, capsys):
+    for name, shape, drawn in (("points", (2,), ["curves", "samples"]), ("planes", (2, 4, 4), ["curves"])):
+        np.savez(tmp_path / f"{name}.npz", x=np.random.default_rng(0).random((40, *shape), np.float32))
+        folder = tmp_path / name
+        places = ["--data", f"npz:{folder}.npz", "--workdir", str(folder)]
+        assert main(["train", "vae", *places, *TINY, "--batch-size", "8",
+                     "--likelihood", "gaussian"]) == 0
+        assert sorted(path.stem for path in folder.glob("*.png")) == drawn
+        assert writers.read(folder / "metrics.jsonl")[-1]["split"] == "test"
+        capsys.readouterr()
+        assert main(["reconstruct", str(folder), "--n", "3", "--npz", str(tmp_path / "r.npz")]) == 2
+        assert "no picture can be drawn" in capsys.readouterr().err
+        with np.load(tmp_path / "r.npz") as arrays:
+            assert arrays["x_hat"].shape == (3, *shape)
+        (tmp_path / "r.npz").unlink()
+
+
 @pytest.mark.parametrize(("argv", "message"), [
     (["smaple", "RUN"], "unknown command 'smaple'. Did you mean 'sample'?"),
     (["data", "prepair", "mnist"], "Did you mean 'prepare'?"),
@@ -222,6 +239,8 @@ def test_a_test_part_of_one_image_will_do_and_none_is_said_before_training(tmp_p
     (["reconstruct", "RUN", "--split", "validation"], "digits has no split 'validation'"),
     (["traverse", "RUN", "--example", "1000"], "has 360 examples, numbered from 0"),
     (["traverse", "RUN", "--points", "1"], "--points must be at least 2"),
+    (["traverse", "RUN", "--width", "nan"], "--width must be finite"),
+    (["evaluate", "RUN", "--metrics"], "--metrics needs at least one of elbo, kl_per_dim"),
     (["interpolate", "RUN", "--split", "test[:1]"], "needs two examples"),
     (["evaluate", "RUN", "--metrics", "fid2"], "unknown --metrics 'fid2'"),
     (["evaluate", "RUN", "--k", "0"], "--k must be at least 1"),

@@ -226,7 +226,12 @@ def npz(path: places.PathLike, *, x: str | None = None, label: str | None = None
     if values.ndim == 3 and values.dtype == np.uint8:   # grey images without their channel
         values = values[..., None]
     _, part = parse_split(name, split, {"all": len(values) if values.ndim else 0})
-    labels = None if labels is None else labels[part]
+    if labels is not None:   # the classes are those of the whole file, also where a part lacks the last one
+        whole = from_arrays(np.zeros((len(labels), 1), np.uint8), labels, num_classes=num_classes) if len(labels) else None
+        num_classes = None if whole is None else whole.num_classes
+        if len(labels) != len(values):
+            raise UserError(f"{path} holds {len(labels)} labels and {len(values)} examples: give one label per example.")
+        labels = labels[part]
     return from_arrays(values[part], labels, name=name, split=split, num_classes=num_classes)._replace(origin=str(path))
 
 

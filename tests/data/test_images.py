@@ -132,6 +132,15 @@ def test_npz_and_its_keys(tmp_path):
     assert "label runs from -1" in refused(data.npz, tmp_path / "g.npz")
 
 
+def test_parts_of_an_npz_have_the_classes_of_the_whole(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((10, 2, 2, 1), np.uint8), label=np.arange(10))
+    assert [data.npz(tmp_path / "a.npz", split=s).num_classes for s in ("all[:80%]", "all[80%:]", "all")] == [10, 10, 10]
+    np.savez(tmp_path / "b.npz", x=np.zeros((10, 2, 2, 1), np.uint8), label=np.arange(8))
+    assert "holds 8 labels and 10 examples" in refused(data.npz, tmp_path / "b.npz", split="all[:50%]")
+    np.savez(tmp_path / "c.npz", x=np.zeros((10, 2, 2, 1), np.uint8), label=np.append(np.arange(9), -1))
+    assert "label runs from -1" in refused(data.npz, tmp_path / "c.npz", split="all[:50%]")
+
+
 def test_iterators_in_memory_and_on_disk(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (9, 3, 3, 1), np.uint8)
     kinds = {"plain": iter(x), "pairs": ((v, i % 2) for i, v in enumerate(x)),
