@@ -104,8 +104,9 @@ def draw(workdir: Path, model: Model, params, state, source: Source, preprocess,
         plots.manifold(workdir / "manifold.png", np.asarray(model.decode(params, state, z, fixed).mean))
     log = workdir / "metrics.jsonl"
     curves = writers.read_curves(log) if log.exists() else {}
+    curves = {split: curves[split] for split in ("train", "valid") if split in curves}
     if curves:
-        plots.curves(workdir / "curves.png", {split: curves[split] for split in ("train", "valid") if split in curves})
+        plots.curves(workdir / "curves.png", curves)
 
 
 def report(config: configs.VAE, test: dict, fit: training.Fit, names: list[str]) -> None:
