@@ -25,7 +25,7 @@ def train(config: configs.VAE) -> int:
     for part, split in (("test", splits.test), ("validation", splits.valid)):
         if config.split and data.overlap(config.data, config.split, split, config.data_dir):
             raise UserError(f"--split {config.split} shares examples with the {part} split {split}: leave those out.")
-    source, valid = configs.source(config, config.split or "train"), configs.source(config, "valid")
+    source, valid, test = (configs.source(config, split) for split in (config.split or "train", "valid", "test"))
     model, tx, preprocess = configs.build(config, source.shape, source.num_classes)
     record = configs.as_dict(config, source.shape, source.num_classes)
     run.check(config.workdir, record)
@@ -45,27 +45,33 @@ def train(config: configs.VAE) -> int:
     except training.NonFinite as error:
         print(f"jaxvae: {error}", file=sys.stderr)
         return 3
-    finish(config, model, preprocess, fit)
+    finish(config, model, preprocess, fit, test)
     return 0
 
 
-def finish(config: configs.VAE, model: Model, preprocess, fit: training.Fit) -> None:
+def finish(config: configs.VAE, model: Model, preprocess, fit: training.Fit, test: Source) -> None:
     """Evaluates a finished run on the test split and draws its pictures, unless both are there; prints the table."""
     workdir, step = Path(config.workdir), int(fit.train_state.step)
     log = workdir / "metrics.jsonl"
     lines = writers.read(log) if log.exists() else []
     lines = [line for line in lines if line.get("split") == "test" and line["step"] == step]
     params = fit.train_state.params if fit.train_state.ema is None else fit.train_state.ema
-    names = ["samples", "reconstructions", "interpolation", "curves"] + (["manifold"] if config.latent_dim == 2 else [])
+    names = pictures(test.shape, config.latent_dim)
     missing = [name for name in names if not (workdir / f"{name}.png").exists()]
     if not lines or missing:
-        test = configs.source(config, "test")
         metrics = training.evaluate(model, params, fit.train_state.state, test, preprocess=preprocess, seed=config.seed)
-        draw(workdir, model, params, fit.train_state.state, test, preprocess, config, names)
         if not lines:
             lines = [{"step": step, "split": "test", **metrics}]
             writers.append(log, lines[0])
+        draw(workdir, model, params, fit.train_state.state, test, preprocess, config, names)
     report(config, lines[-1], fit, names)
+
+
+def pictures(shape: tuple[int, ...], latent_dim: int) -> list[str]:
+    """Returns the names of the pictures that can be drawn of data of `shape`: images have all, points in the plane few."""
+    if len(shape) == 3 and shape[-1] in (1, 3):
+        return ["samples", "reconstructions", "interpolation", "curves"] + (["manifold"] if latent_dim == 2 else [])
+    return ["samples", "curves"] if shape == (2,) else ["curves"]
 
 
 def draw(workdir: Path, model: Model, params, state, source: Source, preprocess, config: configs.VAE, names: list[str]) -> None:
@@ -80,12 +86,17 @@ def draw(workdir: Path, model: Model, params, state, source: Source, preprocess,
     if config.conditional:   # samples walk through the classes
         classes = batch.cond.shape[-1]
         cond = jax.nn.one_hot(jnp.arange(64) % classes, classes)
-    plots.samples(workdir / "samples.png", np.asarray(model.sample(params, state, rng, 64, cond)))
-    x_hat = inference.reconstruct(model, params, state, batch)
-    plots.reconstructions(workdir / "reconstructions.png", np.asarray(batch.x[:32]), np.asarray(x_hat[:32]))
-    rows = min(8, count // 2)
-    start, end = (jax.tree.map(lambda v, part=part: v[part], batch) for part in (slice(rows), slice(rows, 2 * rows)))
-    plots.interpolation(workdir / "interpolation.png", np.asarray(inference.interpolate(model, params, state, start, end)))
+    if "samples" in names:
+        plots.samples(workdir / "samples.png", np.asarray(model.sample(params, state, rng, 64, cond)))
+    if "reconstructions" in names:
+        x_hat = inference.reconstruct(model, params, state, batch)
+        plots.reconstructions(workdir / "reconstructions.png", np.asarray(batch.x[:32]), np.asarray(x_hat[:32]))
+    if "interpolation" in names:
+        rows = max(1, min(8, count // 2))
+        first = min(rows, count - rows)   # a single example is both ends
+        start, end = (jax.tree.map(lambda v, part=part: v[part], batch) for part in (slice(rows), slice(first, first + rows)))
+        path = inference.interpolate(model, params, state, start, end)
+        plots.interpolation(workdir / "interpolation.png", np.asarray(path))
     if "manifold" in names:
         side = 20
         z = jnp.asarray(plots.manifold_z(side), jnp.float32)
@@ -93,8 +104,9 @@ def draw(workdir: Path, model: Model, params, state, source: Source, preprocess,
         plots.manifold(workdir / "manifold.png", np.asarray(model.decode(params, state, z, fixed).mean))
     log = workdir / "metrics.jsonl"
     curves = writers.read_curves(log) if log.exists() else {}
+    curves = {split: curves[split] for split in ("train", "valid") if split in curves}
     if curves:
-        plots.curves(workdir / "curves.png", {split: curves[split] for split in ("train", "valid") if split in curves})
+        plots.curves(workdir / "curves.png", curves)
 
 
 def report(config: configs.VAE, test: dict, fit: training.Fit, names: list[str]) -> None:

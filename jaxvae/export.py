@@ -44,9 +44,9 @@ def export(workdir: str | Path, out: str | Path, *, step: int | str = "latest") 
     if out.is_dir() and any(out.iterdir()) and not (out / FILE).is_file():
         raise UserError(f"{out} holds other files: choose an empty or new folder.")
     config = run.read_config(workdir)
-    loaded = run.load(workdir, step=step)
+    number = run.step_of(workdir, step)
+    loaded = run.load(workdir, step=number)
     checkpoints = checkpoint.Checkpoints(Path(workdir) / "checkpoints", read_only=True)
-    number = {"latest": lambda: checkpoints.steps()[-1], "best": checkpoints.best_step}.get(step, lambda: step)()
     arrays = flatten({"params": loaded.params, "state": loaded.state})
     writers.write_bytes(out / FILE, dump(arrays, {"format": "jaxvae", "step": str(number)}))
     writers.write_json(out / "config.json", {

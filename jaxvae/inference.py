@@ -27,13 +27,15 @@ class Trained(NamedTuple):
     state: State
     preprocess: Any
     num_classes: int | None
+    step: int
 
 
 def open_run(folder: Path, step: str = "latest") -> Trained:
     """Returns the model of a run, or of an exported folder; `step` is "latest", "best" or a number."""
     config, shape, num_classes = configs.from_dict(run.read_config(folder))
-    loaded = run.load(folder, step=int(step) if step.isdigit() else step)
-    return Trained(config, *loaded, configs.build(config, shape, num_classes).preprocess, num_classes)
+    number = run.step_of(folder, int(step) if step.isdigit() else step)
+    loaded = run.load(folder, step=number)
+    return Trained(config, *loaded, configs.build(config, shape, num_classes).preprocess, num_classes, number)
 
 
 # ---- the verbs, as functions ---------------------------------------------------------------
@@ -136,12 +138,13 @@ def run_evaluate(asked: options.Evaluate) -> int:
     rows = measure(trained, source, asked.metrics, k=asked.k, seed=asked.seed, batch_size=asked.batch_size,
                    progress=_Progress() if sys.stderr.isatty() else None)
     result = {
-        "run": asked.run, "step": asked.step, "data": source.name, "split": source.split, "seed": asked.seed,
-        "seconds": round(time.perf_counter() - start, 3), "precision": "float32, highest", "metrics": rows,
+        "run": asked.run, "step": trained.step, "data": source.name, "split": source.split, "seed": asked.seed,
+        "batch_size": asked.batch_size, "seconds": round(time.perf_counter() - start, 3),
+        "precision": f"{getattr(trained.config, 'dtype', 'float32')}, highest", "metrics": rows,
     }
     path = asked.out or asked.run / "evaluation.json"
     writers.write_json(path, result)
-    print(f"{source.name}, {source.split}, {source.size:,} examples, step {asked.step}")
+    print(f"{source.name}, {source.split}, {source.size:,} examples, step {trained.step:,}")
     for row in rows:
         value = row["value"]
         error = f" +- {row['error']:.2g}" if row["error"] is not None else ""
@@ -161,11 +164,11 @@ def measure(trained: Trained, source: data.Source, metrics: tuple[str, ...], *, 
     Raises:
         UserError: for a metric that this model or its pixels do not have.
     """
-    config, model, params, state, preprocess, _ = trained
+    config, model, params, state, preprocess, *_ = trained
     pixels, family = getattr(config, "pixels", "grey"), getattr(config, "likelihood", "bernoulli")
     about = {"grey": "grey pixels", "binarised": f"pixels drawn as 0 or 1 with seed {seed}",
              "dequantised": f"uniform dequantisation with seed {seed}"}[pixels]
-    common = {"preprocess": preprocess, "seed": seed}
+    common = {"preprocess": preprocess, "seed": seed, "batch_size": batch_size}   # so every metric has the same pixels
     rows: list[dict[str, Any]] = []
 
     def add(metric: str, value: Any, protocol: str, error: float | None = None) -> None:
@@ -174,7 +177,7 @@ def measure(trained: Trained, source: data.Source, metrics: tuple[str, ...], *, 
     if "bpd" in metrics:   # refused before the work
         likelihood.bits_per_dim(0.0, source.shape, pixels=pixels, likelihood=family)
     if {"elbo", "kl_per_dim", "active_units"} & set(metrics):
-        found = likelihood.per_example(likelihood.make_terms(model), params, state, source, batch_size=500, **common)
+        found = likelihood.per_example(likelihood.make_terms(model), params, state, source, **common)
         if "elbo" in metrics:
             for name in ("elbo", "rec", "kl"):
                 mean = likelihood.estimate(found[name], f"nats per example, one draw of z, {about}")
@@ -188,7 +191,7 @@ def measure(trained: Trained, source: data.Source, metrics: tuple[str, ...], *, 
             count, variance = likelihood.active_units(found["mean"])
             add("active_units", count, f"of {len(variance)} dimensions, variance of posterior means above {likelihood.ACTIVE}")
     if {"iw_nll", "bpd"} & set(metrics):
-        values = likelihood.iw_bound(model, params, state, source, k=k, batch_size=batch_size, progress=progress, **common)
+        values = likelihood.iw_bound(model, params, state, source, k=k, progress=progress, **common)
         bound = likelihood.estimate(-values, f"nats per example, K={k}, {about}")
         if "iw_nll" in metrics:
             add("iw_nll", bound.value, bound.protocol, bound.error)
@@ -218,10 +221,10 @@ def _source(asked: Any, trained: Trained) -> data.Source:
 
 def _keep(asked: Any, name: str, draw: Any, **arrays: np.ndarray) -> int:
     path = asked.out or asked.run / f"{name}.png"
+    if asked.npz is not None:   # first: there are data of which no picture can be drawn
+        _save_npz(asked.npz, **arrays)
     draw(path)
     print(path)
-    if asked.npz is not None:
-        _save_npz(asked.npz, **arrays)
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from jaxvae.config import Count, Folder, Text
-from jaxvae.errors import check_count
+from jaxvae.errors import UserError, check_count, check_number
 
 File = Annotated[Path | None, arg(metavar="FILE")]
 Run = Annotated[Positional[Path], arg(metavar="RUN")]
@@ -142,3 +142,7 @@ def check(options) -> None:
     for name, least in (("n", 1), ("points", 2), ("k", 1), ("batch_size", 1), ("seed", 0), ("label", 0), ("example", 0)):
         if getattr(options, name, None) is not None:
             check_count(f"--{name.replace('_', '-')}", getattr(options, name), least)
+    if hasattr(options, "width"):
+        check_number("--width", options.width, above=0.0)
+    if getattr(options, "metrics", None) == ():
+        raise UserError(f"--metrics needs at least one of {', '.join(METRICS)}.")

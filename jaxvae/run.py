@@ -185,6 +185,24 @@ def restore_latest(checkpoints: Checkpoints, template: Any, say=print):
     return None
 
 
+def step_of(workdir: str | Path, step: int | str = "latest") -> int:
+    """Returns the number of the checkpoint that `step` means in a run, or in a folder that `jaxvae export` wrote.
+
+    Raises:
+        UserError: where there is no such checkpoint.
+    """
+    if (Path(workdir) / "model.safetensors").is_file():
+        return int(writers.read_json(Path(workdir) / "config.json").get("step", 0))
+    checkpoints = Checkpoints(Path(workdir) / "checkpoints", read_only=True)
+    kept = checkpoints.steps()
+    if not kept:
+        raise UserError(f"{workdir} has no checkpoint yet.")
+    chosen = kept[-1] if step == "latest" else checkpoints.best_step() if step == "best" else step
+    if chosen not in kept:
+        raise UserError(f"{workdir} has no checkpoint {step!r}: choose latest, best or one of {kept}.")
+    return chosen
+
+
 def load(workdir: str | Path, *, step: int | str = "latest", model: Model | None = None,
          example: Batch | None = None) -> Loaded:
     """Returns the model of a run with its trained parameters: `model, params, state = load(workdir)`.
@@ -211,13 +229,8 @@ def load(workdir: str | Path, *, step: int | str = "latest", model: Model | None
 
         params, state = jax.eval_shape(model.init, jax.random.key(0), example)
         return Loaded(model, *export.load(workdir, {"params": params, "state": state}).values())
+    chosen = step_of(workdir, step)
     checkpoints = Checkpoints(Path(workdir) / "checkpoints", read_only=True)
-    kept = checkpoints.steps()
-    if not kept:
-        raise UserError(f"{workdir} has no checkpoint yet.")
-    chosen = kept[-1] if step == "latest" else checkpoints.best_step() if step == "best" else step
-    if chosen not in kept:
-        raise UserError(f"{workdir} has no checkpoint {step!r}: choose latest, best or one of {kept}.")
     try:
         page = checkpoints.meta(chosen)
         params, state = jax.eval_shape(model.init, jax.random.key(0), example)
@@ -228,5 +241,5 @@ def load(workdir: str | Path, *, step: int | str = "latest", model: Model | None
         )
         trees = checkpoints.restore_tree(chosen, "model", template, page)
     except Damaged as error:
-        raise UserError(f"{error}: load another of {kept} with step=...") from None
+        raise UserError(f"{error}: load another of {checkpoints.steps()} with step=...") from None
     return Loaded(model, trees["ema"] if ema is not None else trees["params"], trees["state"])

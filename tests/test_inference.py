@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import jaxvae
-from jaxvae import data, export, options, run, writers
+from jaxvae import data, export, inference, options, run, writers
 from jaxvae.cli import main
 from jaxvae.errors import UserError
 
@@ -79,6 +79,30 @@ def test_evaluate_writes_the_table_as_json(trained, capsys):
     assert sum(rows["kl_per_dim"]["value"]) == pytest.approx(rows["kl"]["value"], rel=1e-5)
     assert rows["elbo"]["n"] == 360 and rows["elbo"]["error"] > 0 and "drawn as 0 or 1 with seed 0" in rows["elbo"]["protocol"]
     assert rows["elbo"]["value"] == pytest.approx(writers.read(trained / "metrics.jsonl")[-1]["elbo"], rel=0.02)
+
+
+def test_evaluate_says_which_step_and_type_and_has_the_same_pixels_for_all(tmp_path, capsys):
+    """"latest" is another step tomorrow; and a bound on other pixels is no bound."""
+    folder = train(tmp_path / "run", "--pixels", "binarised", "--dtype", "bfloat16")
+    capsys.readouterr()
+    assert main(["export", str(folder), "--out", str(tmp_path / "out")]) == 0
+    values = []
+    for place, metrics in ((folder, ["elbo", "iw_nll"]), (folder, ["iw_nll"]), (tmp_path / "out", ["elbo"])):
+        assert main(["evaluate", str(place), "--metrics", *metrics, "--k", "1", "--batch-size", "32"]) == 0
+        page = json.loads((place / "evaluation.json").read_text())
+        assert (page["step"], page["precision"], page["batch_size"]) == (20, "bfloat16, highest", 32)
+        values.append({row["metric"]: row["value"] for row in page["metrics"]})
+    assert values[0]["iw_nll"] == values[1]["iw_nll"] and values[0]["elbo"] == values[2]["elbo"]
+    assert "step 20" in capsys.readouterr().out
+
+
+def test_metrics_are_measured_on_the_same_pixels(trained, monkeypatch):
+    seen = []
+    opened = inference.open_run(trained)
+    opened = opened._replace(preprocess=lambda rng, examples, real=opened.preprocess: seen.append(examples["x"].shape) or
+                             real(rng, examples))
+    inference.measure(opened, data.load("digits", "test"), ("elbo", "iw_nll"), k=2)
+    assert len(seen) == 2 and seen[0] == seen[1]
 
 
 def test_evaluate_dequantised_states_bits_of_bytes(conditional, tmp_path, capsys):
@@ -170,6 +194,36 @@ def test_own_images_train_from_the_command_line(tmp_path, capsys):
     assert run.load(tmp_path / "run").params["decoder"]["Dense_1"]["kernel"].shape[-1] == 8 * 8 * 3
 
 
+def test_a_test_part_of_one_image_will_do_and_none_is_said_before_training(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for count, code in ((12, 0), (3, 2)):
+        folder = tmp_path / f"p{count}"
+        folder.mkdir()
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (4, 4), np.uint8)).save(folder / f"{i}.png")
+        places = ["--data", f"folder:{folder}", "--workdir", str(tmp_path / f"run{count}")]
+        assert main(["train", "vae", *places, *TINY, "--batch-size", "8"]) == code
+    assert "split 'all[90%:]' of p3 is empty" in capsys.readouterr().err
+    assert not (tmp_path / "run3").exists() and (tmp_path / "run12" / "interpolation.png").exists()
+
+
+def test_data_that_are_no_images_lose_no_numbers_to_the_pictures(tmp_path, capsys):
+    for name, shape, drawn in (("points", (2,), ["curves", "samples"]), ("planes", (2, 4, 4), ["curves"])):
+        np.savez(tmp_path / f"{name}.npz", x=np.random.default_rng(0).random((40, *shape), np.float32))
+        folder = tmp_path / name
+        places = ["--data", f"npz:{folder}.npz", "--workdir", str(folder)]
+        assert main(["train", "vae", *places, *TINY, "--batch-size", "8",
+                     "--likelihood", "gaussian"]) == 0
+        assert sorted(path.stem for path in folder.glob("*.png")) == drawn
+        assert writers.read(folder / "metrics.jsonl")[-1]["split"] == "test"
+        capsys.readouterr()
+        assert main(["reconstruct", str(folder), "--n", "3", "--npz", str(tmp_path / "r.npz")]) == 2
+        assert "no picture can be drawn" in capsys.readouterr().err
+        with np.load(tmp_path / "r.npz") as arrays:
+            assert arrays["x_hat"].shape == (3, *shape)
+        (tmp_path / "r.npz").unlink()
+
+
 @pytest.mark.parametrize(("argv", "message"), [
     (["smaple", "RUN"], "unknown command 'smaple'. Did you mean 'sample'?"),
     (["data", "prepair", "mnist"], "Did you mean 'prepare'?"),
@@ -185,6 +239,8 @@ def test_own_images_train_from_the_command_line(tmp_path, capsys):
     (["reconstruct", "RUN", "--split", "validation"], "digits has no split 'validation'"),
     (["traverse", "RUN", "--example", "1000"], "has 360 examples, numbered from 0"),
     (["traverse", "RUN", "--points", "1"], "--points must be at least 2"),
+    (["traverse", "RUN", "--width", "nan"], "--width must be finite"),
+    (["evaluate", "RUN", "--metrics"], "--metrics needs at least one of elbo, kl_per_dim"),
     (["interpolate", "RUN", "--split", "test[:1]"], "needs two examples"),
     (["evaluate", "RUN", "--metrics", "fid2"], "unknown --metrics 'fid2'"),
     (["evaluate", "RUN", "--k", "0"], "--k must be at least 1"),

@@ -106,6 +106,29 @@ def test_chunks_and_devices_change_nothing_but_rounding():
     assert not np.allclose(other, want, atol=1e-4)
 
 
+@pytest.mark.parametrize("pixels", ["grey", "binarised"])
+def test_values_are_those_of_one_device_for_batches_that_do_not_divide(pixels):
+    """Ten examples at a time on eight devices: each has the noise that it has on one."""
+    model, source = small(), bytes_source()
+    preprocess = make_preprocess(pixels)
+    where = model.init(jax.random.key(0), preprocess(jax.random.key(0), source.read([0, 1])))
+    options = {"batch_size": 10, "preprocess": preprocess}
+    for measure in (lambda **o: likelihood.iw_bound(model, *where, source, k=5, **options, **o),
+                    lambda **o: likelihood.per_example(likelihood.make_terms(model), *where, source, **options, **o)["elbo"]):
+        found, want = measure(), measure(mesh=one_device())
+        assert found.shape == (100,)
+        np.testing.assert_allclose(found, want, rtol=1e-4)
+
+
+def test_few_draws_at_a_time_for_points_in_the_plane(monkeypatch):
+    """An example of two numbers has hidden layers of hundreds: the draws in memory do not grow without bound."""
+    model, params, state, x, _ = linear_gaussian()
+    chunks, make = [], likelihood.make_iw_bound
+    monkeypatch.setattr(likelihood, "make_iw_bound", lambda *a, chunk, **o: chunks.append(chunk) or make(*a, chunk=chunk, **o))
+    likelihood.iw_bound(model, params, state, data.from_arrays(x), k=5000)
+    assert chunks[0] * len(x) * likelihood.LEAST_ROW * 4 <= likelihood.ROW_BYTES["cpu"]
+
+
 def test_iw_bound_of_a_bernoulli_against_numpy():
     """Three draws, whose weights are written out in float64."""
     model = small()

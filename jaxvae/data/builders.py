@@ -225,6 +225,11 @@ def celeba_reader(path: Path):
     return read_member
 
 
+def celeba_names(partition: Path) -> list[str]:
+    """Returns the names of all images of CelebA, from list_eval_partition.txt."""
+    return list(_table(partition, 0)[1])
+
+
 def _table(path: Path, header: int) -> tuple[list[str], dict[str, list[int]]]:
     """Returns the column names and {file name: numbers} of one of CelebA's lists, which has `header` lines before them."""
     try:

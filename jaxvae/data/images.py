@@ -56,7 +56,7 @@ def folder(path: places.PathLike, *, crop: int | tuple[int, int] | None = None, 
         path: a folder of images, or of one folder per class.
         crop: (height, width), or one number for both, of the central part to keep.
         size: the same, of the result (bilinear filter, averaging where it shrinks).
-        channels: 1 (grey) or 3 (colour); default: as the first file is.
+        channels: 1 (grey) or 3 (colour); default: 3 where any file has colours.
         by_class: whether each subfolder is a class, numbered in the order of names; default: where there are no
             files beside the subfolders.
         split: a part in the syntax of TensorFlow Datasets over "all": "all[:90%]", "all[90%:]". The parts are of
@@ -72,32 +72,32 @@ def folder(path: places.PathLike, *, crop: int | tuple[int, int] | None = None, 
     root = Path(os.path.expanduser(path))
     files, classes = _files(root, by_class)
     for key, value in (("crop", crop), ("size", size)):
+        if value is not None and len(_pair(value)) != 2:
+            raise UserError(f"{key} must be one number, or (height, width), not {value!r}.")
         for side in _pair(value) or ():
             check_count(key, side)
     if channels not in (None, 1, 3):
         raise UserError(f"channels must be 1 (grey) or 3 (colour), not {channels!r}.")
     name = name or root.name
-    label = np.array([classes.index(file.parent.relative_to(root).parts[0]) for file in files]) if classes else None
+    crop, size = _pair(crop), _pair(size)
     _, part = parse_split(name, split, {"all": len(files)})
+    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
+    shape = _check(root, tuple(files), crop, size, channels, pool)
+    label = np.array([classes.index(file.parent.relative_to(root).parts[0]) for file in files]) if classes else None
     order = np.argsort(np.random.Philox(0).random_raw(len(files)), kind="stable")[part] if split != "all" else \
         np.arange(len(files))
     files = [files[i] for i in order]
     label = None if label is None else label[order].astype(np.int32)
 
-    def decode(file: Path, channels: int | None = channels) -> np.ndarray:
-        image = _open(file, channels)
-        image = image if crop is None else centre_crop(image, _pair(crop))
-        return image if size is None else resized(image, _pair(size))
-
-    if channels is None:
-        channels = next((_open(file, None).shape[-1] for file in files if _problem(file) is None), 3)
-    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
-    shape = _check(root, files, crop, size, channels, pool)
+    def decode(file: Path) -> np.ndarray:
+        image = _open(file, shape[-1])
+        image = image if crop is None else centre_crop(image, crop)
+        return image if size is None else resized(image, size)
 
     def read(indices) -> dict[str, np.ndarray]:
         indices = np.asarray(indices)
         x = np.empty((len(indices), *shape), np.uint8)
-        for i, image in enumerate(pool.map(lambda i: decode(files[i], channels), indices)):
+        for i, image in enumerate(pool.map(lambda i: decode(files[i]), indices)):
             x[i] = image
         return {"x": x} if label is None else {"x": x, "label": label[indices]}
 
@@ -115,7 +115,7 @@ def count(path: places.PathLike) -> int:
 
 def _pair(value: int | tuple[int, int] | None) -> tuple[int, int] | None:
     if value is None or isinstance(value, (tuple, list)):
-        return value
+        return None if value is None else tuple(value)
     return value, value
 
 
@@ -141,26 +141,29 @@ def _open(file: Path, channels: int | None) -> np.ndarray:
     from PIL import Image
 
     with Image.open(file) as image:
-        grey = image.mode in ("1", "L", "I;16") if channels is None else channels == 1
+        grey = image.mode in ("1", "L", "LA", "I;16", "I;16B", "I;16L") if channels is None else channels == 1
+        if image.mode.startswith("I;16"):   # Pillow would cut off at 255
+            image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+        elif image.mode in ("I", "F"):
+            raise ValueError(f"pixels of type {image.mode}, 32 bits each: save 8 bits")
         x = np.asarray(image.convert("L" if grey else "RGB"))
     return x[..., None] if grey else x
 
 
-def _problem(file: Path) -> str | None:
-    """Returns why a file cannot be decoded, or None."""
-    try:
-        _open(file, None)
-    except Exception as error:   # Pillow raises many kinds
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    return None
+_CHECKED: dict[tuple, tuple[int, int, int]] = {}   # folders whose every file has been decoded: the other splits need not again
 
 
-def _check(root: Path, files: list[Path], crop, size, channels: int, pool) -> tuple[int, int, int]:
-    """Returns the shape of every example; decodes each file once, so that no run is lost to a bad one in its middle."""
+def _check(root: Path, files: tuple[Path, ...], crop, size, channels: int | None, pool) -> tuple[int, int, int]:
+    """Returns the shape of every example; decodes each file of the folder once, whatever the split, so that no run is lost to
+    a bad one in its middle or in the test part at its end."""
+    known = (root.absolute(), crop, size, channels, tuple((file, file.stat().st_mtime_ns) for file in files))
+    if known in _CHECKED:
+        return _CHECKED[known]
+
     def look(file: Path):
         try:
             x = _open(file, channels)
-            return (x if crop is None else centre_crop(x, _pair(crop))).shape[:2]
+            return (*(x if crop is None else centre_crop(x, crop)).shape[:2], x.shape[-1])
         except Exception as error:   # Pillow raises many kinds
             return error
 
@@ -171,15 +174,17 @@ def _check(root: Path, files: list[Path], crop, size, channels: int, pool) -> tu
         why = str(bad[0][1]).splitlines()[0].rstrip(".")
         raise UserError(f"{len(bad)} of {len(files)} images in {root} cannot be used: {names} ({why}). Remove or repair them.")
     sizes: dict[tuple[int, int], int] = {}
-    for shape in results:
-        sizes[shape] = sizes.get(shape, 0) + 1
+    for *shape, _ in results:
+        sizes[tuple(shape)] = sizes.get(tuple(shape), 0) + 1
     if size is None and len(sizes) > 1:
         common = sorted(sizes.items(), key=lambda item: -item[1])
         rows = ", ".join(f"{count} of {h}x{w}" for (h, w), count in common[:3]) + (", ..." if len(common) > 3 else "")
-        odd = next(file for file, shape in zip(files, results, strict=True) if shape != common[0][0])
+        odd = next(file for file, shape in zip(files, results, strict=True) if shape[:2] != common[0][0])
         raise UserError(f"{root} holds images of {len(sizes)} sizes ({rows}; {odd.relative_to(root)} is one of the rarer): "
                         "say what to do with size= (resize) or crop=.")
-    return (*(_pair(size) if size is not None else next(iter(sizes))), channels)
+    shape = (*(next(iter(sizes)) if size is None else size), max(channels for *_, channels in results))
+    _CHECKED.clear()
+    return _CHECKED.setdefault(known, shape)
 
 
 def npz(path: places.PathLike, *, x: str | None = None, label: str | None = None, split: str = "all",
@@ -221,7 +226,12 @@ def npz(path: places.PathLike, *, x: str | None = None, label: str | None = None
     if values.ndim == 3 and values.dtype == np.uint8:   # grey images without their channel
         values = values[..., None]
     _, part = parse_split(name, split, {"all": len(values) if values.ndim else 0})
-    labels = None if labels is None else labels[part]
+    if labels is not None:   # the classes are those of the whole file, also where a part lacks the last one
+        whole = from_arrays(np.zeros((len(labels), 1), np.uint8), labels, num_classes=num_classes) if len(labels) else None
+        num_classes = None if whole is None else whole.num_classes
+        if len(labels) != len(values):
+            raise UserError(f"{path} holds {len(labels)} labels and {len(values)} examples: give one label per example.")
+        labels = labels[part]
     return from_arrays(values[part], labels, name=name, split=split, num_classes=num_classes)._replace(origin=str(path))
 
 
@@ -279,12 +289,17 @@ def from_iterator(examples: Iterable[Any], *, spool: places.PathLike | None = No
 
 def _rows(examples: Iterable[Any]) -> Iterator[tuple[np.ndarray, int | None]]:
     for example in examples:
-        if isinstance(example, dict):
+        if isinstance(example, dict) and "x" in example:
             x, label = example["x"], example.get("label")
-        elif isinstance(example, tuple):
+        elif isinstance(example, tuple) and len(example) == 2:
             x, label = example
+        elif isinstance(example, (dict, tuple)):
+            what = ", ".join(map(str, example)) if isinstance(example, dict) else f"{len(example)} values"
+            raise UserError(f'the iterator yields {what[:100]}: let it yield x, (x, label) or {{"x": ..., "label": ...}}.')
         else:
             x, label = example, None
+        if label is not None and not np.issubdtype(np.asarray(label).dtype, np.integer):
+            raise UserError(f"label must be a whole number, not {label!r}.")
         yield np.asarray(x), None if label is None else int(label)
 
 
@@ -294,7 +309,10 @@ class _Spool:
     def __init__(self, path: places.PathLike, example: np.ndarray):
         self.path, self.count = Path(path), 0
         self.shape, self.dtype = example.shape, example.dtype
-        self.file = open(self.path, "wb")   # noqa: SIM115 - closed in close()
+        try:
+            self.file = open(self.path, "wb")   # noqa: SIM115 - closed in close()
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}. Choose another file.") from None
 
     def append(self, x: np.ndarray) -> None:
         try:

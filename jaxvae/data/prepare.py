@@ -8,11 +8,13 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import shutil
 import sys
 import tempfile
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +53,10 @@ def prepare(name: str, *, data_dir: places.PathLike | None = None, source: place
     if name not in NAMES:
         raise unknown("data set", name, NAMES)
     root = places.target(data_dir)
-    there = [copy for copy in prepared.copies_in(root, name) if copy.format == "array_record"]
-    if there:
-        say(f"{name} is there already: {there[0].folder}")
-        return there[0]
+    there = _there(root, name)
+    if there is not None:
+        say(f"{name} is there already: {there.folder}")
+        return there
     from jaxvae.data.builders import BUILDERS
 
     cls = BUILDERS[name]
@@ -63,6 +65,13 @@ def prepare(name: str, *, data_dir: places.PathLike | None = None, source: place
         files, notes = check_files(cls, Path(os.path.expanduser(source)))
         for note in notes:
             say(note)
+    final = f"{root}/{name}/{cls.VERSION}"
+
+    def taken() -> UserError:   # of another format, or without its page
+        return UserError(f"{final} is taken by something else: move it away, or choose another --data-dir.")
+
+    if not places.remote(root) and os.path.isdir(final) and os.listdir(final):
+        raise taken()
     place = tempfile.gettempdir() if places.remote(root) else root
     with _disk(place, name):
         os.makedirs(place, exist_ok=True)
@@ -76,20 +85,31 @@ def prepare(name: str, *, data_dir: places.PathLike | None = None, source: place
     with _disk(place, name), tempfile.TemporaryDirectory(dir=place, prefix=f".preparing-{name}-") as hidden:
         made = _build(cls, hidden, files, place, say)
         verify(made)
-        final = f"{root}/{name}/{made.version}"
         if places.remote(root):
             _upload(made.folder, final)
         else:
             os.makedirs(f"{root}/{name}", exist_ok=True)
-            if os.path.isdir(final):   # of another format, or without its page
-                raise UserError(f"{final} is taken by something else: move it away, or choose another --data-dir.")
-            os.replace(made.folder, final)
+            try:
+                os.rename(made.folder, final)
+            except OSError:
+                if not os.path.lexists(final):
+                    raise
+                there = _there(root, name)
+                if there is None:
+                    raise taken() from None
+                say(f"{name} is there already, another process was faster: {there.folder}")
+                return there
     say(f"{name}: {', '.join(f'{k} {n:,}' for k, n in made.counts.items())} examples, {made.bytes / 2**20:.1f} MiB in {final}")
     return made._replace(folder=final)
 
 
+def _there(root: str, name: str) -> prepared.Copy | None:
+    return next((copy for copy in prepared.copies_in(root, name) if copy.format == "array_record"), None)
+
+
 def _build(cls, hidden: str, files: dict[str, Path] | None, place: str, say) -> prepared.Copy:
     """Returns the copy that TFDS makes in the folder `hidden`."""
+    import requests
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import shuffle
 
@@ -105,8 +125,11 @@ def _build(cls, hidden: str, files: dict[str, Path] | None, place: str, say) -> 
     try:
         with contextlib.redirect_stdout(io.StringIO()):   # TFDS announces sizes it does not know
             builder.download_and_prepare(download_dir=downloads, download_config=download)
-    except (UserError, OSError, MemoryError):
-        raise
+    except (UserError, OSError, MemoryError) as error:
+        if not isinstance(error, requests.RequestException):   # which is an OSError, but not the disk's
+            raise
+        why = str(error).strip().splitlines()[0]
+        raise UserError(f"{cls.name} could not be downloaded ({type(error).__name__}: {why[:300]}). {by_hand(cls)}") from None
     except Exception as error:
         inner = _user_error(error)
         if inner is not None:
@@ -169,9 +192,10 @@ def _disk(place: str, name: str) -> Iterator[None]:
 # ---- the official files --------------------------------------------------------------------
 
 
-def by_hand(cls) -> str:
-    """Returns what to fetch by hand, and what to do with it."""
-    urls = ", ".join(f"{info.filename} from {url}" for url, info in cls.url_infos.items())
+def by_hand(cls, files: Collection[str] | None = None) -> str:
+    """Returns which files to fetch by hand (default: all), and what to do with them."""
+    urls = ", ".join(f"{info.filename} from {url}" for url, info in cls.url_infos.items()
+                     if files is None or info.filename in files)
     return f"Fetch by hand: {urls}; then: jaxvae data prepare {cls.name} --from DIR"
 
 
@@ -198,7 +222,7 @@ def check_files(cls, folder: Path) -> tuple[dict[str, Path], list[str]]:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: give --from the one with the official files of {cls.name}.")
     found: dict[str, Path] = {}
-    missing, damaged, notes = [], [], []
+    missing, damaged, notes = [], {}, []
     for info in cls.url_infos.values():
         path = _find(cls.name, info.filename, folder)
         if path is None:
@@ -207,13 +231,18 @@ def check_files(cls, folder: Path) -> tuple[dict[str, Path], list[str]]:
         found[info.filename] = path
         problem, note = _problem(cls.name, info, path)
         if problem:
-            damaged.append(f"{path}: {problem}")
+            damaged[info.filename] = f"{path}: {problem}"
         if note:
             notes.append(note)
+    images = found.get("img_align_celeba.zip")
+    if images is not None and images.is_dir() and not missing and not damaged:
+        problem = _images_problem(images, found["list_eval_partition.txt"])
+        damaged |= {"img_align_celeba.zip": f"{images}: {problem}"} if problem else {}
     if missing or damaged:
         parts = [f"missing: {', '.join(missing)}"] if missing else []
-        parts += [f"damaged: {'; '.join(damaged)}"] if damaged else []
-        raise UserError(f"{cls.name} cannot be prepared from {folder} ({'; '.join(parts)}). {by_hand(cls)}")
+        parts += [f"damaged: {'; '.join(damaged.values())}"] if damaged else []
+        hint = by_hand(cls, [*missing, *damaged])
+        raise UserError(f"{cls.name} cannot be prepared from {folder} ({'; '.join(parts)}). {hint}")
     return found, notes
 
 
@@ -240,8 +269,10 @@ def _problem(name: str, info: Any, path: Path) -> tuple[str, str]:
         split = next(split for split, files in idx.FILES.items() if file in files)
         try:
             idx.read_file(name, split, file, path)
-        except UserError as error:
-            return str(error), ""
+        except UserError as error:   # without the path and the address, which are said once for all files
+            other = re.search(r" holds (\w+), not ", str(error))
+            why = re.search(r" is damaged \((.*)\): fetch it again", str(error))
+            return f"it is {other[1]}'s" if other else why[1] if why else str(error), ""
         return "", ""
     if path.is_file():
         size = path.stat().st_size
@@ -259,7 +290,30 @@ def _problem(name: str, info: Any, path: Path) -> tuple[str, str]:
         changed = [file for file, known in CIFAR_MD5.items() if digests[file] != known[0]]
         note = f"{', '.join(changed)} is a known variant of the official file: 20 of its images went through JPEG."
         return "", note if changed else ""
-    return "", ""   # CelebA's folder: every file in list_eval_partition.txt is asked for as it is packed
+    return "", ""   # CelebA's folder: `_images_problem`
+
+
+def _images_problem(folder: Path, partition: Path) -> str:
+    """Returns what is wrong with CelebA's extracted images, every one of which is decoded, or ""."""
+    from jaxvae.data.builders import celeba_names
+
+    def decodes(name: str) -> bool:
+        try:
+            prepared.decode_image((folder / name).read_bytes())
+        except Exception:   # Pillow raises many kinds
+            return False
+        return True
+
+    names = sorted(celeba_names(partition))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        bad = [name for name, good in zip(names, pool.map(decodes, names), strict=True) if not good]
+    lost = [name for name in bad if not (folder / name).is_file()]
+    problems = []
+    for what, some in (("lacks", lost), ("cannot decode", [name for name in bad if name not in set(lost)])):
+        if some:
+            shown = ", ".join(some[:3]) + (", ..." if len(some) > 3 else "")
+            problems.append(f"{what} {shown} ({len(some):,} of {len(names):,} images)")
+    return ", ".join(problems)
 
 
 def _digest(path: Path, kind: str) -> str:

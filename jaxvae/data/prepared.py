@@ -131,8 +131,12 @@ def records(copy: Copy, split: str) -> Iterator[list[dict[str, Any]]]:
     import tensorflow_datasets as tfds
 
     copy = local(copy)
-    builder = tfds.builder_from_directory(copy.folder)
     decoders = {"image": tfds.decode.SkipDecoding()}
+    try:
+        builder = tfds.builder_from_directory(copy.folder)
+    except Exception as error:   # a missing or broken features.json
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{copy.folder} is damaged ({why}): delete it and prepare {copy.name} again.") from None
     if copy.format != "array_record":
         yield from _with_tensorflow(copy, builder, split, decoders)
         return
@@ -216,7 +220,7 @@ def read(copy: Copy, split: str, *, key: Callable[[int], int | str] | None = Non
     root = places.cache() / "remote" if places.remote(copy.folder) else Path(copy.folder).parents[1]
     name = "-".join(filter(None, (copy.name, copy.version, split, tag, hashlib.sha256(info).hexdigest()[:12])))
     folder = root / ".jaxvae" / name
-    with contextlib.suppress(OSError, ValueError):   # no cache, or a broken one
+    with contextlib.suppress(OSError, ValueError, EOFError):   # no cache, or a broken one
         return _load(folder, copy.counts[split])
     x, label = _decode(copy, split, key, crop)
     if check is not None and not check(x, label):

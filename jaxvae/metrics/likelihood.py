@@ -27,6 +27,7 @@ from jaxvae.types import Array, Batch, Model, Params, State, Terms
 ACTIVE = 0.01          # variance of a posterior mean over the data above which its dimension is active
 ROW_BYTES = {"cpu": 2**22}   # of decoded examples at a time: the CPU's cache; an accelerator takes more
 MORE_ROW_BYTES = 2**28
+LEAST_ROW = 512        # numbers that a decoded example counts for at least: hidden layers are wider than points in the plane
 
 Values = dict[str, np.ndarray]
 
@@ -132,15 +133,17 @@ def per_example(
 ) -> Values:
     """Returns `function(params, state, rng, batch) -> {name: [B, ...]}` over a whole source: {name: [n, ...]}.
 
-    It is compiled once; the last batch is padded and what the padding gave is dropped. Noise is the same at every call.
+    It is compiled once; batches are padded to equal slices of the devices, the last one to the others' size, and what the
+    padding gave is dropped. Noise is the same at every call and on any number of devices; it depends on `batch_size`.
     `progress` is called as (examples done, examples in all).
     """
     mesh = parallel.make_mesh() if mesh is None else mesh
     preprocess = make_preprocess() if preprocess is None else preprocess
     check_count("batch_size", batch_size)
-    size = -(-min(batch_size, source.size) // mesh.size) * mesh.size
+    stride = min(batch_size, source.size)
+    size = -(-stride // mesh.size) * mesh.size
     whole, cut = parallel.replicated(mesh), parallel.batch_sharded(mesh)
-    starts = range(0, source.size, size)
+    starts = range(0, source.size, stride)
 
     def one(params, state, rng, number, examples):
         rng_data, rng_step = jax.random.split(jax.random.fold_in(rng, number))
@@ -153,16 +156,16 @@ def per_example(
     with jax.default_matmul_precision("highest"):
         blocks = ahead(lambda start: source.read(np.minimum(np.arange(start, start + size), source.size - 1)), starts)
         for start, examples in zip(starts, blocks, strict=True):
-            number = parallel.put(np.int32(start // size), whole)
+            number = parallel.put(np.int32(start // stride), whole)
             pending.append(compiled(params, state, rng, number, parallel.put(examples, cut)))
             if len(pending) > 1:   # one in flight behind the one computed, so memory stays bounded
                 parts.append(jax.device_get(pending.pop(0)))
                 if progress is not None:
-                    progress(min(len(parts) * size, source.size), source.size)
+                    progress(min(len(parts) * stride, source.size), source.size)
         parts += jax.device_get(pending)
     if progress is not None:
         progress(source.size, source.size)
-    return {name: np.concatenate([part[name] for part in parts])[:source.size] for name in parts[0]}
+    return {name: np.concatenate([part[name][:stride] for part in parts])[:source.size] for name in parts[0]}
 
 
 def iw_bound(model: Model, params: Params, state: State, source: Source, *, k: int = 5000, chunk: int | None = None,
@@ -186,7 +189,7 @@ def iw_bound(model: Model, params: Params, state: State, source: Source, *, k: i
     batch_size = min(batch_size, source.size)
     if chunk is None:
         space = ROW_BYTES.get(jax.default_backend(), MORE_ROW_BYTES)
-        chunk = max(1, min(k, space // (4 * math.prod(source.shape) * batch_size)))
+        chunk = max(1, min(k, space // (4 * max(math.prod(source.shape), LEAST_ROW) * batch_size)))
     bound = make_iw_bound(model, k, chunk=chunk, stats=stats)
     found = per_example(lambda *args: {"iw": bound(*args)}, params, state, source, batch_size=batch_size, **options)
     return found["iw"]

@@ -74,7 +74,29 @@ def test_unreadable_images_are_counted_and_named(tmp_path):
     assert "2 of 7 images" in message and "2.png, 7.jpg" in message
 
 
+def test_a_bad_file_of_any_part_is_named_whatever_the_split(tmp_path):
+    """The test part is read after training: its bad files must not wait for that."""
+    write(tmp_path, [f"{i}.png" for i in range(10)])
+    last = np.argsort(np.random.Philox(0).random_raw(10), kind="stable")[-1]
+    (tmp_path / f"{last}.png").write_bytes(b"")
+    for split in ("all[:80%]", "all[90%:]"):
+        assert f"1 of 10 images in {tmp_path} cannot be used: {last}.png" in refused(data.folder, tmp_path, split=split)
+    write(tmp_path, [f"{last}.png"], size=(7, 5))
+    assert "images of 2 sizes (9 of 6x5, 1 of 7x5" in refused(data.folder, tmp_path, split="all[:80%]")
+    write(tmp_path, [f"{last}.png"], channels=1)   # colour wins, in every part
+    assert {data.folder(tmp_path, split=s).shape for s in ("all", "all[:80%]", "all[90%:]")} == {(6, 5, 3)}
+
+
+def test_sixteen_bits_become_eight_and_thirty_two_are_refused(tmp_path):
+    x = np.array([[0, 257 * 7, 65535], [257, 128, 30000]], np.uint16)
+    Image.fromarray(x).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(data.folder(tmp_path).arrays["x"][0, ..., 0], [[0, 7, 255], [1, 0, 117]])
+    Image.fromarray(x.astype(np.float32)).save(tmp_path / "b.tiff")
+    assert "1 of 2 images" in (message := refused(data.folder, tmp_path)) and "b.tiff (pixels of type F" in message
+
+
 @pytest.mark.parametrize(("options", "message"), [
+    ({"size": (8,)}, "size must be one number, or (height, width)"),
     ({"channels": 2}, "channels must be 1"), ({"size": 0}, "size must be at least 1"), ({"crop": (3, -1)}, "crop must be"),
     ({"split": "train"}, "has no split 'train'"), ({"by_class": True}, "images beside its class folders, such as a.png"),
 ])
@@ -110,6 +132,15 @@ def test_npz_and_its_keys(tmp_path):
     assert "label runs from -1" in refused(data.npz, tmp_path / "g.npz")
 
 
+def test_parts_of_an_npz_have_the_classes_of_the_whole(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((10, 2, 2, 1), np.uint8), label=np.arange(10))
+    assert [data.npz(tmp_path / "a.npz", split=s).num_classes for s in ("all[:80%]", "all[80%:]", "all")] == [10, 10, 10]
+    np.savez(tmp_path / "b.npz", x=np.zeros((10, 2, 2, 1), np.uint8), label=np.arange(8))
+    assert "holds 8 labels and 10 examples" in refused(data.npz, tmp_path / "b.npz", split="all[:50%]")
+    np.savez(tmp_path / "c.npz", x=np.zeros((10, 2, 2, 1), np.uint8), label=np.append(np.arange(9), -1))
+    assert "label runs from -1" in refused(data.npz, tmp_path / "c.npz", split="all[:50%]")
+
+
 def test_iterators_in_memory_and_on_disk(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (9, 3, 3, 1), np.uint8)
     kinds = {"plain": iter(x), "pairs": ((v, i % 2) for i, v in enumerate(x)),
@@ -126,10 +157,16 @@ def test_iterators_in_memory_and_on_disk(tmp_path):
 
 @pytest.mark.parametrize(("examples", "message"), [
     ([], "yields no example"), ([np.zeros(3), np.zeros(4)], "example 1 has shape (4,)"),
-    ([np.zeros(3), (np.zeros(3), 1)], "example 1 has a label"), ([np.zeros(300)] * 20, "pass spool=FILE"),
+    ([np.zeros(3), (np.zeros(3), 1)], "example 1 has a label"), ([{"y": 1}], "yields y: let it yield x"),
+    ([(1, 2, 3)], "yields 3 values"), ([(np.zeros(3), 0.7)], "label must be a whole number, not 0.7"),
+    ([np.zeros(300)] * 20, "pass spool=FILE"),
 ])
 def test_iterators_that_are_refused(examples, message):
     assert message in refused(data.from_iterator, examples, most_bytes=10_000)
+
+
+def test_a_spool_that_cannot_be_written(tmp_path):
+    assert "cannot write" in refused(data.from_iterator, [np.zeros(3)], spool=tmp_path / "nowhere" / "x")
 
 
 def test_load_knows_own_data_by_prefix(tmp_path):

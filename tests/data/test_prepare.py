@@ -129,10 +129,13 @@ def test_extracted_celeb_a_and_a_lost_image(made, tmp_path):
     shutil.unpack_archive(raw / "img_align_celeba.zip", raw)
     (raw / "img_align_celeba.zip").unlink()
     quiet("celeb_a", data_dir=tmp_path / "tfds", source=raw)
-    (raw / "img_align_celeba" / "000003.jpg").unlink()
-    assert "lacks 000003.jpg" in refused(quiet, "celeb_a", data_dir=tmp_path / "other", source=raw)
-    assert prepared.find("celeb_a", tmp_path / "other") is None
-    assert not list((tmp_path / "other").glob("**/dataset_info.json"))
+    for number in (3, 5, 14, 16):
+        (raw / "img_align_celeba" / f"{number:06d}.jpg").unlink()
+    cut = raw / "img_align_celeba" / "000007.jpg"
+    cut.write_bytes(cut.read_bytes()[:200])
+    message = refused(quiet, "celeb_a", data_dir=tmp_path / "other", source=raw)   # all of them, before the work
+    assert "lacks 000003.jpg, 000005.jpg, 000014.jpg, ... (4 of 18 images), cannot decode 000007.jpg (1 of 18" in message
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("made", ["svhn_cropped", "mnist"], indirect=True)
@@ -146,6 +149,61 @@ def test_every_missing_and_damaged_file_is_named_before_the_work(made, tmp_path,
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and f"missing: {files[1].name}" in error and f"damaged: {files[0]}" in error
     assert "Fetch by hand" in error and not (tmp_path / "tfds").exists()
+
+
+@pytest.mark.parametrize("made", ["mnist"], indirect=True)
+def test_only_the_files_in_question_are_to_be_fetched(made, tmp_path):
+    name, raw, _ = made
+    file = raw / "train-images-idx3-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:-9])
+    message = refused(quiet, name, data_dir=tmp_path / "t", source=raw)
+    assert message.count(str(file)) == 1 and message.count("https://") == 1 and "gzip" in message and "t10k" not in message
+
+
+@pytest.mark.parametrize("made", ["mnist"], indirect=True)
+def test_two_at_once_and_a_place_that_is_taken(made, tmp_path, monkeypatch):
+    name, raw, _ = made
+    build, said = prepare._build, []
+
+    def slow(*args):   # the other process finishes while this one works
+        copy = build(*args)
+        with monkeypatch.context() as patch:
+            patch.setattr(prepare, "_build", build)
+            quiet(name, data_dir=tmp_path / "tfds", source=raw)
+        return copy
+
+    monkeypatch.setattr(prepare, "_build", slow)
+    copy = prepare.prepare(name, data_dir=tmp_path / "tfds", source=raw, say=said.append)
+    assert copy.counts == official.COUNTS[name] and "another process was faster" in said[-1]
+    assert os.listdir(tmp_path / "tfds") == [name]
+    monkeypatch.setattr(prepare, "_build", lambda *args: pytest.fail("work that is lost"))
+    (Path(copy.folder) / "dataset_info.json").unlink()
+    assert "is taken by something else" in refused(quiet, name, data_dir=tmp_path / "tfds", source=raw)
+
+
+@pytest.mark.parametrize("made", ["mnist"], indirect=True)
+def test_a_cut_off_cache_is_made_again_and_a_lost_page_is_said(made, tmp_path):
+    name, raw, arrays = made
+    copy = quiet(name, data_dir=tmp_path / "tfds", source=raw)
+    data.load(name, "train", data_dir=tmp_path / "tfds")
+    for file in ("x.npy", "label.npy"):
+        next((tmp_path / "tfds" / ".jaxvae").glob(f"*train*/{file}")).write_bytes(b"")
+        np.testing.assert_array_equal(data.load(name, "train", data_dir=tmp_path / "tfds").arrays["x"], arrays["train"][0])
+    (Path(copy.folder) / "features.json").unlink()
+    assert "is damaged" in refused(data.load, name, "test", data_dir=tmp_path / "tfds")
+
+
+@pytest.mark.parametrize("made", ["cifar10"], indirect=True)
+def test_a_lost_connection_is_no_full_disk(made, tmp_path, monkeypatch):
+    import requests
+
+    def lost(self, *args, **options):
+        raise requests.ConnectionError("connection reset")
+
+    monkeypatch.setattr(prepare, "check_network", lambda cls: None)
+    monkeypatch.setattr(builders.BUILDERS["cifar10"], "download_and_prepare", lost)
+    message = refused(quiet, "cifar10", data_dir=tmp_path / "t")
+    assert "could not be downloaded (ConnectionError: connection reset)" in message and "free some space" not in message
 
 
 @pytest.mark.parametrize("made", ["svhn_cropped"], indirect=True)
