@@ -34,7 +34,8 @@ def test_schedules():
     assert setting.length(400, 150, 60_000, 100, 0.05)[0] == 12_000
     for share, at, rate in ((1.0, 0, 1e-4), (1.0, 89_999, 1e-4), (1.0, 90_000, 5e-5), (0.05, 4_499, 1e-4), (0.05, 4_500, 5e-5)):
         for group, factor in (("decoder", 1.0), ("likelihood", 1 / share)):
-            assert first_update(setting.length(400, 150, 60_000, 100, share)[1][group], at) == pytest.approx(factor * rate, rel=2e-3)
+            tx = setting.length(400, 150, 60_000, 100, share)[1][group]
+            assert first_update(tx, at) == pytest.approx(factor * rate, rel=2e-3)
 
 
 def first_update(tx, at: int) -> float:

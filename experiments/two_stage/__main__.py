@@ -1,4 +1,4 @@
-"""python -m experiments.two_stage [--protocol P] [--budget SHARE] [--cell C]... [--seeds A:B] [--smoke] [--table] [--markdown]."""
+"""python -m experiments.two_stage [--protocol P] [--budget SHARE] [--cell C]... [--seeds A:B] [--smoke] [--table]"""
 
 from experiments import runner
 from experiments.runner import Option

@@ -103,7 +103,8 @@ def singular(asked: Asked, path: Path) -> Path:
     u = distributions.sample(jax.random.key(asked.seed + 1), second.model.encode(second.params, second.state, z))
     ideal = np.random.default_rng(asked.seed).normal(size=z.shape)
     figure, axes = _figure(1)
-    for name, values, colour in (("first stage, z", z, LEARNED), ("second stage, u", u, FIXED), ("Gaussian draws", ideal, GREY)):
+    lines = (("first stage, z", z, LEARNED), ("second stage, u", u, FIXED), ("Gaussian draws", ideal, GREY))
+    for name, values, colour in lines:
         axes[0].plot(latent.singular_values(np.asarray(values)), color=colour, label=name)
     axes[0].set(xlabel="index", title=f"{asked.name}: singular values of {len(z):,} latents")
     axes[0].legend(frameon=False)
@@ -153,7 +154,8 @@ def main(argv: list[str] | None = None) -> None:
     asked = Asked(args.data, args.seed, budget, args.smoke)
     made = draw(asked, target / budget.folder / args.data)
     if not made:
-        raise UserError(f"nothing is trained in {asked.folder}: run python -m experiments.two_stage --cell '{args.data}/*' first.")
+        raise UserError(f"nothing is trained in {asked.folder}: run python -m experiments.two_stage --cell '{args.data}/*' "
+                        "first, with the same --budget.")
     for path in made:
         print(path)
 

@@ -98,4 +98,5 @@ def stage_one(method: str, shape: tuple[int, ...], *, shrink: int = 1, latent_di
 
 def stage_two(latent_dim: int = LATENT_DIM, *, width: int = 1024) -> Model:
     """Returns the second stage: three layers of 1,024 each way, learned gamma."""
-    return models.vae(*nets.second_stage(latent_dim, width=width), latent_dim=latent_dim, likelihood="gaussian", gamma="learned")
+    pair = nets.second_stage(latent_dim, width=width)
+    return models.vae(*pair, latent_dim=latent_dim, likelihood="gaussian", gamma="learned")

@@ -110,7 +110,8 @@ def floor(seed: int, smoke: bool) -> list[Measure]:
     """Measures real points."""
     n = 500 if smoke else SAMPLES
     t, distance = project(curve(draw(n, seed + 10_000)))
-    return [Measure("ks", PROTOCOL, ks(t), n, 0, PRECISION), Measure("distance", PROTOCOL, float(np.mean(distance)), n, 0, PRECISION)]
+    values = {"ks": ks(t), "distance": float(np.mean(distance))}
+    return [Measure(metric, PROTOCOL, value, n, 0, PRECISION) for metric, value in values.items()]
 
 
 def figure(path: Path, seed: int, smoke: bool = False) -> None:

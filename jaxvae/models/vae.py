@@ -46,9 +46,10 @@ def vae(
         rec = 1/2 sum_i [(x_i - x_hat_i)^2 / gamma + log gamma + log 2 pi].
 
     A learned gamma is gamma_floor + exp(2 log_sd), with one scalar `params["likelihood"]["log_sd"]` that starts at 0
-    (the parameter of the two-stage VAE's code: under Adam its scale decides how fast gamma falls). Its optimum is the mean squared error per pixel. Below gamma = 1 / (2 pi e) the loss is negative at that
-    optimum, which is right for a density. On data that the decoder can memorise the optimum is 0: the floor keeps
-    the loss finite there, and the metric `gamma_floored` counts the steps that end within a factor 2 of it.
+    (the parameter of the two-stage VAE's code: under Adam its scale decides how fast gamma falls). Its optimum is the
+    mean squared error per pixel. Below gamma = 1 / (2 pi e) the loss is negative at that optimum, which is right for a
+    density. On data that the decoder can memorise the optimum is 0: the floor keeps the loss finite there, and the
+    metric `gamma_floored` counts the steps that end within a factor 2 of it.
 
     Args:
         encoder: x [B, ...] -> [B, posterior.size(latent_dim)]; takes `cond` if batches have one.

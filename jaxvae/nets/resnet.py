@@ -5,7 +5,8 @@
 | residual block  | [BatchNorm, ReLU, conv k3] twice, shortcut a conv k3  | the same, shortcut the identity               |
 | scale block     | 1 residual block                                      | 2                                             |
 | before the code | average over all positions                            | flattened                                     |
-| dense block     | [ReLU, dense 512] twice, shortcut dense, one of them  | [BatchNorm, ReLU, dense 512] twice, shortcut a dense layer where the width changes; two of them |
+| dense block     | [ReLU, dense 512] twice, shortcut a dense layer; one  | [BatchNorm, ReLU, dense 512] twice, shortcut  |
+|                 |                                                       | a dense layer where the width changes; two    |
 
 encoder   conv k3 to `base` channels; a scale block at each of `scales` scales, between them a conv k3 s2 that doubles the
           channels; the dense block; linear heads, mean and log sd
@@ -119,7 +120,7 @@ def resnet(shape: Sequence[int], *, latent_dim: int = 64, heads: Sequence[int] |
     shape, heads = check_images("ResNet", shape, latent_dim, heads, output, multiple=1)
     side = shape[0]
     if shape[1] != side or side < 4 or side & (side - 1):
-        raise UserError(f"the ResNet takes square images whose side is a power of two, not {shape[0]}x{shape[1]}: pad or resize.")
+        raise UserError(f"the ResNet takes square images whose side is a power of two, not {side}x{shape[1]}: pad or resize.")
     base = (16 if released else 32) if base is None else base
     scales = (4 if released or side >= 64 else 3) if scales is None else scales
     blocks = (1 if released else 2) if blocks is None else blocks

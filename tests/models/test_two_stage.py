@@ -11,6 +11,7 @@ from jaxvae.distributions import Normal
 from jaxvae.errors import UserError
 from jaxvae.models import two_stage
 from jaxvae.models.mixture import Mixture
+from jaxvae.models.two_stage import Latents
 from jaxvae.testing import check_model
 from jaxvae.train import fit
 from jaxvae.types import Model
@@ -124,7 +125,7 @@ def test_terms_bound_the_likelihood_of_the_chain():
     bound = -float(jnp.mean(terms.rec + terms.kl))
     variance = 4.3 / 4 + 0.2
     exact = -0.5 * (0.7**2 / variance + np.log(2 * np.pi * variance))
-    # by hand: E_q(z|x) of log N(x; z/2, .2) + log N(z; 2u, .3) - log q(z|x) - KL(q(u|z)), q(z|x) = N(1.4, .1), q(u|z) = N(z/2, .1)
+    # by hand: E of log N(x; z/2, .2) + log N(z; 2u, .3) - log q(z|x) - KL(q(u|z)) under q(z|x) = N(1.4, .1), q(u|z) = N(z/2, .1)
     rec = 0.5 * (0.1 / 4 / 0.2 + np.log(2 * np.pi * 0.2))
     log_p_z = -0.5 * (4 * 0.1 / 0.3 + np.log(2 * np.pi * 0.3))
     entropy = 0.5 * np.log(2 * np.pi * np.e * 0.1)
@@ -150,7 +151,8 @@ def test_any_first_stage_will_do():
     """A conditional VAE with an AR(1) posterior, and a Soft-IntroVAE."""
     cond = jax.nn.one_hot(jnp.arange(16) % 2, 2)
     conditional = models.vae(nets.mlp((8,), D + 2), nets.mlp((8,), SHAPE), latent_dim=D, posterior="ar1")
-    soft = models.soft_intro_vae(nets.mlp((8,), 2 * D), nets.mlp((8,), SHAPE), latent_dim=D, beta_rec=1.0, beta_kl=1.0, beta_neg=1.0)
+    weights = {"beta_rec": 1.0, "beta_kl": 1.0, "beta_neg": 1.0}
+    soft = models.soft_intro_vae(nets.mlp((8,), 2 * D), nets.mlp((8,), SHAPE), latent_dim=D, **weights)
     for model, batch in ((conditional, Batch(images().x, cond)), (soft, images())):
         both = two_stage(model, second(), latent_dim=D)
         params, state = both.init(RNG, batch)
@@ -200,12 +202,11 @@ def points(n: int = 4000):
     z = means[which] + np.einsum("nij,nj->ni", factors[which], rng.normal(size=(n, 2)))
     arrays = {"x": z.astype(np.float32), "logvar": np.full((n, 2), -30.0, np.float32)}
     made = data.from_arrays(arrays["x"])._replace(arrays=arrays, read=lambda i: {k: v[i] for k, v in arrays.items()})
-    model = linear(1.0, 1.0, 1.0)
 
     def redraw(rng, examples):
         return Batch(distributions.sample(rng, Normal(jnp.asarray(examples["x"]), jnp.asarray(examples["logvar"]))))
 
-    return type(models.latents(model, {}, {}, made, preprocess=lambda rng, e: Batch(jnp.asarray(e["x"]))))(made, redraw), z, means, factors
+    return Latents(made, redraw), z, means, factors
 
 
 def test_the_gaussian_has_the_moments_of_the_latents():
