@@ -125,7 +125,7 @@ def test_terms_bound_the_likelihood_of_the_chain():
     bound = -float(jnp.mean(terms.rec + terms.kl))
     variance = 4.3 / 4 + 0.2
     exact = -0.5 * (0.7**2 / variance + np.log(2 * np.pi * variance))
-    # by hand: E of log N(x; z/2, .2) + log N(z; 2u, .3) - log q(z|x) - KL(q(u|z)) under q(z|x) = N(1.4, .1), q(u|z) = N(z/2, .1)
+    # by hand: E of log N(x; z/2, .2) + log N(z; 2u, .3) - log q(z|x) - KL(q(u|z)), q(z|x) = N(1.4, .1), q(u|z) = N(z/2, .1)
     rec = 0.5 * (0.1 / 4 / 0.2 + np.log(2 * np.pi * 0.2))
     log_p_z = -0.5 * (4 * 0.1 / 0.3 + np.log(2 * np.pi * 0.3))
     entropy = 0.5 * np.log(2 * np.pi * np.e * 0.1)
