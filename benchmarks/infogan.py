@@ -48,8 +48,6 @@ def torch_runs(x: np.ndarray, seconds: float, compiled: bool):
     from torch.nn import functional as F
     from torch.nn.utils.parametrizations import spectral_norm
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-
     class View(nn.Module):
         def __init__(self, *shape):
             super().__init__()
@@ -85,29 +83,8 @@ def torch_runs(x: np.ndarray, seconds: float, compiled: bool):
             kl = 0.5 * torch.sum(mean.square() + sd.square() - 1 - 2 * sd.log())
             return (rec + kl) / x.shape[0]
 
-    batch = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).to(device)
-
-    def run(compiled: bool, fused: bool):
-        torch.manual_seed(0)
-        vae = VAE().to(device)
-        assert sum(p.numel() for p in vae.parameters()) == PARAMETERS
-        loss_of = torch.compile(vae) if compiled else vae
-        adam = torch.optim.Adam(vae.parameters(), lr=1e-4, fused=fused or None)
-
-        def step():
-            adam.zero_grad(set_to_none=True)
-            loss = loss_of(batch)
-            loss.backward()
-            adam.step()
-            return loss
-
-        for _ in range(3):
-            step()
-        wait = (lambda loss: torch.cuda.synchronize()) if device == "cuda" else (lambda loss: loss.item())
-        return lambda: measure.rate(step, wait, BATCH_SIZE, seconds)
-
-    runs = {"pytorch_eager": run(False, False), "pytorch_eager_fused_adam": run(False, True)}
-    return {**runs, "pytorch_compiled": run(True, True)} if compiled else runs
+    x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    return measure.torch_runs(VAE, x, learning_rate=1e-4, parameters=PARAMETERS, seconds=seconds, compiled=compiled)
 
 
 def main() -> None:

@@ -35,6 +35,46 @@ def rate(step: Callable[[], Any], finish: Callable[[Any], Any], per_step: int, s
             return per_step * count / (time.perf_counter() - start)
 
 
+def torch_runs(build: Callable[[], Any], x: Any, *, learning_rate: float, parameters: int, seconds: float,
+               compiled: bool = True) -> dict[str, Callable[[], float]]:
+    """Returns runs of PyTorch's step by name: eager (its default Adam), eager with the fused Adam, compiled with it.
+
+    Args:
+        build: () -> a module whose call on a batch returns its mean loss.
+        x: the batch, as an array.
+        learning_rate: of Adam.
+        parameters: how many the module must have.
+        seconds: of a run.
+        compiled: whether to have the last one.
+    """
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    batch = torch.from_numpy(x).to(device)
+
+    def run(compiled: bool, fused: bool):
+        torch.manual_seed(0)
+        vae = build().to(device)
+        assert sum(p.numel() for p in vae.parameters()) == parameters
+        loss_of = torch.compile(vae) if compiled else vae
+        adam = torch.optim.Adam(vae.parameters(), lr=learning_rate, fused=fused or None)
+
+        def step():
+            adam.zero_grad(set_to_none=True)
+            loss = loss_of(batch)
+            loss.backward()
+            adam.step()
+            return loss
+
+        for _ in range(10):
+            step()
+        wait = (lambda loss: torch.cuda.synchronize()) if device == "cuda" else (lambda loss: loss.item())
+        return lambda: rate(step, wait, len(x), seconds)
+
+    runs = {"pytorch_eager": run(False, False), "pytorch_eager_fused_adam": run(False, True)}
+    return {**runs, "pytorch_compiled": run(True, True)} if compiled else runs
+
+
 def machine() -> dict[str, Any]:
     """Returns what a figure depends on: processor or accelerator, cores, and versions."""
     versions = {"python": platform.python_version(), "jax": jax.__version__}

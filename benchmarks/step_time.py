@@ -67,8 +67,6 @@ def torch_runs(x: np.ndarray, seconds: float):
     from torch import nn
     from torch.nn import functional as F
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-
     class VAE(nn.Module):
         def __init__(self):
             super().__init__()
@@ -83,32 +81,7 @@ def torch_runs(x: np.ndarray, seconds: float):
             kl = 0.5 * torch.sum(mean.square() + logvar.exp() - 1 - logvar)
             return (rec + kl) / x.shape[0]
 
-    batch = torch.from_numpy(x).to(device)
-
-    def run(compiled: bool, fused: bool):
-        torch.manual_seed(0)
-        vae = VAE().to(device)
-        assert sum(p.numel() for p in vae.parameters()) == PARAMETERS
-        loss_of = torch.compile(vae) if compiled else vae
-        adam = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=fused or None)
-
-        def step():
-            adam.zero_grad(set_to_none=True)
-            loss = loss_of(batch)
-            loss.backward()
-            adam.step()
-            return loss
-
-        for _ in range(10):
-            step()
-        wait = (lambda loss: torch.cuda.synchronize()) if device == "cuda" else (lambda loss: loss.item())
-        return lambda: measure.rate(step, wait, BATCH_SIZE, seconds)
-
-    return {
-        "pytorch_eager": run(False, False),
-        "pytorch_eager_fused_adam": run(False, True),
-        "pytorch_compiled": run(True, True),
-    }
+    return measure.torch_runs(VAE, x, learning_rate=1e-3, parameters=PARAMETERS, seconds=seconds)
 
 
 def table() -> str:
