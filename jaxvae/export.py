@@ -45,12 +45,15 @@ def export(workdir: str | Path, out: str | Path, *, step: int | str = "latest") 
         raise UserError(f"{out} holds other files: choose an empty or new folder.")
     config = run.read_config(workdir)
     loaded = run.load(workdir, step=step)
-    checkpoints = checkpoint.Checkpoints(Path(workdir) / "checkpoints", read_only=True)
+    stages = config.get("preset") == "two_stage_vae"
+    checkpoints = checkpoint.Checkpoints(Path(workdir) / ("second" if stages else "") / "checkpoints", read_only=True)
     number = {"latest": lambda: checkpoints.steps()[-1], "best": checkpoints.best_step}.get(step, lambda: step)()
+    metrics = checkpoints.meta(number)["metrics"]
     arrays = flatten({"params": loaded.params, "state": loaded.state})
     writers.write_bytes(out / FILE, dump(arrays, {"format": "jaxvae", "step": str(number)}))
     writers.write_json(out / "config.json", {
-        "config": config, "versions": checkpoint.versions(), "step": number, "metrics": checkpoints.meta(number)["metrics"],
+        "config": config, "versions": checkpoint.versions(), "step": number,
+        "metrics": {"second": metrics} if stages else metrics,
         "parameters": sum(x.size for name, x in arrays.items() if name.startswith("params.")),
         "arrays": {name: [list(x.shape), str(x.dtype)] for name, x in arrays.items()},
     })

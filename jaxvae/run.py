@@ -19,7 +19,8 @@ from jaxvae.types import Batch, Model, Params, State
 EXIT_SIGTERM = 75      # sysexits' "temporary failure": start the same command again to go on
 EXIT_SIGINT = 130
 LENGTH = (   # may differ at resume
-    "steps", "epochs", "log_every", "eval_every", "save_every", "keep", "progress", "tensorboard", "workdir",
+    "steps", "epochs", "second_steps", "second_epochs", "log_every", "eval_every", "save_every", "keep", "progress",
+    "tensorboard", "workdir",
 )
 
 
@@ -192,18 +193,22 @@ def load(workdir: str | Path, *, step: int | str = "latest", model: Model | None
     A run with a moving average of its parameters gives the average.
 
     Args:
-        workdir: the run's folder, or one that `jaxvae export` wrote (which has one step).
-        step: "latest", "best" (by the validation metric of the run), or a step that was kept.
+        workdir: the run's folder, or one that `jaxvae export` wrote (which has one step). That of a two-stage VAE gives
+            both stages, composed; the folder `first` in it is a run of its own.
+        step: "latest", "best" (by the validation metric of the run), or a step that was kept; of two stages the second's.
         model, example: for runs that `fit` made from a model of your own: that model and a batch in
             the shape of its data. Runs of the command line need neither.
 
     Raises:
         UserError: where there is no run or no such checkpoint, it is damaged, or it is of another model.
     """
+    composed = False
     if model is None:
         from jaxvae import config
 
-        model, example = config.rebuild(read_config(workdir))
+        saved = read_config(workdir)
+        model, example = config.rebuild(saved)
+        composed = saved["preset"] == "two_stage_vae"
     elif example is None:
         raise UserError("load needs an example batch beside the model: one in the shape of its data.")
     if (Path(workdir) / "model.safetensors").is_file():   # what `jaxvae export` wrote
@@ -211,6 +216,10 @@ def load(workdir: str | Path, *, step: int | str = "latest", model: Model | None
 
         params, state = jax.eval_shape(model.init, jax.random.key(0), example)
         return Loaded(model, *export.load(workdir, {"params": params, "state": state}).values())
+    if composed:
+        from jaxvae import stages
+
+        return stages.load(Path(workdir), step, model)
     checkpoints = Checkpoints(Path(workdir) / "checkpoints", read_only=True)
     kept = checkpoints.steps()
     if not kept:
