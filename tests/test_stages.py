@@ -50,7 +50,8 @@ def refused(capsys, *argv):
 
 
 def refused_train(capsys, folder, *more, steps=20, second=30):
-    return refused(capsys, "train", "two_stage_vae", "--workdir", folder, "--steps", steps, "--second-steps", second, *TINY, *more)
+    lengths = ["--steps", steps, "--second-steps", second]
+    return refused(capsys, "train", "two_stage_vae", "--workdir", folder, *lengths, *TINY, *more)
 
 
 def files(folder):
@@ -138,7 +139,7 @@ def test_run_killed_in_a_stage_ends_as_one_never_killed(trained, tmp_path, monke
             train(tmp_path / "run")
     before = files(tmp_path / "run" / "first")
     if stage == "first":
-        with pytest.raises(UserError, match="has no second stage yet: start the command that trains it again, or use its first"):
+        with pytest.raises(UserError, match="has no second stage yet: start the command that trains it again"):
             jaxvae.load(tmp_path / "run")
     assert train(tmp_path / "run") == 0
     if stage == "second":

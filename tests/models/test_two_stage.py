@@ -137,10 +137,10 @@ def test_terms_bound_the_likelihood_of_the_chain():
 
 def test_importance_weighted_bounds_are_of_the_chain():
     """p(x|u) is not decode(u): with N(0, I) and decode the bound would miss the noise on z. log p(x) is known."""
-    model = two_stage(linear(1.7, 0.6, 0.2), linear(0.5, 0.1, 0.3), latent_dim=1)
+    model = two_stage(linear(1.0, 0.4, 0.2), linear(1.0, 0.8, 1.0), latent_dim=1)   # z = u + noise, x = z + less
     params, state = model.init(RNG, Batch(jnp.zeros((2, 1))))
     x = np.array([[-2.0], [0.1], [1.3]], np.float32)
-    variance = (4.0 + 0.3) / 1.7**2 + 0.2
+    variance = 1.0 + 1.0 + 0.2
     exact = -0.5 * (x[:, 0].astype(np.float64)**2 / variance + np.log(2 * np.pi * variance))
     images_ = data.from_arrays(x)
     found = likelihood.iw_bound(model, params, state, images_, k=8000)
