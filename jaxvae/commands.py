@@ -109,12 +109,8 @@ def draw(workdir: Path, model: Model, params, state, source: Source, preprocess,
         z = jnp.asarray(plots.manifold_z(side), jnp.float32)
         fixed = None if batch.cond is None else jnp.broadcast_to(batch.cond[:1], (side * side, batch.cond.shape[-1]))
         plots.manifold(workdir / "manifold.png", np.asarray(model.decode(params, state, z, fixed).mean))
-    if "curves" in names:
-        draw_curves(workdir)
-
-
-def draw_curves(workdir: Path) -> None:
-    """Draws the curves of a run's log into its folder, where there is one."""
+    if "curves" not in names:   # of two stages: the first has its own
+        workdir = workdir / "second"
     log = workdir / "metrics.jsonl"
     curves = writers.read_curves(log) if log.exists() else {}
     if curves:

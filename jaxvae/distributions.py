@@ -180,6 +180,7 @@ class ReadmeAR1(NamedTuple):
     def log_prob(self, x: Array) -> Array:
         """Returns the exact log-density [B] of `sample`; the recursion has determinant 1."""
         _check_event("ReadmeAR1", x.shape, self.mean.shape)
+        _check_ar1(*self)
         return _log_prob_recursion(x, *self)
 
     def kl(self) -> Array:
@@ -214,6 +215,7 @@ class ReleasedAR1(NamedTuple):
     def log_prob(self, x: Array) -> Array:
         """Returns the exact log-density [B] of `sample`."""
         _check_event("ReleasedAR1", x.shape, self.mean.shape)
+        _check_ar1(*self)
         return _log_prob_recursion(x, self.mean, jnp.ones_like(self.rho), self.logvar)
 
     def kl(self) -> Array:
@@ -238,7 +240,6 @@ def _sample_recursion(rng: Array, mean: Array, rho: Array, logvar: Array) -> Arr
 
 
 def _log_prob_recursion(x: Array, mean: Array, rho: Array, logvar: Array) -> Array:
-    _check_ar1(mean, jnp.zeros_like(rho), logvar)
     e = _differences(rho, x - mean)
     return Normal(jnp.zeros_like(e), logvar).log_prob(e)
 

@@ -27,7 +27,7 @@ from jaxvae import run, writers
 from jaxvae.checkpoint import Checkpoints
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.data.source import Source, batch_indices, from_arrays
-from jaxvae.errors import UserError, check_count, check_number, unknown
+from jaxvae.errors import UserError, check_count, check_number, check_seed, unknown
 from jaxvae.loop import LoopState, Preprocess, convolves, empty_sums, no_bad, one_step
 from jaxvae.step import Optimisers, TrainState, init_state, make_train_step
 from jaxvae.train import Phase
@@ -69,7 +69,7 @@ def members_of(seeds: Sequence[int], hyper: Mapping[str, Sequence[float]] | None
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f"seeds must be different whole numbers, at least one, not {seeds}.")
     for seed in seeds:
-        check_count("a seed", seed, least=0)
+        check_seed("a seed", seed)
     lengths = {name: len(values) for name, values in hyper.items()}
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
         rows = ", ".join(f"{name} has {n}" for name, n in lengths.items())

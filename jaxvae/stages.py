@@ -61,7 +61,7 @@ def fit(config: TwoStageVAE, source: Source, valid: Source, steps: int, second: 
         UserError: for what either stage cannot do, before a folder is touched; and where the second stage was trained on
             the latents of a first stage of another step.
     """
-    from jaxvae.commands import complete, draw_curves, fit_run
+    from jaxvae.commands import complete, fit_run
 
     folder, own = Path(config.workdir), first_stage(config)
     one, two = configs.build(own, source.shape, source.num_classes), second_stage(config)
@@ -82,7 +82,6 @@ def fit(config: TwoStageVAE, source: Source, valid: Source, steps: int, second: 
         z, z_valid = (models.latents(*first, each, preprocess=one.preprocess, seed=config.seed) for each in (source, valid))
         b = fit_run(config, two._replace(preprocess=z.preprocess), z.source, z_valid.source, second, folder / "second",
                     {"first_step": done, "seed": config.seed})
-        draw_curves(folder / "second")
     params, state = models.join_stages(first, _trained(two.model, b))
     return training.Fit(training.TrainState(done + b.train_state.step, params, state, {}, None, b.train_state.rng), a.metrics)
 

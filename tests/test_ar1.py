@@ -216,6 +216,8 @@ def test_rho_outside_is_refused(kind, rho):
         q.kl()
     with pytest.raises(UserError, match="must lie inside"):
         q.sample(jax.random.key(0))
+    with pytest.raises(UserError, match="must lie inside"):
+        q.log_prob(jnp.zeros((2, 3)))
 
 
 @pytest.mark.parametrize("shapes", [

@@ -174,6 +174,7 @@ def test_resume_gives_the_bits_of_a_run_that_never_stopped(tmp_path):
     ({"seeds": []}, "seeds must be different whole numbers, at least one"),
     ({"seeds": [1, 1]}, "seeds must be different"),
     ({"seeds": [-1]}, "a seed must be at least 0"),
+    ({"seeds": [0, 2**32]}, r"a seed must be below 2\*\*32"),   # it would be trained as seed 0
     ({"hyper": {"beta_kl": [1.0, 2.0], "beta_neg": [1.0]}}, "one length, .*: beta_kl has 2, beta_neg has 1"),
     ({"seeds": 3}, "seeds must be a list, one value for each, not 3"),
     ({"hyper": {"beta_kl": 0.5}}, "hyper-parameter beta_kl must be a list"),

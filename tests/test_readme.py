@@ -81,6 +81,7 @@ EXPERIMENTS = sorted(p.parent.name for p in (ROOT / "experiments").glob("*/__mai
 # Experiments of many cells that take minutes together: a few that differ. `make torture` runs them all.
 A_FEW = {
     "rho_vae": ["mnist/vanilla/ar1-released", "mnist/beta/ar1-paper", "mnist/info/ar1-paper", "toy_ar1/frozen/ar1-paper"],
+    "soft_intro_2d": ["8gaussians/vae", "spiral/intro_vae_released", "rings/soft_intro_vae", "checkerboard/real"],
 }
 
 

@@ -1,6 +1,7 @@
 """The 2-D experiment: its settings against the paper, and its commands on tiny runs."""
 
 import json
+import types
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ from experiments import runner
 from experiments.soft_intro_2d import cells, figures, measure, setting, sweep
 from jaxvae import table, writers
 from jaxvae.data import toy2d
+from jaxvae.ensemble import Ensemble
 from jaxvae.errors import UserError
 from jaxvae.types import Batch, Model
 
@@ -51,6 +53,14 @@ def test_length_and_learning_rate():
         assert float(-update) == pytest.approx(rate * correction, rel=1e-3)
 
 
+def test_the_other_reading_of_intro_vae_is_that_of_its_own_code():
+    cell = setting.READINGS["rings/intro_vae_released"]
+    assert cell.hyper == setting.TABLE_2["rings/intro_vae"].hyper
+    coupled = [[o.coupled for o in setting.phases(m, **cell.hyper)[-1].model.objectives] for m in ("intro_vae", cell.method)]
+    assert coupled == [[False, False], [True, False]]   # a hinge of each example, and of the batch mean
+    assert [phase.steps for phase in setting.phases(cell.method, **cell.hyper)] == [2_000, 28_000]
+
+
 def test_grid_search_has_the_paper_s_numbers_of_runs_and_holds_table_5():
     for method, runs in (("vae", 81), ("soft_intro_vae", 210), ("intro_vae", 1260)):
         settings = setting.search(method)
@@ -64,9 +74,13 @@ def test_grid_search_has_the_paper_s_numbers_of_runs_and_holds_table_5():
 
 def test_expected_numbers_name_cells_that_exist():
     _, expected = table.load(ROOT)
-    assert len(expected["cells"]) == 36
+    assert len(expected["cells"]) == 48
     names = {cell.name for cell in cells.CELLS}
-    assert {entry["cell"] for entry in expected["cells"]} == set(setting.TABLE_2) <= names
+    assert {entry["cell"] for entry in expected["cells"]} == {*setting.TABLE_2, *setting.READINGS} <= names
+    values = {(entry["cell"], entry["metric"]): (entry["value"], entry["sd"]) for entry in expected["cells"]}
+    for cell in setting.READINGS:   # two readings of one row
+        for metric in ("histogram_kl", "histogram_jsd", "gn_elbo"):
+            assert values[cell, metric] == values[cell.removesuffix("_released"), metric]
     assert {f"{data}/real" for data in setting.DATA} < names
 
 
@@ -122,9 +136,57 @@ def test_sweeps_and_search_from_the_command_line(folder, capsys):
     sweep.main(["figure_21", "--smoke"])
     assert "8gaussians/collapse/vae" in capsys.readouterr().out
     assert (folder / "runs" / "smoke" / "8gaussians.collapse.vae.seed0" / "checkpoints").is_dir()
+    films = [sorted((folder / "runs" / "smoke" / f"8gaussians.collapse.{m}.seed0" / "film").iterdir()) for m in setting.METHODS
+             if m != "intro_vae"]
+    assert [len(film) for film in films] == [30, 30]
+    assert not np.array_equal(np.load(films[0][-1]), np.load(films[1][-1]))
     sweep.main(["search", "--data", "rings", "--method", "intro_vae", "--smoke"])
     assert len(writers.read(folder / "smoke" / "rings.intro_vae.jsonl")) == 4
     assert "rings, intro_vae: best of 4" in capsys.readouterr().out
+
+
+def test_a_search_that_was_stopped_trains_only_what_its_file_lacks(folder, capsys, monkeypatch):
+    settings, trained, scores = setting.search("vae")[:5], [], [np.nan, 3.0, 2.0, np.nan, 4.0]
+    monkeypatch.setattr(setting, "search", lambda method: settings)
+
+    def train(name, method, runs, seeds, smoke):
+        (folder / "runs" / "full" / f"{name}.{method}").mkdir(parents=True)
+        trained.append((name, len(runs)))
+        return None, 0.0
+
+    def measured(ensemble, method, runs, seeds, smoke):
+        for i, chosen in enumerate(runs):
+            value = scores[settings.index(chosen.hyper)]
+            yield i, 0, None, [measure.Measure(m, p, value, 1, 1, "float32") for m, p in measure.NAMES]
+
+    monkeypatch.setattr(sweep, "train", train)
+    monkeypatch.setattr(sweep, "measured", measured)
+    line = {"data": "rings", "method": "vae", "seed": 0, "histogram_kl_released": np.nan, "histogram_jsd_released": np.nan}
+    for setting_ in settings[:3]:   # a chunk of two is done, the next one was stopped while it was measured
+        writers.append(folder / "search" / "rings.vae.jsonl", {**line, **setting_})
+    for expected in ([("search.rings.2", 2), ("search.rings.4", 1)], []):   # the second time nothing is left
+        trained.clear()
+        sweep.main(["search", "--data", "rings", "--method", "vae", "--at-once", "2"])
+        assert trained == expected
+        assert [sweep._hyper(x) for x in writers.read(folder / "search" / "rings.vae.jsonl")] == settings
+        assert f"best of 5: {settings[4]}, released KL + JSD = 8.000" in capsys.readouterr().out   # not a nan, though first
+
+
+def test_the_time_of_a_sweep_that_was_stopped_is_counted_from_its_beginning(folder, monkeypatch):
+    def train_ensemble(build, tx, data, *, workdir, on_log, **options):
+        workdir.mkdir(parents=True, exist_ok=True)
+        on_log(1, types.SimpleNamespace(params=stacked))
+        return Ensemble({}, [{"seed": 0}], [{}], {})   # nothing is trained
+
+    model = setting.build("vae", sweep.width(True), **setting.COLLAPSE)
+    stacked = jax.tree.map(lambda x: x[None], model.init(jax.random.key(0), Batch(jnp.zeros((2, 2))))[0])
+    monkeypatch.setattr(sweep, "train_ensemble", train_ensemble)
+    args = "figure_21", "vae", [setting.FIGURE_21["8gaussians/collapse/vae"]], range(1), True
+    clock = folder / "runs" / "smoke" / "figure_21.vae" / "seconds.json"
+    assert sweep.train(*args)[1] < 60
+    writers.write_json(clock, 1000.0)
+    assert 1000 < sweep.train(*args)[1] < 1060
+    assert writers.read_json(clock) > 1000
 
 
 @pytest.mark.parametrize(("argv", "message"), [

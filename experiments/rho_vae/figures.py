@@ -4,6 +4,8 @@ One picture per net with curves, and one of samples per data set, in `figures/`.
 not drawn. The published curves are known at their first and last epoch: crosses.
 """
 
+import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -102,4 +104,9 @@ def main(results: str = "results", target: Path = FOLDER / "figures") -> None:
 
 
 if __name__ == "__main__":
-    main()
+    argparse.ArgumentParser(prog="python -m experiments.rho_vae.figures", description=__doc__.partition(": ")[2]).parse_args()
+    try:
+        main()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,6 +1,7 @@
 """Table 2 and Figures 3 and 21 of the Soft-IntroVAE paper, one training run at a time (`sweep` trains many in one program)."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -12,10 +13,11 @@ from experiments.soft_intro_2d.setting import Run
 from jaxvae import writers
 from jaxvae.data import toy2d
 from jaxvae.train import NonFinite, fit
+from jaxvae.types import Model
 
 FOLDER = Path(__file__).parent
 FRAME = 2_000   # samples of a frame of the film
-ALL = {**setting.TABLE_2, **setting.FIGURE_3, **setting.FIGURE_21}
+ALL = {**setting.TABLE_2, **setting.READINGS, **setting.FIGURE_3, **setting.FIGURE_21}
 
 
 def workdir(cell: str, seed: int, smoke: bool = False) -> Path:
@@ -34,6 +36,17 @@ def config(run: Run, seed: int, smoke: bool) -> dict:
     return {"data": run.data, "method": run.method, **run.hyper, "seed": seed, "total_steps": steps, "num_vae": num_vae}
 
 
+def camera(model: Model) -> Callable[..., None]:
+    """Returns (folder, step, params, seed) -> None, which writes samples of the model as one frame of a film."""
+    frame = jax.jit(lambda params, key: model.sample(params, {"encoder": {}, "decoder": {}}, key, FRAME))
+
+    def shoot(folder: Path, step: int, params, seed: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / f"{step:06}.npy", np.asarray(frame(params, jax.random.key(seed))))
+
+    return shoot
+
+
 def train(cell: str, run: Run, seed: int, smoke: bool) -> list[Measure]:
     """Trains one model and measures it; a run that was killed goes on where it was, a finished one is replaced."""
     steps, num_vae = length(smoke)
@@ -43,11 +56,10 @@ def train(cell: str, run: Run, seed: int, smoke: bool) -> list[Measure]:
     phases = setting.phases(run.method, steps, num_vae, **run.hyper)
     model = phases[-1].model
     source, preprocess = toy2d.generated(run.data)
-    frame = jax.jit(lambda params, key: model.sample(params, {"encoder": {}, "decoder": {}}, key, FRAME))
+    shoot = camera(model)
 
     def film(step, train_state):
-        (folder / "film").mkdir(exist_ok=True)
-        np.save(folder / "film" / f"{step:06}.npy", np.asarray(frame(train_state.params, jax.random.key(seed))))
+        shoot(folder / "film", step, train_state.params, seed)
 
     with jax.default_matmul_precision("highest"):
         try:

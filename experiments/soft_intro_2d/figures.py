@@ -109,7 +109,7 @@ def figure_2(seed: int) -> list[Path]:
 def films(seed: int) -> list[Path]:
     """Draws a strip of frames of each training that left a film."""
     paths = []
-    for cell, chosen in setting.TABLE_2.items():
+    for cell, chosen in {**setting.TABLE_2, **setting.READINGS}.items():
         frames = sorted((cells.workdir(cell, seed) / "film").glob("*.npy"))
         if len(frames) < 2:
             continue

@@ -1,16 +1,19 @@
 """Many cells as one compiled program for each method: what a GPU is for.
 
     python -m experiments.soft_intro_2d.sweep table_2 [--seeds 0:5]     all 60 runs of Table 2
+    python -m experiments.soft_intro_2d.sweep readings [--seeds 0:5]    IntroVAE's rows again, as its own code has them
     python -m experiments.soft_intro_2d.sweep figure_3 [--seeds 0:5]    the margin m of IntroVAE, 55 runs
     python -m experiments.soft_intro_2d.sweep figure_21 [--seeds 0:1]   posterior collapse
     python -m experiments.soft_intro_2d.sweep search [--data 8gaussians] [--method vae]   the grid search: 81 + 1260 + 210
 
-The first three add lines to results/ and leave checkpoints in runs/, as the cells do when they run alone. The search writes
-search/<data>.<method>.jsonl, one line per setting, and prints the best by the released KL + JSD. `--smoke` runs a few steps
-of small nets into smoke/. A sweep that was stopped goes on with the same command.
+All but the search add lines to results/ and leave checkpoints, and films of the first seed, in runs/, as cells do alone. The
+search writes search/<data>.<method>.jsonl, one line per setting, and prints the best by the released KL + JSD; settings that
+the file has are not trained again (delete it to search anew). `--smoke` runs a few steps of small nets into smoke/. A sweep
+that was stopped goes on with the same command; of a table or figure, with the method at which it was.
 """
 
 import argparse
+import math
 import shutil
 import sys
 import time
@@ -29,7 +32,8 @@ from jaxvae.errors import UserError, unknown
 from jaxvae.step import init_state, make_train_step
 from jaxvae.types import Batch
 
-SWEEPS = {"table_2": setting.TABLE_2, "figure_3": setting.FIGURE_3, "figure_21": setting.FIGURE_21}
+SWEEPS = {"table_2": setting.TABLE_2, "readings": setting.READINGS, "figure_3": setting.FIGURE_3,
+          "figure_21": setting.FIGURE_21}
 
 
 def width(smoke: bool) -> int:
@@ -43,14 +47,23 @@ def train(name: str, method: str, runs: list[setting.Run], seeds: range, smoke: 
     hidden = width(smoke)
     names = list(dict.fromkeys(r.data for r in runs))
     hyper = {key: [r.hyper[key] for r in runs] for key in runs[0].hyper}
-    start = time.perf_counter()
+    folder = FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}"
+    clock = folder / "seconds.json"   # of a run that is gone on with
+    shoot = cells.camera(setting.build(method, hidden, **runs[0].hyper))   # the weights of the loss do not enter samples
+
+    def on_log(step, state):
+        writers.write_json(clock, time.perf_counter() - start)
+        for i in range(0, 0 if name.startswith("search") else len(runs) * len(seeds), len(seeds)):
+            shoot(folder / "films" / str(i), step, jax.tree.map(lambda x, i=i: x[i], state.params), seeds.start)
+
+    start = time.perf_counter() - (writers.read_json(clock) if clock.exists() else 0.0)
     with jax.default_matmul_precision("highest"):
         ensemble = train_ensemble(
             lambda **h: setting.phases(method, steps, num_vae, hidden, **h), setting.optimiser(),
             [toy2d.toy(n).draw for n in names], seeds=seeds, hyper={**hyper, "data": [names.index(r.data) for r in runs]},
-            batch_size=setting.BATCH_SIZE, workdir=FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}",
-            log_every=max(1, steps // 30), save_every=max(1, steps // 6),
+            batch_size=setting.BATCH_SIZE, workdir=folder, log_every=max(1, steps // 30), save_every=max(1, steps // 6),
             config={"sweep": name, "method": method, "data": names},
+            on_log=on_log,
         )
         jax.block_until_ready(ensemble.train_state)
     seconds = time.perf_counter() - start
@@ -89,7 +102,7 @@ def sweep(name: str, seeds: range, smoke: bool) -> None:
     """Trains and measures the cells of one table or figure, and adds their lines to the results."""
     code = {"commit": runner.commit(FOLDER), "versions": runner.versions()}
     target = writers.make_folder(FOLDER / ("smoke" if smoke else "results"))
-    for method in setting.METHODS:
+    for method in (*setting.METHODS, "intro_vae_released"):
         chosen = {cell: r for cell, r in SWEEPS[name].items() if r.method == method}
         if not chosen:
             continue
@@ -98,13 +111,16 @@ def sweep(name: str, seeds: range, smoke: bool) -> None:
         command = f"python -m experiments.soft_intro_2d.sweep {name} --seeds {seeds.start}:{seeds.stop}"
         facts = {**code, "device": runner.device(), "seconds": round(seconds / len(ensemble.settings), 3),
                  "command": command + (" --smoke" if smoke else "")}
+        folder = FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}"
         for i, seed, state, numbers in measured(ensemble, method, runs, seeds, smoke):
             cell = list(chosen)[i]
             for number in numbers:
                 line = {"cell": cell, "seed": seed, **number._asdict(), **facts}
                 writers.append(target / f"{cell.replace('/', '.')}.jsonl", table.check_result(line, cell))
             keep(cell, runs[i], seed, state, smoke)
-        shutil.rmtree(FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}")
+            if seed == seeds.start:
+                (folder / "films" / str(i * len(seeds))).rename(cells.workdir(cell, seed, smoke) / "film")
+        shutil.rmtree(folder)
 
 
 def keep(cell: str, chosen: setting.Run, seed: int, state, smoke: bool) -> None:
@@ -121,25 +137,42 @@ def keep(cell: str, chosen: setting.Run, seed: int, state, smoke: bool) -> None:
 
 
 def search(names: list[str], methods: list[str], at_once: int, smoke: bool) -> None:
-    """Runs the grid search, `at_once` settings in a program, and prints the best setting of each data set and method."""
+    """Runs what the files lack of the grid search, `at_once` settings in a program, and prints the best of each file."""
     target = writers.make_folder(FOLDER / ("smoke" if smoke else "search"))
     for data in names:
         for method in methods:
             settings = setting.search(method)[:4 if smoke else None]
-            path, best = target / f"{data}.{method}.jsonl", None
+            path, lines = target / f"{data}.{method}.jsonl", []
+            if path.exists() and not smoke:
+                lines = [line for line in writers.read(path) if _hyper(line) in settings]
+            done = [_hyper(line) for line in lines]
             for first in range(0, len(settings), at_once):
                 runs = [setting.Run(data, method, h) for h in settings[first:first + at_once]]
+                if all(r.hyper in done for r in runs):
+                    continue
                 name = f"search.{data}.{first}"
                 ensemble, _ = train(name, method, runs, range(1), smoke)
                 for i, seed, _, numbers in measured(ensemble, method, runs, range(1), smoke):
+                    if runs[i].hyper in done:
+                        continue
                     values = {f"{n.metric}_{n.protocol}": n.value for n in numbers}
-                    score = values["histogram_kl_released"] + values["histogram_jsd_released"]
-                    writers.append(path, {"data": data, "method": method, **runs[i].hyper, "seed": seed, **values,
-                                          "device": runner.device(), "commit": runner.commit(FOLDER)})
-                    if best is None or score < best[0]:
-                        best = score, runs[i].hyper
+                    lines.append({"data": data, "method": method, **runs[i].hyper, "seed": seed, **values,
+                                  "device": runner.device(), "commit": runner.commit(FOLDER)})
+                    writers.append(path, lines[-1])
                 shutil.rmtree(FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}")
-            print(f"{data}, {method}: best of {len(settings)}: {best[1]}, released KL + JSD = {best[0]:.3f}")
+            best = min(lines, key=_score)
+            print(f"{data}, {method}: best of {len(settings)}: {_hyper(best)}, released KL + JSD = {_score(best):.3f}")
+
+
+def _hyper(line: dict) -> dict[str, float]:
+    """Returns the setting of a line of the search."""
+    return {name: line[name] for name in ("beta_rec", "beta_kl", "beta_neg", "m") if name in line}
+
+
+def _score(line: dict) -> float:
+    """Returns the released KL + JSD, infinite for a run that stopped being finite."""
+    score = line["histogram_kl_released"] + line["histogram_jsd_released"]
+    return score if math.isfinite(score) else math.inf
 
 
 def main(argv: list[str] | None = None) -> None:

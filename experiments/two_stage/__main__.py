@@ -1,11 +1,13 @@
 """python -m experiments.two_stage [--protocol P] [--budget SHARE] [--cell C]... [--seeds A:B] [--smoke] [--table] [--markdown]."""
 
 from experiments import runner
-from experiments.two_stage.cells import FOLDER, cells
 from experiments.runner import Option
+from experiments.two_stage.cells import FOLDER, cells
+
+OPTIONS = (
+    Option("protocol", "two-stage-released", str, "how FIDs are measured; squeezenet needs no Inception weights"),
+    Option("budget", 1.0, float, "share of the published schedule; each is a protocol of its own"),
+)
 
 if __name__ == "__main__":
-    runner.main(FOLDER, cells, options=(
-        Option("protocol", "two-stage-released", str, "how FIDs are measured; squeezenet needs no Inception weights"),
-        Option("budget", 1.0, float, "share of the published schedule; each is a protocol of its own"),
-    ))
+    runner.main(FOLDER, cells, options=OPTIONS)

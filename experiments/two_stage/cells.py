@@ -41,7 +41,8 @@ def run(asked: Asked, method: str, protocol: str) -> list[Measure]:
             found = evaluate(stage.model, stage.params, stage.state, test, preprocess=train.PREPROCESS, seed=asked.seed)
         measures += [Measure(name, protocol, found[name], test.size, stage.steps, PRECISION) for name in ("elbo", "rec", "kl")]
         if method == "learned_gamma":
-            measures.append(Measure("gamma", protocol, _gamma(asked, stage), test.size, stage.steps, PRECISION))
+            name = "decoder variance" + asked.budget.suffix
+            measures.append(Measure("gamma", name, _gamma(asked, stage), test.size, stage.steps, PRECISION))
     return measures
 
 

@@ -135,9 +135,17 @@ def cost(model: Model, tx, train: Source, preprocess, steps: int, batch_size: in
     flops = (analysis[0] if isinstance(analysis, list) else analysis).get("flops", 0.0)
     resident = 0 if train.arrays is None else sum(values.nbytes for values in train.arrays.values())
     held = resident + (memory.argument_size_in_bytes + memory.temp_size_in_bytes if memory is not None else 0)
-    return (f"{steps:,} steps of {batch_size}: about {_duration(seconds)}, {held / 2**30:.2g} GiB of memory"
-            + (f", {flops * steps / 1e15:.2g} PFLOP ({flops * steps / seconds / 1e12:.2g} TFLOP/s)" if flops > 0 else ""))
+    work = f", {_scaled(flops * steps)}FLOP at {_scaled(flops * steps / seconds)}FLOP/s" if flops > 0 else ""
+    return f"{steps:,} steps of {batch_size}: about {_duration(seconds)}, {held / 2**20:,.0f} MiB of memory{work}"
+
+
+def _scaled(value: float) -> str:
+    """Returns a number with three figures and its prefix: "184 T" for 1.84e14."""
+    for scale, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if value >= scale:
+            return f"{value / scale:.3g} {prefix}"
+    return f"{value / 1e6:.3g} M"
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return "a second" if seconds < 1 else f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -159,6 +159,7 @@ def counts_of(draw: Callable[[Array], Array], rng: Array, n: int, half_range: fl
 
 def kl_of_counts(real, fake, *, half_range: float, convention: Convention = "standard") -> float:
     """Returns KL(real || fake) from two results of `counts`."""
+    _check(half_range, convention)
     if convention == "released":
         p, q = _density(real, half_range), _density(fake, half_range)
         return float(np.sum(_times_log(p, p) - p * np.log(q + TINY)) / CELLS)
@@ -169,6 +170,7 @@ def kl_of_counts(real, fake, *, half_range: float, convention: Convention = "sta
 
 def jsd_of_counts(real, fake, *, half_range: float, convention: Convention = "standard") -> float:
     """Returns the Jensen-Shannon divergence from two results of `counts`."""
+    _check(half_range, convention)
     if convention == "released":
         p, q = _density(real, half_range), _density(fake, half_range)
         m = 0.5 * (p + q)
@@ -202,7 +204,7 @@ def _check(half_range: float, convention: str) -> None:
 
 
 def _both(real, fake, half_range: float, convention: str) -> tuple[Array, Array]:
-    _check(half_range, convention)
+    _check(half_range, convention)   # before anything is counted
     real = _samples("real", real, half_range)
     fake = _samples("fake", fake)
     return counts(jnp.asarray(real), half_range), counts(jnp.asarray(fake), half_range)

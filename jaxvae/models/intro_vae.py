@@ -51,7 +51,7 @@ def intro_vae(
         m: margin on the KL of fakes, >= 0, in nats; there is no default that works everywhere
             (Table 5 has 1 to 8 in two dimensions; 120 for 256-pixel images with D = 512).
         beta_rec, beta_kl, beta_neg: weights, >= 0. All of them and m may be traced.
-        posterior: "normal", or a `Posterior`.
+        posterior: as in `plain_vae`.
         convention: "paper" or "released".
 
     Returns:
@@ -82,7 +82,7 @@ def intro_vae(
         n = net.prior(x.shape[0], latent_dim)
         rec, fake = net.D(z), net.D(n)
         error, kl = squared_error(x, rec), distributions.kl(q)
-        metrics = {"squared_error": error, "kl": kl}
+        metrics = {"squared_error": error, "kl": kl, **distributions.metrics(q)}
         if released:
             kl_rec, kl_fake = distributions.kl(net.E(held(rec))), distributions.kl(net.E(held(fake)))
             mean = {name: jnp.mean(parallel.gather(v)) for name, v in

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxvae import distributions, noise, objectives
 from jaxvae.distributions import Distribution
-from jaxvae.errors import check_number
+from jaxvae.errors import UserError, check_number
 from jaxvae.models.vae import vae
 from jaxvae.types import Array, Aux, Batch, Model, Net, Objective, Posterior
 
@@ -71,20 +71,24 @@ def plain_vae(encoder: Net, decoder: Net, *, latent_dim: int, beta_rec: float = 
         decoder: z [B, D] -> the mean, of x's shape.
         latent_dim: D.
         beta_rec, beta_kl: weights, >= 0; they may be traced.
-        posterior: "normal", or a `Posterior`.
+        posterior: "normal", "ar1", or a `Posterior` whose loss is its KL.
 
     Raises:
-        UserError: for weights below zero, and as `vae`.
+        UserError: for weights below zero, a posterior with a `penalty` ("ar1-readme", "ar1-released"), and as `vae`.
     """
     check_weights(beta_rec=beta_rec, beta_kl=beta_kl)
     whole = vae(encoder, decoder, latent_dim=latent_dim, posterior=posterior, likelihood="gaussian", gamma=0.5)
     q_of = distributions.posterior(posterior)
+    outputs = jax.ShapeDtypeStruct((1, q_of.size(latent_dim)), jnp.float32)
+    if hasattr(jax.eval_shape(q_of.build, outputs), "penalty"):
+        raise UserError("introspective models pay the KL of what is sampled, and this posterior's convention pays something "
+                        "else: use posterior='ar1' or 'normal' with them, or this one with vae.")
 
     def loss(params, state, rng, batch: Batch, step, carry):
         net = Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
         q = net.E(batch.x)
         error, kl = squared_error(batch.x, net.D(net.draw(q))), distributions.kl(q)
         value = objectives.beta_elbo_loss(beta_rec * error, kl, beta_kl)
-        return value, Aux(net.state, {"squared_error": error, "kl": kl})
+        return value, Aux(net.state, {"squared_error": error, "kl": kl, **distributions.metrics(q)})
 
     return whole._replace(objectives=(Objective(("encoder", "decoder"), loss),))

@@ -64,7 +64,7 @@ def soft_intro_vae(
         alpha: of Eq. 4, > 0.
         gamma: weight of the fakes' ELBO in the decoder, >= 0 (Eq. 4).
         gamma_r: weight of the fakes' error in the decoder, >= 0 (section 5).
-        posterior: "normal", or a `Posterior`.
+        posterior: as in `plain_vae`.
         convention: "paper" or "released".
 
     Returns:
@@ -108,7 +108,7 @@ def soft_intro_vae(
         error, kl = squared_error(x, rec), distributions.kl(q)
         loss = scale(x) * (beta_rec * error + beta_kl * kl) + 0.5 * (exp_rec + exp_fake) / alpha
         metrics = {"squared_error": error, "kl": kl, "kl_rec": kl_rec, "kl_fake": kl_fake,
-                   "exp_elbo_rec": exp_rec, "exp_elbo_fake": exp_fake}
+                   "exp_elbo_rec": exp_rec, "exp_elbo_fake": exp_fake, **distributions.metrics(q)}
         return loss, Aux(net.state, metrics, carry=(n, z))
 
     def decoder_loss(params, state, rng, batch: Batch, step, carry):

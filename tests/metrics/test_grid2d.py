@@ -146,6 +146,13 @@ def test_what_they_refuse(args, options, message):
             metric(*args, **options)
 
 
+def test_counts_of_an_unknown_convention_are_refused():
+    counts = grid2d.counts(jnp.asarray(REAL), 2.0)
+    for metric in (grid2d.kl_of_counts, grid2d.jsd_of_counts):
+        with pytest.raises(UserError, match="unknown convention 'release'. Did you mean 'released'"):
+            metric(counts, counts, half_range=2.0, convention="release")
+
+
 def test_an_energy_of_the_wrong_shape():
     with pytest.raises(UserError, match=r"one number per point, \[300\], not shape \(300, 2\)"):
         gn_elbo(lambda x: x, REAL[:300], half_range=2.0)

@@ -336,6 +336,28 @@ def test_soft_intro_vae_with_batch_norm_and_a_posterior_of_ones_own():
         assert not any(jax.tree.leaves(jax.tree.map(np.array_equal, start.state[name], end.state[name])))
 
 
+SYSTEMS = {"plain": plain_vae, "intro": lambda *n, **k: intro_vae(*n, m=1.0, **k), "soft": soft_intro_vae}
+
+
+@pytest.mark.parametrize("build", SYSTEMS.values(), ids=SYSTEMS)
+def test_a_saturated_ar1_posterior_is_counted_in_training(build):
+    model, tx = build(mlp((), D + 2), mlp((), 2), latent_dim=D, posterior="ar1"), optax.sgd(1e-3)
+    state = init_state(model, tx, jax.random.key(0), BATCH)
+    step = make_train_step(model, tx)
+    assert float(step(state, BATCH)[1]["rho_saturated"]) == 0.0
+    state.params["encoder"]["Dense_0"]["bias"] = state.params["encoder"]["Dense_0"]["bias"].at[D].set(50.0)
+    state, metrics = step(state, BATCH)
+    assert float(metrics["rho_saturated"]) == 1.0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+@pytest.mark.parametrize("posterior", ["ar1-readme", "ar1-released"])
+@pytest.mark.parametrize("build", SYSTEMS.values(), ids=SYSTEMS)
+def test_a_posterior_whose_convention_pays_no_kl_is_refused(build, posterior):
+    with pytest.raises(UserError, match="this posterior's convention pays something else: use posterior='ar1'"):
+        build(mlp((), D + 2), mlp((), 2), latent_dim=D, posterior=posterior)
+
+
 def test_hyper_parameters_may_be_traced():
     params = jax_params(numpy_params())
 

@@ -1,0 +1,165 @@
+"""The two-stage VAE's experiment: schedules, cells and figures on tiny runs, and the toy whose density is known."""
+
+import numpy as np
+import pytest
+
+from experiments import runner
+from experiments.two_stage import __main__ as command
+from experiments.two_stage import cells, figures, setting, toy, train
+from jaxvae import table, writers
+from jaxvae.errors import UserError
+from jaxvae.metrics import squeezenet
+from tests import seeded
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Sends everything that is written into a folder of its own, and gives SqueezeNet weights of the right shapes."""
+    for module in (cells, figures, train):
+        monkeypatch.setattr(module, "FOLDER", tmp_path)
+    for cached in (train.stage_one, train.stage_two, train.first_latents):
+        cached.cache_clear()
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    np.savez(weights / "squeezenet1_1_features.npz", **seeded.state_dict(squeezenet.shapes()))
+    monkeypatch.setenv("JAXVAE_WEIGHTS_DIR", str(weights))
+    return tmp_path
+
+
+def test_schedules():
+    """Steps and learning rates of the paper's MNIST, whole and at 5 %."""
+    steps, tx = setting.length(400, 150, 60_000, 100, 1.0)
+    assert steps == 240_000
+    assert set(tx) == {"encoder", "decoder", "likelihood"}
+    assert setting.length(400, 150, 60_000, 100, 0.05)[0] == 12_000
+    for share, at, rate in ((1.0, 0, 1e-4), (1.0, 89_999, 1e-4), (1.0, 90_000, 5e-5), (0.05, 4_499, 1e-4), (0.05, 4_500, 5e-5)):
+        for group, factor in (("decoder", 1.0), ("likelihood", 1 / share)):
+            assert first_update(setting.length(400, 150, 60_000, 100, share)[1][group], at) == pytest.approx(factor * rate, rel=2e-3)
+
+
+def first_update(tx, at: int) -> float:
+    """Returns the size of Adam's update at step `at` where every gradient has been 1."""
+    import jax
+    import jax.numpy as jnp
+
+    params = jnp.zeros(())
+    state = jax.tree.map(lambda x: jnp.asarray(at, x.dtype) if x.dtype == jnp.int32 else x, tx.init(params))
+    with jax.numpy_dtype_promotion("standard"):
+        update, _ = tx.update(jnp.ones(()), state, params)
+    return float(-update) / ((0.1 / (1 - 0.9 ** (at + 1))) / np.sqrt(0.001 / (1 - 0.999 ** (at + 1))))
+
+
+def test_there_is_a_cell_for_every_published_number():
+    expected = writers.read_json(cells.FOLDER / "expected.json")["cells"]
+    names = {cell.name for cell in cells.cells("two-stage-released", 1.0)}
+    assert {entry["cell"] for entry in expected} <= names
+    assert {f"{name}/{method}" for name in setting.DATA for method in setting.METHODS} <= names
+    table.join([], {"cells": expected})
+
+
+def test_models_of_table_1():
+    """The four first stages differ in the likelihood and the loss alone."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxvae.types import Batch
+
+    for method, extra in (("cross_entropy", 0), ("fixed_gamma", 0), ("learned_gamma", 1), ("wae_mmd", 0)):
+        model = setting.stage_one(method, (28, 28, 1))
+        params, _ = jax.eval_shape(model.init, jax.random.key(0), Batch(jnp.zeros((2, 28, 28, 1))))
+        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 13_331_585 + extra
+    with pytest.raises(UserError, match="two_stage is not a first stage"):
+        setting.stage_one("two_stage", (28, 28, 1))
+
+
+def test_a_budget_is_a_protocol():
+    assert setting.check_budget(1.0).suffix == ""
+    assert setting.check_budget(0.05).suffix == ", 5 % of the schedule"
+    assert {setting.check_budget(s).folder for s in (1.0, 0.05, 0.5)} == {"full", "budget_0.05", "budget_0.5"}
+    for share in (0.0, 1.5, -1.0):
+        with pytest.raises(UserError, match="--budget must be"):
+            setting.check_budget(share)
+
+
+def test_all_methods_on_tiny_runs(folder, capsys):
+    """Every cell of a data set, through the command: stages are shared, costs are said first, numbers have their protocol."""
+    argv = ["--smoke", "--cell", "mnist/*", "--protocol", "squeezenet"]
+    runner.main(folder, cells.cells, argv, command.OPTIONS)
+    said = capsys.readouterr()
+    assert said.out.count("8 steps of 100: about") == len(setting.STAGE_ONE) + 1   # each stage is trained once
+    assert "MiB of memory" in said.out
+    results, _ = table.load(folder, "smoke")
+    assert {line["cell"] for line in results} == {f"mnist/{method}" for method in setting.METHODS}
+    distances = [line for line in results if line["metric"].startswith("fid")]
+    assert {line["metric"] for line in distances} == {"fid", "fid_reconstruction"}
+    assert {line["protocol"] for line in distances} == {"squeezenet(samples=64,reals=64)"}
+    assert all(np.isfinite(line["value"]) for line in results)
+    assert all("--protocol squeezenet" in line["command"] for line in results)
+    bounds = {line["cell"] for line in results if line["metric"] == "elbo"}
+    assert bounds == {f"mnist/{m}" for m in (*setting.STAGE_ONE, "two_stage")}
+    figures.main(["--smoke", "--data", "mnist"])
+    for name in ("gamma", "directions", "rows", "variances", "singular", "reconstructions"):
+        assert (folder / "smoke" / "full" / "mnist" / f"{name}.png").stat().st_size > 1000
+
+
+def test_weights_are_asked_for_before_anything_is_trained(folder, monkeypatch, capsys):
+    monkeypatch.setenv("JAXVAE_WEIGHTS_DIR", str(folder / "nothing"))
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.delenv("JAXVAE_DATA_DIR", raising=False)
+    with pytest.raises(SystemExit) as stopped:
+        runner.main(folder, cells.cells, ["--smoke", "--cell", "mnist/two_stage"], command.OPTIONS)
+    assert stopped.value.code == 2
+    assert "pt_inception-2015-12-05-6726825d.pth" in capsys.readouterr().err
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--protocol", "fid"], "unknown protocol 'fid'"), (["--budget", "2"], "--budget must be at most 1"),
+    (["--budget", "much"], "invalid float value"), (["--budgets", "1"], "Did you mean '--budget'"),
+])
+def test_options_that_do_not_exist(folder, argv, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        runner.main(folder, cells.cells, argv, command.OPTIONS)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_nothing_trained_is_said(folder):
+    with pytest.raises(UserError, match="nothing is trained in"):
+        figures.main(["--data", "fashion_mnist"])
+
+
+# ---- the toy ---------------------------------------------------------------------------------
+
+
+def test_points_of_the_curve_have_the_density():
+    t = toy.draw(40_000, 0)
+    counts, _ = np.histogram(t, toy.EDGES)
+    np.testing.assert_allclose(counts / len(t), toy.SHARES, atol=0.01)
+    assert toy.ks(t) < 0.01
+    back, distance = toy.project(toy.curve(t))
+    assert toy.ks(back) < 0.01
+    assert distance.max() < 2e-3
+
+
+def test_ks_by_hand():
+    """All mass at t = 0.6, where the true distribution function is 0.6: from below 0.6, from above 0.4."""
+    assert toy.ks(np.full(10, 0.6)) == pytest.approx(0.6)
+    assert toy.ks(np.full(10, 1.0)) == pytest.approx(1.0)
+
+
+def test_distance_from_the_curve():
+    t = np.linspace(0.1, 0.9, 9)
+    off = toy.curve(t) * np.array([1.1, 1.1, 1.0])   # moved outwards
+    found, distance = toy.project(off)
+    np.testing.assert_allclose(distance, 0.1, rtol=0.02)
+    np.testing.assert_allclose(found, t, atol=2e-3)
+
+
+def test_the_toy_runs_and_is_drawn(tmp_path):
+    for method in toy.METHODS:
+        ks, distance = toy.run(method, 0, True)
+        assert 0.0 < ks.value < 1.0
+        assert distance.value > 0.0
+    toy.figure(tmp_path / "toy.png", 0, smoke=True)
+    assert (tmp_path / "toy.png").stat().st_size > 10_000
