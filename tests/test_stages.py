@@ -248,7 +248,7 @@ def test_defaults_are_the_published_nets():
     model = config.build(config.TwoStageVAE(workdir=config.Path("run")), (28, 28, 1), 10).model
     params, _ = jax.eval_shape(model.init, jax.random.key(0), Batch(jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.float32)))
     count = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in params.items()}
-    assert count["first"] == 13_331_585   # as nets.infogan says, gamma included
+    assert count["first"] == 13_331_585 + 1   # the net's, and gamma
     assert params["second"]["encoder"]["Dense_1"]["kernel"].shape == (1024, 1024)
 
 
