@@ -9,8 +9,8 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "checkpoint", "cli", "config", "data", "distributions", "doctor", "ensemble", "errors", "export", "inference", "loop",
-    "metrics", "models", "nets", "noise", "objectives", "options", "parallel", "plots", "run", "step", "table", "testing",
-    "train", "types", "writers",
+    "metrics", "models", "nets", "noise", "objectives", "options", "parallel", "plots", "run", "stages", "step", "table",
+    "testing", "train", "types", "writers",
 )
 _NAMES = {
     "Batch": "types", "Model": "types", "Net": "types", "Objective": "types", "Posterior": "types", "Terms": "types",

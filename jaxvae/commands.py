@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from jaxvae import config as configs
-from jaxvae import data, inference, plots, run, writers
+from jaxvae import data, inference, plots, run, stages, writers
 from jaxvae import train as training
 from jaxvae.data import Source
 from jaxvae.errors import UserError
@@ -30,18 +30,15 @@ def train(config: configs.VAE) -> int:
     record = configs.as_dict(config, source.shape, source.num_classes)
     run.check(config.workdir, record)
     steps = config.steps or math.ceil((config.epochs or 20) * source.size / config.batch_size)
-    print(f"{config.data}: {source.size:,} training images {source.shape}, {steps:,} steps of {config.batch_size}, "
-          f"{jax.device_count()} {jax.devices()[0].platform} device(s), {config.workdir}")
+    lengths = [steps, stages.second_steps(config, steps, source.size)] if isinstance(config, configs.TwoStageVAE) else [steps]
+    print(f"{config.data}: {source.size:,} training images {source.shape}, {' + '.join(f'{n:,}' for n in lengths)} steps of "
+          f"{config.batch_size}, {jax.device_count()} {jax.devices()[0].platform} device(s), {config.workdir}")
     print(f"data: {source.origin}{'' if source.arrays else ', streamed'}")
     try:
-        fit = training.fit(
-            model, tx, source, steps=steps, batch_size=config.batch_size, seed=config.seed, workdir=config.workdir,
-            preprocess=preprocess, valid=valid, log_every=config.log_every,
-            eval_every=config.eval_every or max(1, steps // 10), save_every=config.save_every, keep=config.keep,
-            ema_decay=config.ema_decay, accumulate=config.accumulate, max_grad_norm=config.max_grad_norm,
-            config=record, progress=config.progress,
-            on_log=writers.tensorboard(Path(config.workdir) / "tensorboard") if config.tensorboard else None,
-        )
+        if isinstance(config, configs.TwoStageVAE):
+            fit = stages.fit(config, source, valid, test, *lengths, record)
+        else:
+            fit = fit_run(config, configs.Parts(model, tx, preprocess), source, valid, steps, config.workdir, record)
     except training.NonFinite as error:
         print(f"jaxvae: {error}", file=sys.stderr)
         return 3
@@ -49,14 +46,35 @@ def train(config: configs.VAE) -> int:
     return 0
 
 
+def fit_run(config: configs.VAE, parts: configs.Parts, source: Source, valid: Source, steps: int, workdir: Path,
+            record: dict) -> training.Fit:
+    """Trains for `steps` steps as the options say."""
+    model, tx, preprocess = parts
+    return training.fit(
+        model, tx, source, steps=steps, batch_size=config.batch_size, seed=config.seed, workdir=workdir, preprocess=preprocess,
+        valid=valid, log_every=config.log_every, eval_every=config.eval_every or max(1, steps // 10),
+        save_every=config.save_every, keep=config.keep, ema_decay=config.ema_decay, accumulate=config.accumulate,
+        max_grad_norm=config.max_grad_norm, config=record, progress=config.progress,
+        on_log=writers.tensorboard(Path(workdir) / "tensorboard") if config.tensorboard else None,
+    )
+
+
 def finish(config: configs.VAE, model: Model, preprocess, fit: training.Fit, test: Source) -> None:
     """Evaluates a finished run on the test split and draws its pictures, unless both are there; prints the table."""
+    line, names = complete(config, model, preprocess, fit, test)
+    report(config, line, fit, names)
+
+
+def complete(config: configs.VAE, model: Model, preprocess, fit: training.Fit, test: Source) -> tuple[dict, list[str]]:
+    """Evaluates and draws what is not there yet; returns the test split's line and the names of the pictures."""
     workdir, step = Path(config.workdir), int(fit.train_state.step)
     log = workdir / "metrics.jsonl"
     lines = writers.read(log) if log.exists() else []
     lines = [line for line in lines if line.get("split") == "test" and line["step"] == step]
     params = fit.train_state.params if fit.train_state.ema is None else fit.train_state.ema
     names = pictures(test.shape, config.latent_dim)
+    if isinstance(config, configs.TwoStageVAE):   # each stage has its own curves
+        names.remove("curves")
     missing = [name for name in names if not (workdir / f"{name}.png").exists()]
     if not lines or missing:
         metrics = training.evaluate(model, params, fit.train_state.state, test, preprocess=preprocess, seed=config.seed)
@@ -64,7 +82,7 @@ def finish(config: configs.VAE, model: Model, preprocess, fit: training.Fit, tes
             lines = [{"step": step, "split": "test", **metrics}]
             writers.append(log, lines[0])
         draw(workdir, model, params, fit.train_state.state, test, preprocess, config, names)
-    report(config, lines[-1], fit, names)
+    return lines[-1], names
 
 
 def pictures(shape: tuple[int, ...], latent_dim: int) -> list[str]:
@@ -102,6 +120,8 @@ def draw(workdir: Path, model: Model, params, state, source: Source, preprocess,
         z = jnp.asarray(plots.manifold_z(side), jnp.float32)
         fixed = None if batch.cond is None else jnp.broadcast_to(batch.cond[:1], (side * side, batch.cond.shape[-1]))
         plots.manifold(workdir / "manifold.png", np.asarray(model.decode(params, state, z, fixed).mean))
+    if "curves" not in names:   # of two stages: the first has its own
+        workdir = workdir / "second"
     log = workdir / "metrics.jsonl"
     curves = writers.read_curves(log) if log.exists() else {}
     curves = {split: curves[split] for split in ("train", "valid") if split in curves}
@@ -120,6 +140,9 @@ def report(config: configs.VAE, test: dict, fit: training.Fit, names: list[str])
         print(f"  {'images/s':<9} {rate:>10,.0f}   in training")
     print(f"\npictures in {config.workdir}: {', '.join(f'{name}.png' for name in names)}")
     longer = dataclasses.replace(config, steps=2 * test["step"], epochs=None)
+    if isinstance(config, configs.TwoStageVAE):   # only the second stage goes on
+        second = test["step"] - stages.first_step(config.workdir)
+        longer = dataclasses.replace(config, second_steps=2 * second, second_epochs=None)
     program = sys.argv[0] if Path(sys.argv[0]).name == "jaxvae" else "jaxvae"
     print("\nnext, go on with this run, train on MNIST (from its four official files), or see every option:")
     for line in (configs.command(longer), "train vae --data mnist --data-dir DIR --workdir runs/mnist", "train vae --help"):

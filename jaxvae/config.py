@@ -50,8 +50,8 @@ class VAE:
     """Seed of parameters, noise and data order."""
 
     # the model
-    net: Literal["mlp", "conv"] = "mlp"
-    """Networks of encoder and decoder."""
+    net: Literal["mlp", "conv", "infogan"] = "mlp"
+    """Networks of encoder and decoder; infogan, the two-stage VAE's, is for images whose sides 4 divides."""
     hidden: tuple[int, ...] = (400,)
     """Widths of the hidden layers (mlp: encoder order, reversed in the decoder; conv: the dense layer)."""
     channels: tuple[int, ...] = (32, 64)
@@ -82,6 +82,8 @@ class VAE:
     # optimisation
     learning_rate: float = 1e-3
     """Of Adam."""
+    gamma_learning_rate: Number = None
+    """That of a learned gamma, whose log standard deviation Adam moves by at most so much a step (default: the same)."""
     max_grad_norm: Number = None
     """Clip gradients to this norm."""
     ema_decay: Number = None
@@ -172,8 +174,39 @@ class IntroVAE(VAE):
     """Of Adam."""
 
 
+@dataclasses.dataclass(frozen=True)
+class TwoStageVAE(VAE):
+    """Train a two-stage VAE: a VAE, then a second one on its latents (Dai & Wipf 2019)."""
+
+    net: Literal["mlp", "conv", "infogan"] = "infogan"
+    """Networks of encoder and decoder in the first stage; infogan is for images whose sides 4 divides."""
+    latent_dim: int = 64
+    """Size of z, and of u behind it; with 2, the run also draws the manifold of u."""
+    likelihood: Literal["bernoulli", "gaussian"] = "gaussian"
+    """Family of p(x|z); the second stage's is Gaussian."""
+    gamma: Annotated[float | Literal["learned"], arg(metavar="FLOAT|learned")] = "learned"
+    """Variance of a Gaussian p(x|z), or "learned"; the second stage's is learned."""
+    beta_warmup: int = 0
+    """Steps over which beta rises from 0, in each stage (to 1 in the second)."""
+    learning_rate: float = 1e-4
+    """Of Adam, in both stages."""
+    gamma_learning_rate: Number = 1e-3
+    """That of both gammas; as released 1e-4, for runs of hundreds of epochs."""
+    second_steps: Count = None
+    """Length of the second stage in steps (default: twice that of the first)."""
+    second_epochs: Count = None
+    """Length of the second stage in passes over the latents."""
+    second_width: int = 1024
+    """Width of the second stage's hidden layers."""
+    second_depth: int = 3
+    """Number of them, each way."""
+    noise_on_z: bool = True
+    """Sample z with the second stage's variance, as released; without it z is its mean."""
+
+
 PRESETS: dict[str, Any] = {
-    "vae": VAE, "rho_vae": RhoVAE, "info_vae": InfoVAE, "soft_intro_vae": SoftIntroVAE, "intro_vae": IntroVAE,
+    "vae": VAE, "rho_vae": RhoVAE, "info_vae": InfoVAE, "two_stage_vae": TwoStageVAE, "soft_intro_vae": SoftIntroVAE,
+    "intro_vae": IntroVAE,
 }
 PLACES = ("workdir", "data_dir")   # where things lie does not describe a run
 
@@ -205,13 +238,17 @@ def check(config: VAE) -> None:
     """Raises `UserError` for settings that no run can have, before anything heavy is imported."""
     if config.steps is not None and config.epochs is not None:
         raise UserError("give --steps or --epochs, not both.")
+    if getattr(config, "second_steps", None) is not None and config.second_epochs is not None:
+        raise UserError("give --second-steps or --second-epochs, not both.")
     for name in ("steps", "epochs", "batch_size", "latent_dim", "accumulate", "log_every", "eval_every", "save_every", "keep",
-                 "size", "crop"):
-        if getattr(config, name) is not None:
+                 "size", "crop", "second_steps", "second_epochs", "second_width", "second_depth"):
+        if getattr(config, name, None) is not None:
             check_count(f"--{name.replace('_', '-')}", getattr(config, name))
     check_count("--beta-warmup", config.beta_warmup, least=0)
     check_seed("--seed", config.seed)
     check_number("--learning-rate", config.learning_rate, above=0.0)
+    if config.gamma_learning_rate is not None:
+        check_number("--gamma-learning-rate", config.gamma_learning_rate, above=0.0)
     for name in ("beta", "free_bits"):
         check_number(f"--{name.replace('_', '-')}", getattr(config, name), least=0.0)
 
@@ -239,11 +276,14 @@ def as_dict(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> dic
 def build(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> Parts:
     """Returns model, optimiser and preprocessing for data of `shape` [H, W, C] (or [n]) with `num_classes` labels."""
     import jax.numpy as jnp
-    import optax
 
     from jaxvae import distributions, models, nets, objectives
     from jaxvae.data.preprocess import make_preprocess
 
+    if isinstance(config, TwoStageVAE):   # no optimiser: each stage has its own
+        from jaxvae import stages
+
+        return stages.build(config, shape, num_classes)
     if config.conditional and num_classes is None:
         raise UserError(f"--conditional needs labels, which {config.data} does not have.")
     q, dim = distributions.posterior(config.posterior), config.latent_dim
@@ -254,6 +294,8 @@ def build(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> Parts
     if config.net == "mlp":
         encoder = nets.mlp(config.hidden, out, heads=heads, **common)
         decoder = nets.mlp(config.hidden[::-1], shape, **common)
+    elif config.net == "infogan":
+        encoder, decoder = _infogan(config, shape, heads)
     else:
         if len(config.hidden) != 1:
             raise UserError("--net conv has one dense layer: give one width to --hidden.")
@@ -278,7 +320,39 @@ def build(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> Parts
     else:
         model = models.vae(encoder, decoder, beta=beta, **options, **likelihood)
     preprocess = make_preprocess(config.pixels, num_classes if config.conditional else None)
-    return Parts(model, optax.adam(config.learning_rate), preprocess)
+    return Parts(model, optimiser(config, model), preprocess)
+
+
+def _infogan(config: VAE, shape: tuple[int, ...], heads: tuple[int, ...]) -> Any:
+    """Returns the InfoGAN-style encoder and decoder; raises `UserError` for what they do not have."""
+    import jax.numpy as jnp
+
+    from jaxvae import nets
+
+    given = [name for name in ("hidden", "channels", "activation", "init") if getattr(config, name) != getattr(VAE, name)]
+    if given:
+        raise UserError(f"--net infogan has layers of its own: leave out --{' and --'.join(given)}, or use --net mlp or conv.")
+    if config.conditional:
+        raise UserError("--net infogan takes no labels: use --net mlp or conv with --conditional.")
+    output = "logits" if config.likelihood == "bernoulli" else "sigmoid"
+    try:
+        return nets.infogan(shape, latent_dim=config.latent_dim, heads=heads, output=output, dtype=jnp.dtype(config.dtype))
+    except UserError as error:
+        raise UserError(f"{error} Or use --net mlp or conv.") from None
+
+
+def optimiser(config: VAE, model: "Model") -> Any:
+    """Returns Adam, or one for each parameter group where gamma has a learning rate of its own."""
+    import optax
+
+    from jaxvae.step import groups
+
+    if config.gamma_learning_rate is None:
+        return optax.adam(config.learning_rate)
+    if "likelihood" not in groups(model):
+        raise UserError("--gamma-learning-rate is for a learned gamma: use it with --likelihood gaussian --gamma learned.")
+    rates = dict.fromkeys(groups(model), config.learning_rate) | {"likelihood": config.gamma_learning_rate}
+    return {name: optax.adam(rate) for name, rate in rates.items()}
 
 
 def from_dict(saved: dict[str, Any]) -> tuple[VAE, tuple[int, ...], int | None]:
@@ -289,6 +363,8 @@ def from_dict(saved: dict[str, Any]) -> tuple[VAE, tuple[int, ...], int | None]:
     """
     fields = dict(saved)
     preset = fields.pop("preset", None)
+    if "first_step" in saved:
+        raise UserError("this is the second stage of a run, which cannot be used alone: use the folder it is in.")
     if preset is None:
         raise UserError("this run was made by fit, not by a preset: pass its model and an example batch to load.")
     if preset not in PRESETS:

@@ -46,11 +46,12 @@ def export(workdir: str | Path, out: str | Path, *, step: int | str = "latest") 
     config = run.read_config(workdir)
     number = run.step_of(workdir, step)
     loaded = run.load(workdir, step=number)
-    checkpoints = checkpoint.Checkpoints(Path(workdir) / "checkpoints", read_only=True)
+    metrics, stages = run.checkpoints_of(workdir).meta(number)["metrics"], config.get("preset") == "two_stage_vae"
     arrays = flatten({"params": loaded.params, "state": loaded.state})
     writers.write_bytes(out / FILE, dump(arrays, {"format": "jaxvae", "step": str(number)}))
     writers.write_json(out / "config.json", {
-        "config": config, "versions": checkpoint.versions(), "step": number, "metrics": checkpoints.meta(number)["metrics"],
+        "config": config, "versions": checkpoint.versions(), "step": number,
+        "metrics": {"second": metrics} if stages else metrics,
         "parameters": sum(x.size for name, x in arrays.items() if name.startswith("params.")),
         "arrays": {name: [list(x.shape), str(x.dtype)] for name, x in arrays.items()},
     })

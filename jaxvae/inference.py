@@ -127,7 +127,8 @@ def run_traverse(asked: options.Traverse) -> int:
     trained, batch = _with_batch(asked, 1, asked.example)
     x, dimensions = traverse(*trained[1:4], batch, asked.n, asked.points, asked.width)
     x = np.asarray(x)
-    print(f"rows, top to bottom: dimensions {', '.join(map(str, dimensions))} of z, from {-asked.width:g} to {asked.width:g}")
+    print(f"rows, top to bottom: dimensions {', '.join(map(str, dimensions))} of {_latent(trained.config)}, from "
+          f"{-asked.width:g} to {asked.width:g}")
     return _keep(asked, "traversal", lambda path: plots.interpolation(path, x), x=x, dimensions=dimensions)
 
 
@@ -186,10 +187,12 @@ def measure(trained: Trained, source: data.Source, metrics: tuple[str, ...], *, 
             if name in metrics and key not in found:
                 raise UserError(f"{name} needs a posterior with a {key}, which this model's does not have.")
         if "kl_per_dim" in metrics:
-            add("kl_per_dim", found["kl_per_dim"].mean(axis=0, dtype=np.float64), "nats, mean over examples")
+            mean = found["kl_per_dim"].mean(axis=0, dtype=np.float64)
+            add("kl_per_dim", mean, f"nats, mean over examples, of {_latent(config)}")
         if "active_units" in metrics:
             count, variance = likelihood.active_units(found["mean"])
-            add("active_units", count, f"of {len(variance)} dimensions, variance of posterior means above {likelihood.ACTIVE}")
+            add("active_units", count, f"of {len(variance)} dimensions of {_latent(config)}, variance of posterior means above "
+                f"{likelihood.ACTIVE}")
     if {"iw_nll", "bpd"} & set(metrics):
         values = likelihood.iw_bound(model, params, state, source, k=k, progress=progress, **common)
         bound = likelihood.estimate(-values, f"nats per example, K={k}, {about}")
@@ -200,6 +203,11 @@ def measure(trained: Trained, source: data.Source, metrics: tuple[str, ...], *, 
             scale = math.prod(source.shape) * math.log(2.0)
             add("bpd", bits, f"{what}, from the importance-weighted bound, K={k}", bound.error / scale)
     return rows
+
+
+def _latent(config: Any) -> str:
+    """Returns the name of what a model encodes to."""
+    return "u, at the mean of z" if isinstance(config, configs.TwoStageVAE) else "z"
 
 
 def _with_batch(asked: Any, n: int, first: int = 0) -> tuple[Trained, Batch]:

@@ -19,7 +19,8 @@ from jaxvae.types import Batch, Model, Params, State
 EXIT_SIGTERM = 75      # sysexits' "temporary failure": start the same command again to go on
 EXIT_SIGINT = 130
 LENGTH = (   # may differ at resume
-    "steps", "epochs", "log_every", "eval_every", "save_every", "keep", "progress", "tensorboard", "workdir",
+    "steps", "epochs", "second_steps", "second_epochs", "log_every", "eval_every", "save_every", "keep", "progress",
+    "tensorboard", "workdir",
 )
 
 
@@ -188,12 +189,14 @@ def restore_latest(checkpoints: Checkpoints, template: Any, say=print):
 def step_of(workdir: str | Path, step: int | str = "latest") -> int:
     """Returns the number of the checkpoint that `step` means in a run, or in a folder that `jaxvae export` wrote.
 
+    Of a run of two stages it is the second's.
+
     Raises:
         UserError: where there is no such checkpoint.
     """
     if (Path(workdir) / "model.safetensors").is_file():
         return int(writers.read_json(Path(workdir) / "config.json").get("step", 0))
-    checkpoints = Checkpoints(Path(workdir) / "checkpoints", read_only=True)
+    checkpoints = checkpoints_of(workdir)
     kept = checkpoints.steps()
     if not kept:
         raise UserError(f"{workdir} has no checkpoint yet.")
@@ -203,6 +206,17 @@ def step_of(workdir: str | Path, step: int | str = "latest") -> int:
     return chosen
 
 
+def checkpoints_of(workdir: str | Path) -> Checkpoints:
+    """Returns the checkpoints of a run, to read; of two stages those of the second. Raises `UserError` before it has begun."""
+    folder = Path(workdir)
+    if (folder / "first").is_dir():
+        if not (folder / "second" / "config.json").is_file():
+            raise UserError(f"{folder} has no second stage yet: start the command that trains it again, or use its first stage "
+                            f"alone, {folder / 'first'}.")
+        folder = folder / "second"
+    return Checkpoints(folder / "checkpoints", read_only=True)
+
+
 def load(workdir: str | Path, *, step: int | str = "latest", model: Model | None = None,
          example: Batch | None = None) -> Loaded:
     """Returns the model of a run with its trained parameters: `model, params, state = load(workdir)`.
@@ -210,18 +224,22 @@ def load(workdir: str | Path, *, step: int | str = "latest", model: Model | None
     A run with a moving average of its parameters gives the average.
 
     Args:
-        workdir: the run's folder, or one that `jaxvae export` wrote (which has one step).
-        step: "latest", "best" (by the validation metric of the run), or a step that was kept.
+        workdir: the run's folder, or one that `jaxvae export` wrote (which has one step). That of a two-stage VAE gives
+            both stages, composed; the folder `first` in it is a run of its own.
+        step: "latest", "best" (by the validation metric of the run), or a step that was kept; of two stages the second's.
         model, example: for runs that `fit` made from a model of your own: that model and a batch in
             the shape of its data. Runs of the command line need neither.
 
     Raises:
         UserError: where there is no run or no such checkpoint, it is damaged, or it is of another model.
     """
+    composed = False
     if model is None:
         from jaxvae import config
 
-        model, example = config.rebuild(read_config(workdir))
+        saved = read_config(workdir)
+        model, example = config.rebuild(saved)
+        composed = saved["preset"] == "two_stage_vae"
     elif example is None:
         raise UserError("load needs an example batch beside the model: one in the shape of its data.")
     if (Path(workdir) / "model.safetensors").is_file():   # what `jaxvae export` wrote
@@ -230,6 +248,10 @@ def load(workdir: str | Path, *, step: int | str = "latest", model: Model | None
         params, state = jax.eval_shape(model.init, jax.random.key(0), example)
         return Loaded(model, *export.load(workdir, {"params": params, "state": state}).values())
     chosen = step_of(workdir, step)
+    if composed:
+        from jaxvae import stages
+
+        return stages.load(Path(workdir), chosen, model)
     checkpoints = Checkpoints(Path(workdir) / "checkpoints", read_only=True)
     try:
         page = checkpoints.meta(chosen)

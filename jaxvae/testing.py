@@ -134,6 +134,8 @@ def _evaluation(model: Model, stats: str = "running") -> Callable[..., dict[str,
             results["sample"] = model.sample(params, state, rng, n, None if cond is None else cond[:n], stats=stats)
         if model.log_prob is not None:
             results["log_prob"] = model.log_prob(params, state, x, cond, stats=stats)
+        if model.log_weight is not None:
+            results["log_weight"] = model.log_weight(params, state, rng, batch, stats=stats)
         return results
 
     return evaluate
@@ -143,7 +145,7 @@ def _check_evaluation(model: Model, params, state, rng: Array, batch: Batch) -> 
     size, event = batch.x.shape[0], batch.x.shape[1:]
     want = {
         "kl(encode(x))": (size,), "x ~ decode(z)": (size, *event), "log_prob(decode(z), x)": (size,),
-        "sample": (min(3, size), *event), "log_prob": (size,),
+        "sample": (min(3, size), *event), "log_prob": (size,), "log_weight": (size,),
     }
     for stats in ("running", "batch"):
         results = jax.eval_shape(_evaluation(model, stats), params, state, rng, batch)

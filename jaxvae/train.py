@@ -139,7 +139,7 @@ def fit(
     # Everything that can be refused is refused here, before a folder is touched: the state at step 0,
     # its shape in every phase, and the evaluation.
     whole = parallel.replicated(mesh)
-    example = preprocess(jax.random.key(0), source.read(_first(source, batch_size)))
+    example = preprocess(jax.random.key(0), source.read(first_indices(source, batch_size)))
     names = tuple(dict.fromkeys(name for phase in phases for name in groups(phase.model)))
     start = phases[0].model._replace(objectives=tuple(o for phase in phases for o in phase.model.objectives))
     used = [tx if phases[0].tx is None else phases[0].tx]   # the optimisers of each phase
@@ -303,7 +303,7 @@ def _best(model: Model, best: tuple[str, str] | None) -> tuple[str, str]:
     return tuple(best)
 
 
-def _first(source: Source, batch_size: int) -> np.ndarray:
+def first_indices(source: Source, batch_size: int) -> np.ndarray:
     """Returns the indices of an example batch that shows the range of the data: bytes have theirs, floats are searched."""
     index = np.arange(batch_size) % source.size
     if source.arrays is not None and np.issubdtype(source.arrays["x"].dtype, np.floating):

@@ -82,7 +82,7 @@ class Objective(NamedTuple):
 class Model(NamedTuple):
     """A system: every field but `init` and `objectives` may be None (a GAN does not encode).
 
-    `encode`, `decode`, `terms`, `sample` and `log_prob` are for evaluation: they return no state
+    `encode`, `decode`, `terms`, `sample`, `log_prob` and `log_weight` are for evaluation: they return no state
     and take `stats="running"` (BatchNorm's averages) or `"batch"` (this batch's own; never on
     padded batches).
     """
@@ -94,3 +94,5 @@ class Model(NamedTuple):
     terms: Callable | None = None       # (params, state, rng, batch) -> Terms
     sample: Callable | None = None      # (params, state, rng, n, cond=None) -> x [n, ...]
     log_prob: Callable | None = None    # (params, state, x, cond=None) -> [B], exact, where there is one
+    log_weight: Callable | None = None  # (params, state, rng, batch) -> log p(x, z) / q(z|x) [B] of one draw of all latents;
+                                        # None: that of encode, decode and p(z) = N(0, I)

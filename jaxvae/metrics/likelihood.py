@@ -50,9 +50,13 @@ def log_weights(model: Model, params: Params, state: State, rngs: Array, batch: 
                 q: Any = None) -> Array:
     """Returns log p(x|z_k) + log p(z_k) - log q(z_k|x), z_k ~ q(z|x): [K, B], one key of `rngs` [K] for each draw.
 
+    p(z) is N(0, I), unless the model has weights of its own (`Model.log_weight`): z is then all its latents.
+
     Args:
         q: the posterior of this batch, where it is known already.
     """
+    if model.log_weight is not None:
+        return jax.vmap(lambda rng: model.log_weight(params, state, rng, batch, stats=stats))(rngs)
     q = model.encode(params, state, batch.x, batch.cond, stats=stats) if q is None else q
     z = jax.vmap(q.sample)(rngs)   # [K, B, D]
     count, size = z.shape[:2]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import noise
+from jaxvae import distributions, noise
 from jaxvae.errors import UserError, check_count
 from jaxvae.models.two_stage import Latents
 from jaxvae.types import Array, Batch, Model
@@ -53,10 +53,20 @@ def fit_mixture(latents: Latents, components: int = 1, *, seed: int = 0) -> Mixt
     return Mixture(*(jnp.asarray(value, jnp.float32) for value in (weights, means, factors)))
 
 
+def log_prob(prior: Mixture, z: Array) -> Array:
+    """Returns log p(z) [B] of z [B, D], in nats."""
+    white = jax.vmap(lambda mean, factor: jax.scipy.linalg.solve_triangular(factor, (z - mean).T, lower=True).T)(
+        prior.mean, prior.factor)                                                                  # [K, B, D]
+    log_det = jnp.sum(jnp.log(jnp.diagonal(prior.factor, axis1=-2, axis2=-1)), axis=-1)            # [K]
+    each = jax.vmap(distributions.Normal(jnp.zeros_like(z), jnp.zeros_like(z)).log_prob)(white)    # [K, B]
+    return jax.nn.logsumexp(each + (jnp.log(prior.weight) - log_det)[:, None], axis=0)
+
+
 def with_mixture(first: Model, *, latent_dim: int, components: int = 1) -> Model:
     """Returns `first` with a fitted prior: params are {"first": ..., "prior": Mixture}, state {"first": ...}.
 
-    `encode`, `decode` are the first stage's; `sample` draws z from the mixture. It has no objectives.
+    `encode`, `decode` are the first stage's; `sample` draws z from the mixture, and importance-weighted bounds are of it. It
+    has no objectives.
 
     Args:
         first: any model that decodes.
@@ -83,10 +93,20 @@ def with_mixture(first: Model, *, latent_dim: int, components: int = 1) -> Model
     def decode(params, state, z, cond=None, *, stats="running"):
         return first.decode(params["first"], state["first"], z, cond, stats=stats)
 
-    def sample(params, state, rng, n, cond=None, *, stats="running"):
+    def prior_of(params) -> Mixture:
         prior = Mixture(*params["prior"])
         if prior.mean.shape != (components, latent_dim):
             raise UserError(f"the prior's means have shape {prior.mean.shape}, not {(components, latent_dim)}: fit it again.")
+        return prior
+
+    def log_weight(params, state, rng, batch: Batch, *, stats="running"):
+        q = encode(params, state, batch.x, batch.cond, stats=stats)
+        z = distributions.sample(rng, q)
+        log_p = distributions.log_prob(decode(params, state, z, batch.cond, stats=stats), batch.x)
+        return log_p + log_prob(prior_of(params), z) - distributions.log_prob(q, z)
+
+    def sample(params, state, rng, n, cond=None, *, stats="running"):
+        prior = prior_of(params)
         rng_component, rng_z = jax.random.split(rng)
         which = jnp.searchsorted(jnp.cumsum(prior.weight), noise.uniform(rng_component, (n,)))
         which = jnp.minimum(which, components - 1)   # the weights' sum can round to below 1
@@ -94,4 +114,6 @@ def with_mixture(first: Model, *, latent_dim: int, components: int = 1) -> Model
         z = prior.mean[which] + jnp.einsum("nij,nj->ni", prior.factor[which], eps)
         return decode(params, state, z, cond, stats=stats).mean
 
-    return Model(init, (), None if first.encode is None else encode, decode, None, sample)
+    if first.encode is None:
+        return Model(init, (), None, decode, None, sample)
+    return Model(init, (), encode, decode, None, sample, log_weight=log_weight)

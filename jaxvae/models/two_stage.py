@@ -95,9 +95,11 @@ def two_stage(first: Model, second: Model, *, latent_dim: int, noise_on_z: bool 
         encode     q(u | mean of q(z|x))
         decode     p(x | z_hat(u))
         terms      rec = -log p(x|z),  kl = log q(z|x) - log p(z|u) + KL(q(u|z) || N(0, I)),  z ~ q(z|x), u ~ q(u|z)
+        log_weight log p(x|z) + log p(z|u) + log N(u; 0, I) - log q(z|x) - log q(u|z), of importance-weighted bounds
 
     -(rec + kl) is an unbiased estimate of a lower bound of log p(x) under u -> z -> x; the first stage's own bound has
-    log N(z; 0, I) where this one has the second stage's bound of log p(z).
+    log N(z; 0, I) where this one has the second stage's bound of log p(z). `decode` and `encode` are what people look at:
+    p(x|u) is not `decode` (z has noise), so a bound of log p(x) is one of `terms` and `log_weight`, with the noise on z.
 
     Args:
         first: of x; any model that encodes and decodes.
@@ -154,13 +156,24 @@ def two_stage(first: Model, second: Model, *, latent_dim: int, noise_on_z: bool 
         z = distributions.sample(rng_z, p) if noise_on_z else p.mean
         return first.decode(*of_first(params, state), z, cond, stats=stats).mean
 
-    def terms(params, state, rng, batch: Batch, *, stats="running"):
+    def draw(params, state, rng, batch: Batch, stats):
+        """Returns -log p(x|z) and log q(z|x) - log p(z|u) [B], q(u|z) and u, of one draw of z and u."""
         rng_z, rng_u = jax.random.split(rng)
         q = first.encode(*of_first(params, state), batch.x, batch.cond, stats=stats)
         z = distributions.sample(rng_z, q)
         rec = -distributions.log_prob(first.decode(*of_first(params, state), z, batch.cond, stats=stats), batch.x)
         q_u = second.encode(*of_second(params, state), z, stats=stats)
-        log_p_z = distributions.log_prob(latent(params, state, distributions.sample(rng_u, q_u), stats), z)
-        return Terms(rec, distributions.log_prob(q, z) - log_p_z + distributions.kl(q_u), {"kl_u": distributions.kl(q_u)})
+        u = distributions.sample(rng_u, q_u)
+        ratio = distributions.log_prob(q, z) - distributions.log_prob(latent(params, state, u, stats), z)
+        return rec, ratio, q_u, u
 
-    return Model(init, (), encode, decode, terms, sample)
+    def terms(params, state, rng, batch: Batch, *, stats="running"):
+        rec, ratio, q_u, _ = draw(params, state, rng, batch, stats)
+        return Terms(rec, ratio + distributions.kl(q_u), {"kl_u": distributions.kl(q_u)})
+
+    def log_weight(params, state, rng, batch: Batch, *, stats="running"):
+        rec, ratio, q_u, u = draw(params, state, rng, batch, stats)
+        prior = distributions.Normal(jnp.zeros_like(u), jnp.zeros_like(u))
+        return distributions.log_prob(prior, u) - distributions.log_prob(q_u, u) - rec - ratio
+
+    return Model(init, (), encode, decode, terms, sample, log_weight=log_weight)

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import stats
 
 from jaxvae import Batch, data, distributions, models, nets
 from jaxvae.distributions import Normal
 from jaxvae.errors import UserError
-from jaxvae.models import two_stage
+from jaxvae.metrics import likelihood
+from jaxvae.models import mixture, two_stage
 from jaxvae.models.mixture import Mixture
 from jaxvae.models.two_stage import Latents
 from jaxvae.testing import check_model
@@ -134,6 +136,24 @@ def test_terms_bound_the_likelihood_of_the_chain():
     assert bound < exact
 
 
+def test_importance_weighted_bounds_are_of_the_chain():
+    """p(x|u) is not decode(u): with N(0, I) and decode the bound would miss the noise on z. log p(x) is known."""
+    model = two_stage(linear(1.0, 0.4, 0.2), linear(1.0, 0.8, 1.0), latent_dim=1)   # z = u + noise, x = z + less
+    params, state = model.init(RNG, Batch(jnp.zeros((2, 1))))
+    x = np.array([[-2.0], [0.1], [1.3]], np.float32)
+    variance = 1.0 + 1.0 + 0.2
+    exact = -0.5 * (x[:, 0].astype(np.float64)**2 / variance + np.log(2 * np.pi * variance))
+    images_ = data.from_arrays(x)
+    found = likelihood.iw_bound(model, params, state, images_, k=8000)
+    np.testing.assert_allclose(found, exact, atol=0.05)
+    wrong = likelihood.iw_bound(model._replace(log_weight=None), params, state, images_, k=8000)
+    assert np.abs(wrong - exact).max() > 0.2
+    many = Batch(jnp.repeat(jnp.asarray(x), 4000, axis=0))
+    one, terms = model.log_weight(params, state, RNG, many), model.terms(params, state, RNG, many)
+    assert float(jnp.mean(one)) == pytest.approx(-float(jnp.mean(terms.rec + terms.kl)), abs=0.05)   # one draw: the ELBO
+    assert float(jnp.mean(one)) < exact.mean()
+
+
 def test_decode_and_encode_are_the_stages_one_after_the_other():
     one, two = first(), second()
     model, batch = two_stage(one, two, latent_dim=D), images()
@@ -228,6 +248,24 @@ def test_the_mixture_is_found_and_sampled():
     left = x[:, 0] < -0.5
     assert left.mean() == pytest.approx(0.75, abs=0.03)
     np.testing.assert_allclose(np.cov(x[left].T), factors[0] @ factors[0].T, atol=0.02)
+
+
+def test_importance_weighted_bounds_are_of_the_mixture():
+    """x = z + noise, so that log p(x) is that of a mixture with wider components."""
+    z_source, z, _, _ = points()
+    prior = models.fit_mixture(z_source, 2)
+    model = models.with_mixture(linear(1.0, 0.3, 0.2), latent_dim=2, components=2)
+    params, state = {"first": {}, "prior": prior}, {"first": {}}
+    x = z[:6].astype(np.float32)
+
+    def log_p(points, extra):
+        each = [w * stats.multivariate_normal(m, f @ f.T + extra * np.eye(2)).pdf(points)
+                for w, m, f in zip(*(np.asarray(v, np.float64) for v in prior), strict=True)]
+        return np.log(np.sum(each, axis=0))
+
+    np.testing.assert_allclose(mixture.log_prob(prior, jnp.asarray(x)), log_p(x, 0.0), rtol=1e-4, atol=1e-4)
+    found = likelihood.iw_bound(model, params, state, data.from_arrays(x), k=4000)
+    np.testing.assert_allclose(found, log_p(x, 0.2), atol=0.05)
 
 
 def test_a_standard_prior_is_where_it_starts():
