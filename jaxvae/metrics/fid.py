@@ -280,7 +280,7 @@ def _fakes(engine: Engine, sampler: Sampler, source: Source, seed: int) -> Itera
 
     def ready(x):
         x = jnp.asarray(x, jnp.float32)
-        return _bytes(x, protocol.pixels), (x.min(), x.max())   # either is NaN where a pixel is
+        return _bytes(x, protocol.pixels), _range(x)
 
     cut = None if engine.mesh is None else (parallel.batch_sharded(engine.mesh), parallel.replicated(engine.mesh))
     finish = jax.jit(ready, out_shardings=cut)
@@ -306,8 +306,8 @@ def _reals(engine: Engine, source: Source) -> Iterator[np.ndarray]:
     def ready(x):
         if x.dtype == jnp.uint8:
             x = x.astype(jnp.float32)
-            return x, (jnp.float32(0), jnp.float32(1))
-        return _bytes(x, pixels), (x.min(), x.max())
+            return x, _range(jnp.zeros(1))
+        return _bytes(x, pixels), _range(x)
 
     def place(x):
         return x if engine.mesh is None else parallel.put(x, parallel.batch_sharded(engine.mesh))
@@ -316,8 +316,13 @@ def _reals(engine: Engine, source: Source) -> Iterator[np.ndarray]:
     return _features(engine, batches, n, lambda range_: _check_range(*range_, f"the images of {source.name}"))
 
 
-def _check_range(low: float, high: float, what: str) -> None:
-    if not (np.isfinite(low) and np.isfinite(high)):
+def _range(x: Array) -> tuple[Array, Array, Array]:
+    """Returns the smallest and the largest value of x, and whether all are finite (a minimum over devices may lose a NaN)."""
+    return x.min(), x.max(), jnp.isfinite(x).all()
+
+
+def _check_range(low: float, high: float, finite: bool, what: str) -> None:
+    if not finite:
         raise UserError(f"{what} hold values that are not finite: check the model, or stop training earlier.")
     if low < -SLACK or high > 1.0 + SLACK:
         raise UserError(f"{what} must be in [0, 1], and run from {low:g} to {high:g}: scale them, or use jnp.clip.")
