@@ -46,6 +46,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.input
 	$(BIN)/python -m benchmarks.ar1
 	$(BIN)/python -m benchmarks.ensemble
+	$(BIN)/python -m benchmarks.fid
 
 clean:
 	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info
