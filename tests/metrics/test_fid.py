@@ -115,6 +115,19 @@ def test_the_net_is_compiled_once(monkeypatch):
     assert traces == [(32, 32, 32, 3)]   # three batches of samples and three of real images
 
 
+def test_parameters_of_a_sampler_are_not_constants_of_the_program(monkeypatch):
+    """Wherever they lie: on one device, or cut over all."""
+    mesh, programs = parallel.make_mesh(), []
+    monkeypatch.setattr(fid.jax.core, "eval_jaxpr", lambda jaxpr, consts, *a, eval_=jax.core.eval_jaxpr:
+                        programs.append([isinstance(c, jax.core.Tracer) for c in consts]) or eval_(jaxpr, consts, *a))
+    values = []
+    for place in (jax.devices()[0], jax.devices()[5], parallel.batch_sharded(mesh)):
+        scale = jax.device_put(jnp.linspace(0.2, 1.0, 8), place)
+        values.append(go(draw=lambda *args, scale=scale: scale[:, None] * sampler(*args))["fid"].value)
+    assert programs == [[True]] * 3
+    np.testing.assert_allclose(values, values[0], rtol=1e-5)
+
+
 def test_samplers_on_the_host_and_under_jit_agree():
     calls = []
 
@@ -243,6 +256,7 @@ def test_protocols_that_do_not_exist(protocol, message):
     (lambda *a: sampler(*a)[..., :1], r"gives float32 \(32, 8, 8, 1\), the real images are \(8, 8, 3\)"),
     (lambda *a: sampler(*a)[:, :4], "the real images are"), (lambda *a: sampler(*a)[:5], "the real images are"),
     (lambda *a: (255 * sampler(*a)).astype(jnp.uint8), "it must give floating point images"),
+    (lambda *a: (sampler(*a), None), "the sampler gives None None"),
 ])
 def test_samples_that_are_no_images(draw, message):
     with pytest.raises(UserError, match=message):
