@@ -222,8 +222,8 @@ def _distances(trained: Trained, asked: options.Evaluate, progress) -> tuple[lis
     found = fid.compare(
         real, fid.model_sampler(model, params, state, classes), protocol, weights=asked.weights, seed=asked.seed,
         metrics=tuple(name for name in ("fid", "kid") if name in asked.metrics), progress=progress)
-    rows = [{"metric": name, **value._asdict()} for name, value in found.items()]
-    return rows, protocol.describe()
+    about = protocol.describe()
+    return [{"metric": name, **value._asdict(), "about": about} for name, value in found.items()], about
 
 
 def _with_batch(asked: Any, n: int, first: int = 0) -> tuple[Trained, Batch]:

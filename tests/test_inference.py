@@ -95,7 +95,8 @@ def test_evaluate_distances_always_with_their_protocol(which, request, tmp_path,
     rows = {row["metric"]: row for row in json.loads((tmp_path / "e.json").read_text())["metrics"]}
     assert {"fid", "elbo"} <= set(rows) and rows["fid"]["value"] > 0 and rows["fid"]["n"] == rows["fid"]["reals"] == 100
     assert rows["fid"]["protocol"] == "squeezenet(samples=100,reals=100)" and rows["fid"]["protocol"] in out
-    assert "100 samples against first 100 of test" in out and "never comparable with a FID" in out
+    about = rows["fid"]["about"]
+    assert about in out and "100 samples against first 100 of test" in about and "never comparable with a FID" in about
     assert "covariance of rank 99 in 512 dimensions" in error and rows["fid"]["note"] in error
     for more, message in (([], "needs a protocol"), (["--protocol", "squeezenet"], "asks for 10,000 real images, digits test"),
                           (["--protocol", "squeezent"], "Did you mean 'squeezenet'?"),

@@ -132,7 +132,8 @@ def compare(
         values = frechet.kernel_distances(fakes[1], reals[1], subsets=subsets, size=subset_size, seed=seed)
         usual = (subsets, subset_size) == (KID_SUBSETS, KID_SIZE)
         label = protocol.label if usual else f"{protocol.label}, {subsets} subsets of {subset_size}"
-        spread = float(values.std(ddof=1)) if subsets > 1 else None
+        differ = subsets > 1 and subset_size < max(len(fakes[1]), len(reals[1]))   # else every subset is the whole
+        spread = float(values.std(ddof=1)) if differ else None
         found["kid"] = Distance(float(values.mean()), spread, len(fakes[1]), len(reals[1]), label)
     return found
 

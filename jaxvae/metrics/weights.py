@@ -255,7 +255,8 @@ def listing(data_dir: places.PathLike | None = None) -> list[tuple[str, str]]:
     for name, known in KNOWN.items():
         path = find(name, data_dir)
         fetched = f"jaxvae weights fetch {name}, or " if checksum(known.file) else ""
-        where = str(path) if path else f"not found; {known.purpose}: {fetched}put {known.url} into {target(data_dir)}"
+        by_hand = f"put {known.url} into {target(data_dir)} as {known.file}"
+        where = str(path) if path else f"not found; {known.purpose}: {fetched}{by_hand}"
         rows.append((path.name if path else known.file, where))
     return rows
 

@@ -14,6 +14,8 @@ from small import small
 
 WEIGHTS = seeded.state_dict(squeezenet.shapes())
 SIZE, D = 90, 32
+ONE = parallel.make_mesh(jax.devices()[:1])   # quicker than all of them, which a few tests take
+ALL = parallel.make_mesh()
 SQUEEZENET = fid.PROTOCOLS["squeezenet"].with_samples(SIZE)
 
 
@@ -46,7 +48,7 @@ def sampler(rng, n, stats, channels=3):
 
 
 def go(real=None, draw=sampler, protocol=SQUEEZENET, metrics=("fid",), **options):
-    options = {"weights": WEIGHTS, "cache": False, "subset_size": 30, "subsets": 5, "batch_size": 32, **options}
+    options = {"weights": WEIGHTS, "cache": False, "subset_size": 30, "subsets": 5, "batch_size": 32, "mesh": ONE, **options}
     return fid.compare(source() if real is None else real, draw, protocol, metrics=metrics, **options)
 
 
@@ -71,9 +73,9 @@ def test_fid_and_kid_by_hand():
     assert found["kid"].error == pytest.approx(values.std(ddof=1), rel=1e-3)
     assert found["fid"][2:5] == (SIZE, SIZE, "squeezenet(samples=90,reals=90)")
     assert found["kid"].protocol == "squeezenet(samples=90,reals=90), 5 subsets of 30"
-    assert fid.fid(source(), sampler, SQUEEZENET, weights=WEIGHTS, seed=7, batch_size=32) == found["fid"]
-    options = {"subsets": 5, "subset_size": 30, "batch_size": 32}
-    assert fid.kid(source(), sampler, SQUEEZENET, weights=WEIGHTS, seed=7, **options) == found["kid"]
+    options = {"weights": WEIGHTS, "seed": 7, "subsets": 5, "subset_size": 30, "batch_size": 32, "mesh": ALL}
+    assert fid.fid(source(), sampler, SQUEEZENET, **options).value == pytest.approx(found["fid"].value, rel=1e-5)
+    assert fid.kid(source(), sampler, SQUEEZENET, **options).value == pytest.approx(found["kid"].value, rel=1e-5)
 
 
 def test_a_distribution_is_nearer_to_itself():
@@ -82,6 +84,8 @@ def test_a_distribution_is_nearer_to_itself():
     def same(rng, n, stats):
         return own[jax.random.choice(rng, len(own), (n,))]
 
+    whole = go(draw=same, metrics=("kid",), subset_size=SIZE, subsets=3)["kid"]
+    assert whole.error is None   # one subset, three times
     near, far = go(draw=same, metrics=("fid", "kid")), go(metrics=("fid", "kid"))
     assert 0 < near["fid"].value < far["fid"].value / 2 and near["kid"].value < far["kid"].value / 2
 
@@ -90,7 +94,7 @@ def test_a_distribution_is_nearer_to_itself():
 def test_statistics_do_not_depend_on_batches_devices_or_streaming(order):
     protocol = SQUEEZENET._replace(order=order, reals=70)
     options = {"weights": WEIGHTS, "cache": False}
-    want = fid.statistics(source(), protocol, batch_size=64, mesh=parallel.make_mesh(jax.devices()[:1]), **options)
+    want = fid.statistics(source(), protocol, batch_size=64, mesh=ONE, **options)
     chosen = data.batch_indices(SIZE, 0, 0, 70) if order == "shuffled" else np.arange(70)
     features = by_hand(images()[chosen])
     np.testing.assert_allclose(want.mean, features.mean(0), rtol=1e-4, atol=1e-5)
@@ -117,13 +121,13 @@ def test_the_net_is_compiled_once(monkeypatch):
 
 def test_parameters_of_a_sampler_are_not_constants_of_the_program(monkeypatch):
     """Wherever they lie: on one device, or cut over all."""
-    mesh, programs = parallel.make_mesh(), []
+    programs = []
     monkeypatch.setattr(fid.jax.core, "eval_jaxpr", lambda jaxpr, consts, *a, eval_=jax.core.eval_jaxpr:
                         programs.append([isinstance(c, jax.core.Tracer) for c in consts]) or eval_(jaxpr, consts, *a))
     values = []
-    for place in (jax.devices()[0], jax.devices()[5], parallel.batch_sharded(mesh)):
+    for place in (jax.devices()[0], jax.devices()[5], parallel.batch_sharded(ALL)):
         scale = jax.device_put(jnp.linspace(0.2, 1.0, 8), place)
-        values.append(go(draw=lambda *args, scale=scale: scale[:, None] * sampler(*args))["fid"].value)
+        values.append(go(draw=lambda *args, scale=scale: scale[:, None] * sampler(*args), mesh=ALL)["fid"].value)
     assert programs == [[True]] * 3
     np.testing.assert_allclose(values, values[0], rtol=1e-5)
 
@@ -259,8 +263,9 @@ def test_protocols_that_do_not_exist(protocol, message):
     (lambda *a: (sampler(*a), None), "the sampler gives None None"),
 ])
 def test_samples_that_are_no_images(draw, message):
-    with pytest.raises(UserError, match=message):
-        go(draw=draw)
+    for mesh in (ONE, ALL):
+        with pytest.raises(UserError, match=message):
+            go(draw=draw, mesh=mesh)
 
 
 def test_rounding_at_the_ends_is_no_mistake():
@@ -313,7 +318,7 @@ def test_statistics_of_real_images_are_kept(tmp_path, capsys):
 
     def again(real=None, protocol=SQUEEZENET, **options):
         reads.clear()
-        options = {"weights": WEIGHTS, "cache": tmp_path, **options}
+        options = {"weights": WEIGHTS, "cache": tmp_path, "mesh": ONE, **options}
         value = fid.statistics(counted() if real is None else real, protocol, **options)
         return value, bool(reads), len(list(tmp_path.iterdir()))
 
