@@ -47,6 +47,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.ar1
 	$(BIN)/python -m benchmarks.ensemble
 	$(BIN)/python -m benchmarks.infogan
+	$(BIN)/python -m benchmarks.fid
 
 clean:
 	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -89,15 +89,16 @@ def _other(argv: list[str]) -> int:
     from jaxvae import options
 
     word = argv[0]
-    if word == "data":
-        known = [name.split()[1] for name in options.COMMANDS if name.startswith("data ")]
+    groups = {name.split()[0] for name in options.COMMANDS if " " in name}
+    if word in groups:
+        known = [name.split()[1] for name in options.COMMANDS if name.startswith(f"{word} ")]
         if len(argv) == 1 or argv[1] in ("-h", "--help"):
             return _main(["--help"])
         if argv[1] not in known:
-            raise unknown("command data", argv[1], known)
+            raise unknown(f"command {word}", argv[1], known)
         word = " ".join(argv[:2])
     if word not in options.COMMANDS:
-        raise unknown("command", word, ["train", *(name.split()[0] for name in options.COMMANDS)])
+        raise unknown("command", word, {"train", *(name.split()[0] for name in options.COMMANDS)})
     cls, module = options.COMMANDS[word]
     settings = parse(cls, argv[len(word.split()):], f"jaxvae {word}")
     options.check(settings)

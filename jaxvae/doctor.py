@@ -5,21 +5,15 @@ import os
 import platform
 import re
 import shutil
-from pathlib import Path
 
 from jaxvae import options
 from jaxvae.data import places, prepare
+from jaxvae.metrics import weights
 
 EXTRAS = {   # what is not installed with jaxvae -> what it is for, how to get it
     "tensorflow": ("TFDS copies in TFRecord form", "pip install 'jaxvae[tf]'"),
     "gcsfs": ("data behind gs://", "pip install 'jaxvae[gcs]'"),
     "tensorboardX": ("train --tensorboard", "pip install 'jaxvae[tensorboard]'"),
-}
-WEIGHTS = {   # files that metrics need -> where they come from
-    "pt_inception-2015-12-05-6726825d.pth": "FID: the release fid_weights of github.com/mseitzer/pytorch-fid",
-    "squeezenet1_1_features.pth": "LPIPS(squeeze): the features of torchvision's squeezenet1_1",
-    "lpips_squeeze_linear_v0.1.pth": "LPIPS(squeeze): lpips/weights/v0.1/squeeze.pth of "
-                                     "github.com/richzhang/PerceptualSimilarity",
 }
 
 
@@ -42,7 +36,7 @@ def run_doctor(asked: options.Doctor) -> int:
     print(table(prepare.listing(asked.data_dir)))
     print(f"  looked in {', '.join(places.roots(asked.data_dir))}")
     print("\nweights")
-    print(table(weights(asked.data_dir)))
+    print(table(weights.listing(asked.data_dir)))
     return 0
 
 
@@ -89,15 +83,4 @@ def devices() -> list[tuple[str, str]]:
         pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
         rows.append(("host memory", f"{pages * size / 2**30:.1f} GiB"))
     rows.append(("free disk here", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB"))
-    return rows
-
-
-def weights(data_dir: places.PathLike | None = None) -> list[tuple[str, str]]:
-    """Returns (file, where it is or how to get it) for the weights of metrics."""
-    roots = [Path(root) for root in places.roots(data_dir) if not places.remote(root)]
-    folders = [folder for root in roots for folder in (root, root / "weights", root / "lpips")]
-    place, rows = roots[0] if roots else places.cache(), []
-    for name, purpose in WEIGHTS.items():
-        there = [folder / name for folder in folders if (folder / name).is_file()]
-        rows.append((name, str(there[0]) if there else f"not found; {purpose}, into {place / 'weights'}"))
     return rows

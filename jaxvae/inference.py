@@ -14,7 +14,7 @@ import numpy as np
 from jaxvae import config as configs
 from jaxvae import data, options, plots, run, writers
 from jaxvae.errors import UserError
-from jaxvae.metrics import likelihood
+from jaxvae.metrics import fid, likelihood, protocols
 from jaxvae.types import Array, Batch, Model, Params, State
 
 
@@ -136,8 +136,13 @@ def run_evaluate(asked: options.Evaluate) -> int:
     trained = open_run(asked.run, asked.step)
     source = _source(asked, trained)
     start = time.perf_counter()
+    progress = _Progress() if sys.stderr.isatty() else None
+    if {"fid", "kid"} & set(asked.metrics):   # first: a protocol may be missing
+        rows, about = _distances(trained, asked, progress)
+    else:
+        rows, about = [], ""
     rows = measure(trained, source, asked.metrics, k=asked.k, seed=asked.seed, batch_size=asked.batch_size,
-                   progress=_Progress() if sys.stderr.isatty() else None)
+                   progress=progress) + rows
     result = {
         "run": asked.run, "step": trained.step, "data": source.name, "split": source.split, "seed": asked.seed,
         "batch_size": asked.batch_size, "seconds": round(time.perf_counter() - start, 3),
@@ -152,7 +157,7 @@ def run_evaluate(asked: options.Evaluate) -> int:
         shown = f"{value:,.4f}{error}" if isinstance(value, float) else \
             str(value) if isinstance(value, int) else " ".join(f"{v:.3g}" for v in value)
         print(f"  {row['metric']:<13} {shown:<24} {row['protocol']}")
-    print(path)
+    print(*([about] if about else []), path, sep="\n")
     if asked.npz is not None:
         _save_npz(asked.npz, **{row["metric"]: np.asarray(row["value"]) for row in rows})
     return 0
@@ -208,6 +213,28 @@ def measure(trained: Trained, source: data.Source, metrics: tuple[str, ...], *, 
 def _latent(config: Any) -> str:
     """Returns the name of what a model encodes to."""
     return "u, at the mean of z" if isinstance(config, configs.TwoStageVAE) else "z"
+
+
+def _distances(trained: Trained, asked: options.Evaluate, progress) -> tuple[list[dict[str, Any]], str]:
+    """Returns a record for each of fid and kid that is asked for, and what their protocol is in words."""
+    config, model, params, state, _, num_classes, _ = trained
+    protocol = protocols.checked(asked.protocol)
+    if asked.samples is not None:
+        protocol = protocol.with_samples(asked.samples)
+    if asked.split is not None:
+        protocol = protocol._replace(split=asked.split)
+
+    def real(split: str) -> data.Source:
+        if config.data.startswith(("folder:", "npz:")):   # they have no official splits
+            return configs.source(config, split, asked.data_dir)
+        return data.load(config.data, split, data_dir=asked.data_dir or config.data_dir)
+
+    classes = num_classes if getattr(config, "conditional", False) else None
+    found = fid.compare(
+        real, fid.model_sampler(model, params, state, classes), protocol, weights=asked.weights, seed=asked.seed,
+        metrics=tuple(name for name in ("fid", "kid") if name in asked.metrics), progress=progress)
+    about = protocol.describe()
+    return [{"metric": name, **value._asdict(), "about": about} for name, value in found.items()], about
 
 
 def _with_batch(asked: Any, n: int, first: int = 0) -> tuple[Trained, Batch]:

@@ -11,7 +11,7 @@ from jaxvae.errors import UserError, check_count, check_number
 
 File = Annotated[Path | None, arg(metavar="FILE")]
 Run = Annotated[Positional[Path], arg(metavar="RUN")]
-METRICS = ("elbo", "kl_per_dim", "active_units", "iw_nll", "bpd")
+METRICS = ("elbo", "kl_per_dim", "active_units", "iw_nll", "bpd", "fid", "kid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +82,18 @@ class Traverse(_OnData):
 class Evaluate(_OnData):
     """Measure a trained model: a table, and the same as JSON."""
 
-    metrics: tuple[Literal["elbo", "kl_per_dim", "active_units", "iw_nll", "bpd"], ...] = ("elbo", "active_units")
-    """What to measure: elbo (with rec and kl), kl_per_dim, active_units, iw_nll, bpd."""
+    metrics: tuple[Literal["elbo", "kl_per_dim", "active_units", "iw_nll", "bpd", "fid", "kid"], ...] = ("elbo", "active_units")
+    """What to measure: elbo (with rec and kl), kl_per_dim, active_units, iw_nll, bpd, fid, kid."""
     k: int = 5000
     """Draws for each example of the importance-weighted bound (iw_nll, bpd)."""
     batch_size: int = 100
     """Examples at a time."""
+    protocol: Text = None
+    """Of fid and kid: standard, two-stage-released, lucic-2018, soft-intro-released or squeezenet."""
+    samples: Count = None
+    """Generated images for fid and kid, and at most as many real ones where the protocol counts them (default: its own)."""
+    weights: File = None
+    """File or folder of the weights of fid and kid (default: as `jaxvae weights list` shows)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,16 +136,36 @@ class DataList:
     """Where to look (default: $JAXVAE_DATA_DIR, $TFDS_DATA_DIR, ~/.cache/jaxvae, ~/tensorflow_datasets)."""
 
 
+@dataclasses.dataclass(frozen=True)
+class WeightsFetch:
+    """Download the weights that a metric needs, checked."""
+
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    """inception (FID) or squeezenet (LPIPS, the offline distance)."""
+    out: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Where to (default: $JAXVAE_WEIGHTS_DIR, then ~/.cache/jaxvae/weights)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsList:
+    """List the weights of metrics: where they are, or how to get them."""
+
+    data_dir: Folder = None
+    """Where to look as well (default: as for train)."""
+
+
 COMMANDS = {   # words of the command -> options, module and function
     "sample": (Sample, "inference"), "reconstruct": (Reconstruct, "inference"), "interpolate": (Interpolate, "inference"),
     "traverse": (Traverse, "inference"), "evaluate": (Evaluate, "inference"), "export": (Export, "export"),
     "doctor": (Doctor, "doctor"), "data prepare": (DataPrepare, "doctor"), "data list": (DataList, "doctor"),
+    "weights fetch": (WeightsFetch, "metrics.weights"), "weights list": (WeightsList, "metrics.weights"),
 }
 
 
 def check(options) -> None:
     """Raises `UserError` for numbers that no command can use."""
-    for name, least in (("n", 1), ("points", 2), ("k", 1), ("batch_size", 1), ("seed", 0), ("label", 0), ("example", 0)):
+    for name, least in (("n", 1), ("points", 2), ("k", 1), ("batch_size", 1), ("seed", 0), ("label", 0), ("example", 0),
+                        ("samples", 2)):
         if getattr(options, name, None) is not None:
             check_count(f"--{name.replace('_', '-')}", getattr(options, name), least)
     if hasattr(options, "width"):

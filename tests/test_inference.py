@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 import jaxvae
+import seeded
 from jaxvae import data, export, inference, options, run, writers
 from jaxvae.cli import main
 from jaxvae.errors import UserError
+from jaxvae.metrics import squeezenet
 
 TINY = ["--hidden", "16", "--latent-dim", "3", "--batch-size", "32", "--log-every", "10", "--no-progress", "--steps", "20"]
 
@@ -68,7 +70,8 @@ def test_ends_of_an_interpolation_are_reconstructions(trained, tmp_path):
 
 
 def test_evaluate_writes_the_table_as_json(trained, capsys):
-    assert main(["evaluate", str(trained), "--metrics", *options.METRICS, "--k", "20"]) == 0
+    likelihoods = [name for name in options.METRICS if name not in ("fid", "kid")]
+    assert main(["evaluate", str(trained), "--metrics", *likelihoods, "--k", "20"]) == 0
     shown = capsys.readouterr().out
     rows = {row["metric"]: row for row in json.loads((trained / "evaluation.json").read_text())["metrics"]}
     assert set(rows) == {"elbo", "rec", "kl", "kl_per_dim", "active_units", "iw_nll", "bpd"}
@@ -103,6 +106,28 @@ def test_metrics_are_measured_on_the_same_pixels(trained, monkeypatch):
                              real(rng, examples))
     inference.measure(opened, data.load("digits", "test"), ("elbo", "iw_nll"), k=2)
     assert len(seen) == 2 and seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("which", ["trained", "conditional"])
+def test_evaluate_distances_always_with_their_protocol(which, request, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))   # and its cache
+    folder, weights = request.getfixturevalue(which), tmp_path / "squeezenet.npz"
+    np.savez(weights, **seeded.state_dict(squeezenet.shapes()))
+    argv = ["evaluate", str(folder), "--metrics", "fid", "elbo", "--out", str(tmp_path / "e.json"), "--weights", str(weights)]
+    assert main([*argv, "--protocol", "squeezenet", "--samples", "100"]) == 0
+    out, error = capsys.readouterr()
+    rows = {row["metric"]: row for row in json.loads((tmp_path / "e.json").read_text())["metrics"]}
+    assert {"fid", "elbo"} <= set(rows) and rows["fid"]["value"] > 0 and rows["fid"]["n"] == rows["fid"]["reals"] == 100
+    assert rows["fid"]["protocol"] == "squeezenet(samples=100,reals=100)" and rows["fid"]["protocol"] in out
+    about = rows["fid"]["about"]
+    assert about in out and "100 samples against first 100 of test" in about and "never comparable with a FID" in about
+    assert "covariance of rank 99 in 512 dimensions" in error and rows["fid"]["note"] in error
+    for more, message in (([], "needs a protocol"), (["--protocol", "squeezenet"], "asks for 10,000 real images, digits test"),
+                          (["--protocol", "squeezent"], "Did you mean 'squeezenet'?"),
+                          (["--protocol", "standard", "--samples", "100"], "weights of another model")):
+        assert main([*argv, *more]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, error
 
 
 def test_evaluate_dequantised_states_bits_of_bytes(conditional, tmp_path, capsys):

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+import seeded
 from experiments import runner
 from experiments.two_stage import __main__ as command
 from experiments.two_stage import cells, figures, setting, toy, train
 from jaxvae import table, writers
 from jaxvae.errors import UserError
 from jaxvae.metrics import squeezenet
-from tests import seeded
 
 
 @pytest.fixture

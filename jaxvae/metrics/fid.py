@@ -132,7 +132,8 @@ def compare(
         values = frechet.kernel_distances(fakes[1], reals[1], subsets=subsets, size=subset_size, seed=seed)
         usual = (subsets, subset_size) == (KID_SUBSETS, KID_SIZE)
         label = protocol.label if usual else f"{protocol.label}, {subsets} subsets of {subset_size}"
-        spread = float(values.std(ddof=1)) if subsets > 1 else None
+        differ = subsets > 1 and subset_size < max(len(fakes[1]), len(reals[1]))   # else every subset is the whole
+        spread = float(values.std(ddof=1)) if differ else None
         found["kid"] = Distance(float(values.mean()), spread, len(fakes[1]), len(reals[1]), label)
     return found
 
@@ -170,7 +171,7 @@ class Engine(NamedTuple):
 
     protocol: Protocol
     size: int              # of a batch
-    mesh: Mesh | None      # None: one device
+    mesh: Mesh
     digest: str            # of the weights
     features: Callable     # x [size, H, W, C] in [0, 255] -> [size, dimension]
 
@@ -196,7 +197,7 @@ def _engine(protocol: Protocol, weights: Any, batch_size: int, mesh: Mesh | None
     check_count("batch_size", batch_size)
     size = protocol.batch_size or batch_size
     mesh = parallel.make_mesh() if mesh is None else mesh
-    mesh = mesh if mesh.size > 1 and size % mesh.size == 0 else None
+    mesh = mesh if size % mesh.size == 0 else parallel.make_mesh(mesh.devices.ravel()[:1])
     if isinstance(weights, Mapping):
         state_dict, what = weights, "the weights given"
     else:
@@ -204,7 +205,7 @@ def _engine(protocol: Protocol, weights: Any, batch_size: int, mesh: Mesh | None
         state_dict, what = weight_files.read(path), str(path)
     params = extractor.from_state_dict(state_dict, what)
     digest = weight_files.digest(params)
-    params = jax.device_put(params, None if mesh is None else parallel.replicated(mesh))
+    params = parallel.put(params, parallel.replicated(mesh))
     rows, columns = (_bilinear(side, extractor.side, extractor.half_pixels) for side in source.shape[:2])
 
     @jax.jit
@@ -261,31 +262,32 @@ def _features(engine: Engine, batches: Iterator[tuple[Array, Any]], n: int, chec
 
 
 def _fakes(engine: Engine, sampler: Sampler, source: Source, seed: int) -> Iterator[np.ndarray]:
-    protocol, size = engine.protocol, engine.size
-    rng = jax.random.key(seed)
-    if engine.mesh is not None:
-        rng = parallel.put(rng, parallel.replicated(engine.mesh))
+    protocol, size, mesh = engine.protocol, engine.size, engine.mesh
+    whole = parallel.replicated(mesh)
 
     def draw(number):
-        return sampler(jax.random.fold_in(rng, number), size, protocol.generator)
-
-    try:
-        shape = jax.eval_shape(draw, jax.ShapeDtypeStruct((), jnp.int32))
-        traced = True
-    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, jax.errors.TracerIntegerConversionError):
-        shape, traced = np.asarray(draw(0)), False   # it computes on the host
-    if shape.shape != (size, *source.shape) or not jnp.issubdtype(shape.dtype, jnp.floating):
-        raise UserError(f"the sampler gives {shape.dtype} {shape.shape}, the real images are {source.shape}: it must give "
-                        f"floating point images {(size, *source.shape)} in [0, 1].")
+        return sampler(jax.random.fold_in(jax.random.key(seed), number), size, protocol.generator)
 
     def ready(x):
         x = jnp.asarray(x, jnp.float32)
-        return _bytes(x, protocol.pixels), (x.min(), x.max())   # either is NaN where a pixel is
+        return _bytes(x, protocol.pixels), _range(x)
 
-    cut = None if engine.mesh is None else (parallel.batch_sharded(engine.mesh), parallel.replicated(engine.mesh))
-    finish = jax.jit(ready, out_shardings=cut)
-    compiled = jax.jit(lambda number: ready(draw(number)), out_shardings=cut)
-    one = compiled if traced else lambda number: finish(np.asarray(draw(number)))
+    try:   # parameters that the sampler closes over become arguments: as constants they would take minutes to compile
+        traced, example = jax.make_jaxpr(draw, return_shape=True)(np.int32(0))
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, jax.errors.TracerIntegerConversionError):
+        traced, example = None, np.asarray(draw(0))   # it computes on the host
+    shape, dtype = getattr(example, "shape", None), getattr(example, "dtype", None)
+    if shape != (size, *source.shape) or not jnp.issubdtype(dtype, jnp.floating):
+        raise UserError(f"the sampler gives {dtype} {shape}, the real images are {source.shape}: it must give floating point "
+                        f"images {(size, *source.shape)} in [0, 1].")
+    cut = (parallel.batch_sharded(mesh), whole)
+    if traced is None:
+        finish = jax.jit(ready, out_shardings=cut)
+        one = lambda number: finish(np.asarray(draw(number)))   # noqa: E731
+    else:
+        consts = parallel.put(traced.consts, whole)
+        compiled = jax.jit(lambda consts, number: ready(*jax.core.eval_jaxpr(traced.jaxpr, consts, number)), out_shardings=cut)
+        one = lambda number: compiled(consts, number)   # noqa: E731
     batches = (one(np.int32(number)) for number in range(-(-protocol.samples // size)))
     return _features(engine, batches, protocol.samples, lambda range_: _check_range(*range_, "the sampler's images"))
 
@@ -306,18 +308,21 @@ def _reals(engine: Engine, source: Source) -> Iterator[np.ndarray]:
     def ready(x):
         if x.dtype == jnp.uint8:
             x = x.astype(jnp.float32)
-            return x, (jnp.float32(0), jnp.float32(1))
-        return _bytes(x, pixels), (x.min(), x.max())
+            return x, _range(jnp.zeros(1))
+        return _bytes(x, pixels), _range(x)
 
-    def place(x):
-        return x if engine.mesh is None else parallel.put(x, parallel.batch_sharded(engine.mesh))
-
-    batches = (ready(place(x)) for x in ahead(read, range(-(-n // size))))
+    cut = parallel.batch_sharded(engine.mesh)
+    batches = (ready(parallel.put(x, cut)) for x in ahead(read, range(-(-n // size))))
     return _features(engine, batches, n, lambda range_: _check_range(*range_, f"the images of {source.name}"))
 
 
-def _check_range(low: float, high: float, what: str) -> None:
-    if not (np.isfinite(low) and np.isfinite(high)):
+def _range(x: Array) -> tuple[Array, Array, Array]:
+    """Returns the smallest and the largest value of x, and whether all are finite (a minimum over devices may lose a NaN)."""
+    return x.min(), x.max(), jnp.isfinite(x).all()
+
+
+def _check_range(low: float, high: float, finite: bool, what: str) -> None:
+    if not finite:
         raise UserError(f"{what} hold values that are not finite: check the model, or stop training earlier.")
     if low < -SLACK or high > 1.0 + SLACK:
         raise UserError(f"{what} must be in [0, 1], and run from {low:g} to {high:g}: scale them, or use jnp.clip.")

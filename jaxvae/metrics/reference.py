@@ -48,7 +48,7 @@ def cached(folder: places.PathLike, source: Source, about: dict[str, Any], n: in
 
 
 def _read(path: Path, key: str, n: int, dimension: int) -> Statistics:
-    with np.load(path, allow_pickle=False) as archive:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
         if str(archive["key"]) != key:
             raise ValueError("it belongs to other images")
         found = Statistics(archive["mean"], archive["cov"], int(archive["n"]))

@@ -4,6 +4,7 @@ Parameters are a dictionary with torchvision's names (`0.weight`, `3.squeeze.wei
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,23 +17,30 @@ DIMENSION = 512
 SIDE = 224             # pixels of the images that it was trained on
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)   # of ImageNet's pixels in [0, 1], which it expects removed
 FIRES = {3: (16, 64), 4: (16, 64), 6: (32, 128), 7: (32, 128), 9: (48, 192), 10: (48, 192), 11: (64, 256), 12: (64, 256)}
-POOLS = (2, 5, 8)      # 3x3, stride 2, the last window may be cut off
+POOLS = (2, 5, 8)
 
 Params = dict[str, Array]
 
 
-def _net(conv: Callable, x: Array) -> dict[str, Array]:
-    """Returns the output of every part; `conv(name, x, features, side, stride)` has padding side // 2, without stride."""
-    found = {"1": jax.nn.relu(conv("0", x, 64, 3, 2))}
-    x = found["1"]
+class Ops(NamedTuple):
+    """What the net is made of, so that one description serves several purposes (and libraries)."""
+
+    conv: Callable       # (name, x, features, side, stride), padded by side // 2 where the stride is 1; then ReLU
+    max_pool: Callable   # x: 3x3, stride 2, the last window may be cut off
+    join: Callable       # (*branches): channels beside each other
+
+
+def net(ops: Ops, x: Any) -> dict[str, Any]:
+    """Returns the output of every part of x, by torchvision's number."""
+    x = ops.conv("0", x, 64, 3, 2)
+    found = {"1": x}
     for number in range(2, 13):
         if number in POOLS:
-            x = _max_pool(x)
+            x = ops.max_pool(x)
         else:
             narrow, wide = FIRES[number]
-            x = jax.nn.relu(conv(f"{number}.squeeze", x, narrow, 1, 1))
-            parts = [conv(f"{number}.expand1x1", x, wide, 1, 1), conv(f"{number}.expand3x3", x, wide, 3, 1)]
-            x = jax.nn.relu(jnp.concatenate(parts, axis=-1))
+            x = ops.conv(f"{number}.squeeze", x, narrow, 1, 1)
+            x = ops.join(*(ops.conv(f"{number}.expand{side}x{side}", x, wide, side, 1) for side in (1, 3)))
         found[str(number)] = x
     return found
 
@@ -41,6 +49,9 @@ def _max_pool(x: Array) -> Array:
     ends = [(-(-(n - 3) // 2)) * 2 + 3 - n for n in x.shape[1:3]]   # torch's ceil_mode
     pad = ((0, 0), (0, ends[0]), (0, ends[1]), (0, 0))
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pad)
+
+
+OPS = Ops(None, _max_pool, lambda *branches: jnp.concatenate(branches, axis=-1))
 
 
 def activations(params: Params, x: Array) -> dict[str, Array]:
@@ -57,9 +68,9 @@ def activations(params: Params, x: Array) -> dict[str, Array]:
         pad = [(0 if stride == 2 else side // 2,) * 2] * 2
         y = jax.lax.conv_general_dilated(x, params[f"{name}.weight"], (stride, stride), pad,
                                          dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return y + params[f"{name}.bias"]
+        return jax.nn.relu(y + params[f"{name}.bias"])
 
-    found = _net(conv, x)
+    found = net(OPS._replace(conv=conv), x)
     return {**found, "pool": found["12"].mean(axis=(1, 2))}
 
 
@@ -76,7 +87,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
         found[f"{name}.weight"], found[f"{name}.bias"] = (features, x.shape[-1], side, side), (features,)
         return jnp.zeros((*x.shape[:-1], features))
 
-    jax.eval_shape(lambda x: _net(conv, x), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
+    jax.eval_shape(lambda x: net(OPS._replace(conv=conv), x), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
     return found
 
 

@@ -67,10 +67,10 @@ def folders(data_dir: places.PathLike | None = None) -> list[Path]:
     return list(dict.fromkeys([*first, *(folder for root in roots for folder in (root, root / "weights", root / "lpips"))]))
 
 
-def target() -> Path:
-    """Returns the folder that `fetch` fills: JAXVAE_WEIGHTS_DIR, else ~/.cache/jaxvae/weights."""
+def target(data_dir: places.PathLike | None = None) -> Path:
+    """Returns the folder that is to be filled: JAXVAE_WEIGHTS_DIR, else weights/ in `data_dir` or in ~/.cache/jaxvae."""
     chosen = os.environ.get(ENVIRONMENT)
-    return Path(os.path.expanduser(chosen)) if chosen else places.cache() / "weights"
+    return Path(os.path.expanduser(chosen)) if chosen else Path(data_dir or places.cache()) / "weights"
 
 
 def find(name: str, data_dir: places.PathLike | None = None) -> Path | None:
@@ -131,7 +131,7 @@ def read(path: places.PathLike) -> StateDict:
 
 def _npz(path: Path) -> StateDict:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (zipfile.BadZipFile, ValueError, EOFError, KeyError, AttributeError, TypeError, NotImplementedError) as error:
         raise UserError(f"{path} is not a whole file of weights ({error}): fetch it again.") from None
@@ -254,8 +254,9 @@ def listing(data_dir: places.PathLike | None = None) -> list[tuple[str, str]]:
     rows = []
     for name, known in KNOWN.items():
         path = find(name, data_dir)
-        how = f"jaxvae weights fetch {name}" if checksum(known.file) else f"put {known.url} into {target()} under that name"
-        where = str(path) if path else f"not found; for {known.purpose}: {how}"
+        fetched = f"jaxvae weights fetch {name}, or " if checksum(known.file) else ""
+        by_hand = f"put {known.url} into {target(data_dir)} as {known.file}"
+        where = str(path) if path else f"not found; {known.purpose}: {fetched}{by_hand}"
         rows.append((path.name if path else known.file, where))
     return rows
 

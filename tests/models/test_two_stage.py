@@ -17,7 +17,7 @@ from jaxvae.models.two_stage import Latents
 from jaxvae.testing import check_model
 from jaxvae.train import fit
 from jaxvae.types import Model
-from tests.small import one_device
+from small import one_device
 
 RNG, D = jax.random.key(0), 3
 SHAPE = (8, 8, 1)
