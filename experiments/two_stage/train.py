@@ -107,10 +107,11 @@ def _train(asked: Asked, name: str, model: Model, train: Source, preprocess, ste
     if not (folder / "config.json").exists():
         print(f"  {name}: {cost(model, tx, train, preprocess, steps, batch_size)}", flush=True)
     every = max(1, steps // 20)
+    devices = next(n for n in range(jax.device_count(), 0, -1) if batch_size % n == 0)   # 100 cannot be cut over 8
     with jax.default_matmul_precision("highest"):
         found: Fit = fit(
             model, tx, train, steps=steps, batch_size=batch_size, seed=asked.seed, workdir=folder, preprocess=preprocess,
-            log_every=max(1, steps // 100), save_every=every, keep=1,
+            log_every=max(1, steps // 100), save_every=every, keep=1, mesh=parallel.make_mesh(jax.devices()[:devices]),
             config={"cell": f"{asked.name}/{name}", "share": asked.budget.share, "batch_size": batch_size, "seed": asked.seed},
         )
     (folder / "finished").touch()
@@ -136,7 +137,7 @@ def cost(model: Model, tx, train: Source, preprocess, steps: int, batch_size: in
     resident = 0 if train.arrays is None else sum(values.nbytes for values in train.arrays.values())
     held = resident + (memory.argument_size_in_bytes + memory.temp_size_in_bytes if memory is not None else 0)
     work = f", {_scaled(flops * steps)}FLOP at {_scaled(flops * steps / seconds)}FLOP/s" if flops > 0 else ""
-    return f"{steps:,} steps of {batch_size}: about {_duration(seconds)}, {held / 2**20:,.0f} MiB of memory{work}"
+    return f"{steps:,} steps of {batch_size}: about {_duration(seconds)}, {max(1, round(held / 2**20)):,} MiB of memory{work}"
 
 
 def _scaled(value: float) -> str:
