@@ -1,6 +1,6 @@
 """Parts of losses, each per example and in nats. Means over the batch are taken in `train.py` alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +64,14 @@ def collapse(kl: float, latent: str = "z") -> str | None:
         return None
     return (f"posterior collapse: KL(q({latent}|x) || p({latent})) is {kl:.2g} nats, so {latent} carries almost nothing about "
             f"x. Raise beta from 0 over the first steps, give free bits, or lower beta.")
+
+def floored(metrics: Mapping[str, float]) -> str | None:
+    """Returns a warning where a learned gamma spent some of the steps behind these metrics at its floor, else None."""
+    share = metrics.get("gamma_floored", 0.0)
+    if not share > 0.0:
+        return None
+    return (f"gamma is at its floor in {share:.0%} of the last steps (mean {metrics.get('gamma', 0.0):.2g}): the decoder can "
+            "repeat the data exactly, so the loss says nothing any more. Use more data, a smaller net, or a fixed gamma.")
 
 def mmd(x: Array, y: Array, *, kernel: str = "gaussian", bandwidth: float | None = None) -> Array:
     """Returns the squared maximum mean discrepancy [] of two sets of points, >= 0; 0 means no difference that the kernel sees.

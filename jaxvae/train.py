@@ -18,7 +18,7 @@ from jaxvae.data.preprocess import make_preprocess
 from jaxvae.data.source import Source
 from jaxvae.errors import UserError, check_count, check_seed, unknown
 from jaxvae.loop import LoopState, Preprocess, compile_loop, empty_sums, make_evaluator, no_bad
-from jaxvae.objectives import COLLAPSED, collapse
+from jaxvae.objectives import COLLAPSED, collapse, floored
 from jaxvae.step import Optimisers, TrainState, groups, init_state, make_eval_step, make_train_step, optimisers
 from jaxvae.types import Model, Params, State
 
@@ -209,7 +209,13 @@ def fit(
                 raise _non_finite(step, [str(error)], checkpoints) from None
 
         data = None if source.arrays is None or step >= total else parallel.put(source.arrays, whole)
-        loop, warned = None, False
+        loop, warned = None, set()
+
+        def warn(warning: str | None, about: str) -> None:
+            if warning and about not in warned and jax.process_index() == 0:
+                warned.add(about)
+                print(f"jaxvae: step {step}: {warning}", file=sys.stderr)
+
         try:
             for i, phase in enumerate(phases):
                 end = starts[i] + phase.steps
@@ -241,6 +247,7 @@ def fit(
                         rate = (step - since) * batch_size / (time.perf_counter() - clock)
                         bar.note(values, rate)
                         say("train", {**values, "images_per_s": round(rate, 1)})
+                        warn(floored(values), "gamma")
                         loop_state = loop_state._replace(sums=parallel.put(zeros, whole))
                         since, clock = step, time.perf_counter()
                     if evaluates or saves or stop:
@@ -253,9 +260,7 @@ def fit(
                             bad = [name for name, value in found.items() if not math.isfinite(value)]
                             if bad:
                                 raise _non_finite(step, [f"{name} of the validation split" for name in bad], checkpoints)
-                            if not warned and (warning := collapse(found.get("kl", COLLAPSED))):
-                                warned = True
-                                print(f"jaxvae: step {step}: {warning}", file=sys.stderr)
+                            warn(collapse(found.get("kl", COLLAPSED)), "collapse")
                         save(found)
                         if evaluates and on_eval is not None:
                             on_eval(step, loop_state.train)

@@ -42,7 +42,8 @@ def latents(model: Model, params: Params, state: State, source: Source, *, prepr
     """Returns q(z|x) of all of `source`, computed once in evaluation mode, as a source that redraws z at every visit.
 
     Args:
-        model: any model that encodes; its posterior is a NamedTuple of arrays [B, ...], one of them `mean`.
+        model: any model that encodes; its posterior is a NamedTuple of arrays, one of them `mean` [B, D], and all of them
+            [B, ...] or broadcastable to it (a variance that is the same for all x, say).
         preprocess: that of the first stage (default: bytes to [0, 1]).
         batch_size: images encoded at a time.
         seed: of the preprocessing's noise, where it has any.
@@ -57,18 +58,22 @@ def latents(model: Model, params: Params, state: State, source: Source, *, prepr
     build: list[Any] = []
 
     @jax.jit
-    def encode(rng, examples):
+    def encode(params, state, rng, examples):
         batch = preprocess(rng, examples)
         q = model.encode(params, state, batch.x, batch.cond)
         if not hasattr(q, "_fields") or "mean" not in q._fields:
             raise UserError(f"the second stage needs a posterior with a mean, not {type(q).__name__}.")
         build[:] = [type(q)]
-        return {"x" if name == "mean" else name: value for name, value in q._asdict().items()}
+        return {"x" if name == "mean" else name: each(jnp.asarray(value), q.mean) for name, value in q._asdict().items()}
+
+    def each(value, mean):   # a row for each example
+        value = value.reshape((1,) * (mean.ndim - value.ndim) + value.shape)
+        return jnp.broadcast_to(value, (len(mean), *value.shape[1:]))
 
     rng, parts = jax.random.key(seed), []
     for start in range(0, source.size, batch_size):   # the last batch is padded: one compilation
         index = np.minimum(np.arange(start, start + batch_size), source.size - 1)
-        found = jax.device_get(encode(jax.random.fold_in(rng, start), source.read(index)))
+        found = jax.device_get(encode(params, state, jax.random.fold_in(rng, start), source.read(index)))
         parts.append({name: values[:source.size - start] for name, values in found.items()})
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if not all(np.isfinite(values).all() for values in arrays.values()):
@@ -111,8 +116,8 @@ def two_stage(first: Model, second: Model, *, latent_dim: int, noise_on_z: bool 
         A `Model` without objectives: there is nothing to train jointly. A condition is the first stage's.
 
     Raises:
-        UserError: for a first stage that does not encode and decode; when initialised, for a second stage of another
-            size of z, and when sampled, of u.
+        UserError: for a stage that does not encode and decode; when initialised or used, for a second stage of another
+            size of z or u.
 
     Source: Dai & Wipf 2019, section 4, steps 1 to 3; released code, two_stage_vae_model.py.
     """
@@ -134,35 +139,44 @@ def two_stage(first: Model, second: Model, *, latent_dim: int, noise_on_z: bool 
             raise UserError(f"the second stage's u has size {u.shape[1:]}, not latent_dim={latent_dim}.")
         return {"first": params, "second": params_z}, {"first": state, "second": state_z}
 
-    def of_first(params, state):
-        return params["first"], state["first"]
+    def run(name, function, params, state, values, cond, stats):
+        """Returns what a stage makes of x, z or u; what it cannot take is said with its name."""
+        try:
+            return function(params[name], state[name], values, cond, stats=stats)
+        except UserError as error:
+            raise UserError(f"the {name} stage: {error}") from None
 
-    def of_second(params, state):
-        return params["second"], state["second"]
+    def posterior(params, state, x, cond, stats):
+        return run("first", first.encode, params, state, x, cond, stats)
 
-    def encode(params, state, x, cond=None, *, stats="running"):
-        mean = first.encode(*of_first(params, state), x, cond, stats=stats).mean
-        return second.encode(*of_second(params, state), mean, stats=stats)
+    def likelihood(params, state, z, cond, stats):
+        return run("first", first.decode, params, state, z, cond, stats)
 
-    def decode(params, state, u, cond=None, *, stats="running"):
-        return first.decode(*of_first(params, state), latent(params, state, u, stats).mean, cond, stats=stats)
+    def posterior_u(params, state, z, stats):
+        return run("second", second.encode, params, state, z, None, stats)
 
     def latent(params, state, u, stats):
-        return second.decode(*of_second(params, state), u, stats=stats)
+        return run("second", second.decode, params, state, u, None, stats)
+
+    def encode(params, state, x, cond=None, *, stats="running"):
+        return posterior_u(params, state, posterior(params, state, x, cond, stats).mean, stats)
+
+    def decode(params, state, u, cond=None, *, stats="running"):
+        return likelihood(params, state, latent(params, state, u, stats).mean, cond, stats)
 
     def sample(params, state, rng, n, cond=None, *, stats="running"):
         rng_u, rng_z = jax.random.split(rng)
         p = latent(params, state, noise.normal(rng_u, (n, latent_dim)), stats)
         z = distributions.sample(rng_z, p) if noise_on_z else p.mean
-        return first.decode(*of_first(params, state), z, cond, stats=stats).mean
+        return likelihood(params, state, z, cond, stats).mean
 
     def draw(params, state, rng, batch: Batch, stats):
         """Returns -log p(x|z) and log q(z|x) - log p(z|u) [B], q(u|z) and u, of one draw of z and u."""
         rng_z, rng_u = jax.random.split(rng)
-        q = first.encode(*of_first(params, state), batch.x, batch.cond, stats=stats)
+        q = posterior(params, state, batch.x, batch.cond, stats)
         z = distributions.sample(rng_z, q)
-        rec = -distributions.log_prob(first.decode(*of_first(params, state), z, batch.cond, stats=stats), batch.x)
-        q_u = second.encode(*of_second(params, state), z, stats=stats)
+        rec = -distributions.log_prob(likelihood(params, state, z, batch.cond, stats), batch.x)
+        q_u = posterior_u(params, state, z, stats)
         u = distributions.sample(rng_u, q_u)
         ratio = distributions.log_prob(q, z) - distributions.log_prob(latent(params, state, u, stats), z)
         return rec, ratio, q_u, u

@@ -20,6 +20,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import ScopeCollectionNotFound, ScopeParamNotFoundError, ScopeParamShapeError
 
 from jaxvae import noise, parallel
 from jaxvae.errors import UserError, unknown
@@ -277,6 +278,9 @@ def from_linen(module: nn.Module) -> Net:
         module: its `__call__(x, *, cond=None, train)` returns one array. Collections other than
             "params" become the state (BatchNorm averages, power iterations); the rng given to
             `apply` is the stream "dropout".
+
+    Raises:
+        UserError: from `apply`, for parameters of a net of another size.
     """
 
     def init(rng, x, cond=None):
@@ -286,9 +290,14 @@ def from_linen(module: nn.Module) -> Net:
     def apply(params, state, x, *, cond=None, rng=None, train):
         variables = {"params": params, **state}
         rngs = None if rng is None else {"dropout": rng}
-        if train and state:
-            y, new = module.apply(variables, x, cond=cond, train=True, rngs=rngs, mutable=list(state))
-            return y, dict(new)
-        return module.apply(variables, x, cond=cond, train=train, rngs=rngs), state
+        try:
+            if train and state:
+                y, new = module.apply(variables, x, cond=cond, train=True, rngs=rngs, mutable=list(state))
+                return y, dict(new)
+            return module.apply(variables, x, cond=cond, train=train, rngs=rngs), state
+        except (ScopeCollectionNotFound, ScopeParamNotFoundError, ScopeParamShapeError):
+            without = " without a condition" if cond is None else ""
+            raise UserError(f"these parameters do not fit a net for inputs of shape {x.shape[1:]}{without}: they are of "
+                            "another one; build it as it was when they were trained.") from None
 
     return Net(init, apply)

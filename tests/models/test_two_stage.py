@@ -78,6 +78,30 @@ def test_latents_are_the_posteriors_and_are_redrawn(posterior):
     np.testing.assert_allclose(one, want, rtol=1e-4, atol=1e-5)
 
 
+def test_latents_of_a_posterior_with_one_variance_for_all():
+    """Of any shape that broadcasts to the mean's."""
+    model, x = linear(2.0, 0.1, 0.2), np.arange(6, dtype=np.float32).reshape(3, 2)
+    for logvar in (jnp.zeros(()), jnp.zeros(2), jnp.zeros((1, 2)), jnp.zeros((3, 1))):
+        one = model._replace(encode=lambda params, state, x, cond=None, logvar=logvar: Normal(2.0 * x, logvar[:len(x)]
+                                                                                              if logvar.ndim == 2 else logvar))
+        found = models.latents(one, {}, {}, data.from_arrays(x), preprocess=lambda rng, examples: Batch(examples["x"]),
+                               batch_size=3)
+        z = found.preprocess(RNG, found.source.read(np.arange(3))).x
+        np.testing.assert_allclose(z, distributions.sample(RNG, Normal(2.0 * jnp.asarray(x), jnp.zeros((3, 2)))), rtol=1e-6)
+
+
+def test_parameters_are_no_constants_of_the_program_that_encodes():
+    seen, model = [], first()
+    params, state = model.init(RNG, images())
+
+    def encode(params, state, *args):
+        seen.extend(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, state)))
+        return model.encode(params, state, *args)
+
+    models.latents(model._replace(encode=encode), params, state, source())
+    assert seen and all(seen)
+
+
 def test_latents_that_are_not_finite():
     model = first()
     params, state = model.init(RNG, images())
@@ -203,6 +227,19 @@ def test_a_second_stage_of_another_size(make, message):
         make().init(RNG, images())
 
 
+@pytest.mark.parametrize(("two", "latent_dim", "message"), [
+    (4, 4, r"the first stage: these parameters do not fit a net for inputs of shape \(4,\)"),
+    (3, 5, r"the second stage: these parameters do not fit a net for inputs of shape \(5,\)"),
+])
+def test_stages_that_were_trained_apart_and_do_not_fit(two, latent_dim, message):
+    """As they are joined after training, without `init`."""
+    one, other = first(3), second(two)
+    a, b = one.init(RNG, images()), other.init(RNG, Batch(jnp.zeros((2, two))))
+    params, state = {"first": a[0], "second": b[0]}, {"first": a[1], "second": b[1]}
+    with pytest.raises(UserError, match=message):
+        two_stage(one, other, latent_dim=latent_dim).sample(params, state, RNG, 4)
+
+
 def test_stages_must_encode_and_decode():
     with pytest.raises(UserError, match="the second stage must encode and decode"):
         two_stage(first(), second()._replace(encode=None), latent_dim=D)
@@ -317,7 +354,7 @@ def test_gamma_finds_the_mean_squared_error():
     assert float(value) == pytest.approx(64 * (0.5 + 0.5 * np.log(mse) + 0.5 * np.log(2 * np.pi)), rel=1e-3)
 
 
-def test_gamma_that_runs_to_zero_is_floored_and_counted():
+def test_gamma_that_runs_to_zero_is_floored_counted_and_said(capsys):
     """One image that the decoder memorises: gamma falls to the floor, is counted, and nothing is ever infinite."""
     x = data.from_arrays(np.full((4, *SHAPE), 255, np.uint8))
     pair = nets.mlp((4,), 2), nets.mlp((4,), SHAPE)
@@ -326,6 +363,7 @@ def test_gamma_that_runs_to_zero_is_floored_and_counted():
     last = found.metrics["train"]
     assert 1e-3 <= last["gamma"] < 2e-3
     assert last["gamma_floored"] == 1.0
+    assert capsys.readouterr().err.count("gamma is at its floor in ") == 1
     assert np.isfinite(last["loss"])
 
 

@@ -289,6 +289,15 @@ def test_from_linen_gives_pure_functions():
     assert np.all(new["batch_stats"]["BatchNorm_0"]["mean"] != 0)
 
 
+def test_parameters_of_another_size():
+    net, x = from_linen(Both()), jnp.ones((6, 3))
+    params, state = net.init(jax.random.key(0), x)
+    for wrong, train in (((params, state, jnp.ones((6, 4))), False), ((params, state, jnp.ones((6, 4))), True),
+                         (({"Dense_1": params["Dense_0"]}, state, x), False), (({}, state, x), False)):
+        with pytest.raises(UserError, match=r"for inputs of shape \([34],\) without a condition: they are of another"):
+            net.apply(*wrong, rng=jax.random.key(1), train=train)
+
+
 @pytest.mark.parametrize(("k", "stride", "padding"), [
     (4, 2, "SAME"), (3, 2, "SAME"), (5, 2, "SAME"), (5, 1, "SAME"), (2, 3, "SAME"), (4, 2, "VALID"), (2, 3, "VALID"),
     (4, 2, ((2, 2), (2, 2))), (4, 1, ((3, 3), (3, 3))), (3, 1, ((1, 1), (1, 1))), (4, 2, ((1, 2), (1, 2))),
