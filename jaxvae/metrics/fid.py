@@ -34,6 +34,7 @@ BATCH_SIZE = 64
 BLOCK = 1024           # features whose products are added up at a time
 SLACK = 1e-4           # how far rounding may carry a pixel out of [0, 1]
 KID_SUBSETS, KID_SIZE = 100, 1000
+GREY = "Grey images were given to the net as three equal channels."
 
 Sampler = Callable[[Array, int, str], Array]   # (rng, n, "running" or "batch") -> images [n, H, W, C] in [0, 1]
 Progress = Callable[[int, int], None]
@@ -47,7 +48,7 @@ class Distance(NamedTuple):
     n: int                 # generated images
     reals: int             # real images
     protocol: str          # label of the protocol
-    note: str = ""         # what limits it
+    note: str = ""         # what limits it, and whether grey images became three channels
 
 
 def fid(real: str | Source | Callable[[str], Source], sampler: Sampler, protocol: Protocol | str | None = None,
@@ -125,16 +126,16 @@ def compare(
         reals = _collect(_reals(engine, source), True, _counted(progress, protocol.samples, total))
     else:
         reals = (_real_statistics(engine, source, folder, _counted(progress, protocol.samples, total)), None)
-    found = {}
+    found, grey = {}, GREY if source.shape[-1] == 1 else ""
     if "fid" in metrics:
-        found["fid"] = _frechet(fakes[0], reals[0], protocol)
+        found["fid"] = _frechet(fakes[0], reals[0], protocol, grey)
     if "kid" in metrics:
         values = frechet.kernel_distances(fakes[1], reals[1], subsets=subsets, size=subset_size, seed=seed)
         usual = (subsets, subset_size) == (KID_SUBSETS, KID_SIZE)
         label = protocol.label if usual else f"{protocol.label}, {subsets} subsets of {subset_size}"
         differ = subsets > 1 and subset_size < max(len(fakes[1]), len(reals[1]))   # else every subset is the whole
         spread = float(values.std(ddof=1)) if differ else None
-        found["kid"] = Distance(float(values.mean()), spread, len(fakes[1]), len(reals[1]), label)
+        found["kid"] = Distance(float(values.mean()), spread, len(fakes[1]), len(reals[1]), label, grey)
     return found
 
 
@@ -272,10 +273,12 @@ def _fakes(engine: Engine, sampler: Sampler, source: Source, seed: int) -> Itera
         x = jnp.asarray(x, jnp.float32)
         return _bytes(x, protocol.pixels), _range(x)
 
-    try:   # parameters that the sampler closes over become arguments: as constants they would take minutes to compile
-        traced, example = jax.make_jaxpr(draw, return_shape=True)(np.int32(0))
-    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, jax.errors.TracerIntegerConversionError):
-        traced, example = None, np.asarray(draw(0))   # it computes on the host
+    with jax.default_matmul_precision("highest"):
+        try:   # parameters that the sampler closes over become arguments: as constants they would take minutes to compile
+            traced, example = jax.make_jaxpr(draw, return_shape=True)(np.int32(0))
+        except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError,
+                jax.errors.TracerIntegerConversionError):
+            traced, example = None, np.asarray(draw(0))   # it computes on the host
     shape, dtype = getattr(example, "shape", None), getattr(example, "dtype", None)
     if shape != (size, *source.shape) or not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(f"the sampler gives {dtype} {shape}, the real images are {source.shape}: it must give floating point "
@@ -377,14 +380,14 @@ def _cache_folder(cache: places.PathLike | bool, real: Any):
     return places.cache() / "statistics" if cache is True else cache
 
 
-def _frechet(fakes: Statistics, reals: Statistics, protocol: Protocol) -> Distance:
+def _frechet(fakes: Statistics, reals: Statistics, protocol: Protocol, grey: str) -> Distance:
     value, *ranks = frechet.distance_and_ranks(fakes.mean, fakes.cov, reals.mean, reals.cov)
     dimension = len(fakes.mean)
     few = [f"{n:,} {what} give a covariance of rank {rank}" for n, what, rank in
            ((fakes.n, "samples", ranks[0]), (reals.n, "real images", ranks[1])) if n <= dimension]
-    note = ""
-    if few:
-        note = (f"{' and '.join(few)} in {dimension} dimensions: this distance is far above that of more images; "
-                f"use more than {dimension:,}.")
-        print(f"jaxvae: {protocol.label}: {note}", file=sys.stderr)
+    if not few:
+        return Distance(value, None, fakes.n, reals.n, protocol.label, grey)
+    note = (f"{' and '.join(few)} in {dimension} dimensions: this distance is far above that of more images; "
+            f"use more than {dimension:,}. {grey}").rstrip()
+    print(f"jaxvae: {protocol.label}: {note}", file=sys.stderr)
     return Distance(value, None, fakes.n, reals.n, protocol.label, note)

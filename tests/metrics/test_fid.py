@@ -143,13 +143,28 @@ def test_samplers_on_the_host_and_under_jit_agree():
     assert calls.count("running") == len(calls) >= 3
 
 
+@pytest.mark.parametrize("host", [False, True])
+def test_samples_are_drawn_at_the_highest_precision(host):
+    """As the features are: a precision belongs to the call that traces a product, not to the one that runs it."""
+    seen = []
+
+    def draw(*args):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return np.asarray(sampler(*args)) if host else sampler(*args)
+
+    go(draw=draw)
+    assert set(seen) == {"highest"} and jax.config.jax_default_matmul_precision is None
+
+
 def test_grey_is_three_equal_channels():
     """In the real images and in the samples."""
     grey = source(channels=1)
     colour = data.from_arrays(np.repeat(grey.arrays["x"], 3, axis=-1), split="test")
-    one = go(grey, lambda *args: sampler(*args, channels=1))["fid"].value
-    three = go(colour, lambda *args: jnp.repeat(sampler(*args, channels=1), 3, -1))["fid"].value
-    assert one == pytest.approx(three, rel=1e-5)
+    one = go(grey, lambda *args: sampler(*args, channels=1), metrics=("fid", "kid"))
+    three = go(colour, lambda *args: jnp.repeat(sampler(*args, channels=1), 3, -1), metrics=("fid", "kid"))
+    for name in ("fid", "kid"):
+        assert one[name].value == pytest.approx(three[name].value, rel=1e-4)
+        assert (one[name].note, three[name].note) == (fid.GREY, "")
     assert "grey images as three equal channels" in SQUEEZENET.describe()
 
 
