@@ -113,7 +113,7 @@ def _zip(file: io.BufferedReader) -> tuple[Any, dict[str, np.ndarray]]:
             raise UserError("it is a zip archive without data.pkl")
         order = "little"
         if f"{root}byteorder" in archive.namelist():
-            order = archive.read(f"{root}byteorder").decode()
+            order = _stored(archive, f"{root}byteorder").decode()
         found = _Unpickler(io.BytesIO(_stored(archive, f"{root}data.pkl"))).load()
         storages = {
             key: _numbers(_stored(archive, f"{root}data/{key}"), dtype, size, order)

@@ -224,6 +224,11 @@ def test_packed_archives_other_archives_and_other_files(tmp_path, arrays):
     with pytest.raises(UserError, match="compressed"):
         weights.read(path)
     with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/data.pkl", dump({}))
+        archive.writestr("model/byteorder", "little", zipfile.ZIP_DEFLATED)
+    with pytest.raises(UserError, match="compressed"):
+        weights.read(path)
+    with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme", "hello")
     with pytest.raises(UserError, match="without data.pkl"):
         weights.read(path)
