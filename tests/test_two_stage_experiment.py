@@ -1,5 +1,9 @@
 """The two-stage VAE's experiment: schedules, cells and figures on tiny runs, and the toy whose density is known."""
 
+import runpy
+import sys
+
+import jax
 import numpy as np
 import pytest
 
@@ -40,7 +44,6 @@ def test_schedules():
 
 def first_update(tx, at: int) -> float:
     """Returns the size of Adam's update at step `at` where every gradient has been 1."""
-    import jax
     import jax.numpy as jnp
 
     params = jnp.zeros(())
@@ -60,7 +63,6 @@ def test_there_is_a_cell_for_every_published_number():
 
 def test_models_of_table_1():
     """The four first stages differ in the likelihood and the loss alone."""
-    import jax
     import jax.numpy as jnp
 
     from jaxvae.types import Batch
@@ -103,6 +105,18 @@ def test_all_methods_on_tiny_runs(folder, capsys):
         assert (folder / "smoke" / "full" / "mnist" / f"{name}.png").stat().st_size > 1000
 
 
+def test_all_of_a_cell_is_announced_before_its_first_stage(folder, capsys, monkeypatch):
+    """Also the second stage's cost; the latents and what is drawn from them are of full precision."""
+    precisions = []
+    encode = train.models.latents
+    monkeypatch.setattr(train.models, "latents", lambda *args, **options: precisions.append(
+        jax.config.jax_default_matmul_precision) or encode(*args, **options))
+    runner.main(folder, cells.cells, ["--smoke", "--cell", "mnist/two_stage", "--protocol", "squeezenet"], command.OPTIONS)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if "steps of" in line]
+    assert [line.partition(":")[0] for line in lines] == ["two_stage, after learned_gamma", "learned_gamma", "two_stage"]
+    assert precisions == ["highest"]
+
+
 def test_weights_are_asked_for_before_anything_is_trained(folder, monkeypatch, capsys):
     monkeypatch.setenv("JAXVAE_WEIGHTS_DIR", str(folder / "nothing"))
     monkeypatch.setenv("HOME", str(folder))
@@ -111,6 +125,44 @@ def test_weights_are_asked_for_before_anything_is_trained(folder, monkeypatch, c
         runner.main(folder, cells.cells, ["--smoke", "--cell", "mnist/two_stage"], command.OPTIONS)
     assert stopped.value.code == 2
     assert "pt_inception-2015-12-05-6726825d.pth" in capsys.readouterr().err
+    assert not (folder / "runs").exists()
+
+
+def test_reconstructions_are_drawn_in_the_mode_of_the_protocol(folder):
+    asked = train.Asked("mnist", 0, setting.Budget(), True)
+    stage, seen = train.stage_one(asked, "learned_gamma"), []
+
+    def noted(function):
+        return lambda *args, stats: seen.append(stats) or function(*args, stats=stats)
+
+    model = stage.model._replace(encode=noted(stage.model.encode), decode=noted(stage.model.decode))
+    draw = cells._reconstructions(asked, stage._replace(model=model))
+    for stats in ("batch", "running"):
+        assert draw(jax.random.key(0), 4, stats).shape == (4, 8, 8, 1)
+    assert seen == ["batch", "batch", "running", "running"]
+
+
+@pytest.mark.parametrize("what", ["weights", "images"])
+def test_what_is_needed_after_training_is_looked_at_before(folder, monkeypatch, capsys, what):
+    """Weights that are truncated, test images that are not there."""
+    if what == "weights":
+        path = folder / "weights" / "squeezenet1_1_features.npz"
+        path.write_bytes(path.read_bytes()[:-1000])
+        message = "squeezenet1_1_features.npz is not a whole file of weights"
+    else:
+        load, message = train.data.load, "no test images"
+
+        def missing(name, split):
+            if split == "test":
+                raise UserError(message)
+            return load(name, split)
+
+        monkeypatch.setattr(train.data, "load", missing)
+    argv = ["--smoke", "--cell", "mnist/learned_gamma", "--protocol", "squeezenet"]
+    with pytest.raises(SystemExit) as stopped:
+        runner.main(folder, cells.cells, argv, command.OPTIONS)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
     assert not (folder / "runs").exists()
 
 
@@ -128,6 +180,14 @@ def test_options_that_do_not_exist(folder, argv, message, capsys):
 def test_nothing_trained_is_said(folder):
     with pytest.raises(UserError, match="nothing is trained in"):
         figures.main(["--data", "fashion_mnist"])
+
+
+def test_nothing_trained_ends_the_command_with_2(folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["figures", "--data", "fashion_mnist"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(figures.__file__, run_name="__main__")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("nothing is trained in")
 
 
 # ---- the toy ---------------------------------------------------------------------------------

@@ -73,21 +73,24 @@ def _reconstructions(asked: Asked, stage: Stage):
     """Returns a sampler of reconstructions of training images, drawn at random; z ~ q(z|x), not its mean."""
     images = train.source(asked, "train")
 
-    @jax.jit
-    def reconstruct(rng, x):
-        q = stage.model.encode(stage.params, stage.state, x.astype(jnp.float32) / 255)
-        return jnp.clip(stage.model.decode(stage.params, stage.state, distributions.sample(rng, q)).mean, 0.0, 1.0)
+    @functools.partial(jax.jit, static_argnums=4)
+    def reconstruct(params, state, rng, x, stats):
+        q = stage.model.encode(params, state, x.astype(jnp.float32) / 255, stats=stats)
+        return jnp.clip(stage.model.decode(params, state, distributions.sample(rng, q), stats=stats).mean, 0.0, 1.0)
 
     def sampler(rng, n: int, stats: str):
         rng_index, rng_z = jax.random.split(rng)
-        return reconstruct(rng_z, images.read(np.asarray(jax.random.randint(rng_index, (n,), 0, images.size)))["x"])
+        x = images.read(np.asarray(jax.random.randint(rng_index, (n,), 0, images.size)))["x"]
+        return reconstruct(stage.params, stage.state, rng_z, x, stats)
 
     return sampler
 
 
 def check(protocol: str) -> None:
-    """Raises `UserError` for an unknown protocol, and one whose weights are not here: before anything is trained."""
-    weights.locate(EXTRACTORS[protocols.checked(protocol).extractor].weights)
+    """Raises `UserError` for an unknown protocol, and one whose weights are not here, damaged, or of another model."""
+    extractor = EXTRACTORS[protocols.checked(protocol).extractor]
+    path = weights.locate(extractor.weights)
+    extractor.from_state_dict(weights.read(path), str(path))
 
 
 def cells(protocol: str, budget: float) -> Sequence[Cell]:
@@ -97,8 +100,10 @@ def cells(protocol: str, budget: float) -> Sequence[Cell]:
 
     def one(name: str, method: str) -> Cell:
         def measure(seed: int, smoke: bool) -> list[Measure]:
-            check(protocol)
-            return run(Asked(name, seed, Budget() if smoke else share, smoke), method, protocol)
+            asked = Asked(name, seed, Budget() if smoke else share, smoke)
+            check(protocol)   # before anything is trained; and are the images there that samples are compared with?
+            train.source(asked, PROTOCOLS[protocol].split)
+            return run(asked, method, protocol)
 
         return Cell(f"{name}/{method}", measure)
 

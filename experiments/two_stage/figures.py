@@ -13,6 +13,7 @@ What has been trained on this machine (in `runs/`) is drawn into `figures/`; not
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 import jax
@@ -164,4 +165,5 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        raise SystemExit(str(error)) from None
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.two_stage import setting
@@ -16,7 +17,7 @@ from jaxvae.data.preprocess import make_preprocess
 from jaxvae.models.two_stage import Latents
 from jaxvae.step import groups, make_train_step
 from jaxvae.train import Fit, fit, init_state
-from jaxvae.types import Model
+from jaxvae.types import Batch, Model
 
 FOLDER = Path(__file__).parent
 SMOKE_SHRINK, SMOKE_STEPS, SMOKE_LATENT_DIM = 32, 8, 4
@@ -73,22 +74,40 @@ def stage_one(asked: Asked, method: str) -> Stage:
 def first_latents(asked: Asked, method: str = "learned_gamma") -> Latents:
     """Returns q(z|x) of the training images."""
     stage = stage_one(asked, method)
-    return models.latents(stage.model, stage.params, stage.state, source(asked, "train"), preprocess=PREPROCESS)
+    with jax.default_matmul_precision("highest"):
+        return models.latents(stage.model, stage.params, stage.state, source(asked, "train"), preprocess=PREPROCESS)
 
 
 @cache
 def stage_two(asked: Asked) -> Stage:
     """Returns the second stage, trained on the latents of "learned_gamma"."""
-    z, schedule = first_latents(asked), setting.SCHEDULES[setting.DATA[asked.name]]
+    z = first_latents(asked)
+    model, steps, tx, batch_size = _second(asked, z.source.size)
+    return _train(asked, "two_stage", model, z.source, z.preprocess, steps, tx, batch_size)
+
+
+def _second(asked: Asked, size: int) -> tuple[Model, int, Any, int]:
+    """Returns model, steps, optimisers and batch size of the second stage, on the latents of so many images."""
+    schedule = setting.SCHEDULES[setting.DATA[asked.name]]
     model = setting.stage_two(asked.latent_dim, width=32 if asked.smoke else 1024)
-    steps, tx = setting.length(schedule.second, schedule.second_period, z.source.size, schedule.batch_size, asked.budget.share)
-    return _train(asked, "two_stage", model, z.source, z.preprocess, steps, tx, schedule.batch_size)
+    steps, tx = setting.length(schedule.second, schedule.second_period, size, schedule.batch_size, asked.budget.share)
+    return model, SMOKE_STEPS if asked.smoke else steps, tx, schedule.batch_size
+
+
+def _announce_second(asked: Asked) -> None:
+    """Prints what the second stage will cost, before there are latents: zeros stand in for them."""
+    z = data.from_arrays(np.zeros((source(asked, "train").size, asked.latent_dim), np.float32))
+    model, steps, tx, batch_size = _second(asked, z.size)
+    said = cost(model, tx, z, lambda rng, examples: Batch(jnp.asarray(examples["x"])), steps, batch_size)
+    print(f"  two_stage, after learned_gamma: {said}", flush=True)
 
 
 def method(asked: Asked, name: str) -> Stage:
     """Returns the trained model of a cell, ready to sample."""
     if name in setting.STAGE_ONE:
         return stage_one(asked, name)
+    if name == "two_stage" and not (asked.folder / "learned_gamma" / "finished").exists():
+        _announce_second(asked)
     first = stage_one(asked, "learned_gamma")
     if name == "two_stage":
         second = stage_two(asked)
