@@ -214,7 +214,8 @@ def fit(
         def warn(warning: str | None, about: str) -> None:
             if warning and about not in warned and jax.process_index() == 0:
                 warned.add(about)
-                print(f"jaxvae: step {step}: {warning}", file=sys.stderr)
+                where = "" if folder is None else f"{folder}, "   # which stage of two, for one
+                print(f"jaxvae: {where}step {step}: {warning}", file=sys.stderr)
 
         try:
             for i, phase in enumerate(phases):

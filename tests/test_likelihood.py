@@ -214,12 +214,14 @@ def test_a_collapsed_posterior_is_said_once_in_training(capsys):
     assert objectives.collapse(0.5) is None and objectives.collapse(float("nan")) is None
 
 
-def test_collapse_warning_reaches_the_terminal(capsys):
+def test_collapse_warning_reaches_the_terminal(tmp_path, capsys):
     encoder = nets.mlp((8,), 4)
     still = encoder._replace(apply=lambda *a, **k: (0.0 * encoder.apply(*a, **k)[0], encoder.apply(*a, **k)[1]))
     model = models.vae(still, nets.mlp((8,), (4, 4, 1)), latent_dim=2)
     go(10, model=model, valid=bytes_source(1), eval_every=5)
     assert capsys.readouterr().err.count("jaxvae: step 5: posterior collapse") == 1
+    go(10, model=model, valid=bytes_source(1), eval_every=5, workdir=tmp_path / "run")
+    assert f"jaxvae: {tmp_path / 'run'}, step 5: posterior collapse" in capsys.readouterr().err
 
 
 def test_binarised_once_is_a_function_of_seed_and_place():
