@@ -63,8 +63,9 @@ def train(cell: str, run: Run, seed: int, smoke: bool) -> list[Measure]:
 
     with jax.default_matmul_precision("highest"):
         try:
+            frames = 3 if smoke else 30
             result = fit(phases, setting.optimiser(), source, batch_size=setting.BATCH_SIZE, seed=seed, workdir=folder,
-                         preprocess=preprocess, eval_every=max(1, steps // 30), log_every=max(1, steps // 30),
+                         preprocess=preprocess, eval_every=steps // frames, log_every=steps // frames,
                          config=config(run, seed, smoke), on_eval=film)
         except NonFinite as error:
             print(f"  {error}", flush=True)

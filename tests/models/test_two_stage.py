@@ -43,9 +43,9 @@ def source(n: int = 40) -> data.Source:
     return data.from_arrays(np.random.default_rng(0).integers(0, 256, (n, *SHAPE), dtype=np.uint8))
 
 
-def test_both_stages_pass_the_conformance_suite():
+def test_the_first_stage_passes_the_conformance_suite():
+    """With spectral norm, transposed convolutions and TensorFlow's BatchNorm; the second is an MLP."""
     check_model(first(), images())
-    check_model(second(), Batch(jax.random.normal(RNG, (16, D))))
 
 
 def test_the_composed_model_passes_the_conformance_suite():
