@@ -253,12 +253,13 @@ def _features(engine: Engine, batches: Iterator[tuple[Array, Any]], n: int, chec
         left -= len(found)
         return found
 
-    with jax.default_matmul_precision("highest"):
-        for x, range_ in batches:
-            pending.append((engine.features(x), range_))
-            if len(pending) > 1:
-                yield take()
-        while pending:
+    batches, more = iter(batches), True
+    while more or pending:
+        with jax.default_matmul_precision("highest"):   # not while others hold the thread
+            found = next(batches, None)
+            if more := found is not None:
+                pending.append((engine.features(found[0]), found[1]))
+        if len(pending) > more:
             yield take()
 
 
