@@ -7,6 +7,7 @@
 """
 
 import functools
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,10 +64,25 @@ def _distances(asked: Asked, method: str, stage: Stage, protocol: Protocol) -> l
             if asked.seed == 0:
                 writers.make_folder(where)
                 plots.samples(where / f"{asked.name}.{method}.png", images)
-        found = [("fid", fid.fid(real, sampler, protocol, **options))]
+        found = [("fid", fid.fid(real, sampler, protocol, progress=_announced("fid"), **options))]
         if method in setting.STAGE_ONE:
-            found.append(("fid_reconstruction", fid.fid(real, _reconstructions(asked, stage), protocol, **options)))
+            name, sampler = "fid_reconstruction", _reconstructions(asked, stage)
+            found.append((name, fid.fid(real, sampler, protocol, progress=_announced(name), **options)))
     return [Measure(name, d.protocol + asked.budget.suffix, d.value, d.n, stage.steps, PRECISION) for name, d in found]
+
+
+def _announced(name: str):
+    """Returns a `progress` that prints once how long a distance will take: hours, for Inception on a CPU."""
+    first: list[tuple[float, int]] = []   # when the first batch was done, and how many images that were
+
+    def progress(done: int, total: int) -> None:
+        if len(first) == 1 and done > first[0][1]:
+            seconds = (time.perf_counter() - first[0][0]) / (done - first[0][1]) * (total - done)
+            print(f"  {name}: {total:,} images, about {train.duration(seconds)}", flush=True)
+        if len(first) < 2:
+            first.append((time.perf_counter(), done))
+
+    return progress
 
 
 def _reconstructions(asked: Asked, stage: Stage):

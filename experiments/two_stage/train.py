@@ -156,7 +156,7 @@ def cost(model: Model, tx, train: Source, preprocess, steps: int, batch_size: in
     resident = 0 if train.arrays is None else sum(values.nbytes for values in train.arrays.values())
     held = resident + (memory.argument_size_in_bytes + memory.temp_size_in_bytes if memory is not None else 0)
     work = f", {_scaled(flops * steps)}FLOP at {_scaled(flops * steps / seconds)}FLOP/s" if flops > 0 else ""
-    return f"{steps:,} steps of {batch_size}: about {_duration(seconds)}, {max(1, round(held / 2**20)):,} MiB of memory{work}"
+    return f"{steps:,} steps of {batch_size}: about {duration(seconds)}, {max(1, round(held / 2**20)):,} MiB of memory{work}"
 
 
 def _scaled(value: float) -> str:
@@ -167,7 +167,7 @@ def _scaled(value: float) -> str:
     return f"{value / 1e6:.3g} M"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     for limit, size, unit in ((100, 1, "s"), (6000, 60, "min")):
         if seconds < limit:
             return f"{max(1, round(seconds / size))} {unit}"
