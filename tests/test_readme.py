@@ -80,9 +80,9 @@ def test_tables_are_what_their_commands_print():
 EXPERIMENTS = sorted(p.parent.name for p in (ROOT / "experiments").glob("*/__main__.py"))
 # Experiments of many cells that take minutes together: a few that differ. `make torture` runs them all.
 A_FEW = {
-    "rho_vae": ["mnist/vanilla/ar1-released", "mnist/beta/ar1-paper", "mnist/info/ar1-paper", "toy_ar1/frozen/ar1-paper"],
+    "rho_vae": ["mnist/vanilla/ar1-released", "mnist/info/ar1-paper"],
     "two_stage": ["toy_curve/*"],   # the others need weights: tests/test_two_stage_experiment.py brings some
-    "soft_intro_2d": ["8gaussians/vae", "spiral/intro_vae_released", "rings/soft_intro_vae", "checkerboard/real"],
+    "soft_intro_2d": ["rings/soft_intro_vae", "checkerboard/real"],
 }
 
 

@@ -233,7 +233,8 @@ def test_export_and_load_give_the_same_model(trained, tmp_path):
 
 @pytest.mark.parametrize("more", [
     ("--likelihood", "bernoulli", "--posterior", "ar1", "--conditional", "--ema-decay", "0.5", "--pixels", "binarised"),
-    ("--net", "conv", "--channels", "4", "--gamma", "0.5", "--accumulate", "2", "--no-noise-on-z", "--max-grad-norm", "1"),
+    pytest.param(("--net", "conv", "--channels", "4", "--gamma", "0.5", "--accumulate", "2", "--no-noise-on-z",
+                  "--max-grad-norm", "1"), marks=pytest.mark.slow),
 ])
 def test_any_first_stage_will_do(tmp_path, more):
     assert train(tmp_path / "run", *more, steps=2, second=2) == 0

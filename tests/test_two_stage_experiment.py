@@ -84,22 +84,26 @@ def test_a_budget_is_a_protocol():
             setting.check_budget(share)
 
 
-def test_all_methods_on_tiny_runs(folder, capsys):
-    """Every cell of a data set, through the command: stages are shared, costs are said first, numbers have their protocol."""
-    argv = ["--smoke", "--cell", "mnist/*", "--protocol", "squeezenet"]
+@pytest.mark.parametrize("methods", [
+    ("learned_gamma", "gmm", "two_stage"), pytest.param(setting.METHODS, marks=pytest.mark.slow),
+], ids=["a few", "all"])
+def test_methods_on_tiny_runs(folder, capsys, methods):
+    """Cells of a data set, through the command: stages are shared, costs are said first, numbers have their protocol."""
+    argv = ["--smoke", "--protocol", "squeezenet", *(word for method in methods for word in ("--cell", f"mnist/{method}"))]
     runner.main(folder, cells.cells, argv, command.OPTIONS)
     said = capsys.readouterr()
-    assert said.out.count("8 steps of 100: about") == len(setting.STAGE_ONE) + 1   # each stage is trained once
+    stages = [method for method in methods if method in (*setting.STAGE_ONE, "two_stage")]
+    assert said.out.count("8 steps of 100: about") == len(stages)   # each stage is trained once
     assert "MiB of memory" in said.out
     results, _ = table.load(folder, "smoke")
-    assert {line["cell"] for line in results} == {f"mnist/{method}" for method in setting.METHODS}
+    assert {line["cell"] for line in results} == {f"mnist/{method}" for method in methods}
     distances = [line for line in results if line["metric"].startswith("fid")]
     assert {line["metric"] for line in distances} == {"fid", "fid_reconstruction"}
     assert {line["protocol"] for line in distances} == {"squeezenet(samples=64,reals=64)"}
     assert all(np.isfinite(line["value"]) for line in results)
     assert all("--protocol squeezenet" in line["command"] for line in results)
     bounds = {line["cell"] for line in results if line["metric"] == "elbo"}
-    assert bounds == {f"mnist/{m}" for m in (*setting.STAGE_ONE, "two_stage")}
+    assert bounds == {f"mnist/{method}" for method in stages}
     figures.main(["--smoke", "--data", "mnist"])
     for name in ("gamma", "directions", "rows", "variances", "singular", "reconstructions"):
         assert (folder / "smoke" / "full" / "mnist" / f"{name}.png").stat().st_size > 1000
