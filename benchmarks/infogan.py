@@ -107,11 +107,7 @@ def main() -> None:
         "command": f"python -m benchmarks.infogan --rounds {args.rounds} --seconds {args.seconds:g}"
         + ("" if args.compiled else " --no-compiled"),
     }
-    print(f"{result['device']}, images/s, batch {BATCH_SIZE}: median (min to max) of {args.rounds} rounds")
-    for name, r in rates.items():
-        print(f"  {name:<26} {r['median']:>8,.0f}  ({r['min']:,.0f} to {r['max']:,.0f})")
-    for name, ratio in result["speed_ratio"].items():
-        print(f"  step against {name}: {ratio:.2f}x")
+    measure.report(result)
     print(f"  {result['gflop_per_step']:.1f} GFLOP a step, {result['gflop_per_s']:,.0f} GFLOP/s")
     print(measure.write("infogan", result))
 

@@ -103,6 +103,16 @@ def summary(rates: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     return {n: {"median": statistics.median(r), "min": min(r), "max": max(r)} for n, r in rates.items()}
 
 
+def report(result: dict[str, Any]) -> None:
+    """Prints the rates of a result and their ratios to PyTorch's."""
+    setting = f"{result['device']}, {result['unit']}, batch {result['batch_size']}"
+    print(f"{setting}: median (min to max) of {result['rounds']} rounds")
+    for name, r in result["rates"].items():
+        print(f"  {name:<26} {r['median']:>10,.0f}  ({r['min']:,.0f} to {r['max']:,.0f})")
+    for name, ratio in result["speed_ratio"].items():
+        print(f"  step against {name}: {ratio:.2f}x")
+
+
 def write(name: str, result: dict[str, Any]) -> Path:
     """Writes `result` to benchmarks/results/<name>.<platform>.json and returns the path."""
     RESULTS.mkdir(exist_ok=True)

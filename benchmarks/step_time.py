@@ -119,11 +119,7 @@ def main() -> None:
         "fit_share_of_step": rates["fit"]["median"] / step,
         "command": f"python -m benchmarks.step_time --rounds {args.rounds} --seconds {args.seconds:g}",
     }
-    print(f"{result['device']}, images/s, batch {BATCH_SIZE}: median (min to max) of {args.rounds} rounds")
-    for name, r in rates.items():
-        print(f"  {name:<26} {r['median']:>10,.0f}  ({r['min']:,.0f} to {r['max']:,.0f})")
-    for name, ratio in result["speed_ratio"].items():
-        print(f"  step against {name}: {ratio:.2f}x")
+    measure.report(result)
     print(f"  fit reaches {result['fit_share_of_step']:.1%} of the bare step")
     print(measure.write("step_time", result))
 

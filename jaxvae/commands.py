@@ -82,6 +82,8 @@ def complete(config: configs.VAE, model: Model, preprocess, fit: training.Fit, t
             lines = [{"step": step, "split": "test", **metrics}]
             writers.append(log, lines[0])
         draw(workdir, model, params, fit.train_state.state, test, preprocess, config, names)
+        if isinstance(config, configs.TwoStageVAE):   # the first stage has been completed as a run of its own
+            draw_curves(workdir / "second")
     return lines[-1], names
 
 
@@ -120,8 +122,12 @@ def draw(workdir: Path, model: Model, params, state, source: Source, preprocess,
         z = jnp.asarray(plots.manifold_z(side), jnp.float32)
         fixed = None if batch.cond is None else jnp.broadcast_to(batch.cond[:1], (side * side, batch.cond.shape[-1]))
         plots.manifold(workdir / "manifold.png", np.asarray(model.decode(params, state, z, fixed).mean))
-    if "curves" not in names:   # of two stages: the first has its own
-        workdir = workdir / "second"
+    if "curves" in names:
+        draw_curves(workdir)
+
+
+def draw_curves(workdir: Path) -> None:
+    """Draws what a run's log holds of training and validation, where there is any."""
     log = workdir / "metrics.jsonl"
     curves = writers.read_curves(log) if log.exists() else {}
     curves = {split: curves[split] for split in ("train", "valid") if split in curves}

@@ -55,19 +55,17 @@ def _gamma(asked: Asked, stage: Stage) -> float:
 
 def _distances(asked: Asked, method: str, stage: Stage, protocol: Protocol) -> list[Measure]:
     real = functools.partial(train.source, asked)
-    options = {"seed": asked.seed}
     sampler = fid.model_sampler(stage.model, stage.params, stage.state)
     with jax.default_matmul_precision("highest"):
-        if not asked.smoke:
-            images = np.asarray(sampler(jax.random.key(asked.seed), 100, "running"))
+        if asked.seed == 0 and not asked.smoke:
             where = FOLDER / "figures" / asked.budget.folder
-            if asked.seed == 0:
-                writers.make_folder(where)
-                plots.samples(where / f"{asked.name}.{method}.png", images)
-        found = [("fid", fid.fid(real, sampler, protocol, progress=_announced("fid"), **options))]
+            writers.make_folder(where)
+            images = sampler(jax.random.key(asked.seed), 100, "running")
+            plots.samples(where / f"{asked.name}.{method}.png", np.asarray(images))
+        found = [("fid", fid.fid(real, sampler, protocol, progress=_announced("fid"), seed=asked.seed))]
         if method in setting.STAGE_ONE:
             name, sampler = "fid_reconstruction", _reconstructions(asked, stage)
-            found.append((name, fid.fid(real, sampler, protocol, progress=_announced(name), **options)))
+            found.append((name, fid.fid(real, sampler, protocol, progress=_announced(name), seed=asked.seed)))
     return [Measure(name, d.protocol + asked.budget.suffix, d.value, d.n, stage.steps, PRECISION) for name, d in found]
 
 

@@ -21,6 +21,7 @@ from jaxvae.types import Batch, Model
 
 FOLDER = Path(__file__).parent
 SMOKE_SHRINK, SMOKE_STEPS, SMOKE_LATENT_DIM = 32, 8, 4
+TRIES = 3   # steps that an announced cost is measured on
 PREPROCESS = make_preprocess("grey")
 
 
@@ -71,9 +72,9 @@ def stage_one(asked: Asked, method: str) -> Stage:
 
 
 @cache
-def first_latents(asked: Asked, method: str = "learned_gamma") -> Latents:
-    """Returns q(z|x) of the training images."""
-    stage = stage_one(asked, method)
+def first_latents(asked: Asked) -> Latents:
+    """Returns q(z|x) of the training images under "learned_gamma"."""
+    stage = stage_one(asked, "learned_gamma")
     with jax.default_matmul_precision("highest"):
         return models.latents(stage.model, stage.params, stage.state, source(asked, "train"), preprocess=PREPROCESS)
 
@@ -138,8 +139,8 @@ def _train(asked: Asked, name: str, model: Model, train: Source, preprocess, ste
     return Stage(model, state.params, state.state, steps)
 
 
-def cost(model: Model, tx, train: Source, preprocess, steps: int, batch_size: int, tries: int = 3) -> str:
-    """Returns what a training will cost, from its step compiled and run `tries` times: "12,000 steps of 100: ..."."""
+def cost(model: Model, tx, train: Source, preprocess, steps: int, batch_size: int) -> str:
+    """Returns what a training will cost, from its step compiled and run a few times: "12,000 steps of 100: ..."."""
     batch = preprocess(jax.random.key(0), train.read(np.arange(batch_size) % train.size))
     with jax.default_matmul_precision("highest"):
         state = parallel.put(init_state(model, tx, jax.random.key(0), batch), parallel.replicated(parallel.make_mesh()))
@@ -147,10 +148,10 @@ def cost(model: Model, tx, train: Source, preprocess, steps: int, batch_size: in
     state, _ = step(state, batch)
     jax.block_until_ready(state)
     start = time.perf_counter()
-    for _ in range(tries):
+    for _ in range(TRIES):
         state, _ = step(state, batch)
     jax.block_until_ready(state)
-    seconds = (time.perf_counter() - start) / tries * steps
+    seconds = (time.perf_counter() - start) / TRIES * steps
     analysis, memory = step.cost_analysis() or {}, step.memory_analysis()
     flops = (analysis[0] if isinstance(analysis, list) else analysis).get("flops", 0.0)
     resident = 0 if train.arrays is None else sum(values.nbytes for values in train.arrays.values())

@@ -55,16 +55,13 @@ def latents(model: Model, params: Params, state: State, source: Source, *, prepr
         raise UserError("the first stage does not encode, so it has no latents: use a model with an encoder.")
     check_count("batch_size", batch_size)
     preprocess = make_preprocess() if preprocess is None else preprocess
-    build: list[Any] = []
-
     @jax.jit
     def encode(params, state, rng, examples):
         batch = preprocess(rng, examples)
         q = model.encode(params, state, batch.x, batch.cond)
         if not hasattr(q, "_fields") or "mean" not in q._fields:
             raise UserError(f"the second stage needs a posterior with a mean, not {type(q).__name__}.")
-        build[:] = [type(q)]
-        return {"x" if name == "mean" else name: each(jnp.asarray(value), q.mean) for name, value in q._asdict().items()}
+        return type(q)(*(each(jnp.asarray(value), q.mean) for value in q))
 
     def each(value, mean):   # a row for each example
         value = value.reshape((1,) * (mean.ndim - value.ndim) + value.shape)
@@ -73,15 +70,15 @@ def latents(model: Model, params: Params, state: State, source: Source, *, prepr
     rng, parts = jax.random.key(seed), []
     for start in range(0, source.size, batch_size):   # the last batch is padded: one compilation
         index = np.minimum(np.arange(start, start + batch_size), source.size - 1)
-        found = jax.device_get(encode(params, state, jax.random.fold_in(rng, start), source.read(index)))
-        parts.append({name: values[:source.size - start] for name, values in found.items()})
-    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        q = jax.device_get(encode(params, state, jax.random.fold_in(rng, start), source.read(index)))
+        parts.append([values[:source.size - start] for values in q])
+    build, names = type(q), ["x" if name == "mean" else name for name in q._fields]
+    arrays = dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
     if not all(np.isfinite(values).all() for values in arrays.values()):
         raise UserError("the first stage's posteriors are not finite: it has diverged; train it again.")
 
     def redraw(rng: Array, examples: dict[str, Array]) -> Batch:
-        q = build[0](**{"mean" if name == "x" else name: jnp.asarray(value) for name, value in examples.items()})
-        return Batch(distributions.sample(rng, q))
+        return Batch(distributions.sample(rng, build(*(jnp.asarray(examples[name]) for name in names))))
 
     name = f"latents of {source.name}"
     return Latents(Source(name, source.split, source.size, arrays["x"].shape[1:],

@@ -17,8 +17,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxvae.errors import UserError, check_count
-from jaxvae.nets.layers import BatchNorm, Conv, Dense, from_linen, log_variance
+from jaxvae.errors import check_count
+from jaxvae.nets.layers import Conv, Dense, check_images, from_linen, log_variance, tf_batch_norm
 from jaxvae.types import Net
 
 DENSE, CONV = "normal0.02", "cut0.02"
@@ -35,8 +35,8 @@ class Encoder(nn.Module):
         first, second, dense = self.widths
         own = {"dtype": self.dtype, "spectral_norm": self.spectral_norm}
         h = _leaky(Conv(first, 4, 2, init_name=CONV, **own)(x, train=train))
-        h = _leaky(_norm(self.dtype)(Conv(second, 4, 2, init_name=CONV, **own)(h, train=train), train=train))
-        h = _leaky(_norm(self.dtype)(Dense(dense, DENSE, **own)(h.reshape(h.shape[0], -1), train=train), train=train))
+        h = _leaky(tf_batch_norm(self.dtype)(Conv(second, 4, 2, init_name=CONV, **own)(h, train=train), train=train))
+        h = _leaky(tf_batch_norm(self.dtype)(Dense(dense, DENSE, **own)(h.reshape(h.shape[0], -1), train=train), train=train))
         y = Dense(sum(self.heads), DENSE, **own)(h, train=train).astype(jnp.float32)
         return log_variance(y, self.heads[-1], "softplus")
 
@@ -51,21 +51,17 @@ class Decoder(nn.Module):
     def __call__(self, z, *, cond=None, train=False):
         last, first, dense = self.widths
         height, width, colours = self.shape
-        h = nn.relu(_norm(self.dtype)(Dense(dense, DENSE, self.dtype)(z), train=train))
+        h = nn.relu(tf_batch_norm(self.dtype)(Dense(dense, DENSE, self.dtype)(z), train=train))
         h = Dense(first * (height // 4) * (width // 4), DENSE, self.dtype)(h)
-        h = nn.relu(_norm(self.dtype)(h, train=train)).reshape(-1, height // 4, width // 4, first)
+        h = nn.relu(tf_batch_norm(self.dtype)(h, train=train)).reshape(-1, height // 4, width // 4, first)
         up = {"transposed": True, "init_name": DENSE, "dtype": self.dtype}
-        h = nn.relu(_norm(self.dtype)(Conv(last, 4, 2, **up)(h), train=train))
+        h = nn.relu(tf_batch_norm(self.dtype)(Conv(last, 4, 2, **up)(h), train=train))
         y = Conv(colours, 4, 2, **up)(h).astype(jnp.float32)
         return nn.sigmoid(y) if self.output == "sigmoid" else y
 
 
 def _leaky(x):
     return nn.leaky_relu(x, 0.2)
-
-
-def _norm(dtype) -> BatchNorm:
-    return BatchNorm(momentum=0.001, convention="tensorflow", dtype=dtype)
 
 
 def infogan(shape: Sequence[int], *, latent_dim: int = 64, heads: Sequence[int] | None = None, spectral_norm: bool = True,
@@ -89,21 +85,3 @@ def infogan(shape: Sequence[int], *, latent_dim: int = 64, heads: Sequence[int] 
     check_count("shrink", shrink)
     widths = tuple(max(1, width // shrink) for width in (64, 128, 1024))
     return from_linen(Encoder(widths, heads, spectral_norm, dtype)), from_linen(Decoder(shape, widths, output, dtype))
-
-
-def check_images(net: str, shape, latent_dim: int, heads, output: str, *, multiple: int) -> tuple[tuple, tuple]:
-    """Returns shape and heads as tuples, heads with their default; raises `UserError` for what no such net can have."""
-    shape = tuple(shape)
-    if len(shape) != 3:
-        raise UserError(f"the {net} net needs images (height, width, channels), not shape {shape}.")
-    for side in shape:
-        check_count("a side of the image", side)
-    if shape[0] % multiple or shape[1] % multiple:
-        raise UserError(f"the {net} net takes images whose sides {multiple} divides, not {shape[0]}x{shape[1]}: resize them.")
-    check_count("latent_dim", latent_dim)
-    heads = (latent_dim, latent_dim) if heads is None else tuple(heads)
-    for width in heads:
-        check_count("a head's width", width)
-    if output not in ("sigmoid", "logits"):
-        raise UserError(f"output must be 'sigmoid' (Gaussian likelihood) or 'logits' (Bernoulli), not {output!r}.")
-    return shape, heads

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from flax.errors import ScopeCollectionNotFound, ScopeParamNotFoundError, ScopeParamShapeError
 
 from jaxvae import noise, parallel
-from jaxvae.errors import UserError, unknown
+from jaxvae.errors import UserError, check_count, unknown
 from jaxvae.types import Array, Net
 
 INITIALISERS = ("torch", "glorot", "xavier", "normal0.02", "cut0.02")
@@ -225,6 +225,11 @@ class BatchNorm(nn.Module):
         return y.astype(self.dtype)
 
 
+def tf_batch_norm(dtype: Any) -> BatchNorm:
+    """Returns BatchNorm as the two-stage VAE's code has it: TensorFlow's running averages, decay 0.999."""
+    return BatchNorm(momentum=0.001, convention="tensorflow", dtype=dtype)
+
+
 class Dropout(nn.Module):
     """Zeroes each value with probability `rate` in training and scales the rest by 1 / (1 - rate).
 
@@ -269,6 +274,24 @@ def join(x: Array, cond: Array | None) -> Array:
             "make labels one-hot with jax.nn.one_hot(label, classes)."
         )
     return jnp.concatenate([x, cond.astype(x.dtype)], axis=-1)
+
+
+def check_images(net: str, shape, latent_dim: int, heads, output: str, *, multiple: int) -> tuple[tuple, tuple]:
+    """Returns shape and heads as tuples, heads with their default; raises `UserError` for what no such net can have."""
+    shape = tuple(shape)
+    if len(shape) != 3:
+        raise UserError(f"the {net} net needs images (height, width, channels), not shape {shape}.")
+    for side in shape:
+        check_count("a side of the image", side)
+    if shape[0] % multiple or shape[1] % multiple:
+        raise UserError(f"the {net} net takes images whose sides {multiple} divides, not {shape[0]}x{shape[1]}: resize them.")
+    check_count("latent_dim", latent_dim)
+    heads = (latent_dim, latent_dim) if heads is None else tuple(heads)
+    for width in heads:
+        check_count("a head's width", width)
+    if output not in ("sigmoid", "logits"):
+        raise UserError(f"output must be 'sigmoid' (Gaussian likelihood) or 'logits' (Bernoulli), not {output!r}.")
+    return shape, heads
 
 
 def from_linen(module: nn.Module) -> Net:

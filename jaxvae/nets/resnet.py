@@ -26,8 +26,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxvae.errors import UserError, check_count, unknown
-from jaxvae.nets.infogan import _norm, check_images
-from jaxvae.nets.layers import Conv, Dense, from_linen, log_variance
+from jaxvae.nets.layers import Conv, Dense, check_images, from_linen, log_variance, tf_batch_norm
 from jaxvae.types import Net
 
 MOST_CHANNELS = 1024
@@ -47,7 +46,7 @@ class Style(nn.Module):
         for _ in range(self.blocks):
             start = h
             for _ in range(2):
-                h = self.conv(width)(nn.relu(_norm(self.dtype)(h, train=train)))
+                h = self.conv(width)(nn.relu(tf_batch_norm(self.dtype)(h, train=train)))
             h = h + (self.conv(width)(start) if self.released else start)
         return h
 
@@ -55,7 +54,8 @@ class Style(nn.Module):
         for _ in range(self.blocks):
             start = h
             for _ in range(2):
-                h = Dense(width, "glorot", self.dtype)(nn.relu(h if self.released else _norm(self.dtype)(h, train=train)))
+                h = h if self.released else tf_batch_norm(self.dtype)(h, train=train)
+                h = Dense(width, "glorot", self.dtype)(nn.relu(h))
             h = h + (Dense(width, "glorot", self.dtype)(start) if self.released or start.shape != h.shape else start)
         return h
 

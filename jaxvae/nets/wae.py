@@ -16,8 +16,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxvae.errors import check_count
-from jaxvae.nets.infogan import _norm, check_images
-from jaxvae.nets.layers import Conv, Dense, from_linen, log_variance
+from jaxvae.nets.layers import Conv, Dense, check_images, from_linen, log_variance, tf_batch_norm
 from jaxvae.types import Net
 
 
@@ -31,7 +30,7 @@ class Encoder(nn.Module):
         h = x
         for i, width in enumerate(self.widths):
             h = Conv(width, 5, 1 if i == 0 else 2, init_name="glorot", dtype=self.dtype)(h)
-            h = nn.relu(_norm(self.dtype)(h, train=train))
+            h = nn.relu(tf_batch_norm(self.dtype)(h, train=train))
         h = h.reshape(h.shape[0], -1)
         y = jnp.concatenate([Dense(width, "glorot", self.dtype)(h) for width in self.heads], axis=-1)
         return log_variance(y.astype(jnp.float32), self.heads[-1], "log_sd")
@@ -50,7 +49,7 @@ class Decoder(nn.Module):
         h = h.reshape(-1, height // 8, width // 8, first)
         up = {"transposed": True, "init_name": "glorot", "dtype": self.dtype}
         for channels in rest:
-            h = nn.relu(_norm(self.dtype)(Conv(channels, 5, 2, **up)(h), train=train))
+            h = nn.relu(tf_batch_norm(self.dtype)(Conv(channels, 5, 2, **up)(h), train=train))
         y = Conv(colours, 5, 1, **up)(h).astype(jnp.float32)
         return nn.sigmoid(y) if self.output == "sigmoid" else y
 
