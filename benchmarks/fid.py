@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from benchmarks import measure
-from jaxvae import data
+from jaxvae import data, host
 from jaxvae.metrics import fid, frechet, inception, squeezenet, weights
 from jaxvae.metrics.protocols import EXTRACTORS
 
@@ -153,6 +153,7 @@ def child(name: str, images: int, path: str | None) -> dict[str, float]:
 
 
 def main() -> None:
+    host.keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="per net and round")

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from benchmarks import measure
-from jaxvae import Batch, models, nets
+from jaxvae import Batch, host, models, nets
 from jaxvae.train import init_state, make_train_step
 
 BATCH_SIZE, LATENT_DIM, PARAMETERS = 100, 64, 13_331_586
@@ -88,6 +88,7 @@ def torch_runs(x: np.ndarray, seconds: float, compiled: bool):
 
 
 def main() -> None:
+    host.keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="per program and round")

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 
+from jaxvae import host
 from jaxvae.errors import UserError, unknown
 
 USAGE = """usage: jaxvae COMMAND ...
@@ -33,6 +34,8 @@ example:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    if argv is None:
+        host.keep_freed_memory()
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         return _main(argv)
