@@ -116,7 +116,7 @@ def compare(
         fewest = min(protocol.samples, protocol.reals or source.size)
         if fewest < subset_size:
             raise UserError(f"kid's subsets of {subset_size} images need as many samples and real images; there are {fewest}: "
-                            "use more, or a smaller subset_size.")
+                            "use more images, or from Python fid(..., subset_size=...).")
     engine = _engine(protocol, weights, batch_size, mesh, source)
     keep = "kid" in metrics
     total = protocol.samples + (protocol.reals or source.size)
