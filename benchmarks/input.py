@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks import measure
 from experiments.uva_vae.cells import tanh_vae
-from jaxvae import Batch, data, host, models, nets, writers
+from jaxvae import Batch, data, models, nets, writers
 from jaxvae.data import images
 from jaxvae.data.stream import ahead
 from jaxvae.metrics import likelihood
@@ -145,7 +145,6 @@ def table() -> str:
 
 
 def main() -> None:
-    host.keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", action="store_true", help="print the kept results as Markdown, measure nothing")
     parser.add_argument("--rounds", type=int, default=5)

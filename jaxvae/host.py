@@ -15,15 +15,19 @@ def keep_freed_memory() -> bool:
     """Makes malloc keep what is freed for the next step, where JAX computes on the CPU and the C library is glibc.
 
     XLA on CPU takes its buffers from malloc and frees them after each call. By default glibc hands large ones back to
-    the system, and the next call touches fresh pages again: a third of a convolutional step may go into page faults.
-    The process then keeps its largest size to its end. Call it before JAX is first used (`import jax` may come before;
-    `jax.devices()`, any array and any jitted call not), as the threads that XLA starts keep the allocator they find.
-    The command line, the experiments and the benchmarks do.
+    the system, and the next call touches fresh pages again; page faults can be a third of a convolutional step. With
+    this the process keeps its largest size to its end.
 
-    Whoever sets MALLOC_* or GLIBC_TUNABLES in the environment has chosen, and nothing is changed. Arithmetic is the same.
+    Call it before JAX is first used: `import jax` may come before, `jax.devices()`, an array or a jitted call not, for
+    the threads that XLA starts keep the allocator they find. Later it has no effect, and cannot know. The command
+    line, `python -m experiments.NAME` and the benchmarks of steps call it.
+
+    JAX computes on the CPU where JAX_PLATFORMS (or `jax.config.jax_platforms`) says so, or where no plugin for GPU or
+    TPU is installed. Whoever sets MALLOC_* or GLIBC_TUNABLES in the environment has chosen, and nothing is changed.
+    Arithmetic is the same.
 
     Returns:
-        Whether it was done.
+        Whether the allocator took the settings.
     """
     chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     if chosen or not sys.platform.startswith("linux") or not _cpu_only():
@@ -38,10 +42,10 @@ def keep_freed_memory() -> bool:
 
 def _cpu_only() -> bool:
     """Returns whether JAX will compute on the CPU, without starting it."""
-    asked = os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME")
-    if not asked and "jax" in sys.modules:
-        asked = sys.modules["jax"].config.jax_platforms
+    config = getattr(sys.modules.get("jax"), "config", None)   # has read JAX_PLATFORMS, and may have been set since
+    asked = os.environ.get("JAX_PLATFORMS") if config is None else config.jax_platforms
+    asked = asked or os.environ.get("JAX_PLATFORM_NAME", "").lower()
     if asked:
-        return asked == "cpu"
-    plugins = importlib.metadata.entry_points(group="jax_plugins")
-    return not plugins and not any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
+        return set(asked.split(",")) == {"cpu"}
+    installed = any(name in sys.modules or importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
+    return not installed and not importlib.metadata.entry_points(group="jax_plugins")
