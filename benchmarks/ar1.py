@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import measure
 from benchmarks.step_time import BATCH_SIZE, ours
-from jaxvae import host, models, nets
+from jaxvae import models, nets
 from jaxvae.distributions import recursion_by_doubling, recursion_by_scan
 
 DIMS = (10, 64, 512)
@@ -60,7 +60,6 @@ def sampler(draw, latent_dim: int, seconds: float):
 
 
 def main() -> None:
-    host.keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1.0, help="per program and round")

@@ -19,7 +19,7 @@ import jax
 import optax
 
 from benchmarks import measure
-from jaxvae import host, models, nets
+from jaxvae import models, nets
 from jaxvae.data import toy2d
 from jaxvae.ensemble import train_ensemble
 from jaxvae.errors import check_count
@@ -176,7 +176,6 @@ def table() -> str:
 
 
 def main() -> None:
-    host.keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", action="store_true", help="print the kept results as Markdown, measure nothing")
     parser.add_argument("--rounds", type=int, default=5)

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from benchmarks import measure
-from jaxvae import Batch, data, host, models, nets, writers
+from jaxvae import Batch, data, models, nets, writers
 from jaxvae.train import fit, init_state, make_train_step
 
 BATCH_SIZE, LATENT_DIM = 128, 10
@@ -99,7 +99,6 @@ def table() -> str:
 
 
 def main() -> None:
-    host.keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", action="store_true", help="print the kept results as Markdown, measure nothing")
     parser.add_argument("--rounds", type=int, default=9)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, NoReturn
 
-from jaxvae import errors, host, table, writers
+from jaxvae import errors, table, writers
 from jaxvae.errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxvae")
@@ -64,8 +64,6 @@ def main(folder: Path, cells: Sequence[Cell] | Callable[..., Sequence[Cell]], ar
         argv: the arguments; by default those of the process.
         options: of this experiment alone; those that are not at their default go into each result's command.
     """
-    if argv is None:
-        host.keep_freed_memory()
     try:
         _main(Path(folder), cells, argv, options)
     except UserError as error:

@@ -34,8 +34,6 @@ example:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    if argv is None:
-        host.keep_freed_memory()
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         return _main(argv)
@@ -80,6 +78,8 @@ def _main(argv: list[str]) -> int:
 
     if not known(settings.data):
         raise unknown("data set", settings.data, names())
+    if getattr(settings, "net", "mlp") != "mlp":   # it convolves
+        host.keep_freed_memory()
     from jaxvae.commands import train
 
     return train(settings)

@@ -16,11 +16,11 @@ def keep_freed_memory() -> bool:
 
     XLA on CPU takes its buffers from malloc and frees them after each call. By default glibc hands large ones back to
     the system, and the next call touches fresh pages again; page faults can be a third of a convolutional step. With
-    this the process keeps its largest size to its end.
+    this the process keeps its largest size to its end, and all threads share one arena: small dense nets, whose steps
+    have no such faults, lose by it.
 
     Call it before JAX is first used: `import jax` may come before, `jax.devices()`, an array or a jitted call not, for
-    the threads that XLA starts keep the allocator they find. Later it has no effect, and cannot know. The command
-    line, `python -m experiments.NAME` and the benchmarks of steps call it.
+    the threads that XLA starts keep the allocator they find. Later it has no effect, and cannot know.
 
     JAX computes on the CPU where JAX_PLATFORMS (or `jax.config.jax_platforms`) says so, or where no plugin for GPU or
     TPU is installed. Whoever sets MALLOC_* or GLIBC_TUNABLES in the environment has chosen, and nothing is changed.

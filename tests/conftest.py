@@ -4,10 +4,7 @@ from pathlib import Path
 
 import jax
 
-from jaxvae import host
-
 jax.config.update("jax_platforms", "cpu")
-host.keep_freed_memory()
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))

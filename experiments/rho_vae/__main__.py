@@ -1,8 +1,9 @@
 """python -m experiments.rho_vae [--cell C] [--seeds A:B] [--smoke]"""
 
-from pathlib import Path
+from experiments import runner
+from experiments.rho_vae.cells import CELLS, FOLDER
+from jaxvae import host
 
-from experiments.rho_vae.cells import CELLS
-from experiments.runner import main
-
-main(Path(__file__).parent, CELLS)
+if __name__ == "__main__":
+    host.keep_freed_memory()
+    runner.main(FOLDER, CELLS)

@@ -3,6 +3,7 @@
 from experiments import runner
 from experiments.runner import Option
 from experiments.two_stage.cells import FOLDER, cells
+from jaxvae import host
 
 OPTIONS = (
     Option("protocol", "two-stage-released", str, "how FIDs are measured; squeezenet needs no Inception weights"),
@@ -10,4 +11,5 @@ OPTIONS = (
 )
 
 if __name__ == "__main__":
+    host.keep_freed_memory()
     runner.main(FOLDER, cells, options=OPTIONS)
