@@ -78,7 +78,7 @@ def _main(argv: list[str]) -> int:
 
     if not known(settings.data):
         raise unknown("data set", settings.data, names())
-    if getattr(settings, "net", "mlp") != "mlp":   # it convolves
+    if settings.net != "mlp":   # it convolves
         host.keep_freed_memory()
     from jaxvae.commands import train
 

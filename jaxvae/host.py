@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
     """Makes malloc keep what is freed for the next step, where JAX computes on the CPU and the C library is glibc.
 
     XLA on CPU takes its buffers from malloc and frees them after each call. By default glibc hands large ones back to
-    the system, and the next call touches fresh pages again; page faults can be a third of a convolutional step. With
+    the system, and the next call touches fresh pages again, which convolutional steps pay for in page faults. With
     this the process keeps its largest size to its end, and all threads share one arena: small dense nets, whose steps
     have no such faults, lose by it.
 
@@ -33,7 +33,8 @@ def keep_freed_memory() -> bool:
     if chosen or not sys.platform.startswith("linux") or not _cpu_only():
         return False
     try:
-        mallopt, _ = ctypes.CDLL(None).mallopt, ctypes.CDLL(None).gnu_get_libc_version
+        library = ctypes.CDLL(None)
+        mallopt, _ = library.mallopt, library.gnu_get_libc_version
     except (OSError, AttributeError):   # another C library
         return False
     # one arena, as those of threads give back what they can; no mapping of its own for a large block; no trimming
