@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from experiments.rho_vae import cells, figures, search
-from jaxvae import distributions
+from jaxvae import distributions, writers
 from jaxvae.errors import UserError
 from jaxvae.types import Batch
 from jaxvae.writers import read_json
@@ -104,6 +104,38 @@ def test_a_frozen_decoder_stays():
     assert model.objectives[0].wrt == ("encoder",)
     params, _ = model.init(jax.random.key(0), Batch(jnp.zeros((2, search.TOY_X))))
     np.testing.assert_allclose(params["decoder"]["Dense_0"]["kernel"], search.toy("toy_ar1").weights.T, rtol=1e-6)
+
+
+def test_a_killed_cell_goes_on_and_ends_as_if_it_never_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(cells, "FOLDER", tmp_path / "whole")
+    whole = cells._measure("digits", "info", "ar1-released", 0, smoke=True)
+    monkeypatch.setattr(cells, "FOLDER", tmp_path / "killed")
+    appended = writers.append
+
+    def killed(path, record):
+        if record.get("split") == "train" and record["step"] == cells.SMOKE_STEPS:
+            raise KeyboardInterrupt
+        appended(path, record)
+
+    monkeypatch.setattr(writers, "append", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cells._measure("digits", "info", "ar1-released", 0, smoke=True)
+    monkeypatch.setattr(writers, "append", appended)
+    log = tmp_path / "killed/runs/smoke/digits.info.ar1-released.seed0/metrics.jsonl"
+    assert [line["step"] for line in writers.read(log) if line["split"] == "valid"] == [cells.SMOKE_STEPS // 2]
+    measures, curve, images = cells._measure("digits", "info", "ar1-released", 0, smoke=True)
+    assert (measures, curve) == whole[:2]
+    np.testing.assert_array_equal(images, whole[2])
+
+
+def test_the_folder_of_a_measured_cell_is_cleared_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(cells, "FOLDER", tmp_path)
+    cells._smoke.cache_clear()
+    cells.run("mnist", "vanilla", "ar1-paper", 0, True)
+    cells._smoke.cache_clear()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "smoke"]
+    assert not list((tmp_path / "runs" / "smoke").iterdir())
+    assert [line["steps"] for line in writers.read(tmp_path / "smoke" / "curves" / "mnist.vanilla.ar1-paper.jsonl")] == [2, 4]
 
 
 def test_figures_of_nothing_are_one_line(tmp_path):

@@ -13,6 +13,7 @@ has neither term. Adam 1e-3, batch 128, 15 passes over the 60,000 training image
 """
 
 import math
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -28,7 +29,7 @@ from experiments.vae.cells import BATCH_SIZE, EPOCHS, LATENT_DIM, PRECISION, rel
 from jaxvae import data, distributions, models, nets, plots, writers
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.errors import UserError
-from jaxvae.loop import Preprocess, make_evaluator
+from jaxvae.loop import Preprocess
 from jaxvae.models.rho_vae import NETS, released_posterior
 from jaxvae.train import fit
 from jaxvae.types import Batch, Model, Terms
@@ -90,21 +91,26 @@ def with_released_loss(model: Model) -> Model:
 
 
 def run(name: str, net: str, method: str, seed: int, smoke: bool) -> list[Measure]:
-    """Trains on all of "train"; after each pass over it the loss on "test" goes into the curve."""
+    """Trains on all of "train"; after each pass over it the loss on "test" goes into the curve.
+
+    Started again after it was killed, it goes on from the last pass that was whole (`runs/`, not in git).
+    """
     if net == "cnn" and not smoke and jax.default_backend() == "cpu":
         raise UserError("the cnn net has 212 to 315 million parameters: run its cells on a GPU or TPU, and others with --cell.")
     where, cell = FOLDER / ("smoke" if smoke else "results"), f"{name}.{net}.{method}"
-    measures, curve, images = _train(name, net, method, seed, smoke)
+    measures, curve, images = _smoke(net, method, seed) if smoke else _measure(name, net, method, seed, smoke=False)
     for line in curve:
         writers.append(where / "curves" / f"{cell}.jsonl", {"seed": seed, **line})
     if seed == 0:
         writers.make_folder(where / "samples")
         plots.samples(where / "samples" / f"{cell}.png", images)
+    shutil.rmtree(_folder("digits" if smoke else name, net, method, seed, smoke), ignore_errors=True)   # up to 11 GB
     return measures
 
 
-def _train(name: str, net: str, method: str, seed: int, smoke: bool):
-    return _smoke(net, method, seed) if smoke else _measure(name, net, method, seed, smoke=False)
+def _folder(name: str, net: str, method: str, seed: int, smoke: bool) -> Path:
+    """Returns where a run is kept until it is measured."""
+    return FOLDER / "runs" / ("smoke" if smoke else "results") / f"{name}.{net}.{method}.seed{seed}"
 
 
 @cache
@@ -119,21 +125,19 @@ def _measure(name: str, net: str, method: str, seed: int, *, smoke: bool):
     epoch = 2 if smoke else math.ceil(train.size / BATCH_SIZE)
     steps = SMOKE_STEPS if smoke else EPOCHS * epoch
     model = build(net, method, shrink=SMOKE_SHRINK if smoke else 1)
-    preprocess = preprocess_for(64 if net == "beta" else 28)
-    curve = []
     with jax.default_matmul_precision("highest"):
-        evaluator = make_evaluator(with_released_loss(model), test, preprocess=preprocess, seed=seed)
-
-        def keep(step, train_state):
-            found = evaluator(train_state.params, train_state.state)
-            loss = released_loss(found.pop("released_loss"), test.size, BATCH_SIZE)
-            curve.append({"steps": step, "test_loss": loss, **found})
-
+        folder = _folder(name, net, method, seed, smoke)
         state = fit(
-            model, optax.adam(1e-3), train, steps=steps, batch_size=BATCH_SIZE, seed=seed, preprocess=preprocess,
-            eval_every=epoch, on_eval=keep, log_every=epoch,
+            with_released_loss(model), optax.adam(1e-3), train, steps=steps, batch_size=BATCH_SIZE, seed=seed,
+            preprocess=preprocess_for(64 if net == "beta" else 28), valid=test, eval_every=epoch, log_every=epoch,
+            workdir=folder, keep=1, config={"cell": f"{name}/{net}/{method}", "batch_size": BATCH_SIZE, "seed": seed},
         ).train_state
         images = np.asarray(model.sample(state.params, state.state, jax.random.key(seed), 64))
+    curve = []
+    for line in writers.read(folder / "metrics.jsonl"):
+        if line.pop("split") == "valid":
+            loss = released_loss(line.pop("released_loss"), test.size, BATCH_SIZE)
+            curve.append({"steps": line.pop("step"), "test_loss": loss, **line})
     last, fixed = curve[-1], (test.size, steps, PRECISION)
     measures = [
         Measure("test_loss", "rho-vae-released", last["test_loss"], *fixed),
