@@ -105,6 +105,8 @@ def _other(argv: list[str]) -> int:
     cls, module = options.COMMANDS[word]
     settings = parse(cls, argv[len(word.split()):], f"jaxvae {word}")
     options.check(settings)
+    if {"fid", "kid"}.intersection(getattr(settings, "metrics", ())):   # what takes their features convolves
+        host.keep_freed_memory()
     function = f"run_{word.replace(' ', '_')}"
     return getattr(importlib.import_module(f"jaxvae.{module}"), function)(settings)
 
@@ -140,9 +142,16 @@ def _mistake(box: str, prog: str) -> UserError:
     kind = re.match(r"Error parsing (--\S+): .*?no type matching (\S+) could be instantiated from \['(.*?)'\]", text)
     if kind:
         return UserError(f"{kind[1]} takes {kind[2]}, not {kind[3]!r}. `{prog} --help` explains it.")
-    missing = re.match(r"Missing from .*?: (--\S+ \S+)", text)
+    missing = re.match(r"Missing from [^:]*: (--\S+ \S+)", text)
     if missing:
         return UserError(f"{missing[1]} is required. `{prog} --help` lists the options.")
+    empty = re.match(r"Missing value for argument '(--\S+)'", text)
+    if empty:
+        return UserError(f"{empty[1]} needs a value. `{prog} --help` explains it.")
+    place = re.match(r"Missing (?:from [^:]*: (\S+)|value for argument '(\w+)')", text)   # an argument without an option
+    if place:
+        word = (place[1] or place[2]).upper()
+        return UserError(f"{word} is required, as in `{prog} {word}`. `{prog} --help` explains it.")
     return UserError(f"{text} `{prog} --help` lists the options.")
 
 

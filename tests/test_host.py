@@ -65,6 +65,8 @@ def test_only_where_jax_computes_on_the_cpu_and_nobody_has_chosen(before, env, e
     (["jaxvae", "train", "vae", "--net", "conv"], True),
     (["jaxvae", "train", "two_stage_vae"], True),
     (["jaxvae", "train", "vae", "--net", "mlp"], False),
+    (["jaxvae", "evaluate", "no_run", "--metrics", "elbo", "fid"], True),
+    (["jaxvae", "evaluate", "no_run", "--metrics", "elbo"], False),
     (["experiments.two_stage", "--table"], True),
     (["experiments.rho_vae", "--table"], True),
 ])
@@ -72,15 +74,18 @@ def test_what_convolves_calls_it_before_jax_has_started(argv, kept):
     spy = """
 import runpy, sys
 from jax._src.xla_bridge import backends_are_initialized
-from jaxvae import commands, host
+from jaxvae import commands, host, inference
 
 def keep():
     sys.exit("too late" if backends_are_initialized() else "kept")
 
-host.keep_freed_memory, commands.train = keep, lambda settings: sys.exit("not kept")
+def go_on(settings):
+    sys.exit("not kept")
+
+host.keep_freed_memory, commands.train, inference.run_evaluate = keep, go_on, go_on
 module, *sys.argv[1:] = sys.argv[1:]
 runpy.run_module(module, run_name="__main__")
 """
-    workdir = ["--workdir", "none"] if argv[0] == "jaxvae" else []
+    workdir = ["--workdir", "none"] if "train" in argv else []
     done = subprocess.run([sys.executable, "-c", spy, *argv, *workdir], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ("kept" if kept else "not kept")
