@@ -43,6 +43,7 @@ class Cell(NamedTuple):
 
     name: str
     run: Callable[[int, bool], list[Measure]]   # (seed, smoke)
+    clear: Callable[[int, bool], None] = lambda seed, smoke: None   # called once the numbers of (seed, smoke) are on the disk
 
 
 class Option(NamedTuple):
@@ -116,6 +117,7 @@ def run(folder: Path, cell: Cell, seed: int, code: dict[str, Any], *, smoke: boo
     for line in lines:
         writers.append(path, line)
         print(f"  {line['metric']} ({line['protocol']}) = {line['value']:.6g}", file=sys.stderr)
+    cell.clear(seed, smoke)
     print(f"  {seconds:.1f} s", file=sys.stderr, flush=True)
     return lines
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from experiments import runner
 from experiments.rho_vae import cells, figures, search
 from jaxvae import distributions, writers
 from jaxvae.errors import UserError
@@ -107,35 +108,57 @@ def test_a_frozen_decoder_stays():
 
 
 def test_a_killed_cell_goes_on_and_ends_as_if_it_never_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(cells, "FOLDER", tmp_path / "whole")
-    whole = cells._measure("digits", "info", "ar1-released", 0, smoke=True)
-    monkeypatch.setattr(cells, "FOLDER", tmp_path / "killed")
-    appended = writers.append
+    cell = "digits", "info", "ar1-released", 0
+    whole = cells._measure(*cell, tmp_path / "whole", smoke=True)
+    appended, trained = writers.append, []
 
     def killed(path, record):
-        if record.get("split") == "train" and record["step"] == cells.SMOKE_STEPS:
+        if record["split"] == "train" and record["step"] == cells.SMOKE_STEPS:
             raise KeyboardInterrupt
+        appended(path, record)
+
+    def counted(path, record):
+        trained.extend([record["step"]] if record["split"] == "train" else [])
         appended(path, record)
 
     monkeypatch.setattr(writers, "append", killed)
     with pytest.raises(KeyboardInterrupt):
-        cells._measure("digits", "info", "ar1-released", 0, smoke=True)
-    monkeypatch.setattr(writers, "append", appended)
-    log = tmp_path / "killed/runs/smoke/digits.info.ar1-released.seed0/metrics.jsonl"
-    assert [line["step"] for line in writers.read(log) if line["split"] == "valid"] == [cells.SMOKE_STEPS // 2]
-    measures, curve, images = cells._measure("digits", "info", "ar1-released", 0, smoke=True)
+        cells._measure(*cell, tmp_path / "killed", smoke=True)
+    monkeypatch.setattr(writers, "append", counted)
+    measures, curve, images = cells._measure(*cell, tmp_path / "killed", smoke=True)
+    assert trained == [cells.SMOKE_STEPS]   # the first half was not trained again
     assert (measures, curve) == whole[:2]
     np.testing.assert_array_equal(images, whole[2])
+    monkeypatch.setattr(cells, "BETA", 2.0)
+    with pytest.raises(UserError, match=r"beta is 4\.0 there and 2\.0 here"):
+        cells._measure(*cell, tmp_path / "killed", smoke=True)
 
 
-def test_the_folder_of_a_measured_cell_is_cleared_away(tmp_path, monkeypatch):
+def test_a_run_is_kept_until_its_numbers_are_written(tmp_path, monkeypatch):
     monkeypatch.setattr(cells, "FOLDER", tmp_path)
-    cells._smoke.cache_clear()
-    cells.run("mnist", "vanilla", "ar1-paper", 0, True)
-    cells._smoke.cache_clear()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "smoke"]
-    assert not list((tmp_path / "runs" / "smoke").iterdir())
-    assert [line["steps"] for line in writers.read(tmp_path / "smoke" / "curves" / "mnist.vanilla.ar1-paper.jsonl")] == [2, 4]
+    cell = next(cell for cell in cells.CELLS if cell.name == "mnist/vanilla/ar1-paper")
+    folder = cells.folder_of("mnist", "vanilla", "ar1-paper", 0)
+
+    def measured(seed, smoke):
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        return cell.run(seed, True)
+
+    appended = writers.append
+
+    def full(path, record):
+        if path.parent.name == "results":
+            raise UserError("the disk is full")
+        appended(path, record)
+
+    monkeypatch.setattr(writers, "append", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        runner.run(tmp_path, cell._replace(run=measured), 0, {})
+    assert (folder / "checkpoints").is_dir()
+    monkeypatch.setattr(writers, "append", appended)
+    runner.run(tmp_path, cell._replace(run=measured), 0, {})
+    assert not list(folder.parent.iterdir())
+    curve = writers.read(tmp_path / "smoke" / "curves" / "mnist.vanilla.ar1-paper.jsonl")
+    assert [line["steps"] for line in curve] == [2, 4, 2, 4]
 
 
 def test_figures_of_nothing_are_one_line(tmp_path):

@@ -13,9 +13,11 @@ has neither term. Adam 1e-3, batch 128, 15 passes over the 60,000 training image
 """
 
 import math
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -39,6 +41,7 @@ DATA = ("mnist", "fashion_mnist")
 POSTERIORS = {"normal-paper": "normal", "ar1-paper": "ar1", "ar1-readme": "ar1-readme"}
 BETA = 4.0                      # ours: the paper names no value
 ALPHA, LAMBDA = 0.0, 1000.0     # ours: the paper names no values
+LEARNING_RATE = 1e-3
 SMOKE_STEPS, SMOKE_SHRINK = 4, 16
 
 
@@ -93,44 +96,64 @@ def with_released_loss(model: Model) -> Model:
 def run(name: str, net: str, method: str, seed: int, smoke: bool) -> list[Measure]:
     """Trains on all of "train"; after each pass over it the loss on "test" goes into the curve.
 
-    Started again after it was killed, it goes on from the last pass that was whole (`runs/`, not in git).
+    Started again after it was killed, it goes on from the last pass that was whole (`folder_of`, not in git).
     """
     if net == "cnn" and not smoke and jax.default_backend() == "cpu":
         raise UserError("the cnn net has 212 to 315 million parameters: run its cells on a GPU or TPU, and others with --cell.")
     where, cell = FOLDER / ("smoke" if smoke else "results"), f"{name}.{net}.{method}"
-    measures, curve, images = _smoke(net, method, seed) if smoke else _measure(name, net, method, seed, smoke=False)
+    if smoke:
+        measures, curve, images = _smoke(net, method, seed)
+    else:
+        measures, curve, images = _measure(name, net, method, seed, folder_of(name, net, method, seed))
     for line in curve:
         writers.append(where / "curves" / f"{cell}.jsonl", {"seed": seed, **line})
     if seed == 0:
         writers.make_folder(where / "samples")
         plots.samples(where / "samples" / f"{cell}.png", images)
-    shutil.rmtree(_folder("digits" if smoke else name, net, method, seed, smoke), ignore_errors=True)   # up to 11 GB
     return measures
 
 
-def _folder(name: str, net: str, method: str, seed: int, smoke: bool) -> Path:
-    """Returns where a run is kept until it is measured."""
-    return FOLDER / "runs" / ("smoke" if smoke else "results") / f"{name}.{net}.{method}.seed{seed}"
+def clear(name: str, net: str, method: str, seed: int, smoke: bool) -> None:
+    """Removes what was kept of a run that is measured; moved away first, so that no half of it is ever gone on with."""
+    if smoke:
+        return
+    folder = folder_of(name, net, method, seed)
+    old = folder.with_name(f".{folder.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    with writers.disk("remove", folder):
+        if folder.exists():
+            os.rename(folder, old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def folder_of(name: str, net: str, method: str, seed: int) -> Path:
+    """Returns where a run is kept until its results are written."""
+    return FOLDER / "runs" / f"{name}.{net}.{method}.seed{seed}"
 
 
 @cache
 def _smoke(net: str, method: str, seed: int):
     """Both data sets' smoke runs are one run on embedded digits."""
-    return _measure("digits", net, method, seed, smoke=True)
+    with tempfile.TemporaryDirectory() as folder:
+        return _measure("digits", net, method, seed, Path(folder), smoke=True)
 
 
-def _measure(name: str, net: str, method: str, seed: int, *, smoke: bool):
-    """Returns measures, curve and 64 samples of one run."""
+def _measure(name: str, net: str, method: str, seed: int, folder: Path, *, smoke: bool = False):
+    """Returns measures, curve and 64 samples of one run in `folder`."""
     train, test = data.load(name, "train"), data.load(name, "test")
     epoch = 2 if smoke else math.ceil(train.size / BATCH_SIZE)
     steps = SMOKE_STEPS if smoke else EPOCHS * epoch
     model = build(net, method, shrink=SMOKE_SHRINK if smoke else 1)
+    config = {
+        "cell": f"{name}/{net}/{method}", "seed": seed, "size": train.size, "shape": train.shape, "total_steps": steps,
+        "batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "beta": BETA, "alpha": ALPHA, "lambda": LAMBDA,
+        "precision": PRECISION,
+    }
     with jax.default_matmul_precision("highest"):
-        folder = _folder(name, net, method, seed, smoke)
         state = fit(
-            with_released_loss(model), optax.adam(1e-3), train, steps=steps, batch_size=BATCH_SIZE, seed=seed,
+            with_released_loss(model), optax.adam(LEARNING_RATE), train, steps=steps, batch_size=BATCH_SIZE, seed=seed,
             preprocess=preprocess_for(64 if net == "beta" else 28), valid=test, eval_every=epoch, log_every=epoch,
-            workdir=folder, keep=1, config={"cell": f"{name}/{net}/{method}", "batch_size": BATCH_SIZE, "seed": seed},
+            workdir=folder, keep=1, config=config,
         ).train_state
         images = np.asarray(model.sample(state.params, state.state, jax.random.key(seed), 64))
     curve = []
@@ -151,7 +174,8 @@ def _cells() -> Iterator[Cell]:
     for net in sorted(NETS, key=("vanilla", "beta", "info", "cnn").index):
         for name in DATA:
             for method in methods(net):
-                yield Cell(f"{name}/{net}/{method}", lambda seed, smoke, at=(name, net, method): run(*at, seed, smoke))
+                at = name, net, method
+                yield Cell("/".join(at), partial(run, *at), partial(clear, *at))
         if net == "vanilla":
             yield from search.CELLS
 
