@@ -231,13 +231,15 @@ def train_ensemble(
                             on_log(step, loop.train)
                     if step == total or stop or (save_every and step % save_every == 0):
                         save()
-                    if stop and step < total:
+                    if stop:
                         if checkpoints is not None:
                             checkpoints.wait()
                         raise run.Stopped(signals.code)
                 train, sums, bad = loop.train, None, None
             if checkpoints is not None:
                 checkpoints.wait()
+            if signals.received is not None:   # since the last step: finished here, but nothing may follow
+                raise run.Stopped(signals.code)
         finally:
             if checkpoints is not None:
                 with contextlib.suppress(UserError):

@@ -266,7 +266,7 @@ def fit(
                         if evaluates and on_eval is not None:
                             on_eval(step, loop_state.train)
                         clock += time.perf_counter() - paused
-                    if stop and step < total:
+                    if stop:
                         if checkpoints is not None:
                             checkpoints.wait()
                         raise run.Stopped(signals.code)
@@ -276,6 +276,8 @@ def fit(
                 checkpoints.wait()
             elif not fingerprint(train_state.params)[1]:
                 raise _non_finite(step, ["parameters"], None)
+            if signals.received is not None:   # since the last step: finished here, but nothing may follow
+                raise run.Stopped(signals.code)
         finally:
             bar.close(step)
             if loop is not None:

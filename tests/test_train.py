@@ -215,6 +215,16 @@ def test_log_intervals_that_do_not_meet_the_checkpoints_survive_a_stop(tmp_path)
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
 
 
+def test_a_stop_at_the_very_end_is_heard_and_the_run_is_whole(tmp_path):
+    """A Ctrl-C during the last evaluation must not let a script go on to its next run."""
+    with pytest.raises(run.Stopped) as stopped:
+        go(10, workdir=tmp_path, on_eval=lambda step, state: signal.raise_signal(signal.SIGINT))
+    assert stopped.value.code == 130
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert_same(params(go(10, workdir=tmp_path)), params(go(10)))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
 def test_finished_run_is_not_run_again_and_a_longer_one_goes_on(tmp_path):
     first = go(10, workdir=tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
