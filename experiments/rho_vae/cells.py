@@ -2,8 +2,8 @@
 
 | method       | posterior | quirks of the released code                                                      |
 | ------------ | --------- | -------------------------------------------------------------------------------- |
-| normal       | Normal    | yes: the paper's baseline curves (the vanilla and beta nets have no quirk there) |
-| normal-paper | Normal    | no (for the vanilla net the same as "normal", and left out)                      |
+| normal       | Normal    | yes: the paper's baseline curves (only the info net has a quirk there)           |
+| normal-paper | Normal    | no (for the vanilla and cnn nets the same as "normal", and left out)             |
 | ar1-paper    | AR(1), as the mathematics has it | no                                                        |
 | ar1-readme   | AR(1), as the paper prints the recursion | no                                                |
 | ar1-released | AR(1), as the code computes it | yes: the paper's rho curves                                 |
@@ -32,7 +32,7 @@ from jaxvae import data, distributions, models, nets, plots, writers
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.errors import UserError
 from jaxvae.loop import Preprocess
-from jaxvae.models.rho_vae import NETS, released_posterior
+from jaxvae.models.rho_vae import NETS, net_posterior, released_posterior
 from jaxvae.train import fit
 from jaxvae.types import Batch, Model, Terms
 
@@ -47,17 +47,17 @@ SMOKE_STEPS, SMOKE_SHRINK = 4, 16
 
 def methods(net: str) -> list[str]:
     """Returns the methods of a net's cells."""
-    return ["normal", *(["normal-paper"] if net != "vanilla" else []), "ar1-paper", "ar1-readme", "ar1-released"]
+    return ["normal", *(["normal-paper"] if net in ("beta", "info") else []), "ar1-paper", "ar1-readme", "ar1-released"]
 
 
 def build(net: str, method: str, *, shrink: int = 1) -> Model:
     """Returns the model of one cell."""
     correlated, released = method.startswith("ar1"), method in ("normal", "ar1-released")
-    pair = nets.rho_nets(net, latent_dim=LATENT_DIM, correlated=correlated, released=released, shrink=shrink)
+    pair = nets.rho_nets(net, latent_dim=LATENT_DIM, correlated=correlated, shrink=shrink)
     options = {"latent_dim": LATENT_DIM}
     if released:
         return models.vae(*pair, posterior=released_posterior(net, correlated=correlated), **options)
-    options["posterior"] = POSTERIORS[method]
+    options["posterior"] = net_posterior(net, POSTERIORS[method])
     if net == "info":
         return models.info_vae(*pair, alpha=ALPHA, lambda_=LAMBDA, **options)
     return models.vae(*pair, beta=BETA if net == "beta" else 1.0, **options)

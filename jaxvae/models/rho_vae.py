@@ -88,32 +88,56 @@ class SampleForMean(NamedTuple):
         return distributions.metrics(self.drawn)
 
 
+LEAST_VARIANCE = {("cnn", False): 0.02, ("info", False): 0.01, ("info", True): 0.02}   # (net, correlated); others: exp
+
+
+def net_posterior(net: str, posterior: str = "normal") -> Posterior:
+    """Returns the posterior called `posterior` on the heads of one of the paper's four nets.
+
+    The heads of "info", and of "cnn" with a Normal posterior, give a variance v and no logarithm:
+    logvar = log max(v, least), least = 0.01 ("info", Normal) or 0.02. This is part of these nets: with logvar itself
+    in its place the KL of "info" goes off to thousands of nats in the first steps of Adam 1e-3.
+    ("cnn" with AR(1) clamps inside its encoder, `nets.rho`.)
+
+    Args:
+        net: vanilla, cnn, beta or info.
+        posterior: normal, ar1, ar1-readme or ar1-released.
+    """
+    if net not in NETS:
+        raise unknown("net", net, NETS)
+    base = distributions.posterior(posterior)
+    least = LEAST_VARIANCE.get((net, posterior != "normal"))
+    if least is None:
+        return base
+
+    def build(output: Array) -> Distribution:
+        q = base.build(output)
+        return q._replace(logvar=jnp.log(jnp.maximum(q.logvar, least)))
+
+    return Posterior(base.size, build)
+
+
 def released_posterior(net: str, *, correlated: bool) -> Posterior:
     """Returns the posterior of one of the paper's four nets with the quirks of its released code.
 
     | net     | Normal                                             | AR(1): "released", and                         |
     | ------- | -------------------------------------------------- | ---------------------------------------------- |
     | vanilla | -                                                  | -                                              |
-    | cnn     | logvar = log max(v, 0.02)                          | (a clamp inside the net, `nets.rho`)           |
+    | cnn     | -                                                  | -                                              |
     | beta    | -                                                  | sample in the place of the mean                |
-    | info    | v' = log max(v, 0.01): samples with sd = exp(v'),  | logvar = log max(v, 0.02), and                 |
-    |         | pays for logvar = v', sample in place of the mean  | sample in the place of the mean                |
+    | info    | v' = log max(v, 0.01): samples with sd = exp(v'),  | sample in the place of the mean                |
+    |         | pays for logvar = v', sample in place of the mean  |                                                |
 
     Args:
         net: vanilla, cnn, beta or info.
         correlated: AR(1) instead of Normal.
     """
-    if net not in NETS:
-        raise unknown("net", net, NETS)
-    base = distributions.posterior("ar1-released" if correlated else "normal")
+    base = net_posterior(net, "ar1-released" if correlated else "normal")
+    if net in ("vanilla", "cnn") or (net == "beta" and not correlated):
+        return base
 
     def build(output: Array) -> Distribution:
         q = base.build(output)
-        if net == "info" or (net == "cnn" and not correlated):
-            least = 0.01 if net == "info" and not correlated else 0.02
-            q = q._replace(logvar=jnp.log(jnp.maximum(q.logvar, least)))
-        if net == "info" and not correlated:
-            return SampleForMean(Normal(q.mean, 2.0 * q.logvar), q)
-        return SampleForMean(q, q) if net in ("info", "beta") and correlated else q
+        return SampleForMean(q if correlated else Normal(q.mean, 2.0 * q.logvar), q)
 
     return Posterior(base.size, build)

@@ -1,13 +1,15 @@
 """The four pairs of nets of the rho-VAE paper's experiments, as its released code builds them.
 
 vanilla   784-400 ReLU, a linear head each; 10-400 ReLU-784
-cnn       conv 64 and 128, k4 s2 p15, ELU (28x28 stays 28x28), and for each head a trunk of 1024 ELU;
+cnn       conv 64 and 128, k4 s2 p15, ELU (28x28 stays 28x28), and for each head a trunk of 1024 ELU
+          (for AR(1)'s log s the head sees log max(trunk, 0.02));
           10-1024-6272 ELU, 7x7x128, convT 64 ReLU, convT 1 (k4 s2 p1)
 beta      64x64: conv 32, 32, 64, 64 k4 s2 p1, conv 256 k4 s1 p0, ReLU, one linear head;
           10-256, convT 64 k4 s1 p0, convT 64, 32, 32 k4 s2 p1, ReLU, convT 1
 info      [conv, ReLU, BatchNorm] 64 k4 s2, 64 k3 s1, 128 k4 s2, 128 k3 s1 (p1), dense 1024, a linear head each;
           10-1024-6272 ReLU, 7x7x128, [convT, ReLU, BatchNorm] 64 k4 s2, 64 k3 s1, 32 k4 s2, convT 1 k3 s1
 
+What the heads of a variance give is turned into logvar by `jaxvae.models.rho_vae.net_posterior`.
 Xavier weights and zero biases in dense layers and convolutions; transposed convolutions start as torch does.
 """
 
@@ -88,7 +90,7 @@ def _convolve(x, layers, act: str, batch_norm: bool, train: bool, *, transposed:
 
 def rho_nets(
     name: str, *, latent_dim: int = 10, correlated: bool = False, shape: tuple[int, int, int] | None = None,
-    released: bool = False, shrink: int = 1,
+    shrink: int = 1,
 ) -> tuple[Net, Net]:
     """Returns (encoder, decoder) of one of the four nets.
 
@@ -98,7 +100,6 @@ def rho_nets(
         correlated: heads of AR(1), mean [D], rho and log s, instead of mean and logvar [D] each.
         shape: of the images; default 28x28x1, for "beta" 64x64x1, its only size ("cnn", "info": sides
             that 4 divides).
-        released: the clamp that the released code has inside the AR(1) net of "cnn".
         shrink: divides every width, for tests; 1 is the paper's size.
 
     Raises:
@@ -124,7 +125,7 @@ def rho_nets(
     hidden = (w(1024), small[0] * small[1] * small[2])
     if name == "cnn":
         wide = (Layer(w(64), p=15), Layer(w(128), p=15))
-        least = 0.02 if released and correlated else None
+        least = 0.02 if correlated else None
         encoder = Encoder(wide, heads, "elu", trunk=w(1024), trunk_each=True, least=least)
         decoder = Decoder(hidden, small, (Layer(w(64)),), Layer(colours), "elu")
     elif name == "beta":

@@ -9,7 +9,7 @@ import pytest
 from jaxvae import distributions, models, nets, noise, objectives, parallel
 from jaxvae.config import PRESETS, build
 from jaxvae.errors import UserError
-from jaxvae.models.rho_vae import released_posterior
+from jaxvae.models.rho_vae import net_posterior, released_posterior
 from jaxvae.step import init_state, make_train_step
 from jaxvae.testing import check_model
 from jaxvae.types import Batch
@@ -129,12 +129,18 @@ def test_the_model_keeps_the_contracts():
 OUTPUT = np.array([[0.5, -1.0, 2.0, 0.3, 0.7], [0.0, 1.0, -0.5, -0.2, 0.001]])
 
 
-def test_the_released_cnn_clamps_the_variance_of_its_normal():
-    out = jnp.asarray(np.hstack([OUTPUT[:, :3], OUTPUT[:, 2:]]), jnp.float32)
-    q = released_posterior("cnn", correlated=False).build(out)
-    np.testing.assert_allclose(q.logvar, np.log(np.maximum(OUTPUT[:, 2:], 0.02)), rtol=1e-6)
-    plain = distributions.posterior("normal").build(out)
-    np.testing.assert_array_equal(plain.logvar, out[:, 3:])
+@pytest.mark.parametrize(("net", "posterior", "least"), [
+    ("cnn", "normal", 0.02), ("info", "normal", 0.01), ("info", "ar1", 0.02), ("info", "ar1-readme", 0.02),
+    ("cnn", "ar1", None), ("vanilla", "normal", None), ("beta", "normal", None), ("beta", "ar1", None),
+])
+def test_the_heads_of_some_nets_give_a_variance_that_has_a_least_value(net, posterior, least):
+    out = jnp.asarray(OUTPUT if posterior != "normal" else np.hstack([OUTPUT[:, :3], OUTPUT[:, 2:]]), jnp.float32)
+    plain = distributions.posterior(posterior).build(out)
+    q = net_posterior(net, posterior).build(out)
+    want = plain.logvar if least is None else np.log(np.maximum(plain.logvar, least))
+    assert type(q) is type(plain)
+    np.testing.assert_allclose(q.logvar, want, rtol=1e-6)
+    np.testing.assert_array_equal(q.mean, plain.mean)
 
 
 def test_the_released_info_vae_samples_one_variance_and_pays_for_another():
