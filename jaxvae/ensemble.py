@@ -238,8 +238,6 @@ def train_ensemble(
                 train, sums, bad = loop.train, None, None
             if checkpoints is not None:
                 checkpoints.wait()
-            if signals.received is not None:   # since the last step: finished here, but nothing may follow
-                raise run.Stopped(signals.code)
         finally:
             if checkpoints is not None:
                 with contextlib.suppress(UserError):

@@ -148,7 +148,11 @@ class Signals:
 
 @contextlib.contextmanager
 def listen():
-    """Yields `Signals` that catch SIGTERM and Ctrl-C inside the block (in the main thread of a single process)."""
+    """Yields `Signals` that catch SIGTERM and Ctrl-C inside the block (in the main thread of a single process).
+
+    A signal that nobody in the block acted on, as it came after the last step, is a `Stopped` at its end: what was
+    run is whole, but nothing may follow it.
+    """
     signals, before = Signals(), {}
     if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
         before = {number: signal.signal(number, signals) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -157,6 +161,8 @@ def listen():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if signals.received is not None:
+        raise Stopped(signals.code)
 
 
 def restore_latest(checkpoints: Checkpoints, template: Any, say=print):

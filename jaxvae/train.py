@@ -276,8 +276,6 @@ def fit(
                 checkpoints.wait()
             elif not fingerprint(train_state.params)[1]:
                 raise _non_finite(step, ["parameters"], None)
-            if signals.received is not None:   # since the last step: finished here, but nothing may follow
-                raise run.Stopped(signals.code)
         finally:
             bar.close(step)
             if loop is not None:

@@ -20,10 +20,13 @@ w = jnp.full((3, 3, 16, 16), 0.1)
 step = jax.jit(lambda x: jnp.sum(jnp.stack([jnp.cumsum(x + k, 1) for k in range(8)]) ** 2) + jnp.sum(
     jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))))
 value = [step(x).block_until_ready() for _ in range(20)][0]   # until the heap has its size
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    step(x).block_until_ready()
-print(done, (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 20, float(value).hex())
+faults = []
+for _ in range(5):   # a busy machine makes the heap grow once more now and then: the least of some counts is what stays
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        step(x).block_until_ready()
+    faults.append((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 10)
+print(done, min(faults), float(value).hex())
 """
 
 
@@ -41,7 +44,7 @@ def test_kept_memory_is_not_faulted_in_again_and_changes_no_bit():
         pytest.skip("this system's pages are large: there are no faults to avoid")
     done, after, same = run(FAULTS, "keep")
     assert done == "True"
-    assert int(after) < int(before) / 4
+    assert int(after) < int(before) / 20
     assert same == value
 
 

@@ -91,12 +91,12 @@ class SampleForMean(NamedTuple):
 LEAST_VARIANCE = {("cnn", False): 0.02, ("info", False): 0.01, ("info", True): 0.02}   # (net, correlated); others: exp
 
 
-def net_posterior(net: str, posterior: str = "normal") -> Posterior:
+def net_posterior(net: str, posterior: str) -> Posterior:
     """Returns the posterior called `posterior` on the heads of one of the paper's four nets.
 
     The heads of "info", and of "cnn" with a Normal posterior, give a variance v and no logarithm:
     logvar = log max(v, least), least = 0.01 ("info", Normal) or 0.02. This is part of these nets: with logvar itself
-    in its place the KL of "info" goes off to thousands of nats in the first steps of Adam 1e-3.
+    in its place "info" diverges under Adam 1e-3.
     ("cnn" with AR(1) clamps inside its encoder, `nets.rho`.)
 
     Args:
