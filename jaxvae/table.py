@@ -1,4 +1,4 @@
-"""Our numbers beside the paper's: `load` a folder, `join` them, `render` a table.
+"""Our numbers beside the paper's: `load` a folder, `join` them, `render` tables.
 
     experiments/<name>/expected.json        the published numbers, written by hand
     experiments/<name>/results/*.jsonl      ours, one JSON line per number, written by the runner
@@ -23,7 +23,7 @@
     differs          n >= 3, otherwise; with the recorded reason
     n < 3            one or two seeds: the numbers are shown, nothing is claimed
     not run          no seed
-    no paper value   we measured what the paper does not print
+    no paper value   we measured what the paper does not print; shown in tables of their own
 
 sd_paper is "sd" where the paper prints one. Where it prints one run only, "tolerance" is used *as if
 it were that sd* (so the paper's number may lie 2 tolerances away even if our sd is 0), and a footnote
@@ -35,7 +35,7 @@ metric, protocol) the newest line counts, which is the later one in its file.
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,7 +114,10 @@ def join(results: Sequence[Record], expected: Mapping[str, Any]) -> list[Row]:
 
 
 def render(rows: Sequence[Row], *, markdown: bool = False) -> str:
-    """Returns the table as text, aligned for a terminal (in ASCII) or in Markdown, with footnotes.
+    """Returns the tables as text, aligned for a terminal (in ASCII) or in Markdown, with footnotes.
+
+    First the published numbers with ours beside them, a line each. Then, for each protocol, what only
+    we measured: a line for a cell, a column for a metric.
 
     The paper's numbers are shown as recorded; ours with at least as many decimals. Footnotes say where
     a published number stands, and on what device, in what precision and for how many steps ours ran.
@@ -126,25 +129,56 @@ def render(rows: Sequence[Row], *, markdown: bool = False) -> str:
     def mark(text: str) -> str:
         return f" [{notes.setdefault(text, len(notes) + 1)}]" if text else ""
 
-    body = []
-    for row in rows:
-        status = row.status + (f": {row.reason}" if row.reason and row.status == "differs" else "")
-        paper = "" if row.paper is None else _printed(row.paper, row.paper_sd) + mark(row.source)
-        if row.earlier:
-            paper += f"; {_printed(row.earlier['value'], row.earlier.get('sd'))}" + mark(row.earlier["source"])
-        mean, difference = _ours(row)
-        mean += mark(row.setting)
-        body.append((row.cell, row.metric, row.protocol, paper, mean, difference, status))
-    legend = "reproduced: n >= 3 seeds, and |ours - paper| <= 2 sqrt(sd_ours^2 + sd_paper^2)"
+    published = [_compared(row, mark) for row in rows if row.paper is not None]
+    parts = [_grid((HEAD, *published), _RIGHT, markdown)] if published else []
+    for protocol in dict.fromkeys(row.protocol for row in rows if row.paper is None):
+        parts.append(f"Not published, protocol: {protocol}")
+        lines = _by_metric(rows, protocol, mark)
+        parts.append(_grid(lines, range(1, len(lines[0])), markdown))
+    foot = [f"{i}. {text}" if markdown else f"[{i}] {text}" for text, i in notes.items()]
+    legend = ["reproduced: n >= 3 seeds, and |ours - paper| <= 2 sqrt(sd_ours^2 + sd_paper^2)"] if published else []
+    end = ["\n".join(foot), *legend] if markdown else ["\n".join([*foot, *legend])]
+    text = "\n\n".join(part for part in [*parts, *end] if part)
+    return text.replace("+-", "±") if markdown else text
+
+
+def _compared(row: Row, mark: Callable[[str], str]) -> tuple[str, ...]:
+    """Returns the line of a published number."""
+    status = row.status + (f": {row.reason}" if row.reason and row.status == "differs" else "")
+    paper = _printed(row.paper, row.paper_sd) + mark(row.source)
+    if row.earlier:
+        paper += f"; {_printed(row.earlier['value'], row.earlier.get('sd'))}" + mark(row.earlier["source"])
+    mean, difference = _ours(row)
+    return row.cell, row.metric, row.protocol, paper, mean + mark(row.setting), difference, status
+
+
+def _by_metric(rows: Sequence[Row], protocol: str, mark: Callable[[str], str]) -> list[tuple[str, ...]]:
+    """Returns what only we measured under a protocol: a line for a cell, in the order of all rows, a column for a metric."""
+    ours = {(row.cell, row.metric): row for row in rows if row.paper is None and row.protocol == protocol}
+    metrics = list(dict.fromkeys(metric for _, metric in ours))
+    lines = [("cell", *metrics)]
+    for cell in dict.fromkeys(row.cell for row in rows):
+        found = [ours.get((cell, metric)) for metric in metrics]
+        if any(found):
+            settings = dict.fromkeys(row.setting for row in found if row)
+            name = cell + "".join(map(mark, settings))
+            lines.append((name, *(_ours(row)[0] if row else "" for row in found)))
+    return lines
+
+
+def _grid(lines: Sequence[Sequence[str]], right: Container[int], markdown: bool) -> str:
+    """Returns lines, a head first, as a table; the columns `right` are numbers."""
     if markdown:
-        cut = ["---:" if i in _RIGHT else "---" for i in range(len(HEAD))]
-        table = [_markdown(line) for line in (HEAD, cut, *body)]
-        foot = [f"{i}. {text}" for text, i in notes.items()]
-        return "\n".join([*table, "", *foot, "", legend]).replace("+-", "±")
-    widths = [max(len(line[i]) for line in (HEAD, *body)) for i in range(len(HEAD))]
-    table = [_aligned(line, widths) for line in (HEAD, ["-" * w for w in widths], *body)]
-    foot = [f"[{i}] {text}" for text, i in notes.items()]
-    return "\n".join([*table, "", *foot, legend])
+        cut = ["---:" if i in right else "---" for i in range(len(lines[0]))]
+        escaped = ([text.replace("|", "\\|") for text in line] for line in (lines[0], cut, *lines[1:]))
+        return "\n".join("| " + " | ".join(line) + " |" for line in escaped)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+
+    def aligned(line: Sequence[str]) -> str:
+        cells = (f"{t:>{w}}" if i in right else f"{t:<{w}}" for i, (t, w) in enumerate(zip(line, widths, strict=True)))
+        return "  ".join(cells).rstrip()
+
+    return "\n".join(map(aligned, (lines[0], ["-" * w for w in widths], *lines[1:])))
 
 
 def _printed(value: float, sd: float | None) -> str:
@@ -255,12 +289,3 @@ def _key(record: Record) -> tuple[str, str, str]:
 def _short(record: Record) -> str:
     text = str({k: record[k] for k in ("cell", "seed", "metric", "protocol", "value") if k in record})
     return text if len(text) <= 200 else text[:197] + "..."
-
-
-def _markdown(line: Sequence[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|") for text in line) + " |"
-
-
-def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
-    cells = (f"{t:>{w}}" if i in _RIGHT else f"{t:<{w}}" for i, (t, w) in enumerate(zip(line, widths, strict=True)))
-    return "  ".join(cells).rstrip()

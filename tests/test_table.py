@@ -147,7 +147,12 @@ def test_render_for_a_terminal():
         "mnist/vanilla  test_loss  released       107.73 [1]  107.25 +- 0.25 (3) [2]       -0.48  reproduced",
         "a              fid        p|q       20.5 +- 0.5 [3]       30.00 +- 0.00 (3)       +9.50  differs: other data",
         "never          test_loss  released            5 [4]                                      not run",
-        "extra          test_loss  released                               0.5000 (1)              no paper value",
+        "",
+        "Not published, protocol: released",
+        "",
+        "cell    test_loss",
+        "-----  ----------",
+        "extra  0.5000 (1)",
         "",
         "[1] Figure 1 (decoded); no sd printed, a tolerance of 1 stands in for it",
         "[2] cpu x1 (cpu), float32, 10 steps",
@@ -165,8 +170,43 @@ def test_render_markdown():
     assert lines[2].endswith("| -0.48 | reproduced |")
     assert lines[3] == "| a | fid | p\\|q | 20.5 ± 0.5 [3] | 30.00 ± 0.00 (3) | +9.50 | differs: other data |"
     assert lines[4] == "| never | test_loss | released | 5 [4] |  |  | not run |"
-    assert lines[7] == "1. Figure 1 (decoded); no sd printed, a tolerance of 1 stands in for it"
+    assert lines[6:11] == [
+        "Not published, protocol: released", "", "| cell | test_loss |", "| --- | ---: |", "| extra | 0.5000 (1) |",
+    ]
+    assert lines[12] == "1. Figure 1 (decoded); no sd printed, a tolerance of 1 stands in for it"
 
+
+def test_what_is_not_published_has_a_line_for_a_cell_and_a_column_for_a_metric():
+    """In the order of the paper's cells; a protocol is never mixed with another."""
+    nats = {"protocol": "nats", "device": "gpu", "steps": 9}
+    lines = [result(0, 2.0, "b", "kl", **nats), result(0, 1.0, "a", "rec", **nats), result(1, 3.0, "a", "rec", **nats),
+             result(0, 7.0, "b", "rec", protocol="bits"), result(0, 5.0, "own", "kl", protocol="nats")]
+    rows = table.join(lines, {"cells": [entry(1.0, "a"), entry(1.0, "b")]})
+    assert table.render(rows).splitlines()[5:] == [
+        "Not published, protocol: nats",
+        "",
+        "cell          kl                 rec",
+        "-----  ---------  ------------------",
+        "a [2]             2.000 +- 1.414 (2)",
+        "b [2]  2.000 (1)",
+        "own    5.000 (1)",
+        "",
+        "Not published, protocol: bits",
+        "",
+        "cell        rec",
+        "----  ---------",
+        "b     7.000 (1)",
+        "",
+        "[1] Table 1",
+        "[2] gpu, 9 steps",
+        "reproduced: n >= 3 seeds, and |ours - paper| <= 2 sqrt(sd_ours^2 + sd_paper^2)",
+    ]
+
+
+def test_a_folder_without_published_numbers_has_no_legend():
+    assert table.render(table.join([result(0, 1.0, "a")], {"cells": []})).splitlines() == [
+        "Not published, protocol: released", "", "cell  test_loss", "----  ---------", "a     1.000 (1)",
+    ]
 
 @pytest.mark.parametrize(
     ("values", "paper", "text"),
