@@ -44,6 +44,7 @@ class Cell(NamedTuple):
     name: str
     run: Callable[[int, bool], list[Measure]]   # (seed, smoke)
     clear: Callable[[int, bool], None] = lambda seed, smoke: None   # called once the numbers of (seed, smoke) are on the disk
+    check: Callable[[bool], None] = lambda smoke: None   # raises `UserError` where it cannot run; before any cell runs
 
 
 class Option(NamedTuple):
@@ -82,6 +83,8 @@ def _main(folder: Path, cells, argv: Sequence[str] | None, options: Sequence[Opt
     if not args.table:
         table.join(*table.load(folder))   # a broken file is found before the run, not after it
         writers.make_folder(target)
+        for cell in chosen:
+            cell.check(args.smoke)
         code = {"commit": commit(folder), "versions": versions()}   # as imported: files may change during the run
         for seed in seeds:
             for cell in chosen:

@@ -177,6 +177,11 @@ class ReadmeAR1(NamedTuple):
         _check_ar1(*self)
         return _sample_recursion(rng, *self)
 
+    @property
+    def variance(self) -> Array:
+        """The variances [B, D] of `sample`, which grow with j."""
+        return jnp.exp(self.logvar) * _variances(self.mean, self.rho)
+
     def log_prob(self, x: Array) -> Array:
         """Returns the exact log-density [B] of `sample`; the recursion has determinant 1."""
         _check_event("ReadmeAR1", x.shape, self.mean.shape)
@@ -212,6 +217,11 @@ class ReleasedAR1(NamedTuple):
         _check_ar1(*self)
         return _sample_recursion(rng, self.mean, jnp.ones_like(self.rho), self.logvar)
 
+    @property
+    def variance(self) -> Array:
+        """The variances [B, D] of `sample`: s j."""
+        return jnp.exp(self.logvar) * _variances(self.mean, jnp.ones_like(self.rho))
+
     def log_prob(self, x: Array) -> Array:
         """Returns the exact log-density [B] of `sample`."""
         _check_event("ReleasedAR1", x.shape, self.mean.shape)
@@ -244,9 +254,12 @@ def _log_prob_recursion(x: Array, mean: Array, rho: Array, logvar: Array) -> Arr
     return Normal(jnp.zeros_like(e), logvar).log_prob(e)
 
 
+def _variances(mean: Array, rho: Array) -> Array:
+    return recursion(jnp.square(rho), jnp.ones_like(mean))   # var_j / s = rho^2 var_{j-1} / s + 1
+
+
 def _kl_recursion(mean: Array, rho: Array, logvar: Array) -> Array:
-    var = recursion(jnp.square(rho), jnp.ones_like(mean))   # var_j / s = rho^2 var_{j-1} / s + 1
-    return 0.5 * _sum(jnp.square(mean) + jnp.exp(logvar) * var - 1.0 - logvar)
+    return 0.5 * _sum(jnp.square(mean) + jnp.exp(logvar) * _variances(mean, rho) - 1.0 - logvar)
 
 
 class Bernoulli(NamedTuple):
@@ -327,13 +340,15 @@ def ar1(convention: str = "paper") -> Posterior:
     Raises:
         UserError: for another convention.
     """
-    kinds = dict(zip(CONVENTIONS, (AR1Normal, ReadmeAR1, ReleasedAR1), strict=True))
-    if convention not in kinds:
+    if convention not in CONVENTIONS:
         raise unknown("convention", convention, CONVENTIONS)
+    kind = (AR1Normal, ReadmeAR1, ReleasedAR1)[CONVENTIONS.index(convention)]
 
     def build(output: Array) -> Distribution:
+        if jnp.finfo(output.dtype).bits < 32:   # these round MAX_RHO to 1
+            output = output.astype(jnp.float32)
         mean, rho, logvar = output[:, :-2], output[:, -2:-1], output[:, -1:]
-        return kinds[convention](mean, jnp.clip(jnp.tanh(rho), -MAX_RHO, MAX_RHO), logvar)
+        return kind(mean, jnp.clip(jnp.tanh(rho), -MAX_RHO, MAX_RHO), logvar)
 
     return Posterior(size=lambda latent_dim: latent_dim + 2, build=build)
 
@@ -353,7 +368,7 @@ def posterior(value: str | Posterior) -> Posterior:
     """
     if isinstance(value, Posterior):
         return value
-    if value not in POSTERIORS:
+    if value not in tuple(POSTERIORS):
         raise unknown("posterior", value, POSTERIORS)
     return POSTERIORS[value]
 

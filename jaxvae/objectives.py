@@ -63,7 +63,7 @@ def collapse(kl: float, latent: str = "z") -> str | None:
     if not kl < COLLAPSED:
         return None
     return (f"posterior collapse: KL(q({latent}|x) || p({latent})) is {kl:.2g} nats, so {latent} carries almost nothing about "
-            f"x. Raise beta from 0 over the first steps, give free bits, or lower beta.")
+            f"x. Raise beta from 0 over the first steps, give free bits (Normal posteriors), or lower beta.")
 
 def floored(metrics: Mapping[str, float]) -> str | None:
     """Returns a warning where a learned gamma spent some of the steps behind these metrics at its floor, else None."""

@@ -160,9 +160,10 @@ def _by_metric(rows: Sequence[Row], protocol: str, mark: Callable[[str], str]) -
     for cell in dict.fromkeys(row.cell for row in rows):
         found = [ours.get((cell, metric)) for metric in metrics]
         if any(found):
-            settings = dict.fromkeys(row.setting for row in found if row)
-            name = cell + "".join(map(mark, settings))
-            lines.append((name, *(_ours(row)[0] if row else "" for row in found)))
+            settings = {row.setting for row in found if row}
+            one = len(settings) == 1   # then it stands behind the name, else behind each number
+            name = cell + (mark(*settings) if one else "")
+            lines.append((name, *((_ours(row)[0] + ("" if one else mark(row.setting))) if row else "" for row in found)))
     return lines
 
 

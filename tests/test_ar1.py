@@ -208,6 +208,11 @@ def test_the_ar1_posterior_reads_mean_rho_logvar():
     assert kinds == [ReadmeAR1, ReleasedAR1]
 
 
+def test_outputs_in_bfloat16_stay_finite():
+    q = jax.jit(distributions.posterior("ar1").build)(jnp.full((2, 5), 8.0, jnp.bfloat16))
+    assert q.rho.dtype == jnp.float32 and np.isfinite(q.kl()).all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rho", [1.0, -1.0, 1.5, np.nan])
 def test_rho_outside_is_refused(kind, rho):

@@ -57,8 +57,12 @@ def test_images_are_resized_to_bytes():
 
 
 def test_the_large_net_is_refused_on_a_cpu():
-    with pytest.raises(UserError, match="run its cells on a GPU or TPU"):
-        cells.run("mnist", "cnn", "normal", 0, False)
+    cell = next(cell for cell in cells.CELLS if cell.name == "mnist/cnn/normal")
+    with pytest.raises(UserError, match="run its cells on a GPU or TPU, and others here with --cell"):
+        cell.check(False)
+    cell.check(True)
+    names = {c.name for c in runner.select(cells.CELLS, ["*/vanilla*", "*/beta/*", "*/info/*", "toy_*"])}   # as it advises
+    assert set(NAMES) - names == {name for name in NAMES if "/cnn/" in name}
 
 
 # ---- toys ------------------------------------------------------------------------------------
@@ -93,10 +97,11 @@ def test_the_price_of_a_normal_posterior_is_the_least_kl():
 
 
 def test_ar1_is_nearly_a_rotated_normal():
-    """In a fixed basis D = 10 loses 0.05 nats, where the given basis loses 1.3: the correlation itself buys little."""
+    """In a fixed basis D = 10 loses 0.06 nats at most, where the given one loses 1.3 and more: the correlation buys little."""
     for rho in (0.3, 0.9, -0.9):
         assert abs(search.distance_to_normals(rho, 2)) < 1e-9
-    assert 0.0 < search.distance_to_normals(0.5, 10) < 0.05
+    lost = [search.distance_to_normals(rho, 10) for rho in (*np.arange(0.05, 1.0, 0.05), 0.99, 0.999)]
+    assert min(lost) > 0.0 and 0.06 < max(lost) < 0.062
     np.testing.assert_allclose(-4.5 * np.log(1 - 0.5**2), 1.29, atol=0.01)
 
 

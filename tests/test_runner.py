@@ -7,6 +7,7 @@ import pytest
 from experiments import runner
 from experiments.runner import Cell, Measure
 from jaxvae import errors, writers
+from jaxvae.errors import UserError
 
 EXPECTED = {
     "title": "A paper",
@@ -90,6 +91,21 @@ def test_the_device_is_named(experiment):
     for record in lines(folder / "results" / "cifar10.a.jsonl"):
         assert record["device"] == f"{devices[0].device_kind} x{len(devices)} ({devices[0].platform})"
         assert record["seed"] == 4
+
+
+def test_a_cell_that_cannot_run_is_refused_before_any_runs(experiment, capsys):
+    folder, cells, calls = experiment
+
+    def check(smoke):
+        if not smoke:
+            raise UserError("not on this machine.")
+
+    cells = [*cells, Cell("mnist/large", cells[0].run, check=check)]
+    with pytest.raises(SystemExit, match="2"):
+        runner.main(folder, cells, [])
+    assert not calls and capsys.readouterr().err == "not on this machine.\n"
+    runner.main(folder, cells, ["--smoke", "--cell", "mnist/large"])
+    assert len(calls) == 1
 
 
 def test_all_cells_and_seed_0_by_default(experiment):

@@ -203,6 +203,18 @@ def test_what_is_not_published_has_a_line_for_a_cell_and_a_column_for_a_metric()
     ]
 
 
+def test_numbers_of_one_cell_with_other_settings_have_their_own_footnotes():
+    lines = [result(0, 1.0, "a", "kl", steps=9), result(0, 2.0, "a", "rec", steps=90)]
+    assert table.render(table.join(lines, {"cells": []})).splitlines()[2:] == [
+        "cell             kl            rec",
+        "----  -------------  -------------",
+        "a     1.000 (1) [1]  2.000 (1) [2]",
+        "",
+        "[1] 9 steps",
+        "[2] 90 steps",
+    ]
+
+
 def test_a_folder_without_published_numbers_has_no_legend():
     assert table.render(table.join([result(0, 1.0, "a")], {"cells": []})).splitlines() == [
         "Not published, protocol: released", "", "cell  test_loss", "----  ---------", "a     1.000 (1)",

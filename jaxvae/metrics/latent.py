@@ -22,9 +22,11 @@ class Directions(NamedTuple):
 
 
 def posterior_variance(dist: Any) -> Array:
-    """Returns Var q(z_j|x) [B, D] of a posterior that has a log-variance: [B, D], or one for all directions [B, 1]."""
+    """Returns Var q(z_j|x) [B, D] of a posterior that has a `variance`, or a log-variance [B, D] or [B, 1]."""
+    if hasattr(dist, "variance"):
+        return dist.variance
     if not hasattr(dist, "logvar"):
-        raise UserError(f"{type(dist).__name__} has no log-variance.")
+        raise UserError(f"{type(dist).__name__} has neither a variance nor a log-variance.")
     return jnp.broadcast_to(jnp.exp(dist.logvar), dist.mean.shape)
 
 

@@ -12,6 +12,8 @@ from jaxvae.errors import UserError, check_number, concrete
 from jaxvae.models.vae import vae
 from jaxvae.types import Array, Model, Net
 
+ROUNDING = 1e-6   # 1 - b and b need not add up to 1 in floats
+
 
 def info_vae(
     encoder: Net,
@@ -50,11 +52,14 @@ def info_vae(
     if "beta" in options or "aggregate" in options:
         raise UserError("info_vae has no beta and no aggregate: KL's weight is 1 - alpha, MMD's alpha + lambda_ - 1.")
     check_number("alpha", alpha, most=1.0)
-    if concrete(alpha) and concrete(lambda_) and alpha + lambda_ < 1.0:
-        raise UserError(f"lambda_ must be at least 1 - alpha = {1.0 - alpha:g}, not {lambda_:g} (MMD's weight).")
+    weight = alpha + lambda_ - 1.0
+    if concrete(weight):
+        if weight < -ROUNDING:
+            raise UserError(f"lambda must be at least 1 - alpha = {1.0 - alpha:g}, not {lambda_:g} (the rest is MMD's weight).")
+        weight = max(weight, 0.0)
     objectives.check_kernel(kernel, bandwidth)
 
     def aggregate(rng: Array, z: Array) -> Array:
-        return (alpha + lambda_ - 1.0) * objectives.mmd_to_prior(rng, z, kernel=kernel, bandwidth=bandwidth)
+        return weight * objectives.mmd_to_prior(rng, z, kernel=kernel, bandwidth=bandwidth)
 
     return vae(encoder, decoder, latent_dim=latent_dim, beta=1.0 - alpha, aggregate=aggregate, **options)

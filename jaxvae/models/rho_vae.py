@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 
 from jaxvae import distributions
-from jaxvae.distributions import Distribution, Normal
-from jaxvae.errors import unknown
+from jaxvae.distributions import CONVENTIONS, POSTERIORS, Distribution, Normal
+from jaxvae.errors import UserError, unknown
 from jaxvae.models.vae import vae
 from jaxvae.types import Array, Model, Net, Posterior
 
@@ -47,8 +47,10 @@ def rho_vae(
         convention: see above.
 
     Raises:
-        UserError: for an unknown convention, and as `vae`.
+        UserError: for an unknown convention, a posterior beside it, and as `vae`.
     """
+    if "posterior" in options:
+        raise UserError(f"rho_vae's posterior is AR(1): use convention, one of {', '.join(CONVENTIONS)}, or `vae`.")
     return vae(encoder, decoder, latent_dim=latent_dim, posterior=distributions.ar1(convention), **options)
 
 
@@ -105,6 +107,8 @@ def net_posterior(net: str, posterior: str) -> Posterior:
     """
     if net not in NETS:
         raise unknown("net", net, NETS)
+    if posterior not in tuple(POSTERIORS):
+        raise unknown("posterior", posterior if isinstance(posterior, str) else type(posterior).__name__, POSTERIORS)
     base = distributions.posterior(posterior)
     least = LEAST_VARIANCE.get((net, posterior != "normal"))
     if least is None:

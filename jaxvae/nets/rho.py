@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxvae.errors import UserError, check_count, unknown
-from jaxvae.nets.layers import BatchNorm, Conv, Dense, activation, from_linen
+from jaxvae.nets.layers import BatchNorm, Conv, Dense, activation, check_images, from_linen
 from jaxvae.nets.mlp import mlp
 from jaxvae.types import Net
 
@@ -110,11 +110,11 @@ def rho_nets(
     check_count("latent_dim", latent_dim)
     check_count("shrink", shrink)
     shape = tuple(shape or ((64, 64, 1) if name == "beta" else (28, 28, 1)))
+    heads = (latent_dim, 1, 1) if correlated else (latent_dim, latent_dim)
+    if name != "vanilla":
+        check_images(name, shape, latent_dim, heads, "logits", multiple=4)
     if name == "beta" and shape[:2] != (64, 64):
         raise UserError(f"the beta net takes images of 64x64, not {shape[0]}x{shape[1]}: resize them.")
-    if name in ("cnn", "info") and (len(shape) != 3 or shape[0] % 4 or shape[1] % 4):
-        raise UserError(f"the {name} net takes images whose sides 4 divides, not {shape}: resize them.")
-    heads = (latent_dim, 1, 1) if correlated else (latent_dim, latent_dim)
 
     def w(width: int) -> int:
         return max(1, width // shrink)

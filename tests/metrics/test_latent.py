@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvae.distributions import AR1Normal, Normal
+from jaxvae.distributions import AR1Normal, Normal, ReadmeAR1, ReleasedAR1
 from jaxvae.errors import UserError
 from jaxvae.metrics import latent
 from jaxvae.types import Model
@@ -43,6 +43,14 @@ def test_one_variance_for_all():
     np.testing.assert_allclose(latent.posterior_variance(dist), np.full((2, 3), 0.5), rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [ReadmeAR1, ReleasedAR1])
+def test_variances_that_differ_though_the_log_variance_is_one(kind):
+    rows = 100_000
+    dist = kind(jnp.ones((rows, 5)), jnp.full((rows, 1), -0.8), jnp.log(jnp.full((rows, 1), 0.5)))
+    np.testing.assert_allclose(jnp.var(dist.sample(jax.random.key(0)), axis=0), latent.posterior_variance(dist)[0], rtol=0.03)
+    assert latent.posterior_variance(dist)[0, -1] > 2 * latent.posterior_variance(dist)[0, 0]
+
+
 def test_singular_values():
     z = np.random.default_rng(0).normal(size=(50, 4))
     np.testing.assert_allclose(latent.singular_values(z), np.linalg.svd(z, compute_uv=False), rtol=1e-10)
@@ -57,5 +65,5 @@ def test_bad_input():
         latent.directions(model(), {}, {}, jnp.zeros((2, 3)), rng=jax.random.key(0), samples=1)
     with pytest.raises(UserError, match="finite"):
         latent.singular_values(np.full((3, 2), np.nan))
-    with pytest.raises(UserError, match="no log-variance"):
+    with pytest.raises(UserError, match="neither a variance nor a log-variance"):
         latent.posterior_variance(object())

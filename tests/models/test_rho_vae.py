@@ -109,6 +109,10 @@ def test_a_saturated_posterior_is_counted_in_training():
 
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: rho_vae(free_bits=0.5), "free bits need a KL per dimension, which AR1Normal does not have"),
+    (lambda: rho_vae(posterior="ar1-readme"), "rho_vae's posterior is AR.1.: use convention, one of paper, readme, released"),
+    (lambda: rho_vae(["paper"]), r"unknown convention \['paper'\]"),
+    (lambda: distributions.posterior(["ar1"]), r"unknown posterior \['ar1'\]"),
+    (lambda: net_posterior("cnn", distributions.ar1()), "unknown posterior"),
     (lambda: rho_vae("paperr"), "unknown convention 'paperr'. Did you mean 'paper'?"),
     (lambda: models.rho_vae(nets.mlp((), 2), nets.mlp((), SHAPE), latent_dim=0), "latent_dim must be at least 1, not 0"),
     (lambda: released_posterior("dcgan", correlated=True), "unknown net 'dcgan'"),
@@ -203,6 +207,13 @@ def test_without_mmd_it_is_the_beta_vae(alpha, lambda_, beta):
     assert float(aux.metrics["aggregate"]) == 0.0
 
 
+@pytest.mark.parametrize("beta", [1.4, 1.9, 4.1, 4.6])
+def test_the_beta_vae_limit_is_there_for_every_float(beta):
+    model = info_vae(1.0 - beta, beta)
+    params, state = model.init(jax.random.key(1), Batch(X))
+    assert float(loss_of(model, params, state, jax.random.key(2))[1].metrics["aggregate"]) < 1e-6
+
+
 def test_with_alpha_one_it_is_wae_mmd():
     model, rng = info_vae(1.0, 50.0, kernel="imq"), jax.random.key(2)
     params, state = model.init(jax.random.key(1), Batch(X))
@@ -215,7 +226,7 @@ def test_with_alpha_one_it_is_wae_mmd():
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"alpha": 1.5, "lambda_": 1.0}, "alpha must be at most 1"),
-    ({"alpha": 0.5, "lambda_": 0.2}, "lambda_ must be at least 1 - alpha = 0.5, not 0.2"),
+    ({"alpha": 0.5, "lambda_": 0.2}, "lambda must be at least 1 - alpha = 0.5, not 0.2"),
     ({"alpha": float("nan"), "lambda_": 0.2}, "alpha must be finite"),
     ({"alpha": 0.0, "lambda_": 2.0, "kernel": "rbf"}, "unknown kernel 'rbf'"),
     ({"alpha": 0.0, "lambda_": 2.0, "bandwidth": 0.0}, "bandwidth must be greater than 0"),

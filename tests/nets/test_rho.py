@@ -65,7 +65,9 @@ def test_the_clamp_of_the_ar1_cnn_is_before_its_last_head():
 @pytest.mark.parametrize(("name", "options", "message"), [
     ("vanila", {}, "unknown net 'vanila'. Did you mean 'vanilla'?"),
     ("beta", {"shape": (28, 28, 1)}, "images of 64x64, not 28x28"),
+    ("beta", {"shape": (64, 64)}, "the beta net needs images"),
     ("info", {"shape": (30, 28, 1)}, "sides 4 divides"),
+    ("cnn", {"shape": (0, 4, 1)}, "a side of the image must be at least 1"),
     ("cnn", {"latent_dim": 0}, "latent_dim must be at least 1"),
 ])
 def test_what_does_not_fit(name, options, message):
