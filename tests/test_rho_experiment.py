@@ -34,6 +34,16 @@ def test_every_cells_model_has_its_parameters(net):
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == counts[method.startswith("ar1")], method
 
 
+def test_the_published_starts_have_cells_of_one_epoch():
+    measures = cells._smoke("info_uniform", "ar1-released", 0)[0]
+    assert [m.protocol for m in measures] == ["rho-vae-released, epoch 1", *["nats, epoch 1"] * 3]
+    params = {name: cells.build(name, "normal", shrink=16).init(jax.random.key(0), Batch(jnp.zeros((2, 28, 28, 1))))[0]
+              for name in ("info", "info_uniform")}
+    assert jax.tree.structure(params["info"]) == jax.tree.structure(params["info_uniform"])
+    other = jax.tree.map(lambda a, b: not np.array_equal(a, b), *params.values())
+    assert {path[-1].key for path, differs in jax.tree_util.tree_leaves_with_path(other) if differs} == {"scale"}
+
+
 def test_the_released_loss_of_a_split_divides_by_128_whatever_the_batch():
     model = cells.build("vanilla", "ar1-released", shrink=50)
     x = jnp.asarray(np.random.default_rng(0).random((6, 28, 28, 1)), jnp.float32)
@@ -61,7 +71,7 @@ def test_the_large_net_is_refused_on_a_cpu():
     with pytest.raises(UserError, match="run its cells on a GPU or TPU, and others here with --cell"):
         cell.check(False)
     cell.check(True)
-    names = {c.name for c in runner.select(cells.CELLS, ["*/vanilla*", "*/beta/*", "*/info/*", "toy_*"])}   # as it advises
+    names = {c.name for c in runner.select(cells.CELLS, ["*/vanilla*", "*/beta/*", "*/info*", "toy_*"])}   # as it advises
     assert set(NAMES) - names == {name for name in NAMES if "/cnn/" in name}
 
 

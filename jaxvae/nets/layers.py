@@ -183,12 +183,14 @@ class BatchNorm(nn.Module):
     Normalises with the biased variance in training. Running averages, by `convention`:
     "torch": `momentum` 0.1 of the new value, unbiased variance, starting at mean 0, variance 1;
     "tensorflow": biased variance, zero-debiased averages (divided by 1 - (1 - momentum)^t), as
-    `assign_moving_average` keeps them.
+    `assign_moving_average` keeps them. The scale starts at 1, or with `uniform_scale` at U(0, 1), as PyTorch
+    before 1.2 drew it.
     """
 
     momentum: float = 0.1
     epsilon: float = 1e-5
     convention: str = "torch"
+    uniform_scale: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -200,7 +202,8 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(channels))
         running_var = self.variable("batch_stats", "var", lambda: start(channels))
         count = None if torch else self.variable("batch_stats", "count", lambda: jnp.zeros(()))
-        scale = self.param("scale", nn.initializers.ones, channels)
+        drawn = jax.random.uniform if self.uniform_scale else nn.initializers.ones
+        scale = self.param("scale", drawn, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels)
         x = x.astype(jnp.float32)
         if train:

@@ -41,14 +41,14 @@ class Encoder(nn.Module):
     layers: tuple[Layer, ...]
     heads: tuple[int, ...]
     act: str
-    batch_norm: bool = False
+    norm: str | None = None      # BatchNorm, whose scale starts at "ones" or "uniform"
     trunk: int = 0               # width of a dense layer before the heads; 0: none
     trunk_each: bool = False     # one for each head, with the activation; else one without
     least: float | None = None   # the last head sees log max(trunk, least)
 
     @nn.compact
     def __call__(self, x, *, cond=None, train=False):
-        act, h = activation(self.act), _convolve(x, self.layers, self.act, self.batch_norm, train, transposed=False)
+        act, h = activation(self.act), _convolve(x, self.layers, self.act, self.norm, train, transposed=False)
         h = h.reshape(h.shape[0], -1)
         if self.trunk and not self.trunk_each:
             h = Dense(self.trunk, INIT)(h)
@@ -69,28 +69,28 @@ class Decoder(nn.Module):
     layers: tuple[Layer, ...]
     last: Layer
     act: str
-    batch_norm: bool = False
+    norm: str | None = None   # as in Encoder
 
     @nn.compact
     def __call__(self, z, *, cond=None, train=False):
         h, act = z, activation(self.act)
         for width in self.hidden:
             h = act(Dense(width, INIT)(h))
-        h = _convolve(h.reshape(-1, *self.start), self.layers, "relu", self.batch_norm, train, transposed=True)
+        h = _convolve(h.reshape(-1, *self.start), self.layers, "relu", self.norm, train, transposed=True)
         return Conv(self.last.features, self.last.k, self.last.s, self.last.p, transposed=True)(h)
 
 
-def _convolve(x, layers, act: str, batch_norm: bool, train: bool, *, transposed: bool):
+def _convolve(x, layers, act: str, norm: str | None, train: bool, *, transposed: bool):
     for layer in layers:
         init = "torch" if transposed else INIT
         x = activation(act)(Conv(layer.features, layer.k, layer.s, layer.p, transposed=transposed, init_name=init)(x))
-        x = BatchNorm()(x, train=train) if batch_norm else x
+        x = BatchNorm(uniform_scale=norm == "uniform")(x, train=train) if norm else x
     return x
 
 
 def rho_nets(
     name: str, *, latent_dim: int = 10, correlated: bool = False, shape: tuple[int, int, int] | None = None,
-    shrink: int = 1,
+    shrink: int = 1, uniform_scale: bool = False,
 ) -> tuple[Net, Net]:
     """Returns (encoder, decoder) of one of the four nets.
 
@@ -101,6 +101,7 @@ def rho_nets(
         shape: of the images; default 28x28x1, for "beta" 64x64x1, its only size ("cnn", "info": sides
             that 4 divides).
         shrink: divides every width, for tests; 1 is the paper's size.
+        uniform_scale: of "info": BatchNorm's scales start at U(0, 1), as in PyTorch before 1.2, not at 1.
 
     Raises:
         UserError: for an unknown name and images that do not fit.
@@ -134,7 +135,7 @@ def rho_nets(
         decoder = Decoder((w(256),), (1, 1, w(256)), up, Layer(colours), "relu")
     else:
         down = (Layer(w(64)), Layer(w(64), 3, 1), Layer(w(128)), Layer(w(128), 3, 1))
-        encoder = Encoder(down, heads, "relu", batch_norm=True, trunk=w(1024))
+        encoder = Encoder(down, heads, "relu", norm="uniform" if uniform_scale else "ones", trunk=w(1024))
         up = (Layer(w(64)), Layer(w(64), 3, 1), Layer(w(32)))
-        decoder = Decoder(hidden, small, up, Layer(colours, 3, 1), "relu", batch_norm=True)
+        decoder = Decoder(hidden, small, up, Layer(colours, 3, 1), "relu", norm="uniform" if uniform_scale else "ones")
     return from_linen(encoder), from_linen(decoder)

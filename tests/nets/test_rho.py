@@ -62,6 +62,15 @@ def test_the_clamp_of_the_ar1_cnn_is_before_its_last_head():
     assert not np.allclose(rho[0], rho[1])
 
 
+def test_the_scales_of_batchnorm_as_old_pytorch_drew_them():
+    nets_of = {uniform: nets.rho_nets("info", shrink=16, uniform_scale=uniform) for uniform in (False, True)}
+    for uniform, (encoder, decoder) in nets_of.items():
+        for net, x in ((encoder, jnp.zeros((2, 28, 28, 1))), (decoder, jnp.zeros((2, 10)))):
+            params, _ = net.init(jax.random.key(0), x)
+            scales = np.concatenate([v["scale"] for k, v in params.items() if k.startswith("BatchNorm")])
+            assert (scales.min() > 0 and scales.max() < 1 and scales.std() > 0.2) if uniform else (scales == 1).all()
+
+
 @pytest.mark.parametrize(("name", "options", "message"), [
     ("vanila", {}, "unknown net 'vanila'. Did you mean 'vanilla'?"),
     ("beta", {"shape": (28, 28, 1)}, "images of 64x64, not 28x28"),
