@@ -1,7 +1,7 @@
 """python -m experiments.rho_vae.figures: draws Figures 1, 3, 4, 5 (loss curves) and 2 (samples) from what has been run.
 
 One picture per net with curves, and one of samples per data set, in `figures/`. A method that was not run is
-not drawn. The published curves are known at their first and last epoch: crosses.
+not drawn. The published curves are known at their first and last epoch: crosses. Jumps run off the top of a panel.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.rho_vae.cells import DATA, FOLDER, methods
+from experiments.rho_vae.cells import DATA, FOLDER, UNIFORM, methods
 from jaxvae import writers
 from jaxvae.errors import UserError
 from jaxvae.models.rho_vae import NETS
@@ -57,20 +57,37 @@ def draw(net: str, target: Path, results: str = "results") -> bool:
                     epochs = run["steps"] / run["steps"][0]
                     y = -run["elbo"] if metric == "elbo" else run[metric]
                     lines[method], = axes.plot(epochs, y, color=COLOURS[method], lw=1.3)
+                for run in curves(name, UNIFORM, method, results) if net == "info" else ():
+                    y = -run["elbo"] if metric == "elbo" else run[metric]
+                    axes.plot(1, y[0], "o", color=COLOURS[method], mfc="none")
             if metric == "test_loss":
                 ends = [(f"{name}/{net}/{m}", m, first) for m, first in
                         zip(("normal", "ar1-released"), FIRST[f"{name}.{net}"], strict=True)]
                 for cell, method, first in ends:
                     axes.plot([1, LAST.get(cell, 15)], [first, published[cell]], "x", color=COLOURS[method], ms=8, mew=2)
+            _cut(axes)
             axes.set_title(f"{name}: {title}", fontsize=10)
             axes.set_xlabel("epoch")
             axes.set_ylabel("nats per image, down is better")
             _plain(axes)
     if lines:
         shown = [method for method in methods(net) if method in lines]
-        figure.axes[0].legend([lines[m] for m in shown], shown, frameon=False, title="crosses: published")
+        title = "crosses: published" + ("\ncircles: scales from U(0, 1)" if net == "info" else "")
+        figure.axes[0].legend([lines[m] for m in shown], shown, frameon=False, title=title)
         _save(target / f"figure{FIGURES[net]}_{net}.png", figure)
     return bool(lines)
+
+
+def _cut(axes) -> None:
+    """Ends the panel above the highest start of a curve: what jumps higher later runs off its top."""
+    starts, everything = [], []
+    for line in axes.lines:
+        y = np.asarray(line.get_ydata())
+        starts.append(y[0])
+        everything.extend(y)
+    if starts and max(everything) > max(starts):
+        low, high = min(everything), max(starts)
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
 
 
 def samples(name: str, target: Path, results: str = "results") -> bool:
