@@ -38,6 +38,11 @@ class Normal(NamedTuple):
     mean: Array
     logvar: Array
 
+    @property
+    def variance(self) -> Array:
+        """exp(logvar): shape of `mean`."""
+        return jnp.broadcast_to(jnp.exp(self.logvar), self.mean.shape)
+
     def sample(self, rng: Array) -> Array:
         """Returns z = mean + exp(logvar / 2) eps, eps ~ N(0, I): shape of `mean`."""
         return self.mean + jnp.exp(0.5 * self.logvar) * noise.normal(rng, self.mean.shape, self.mean.dtype)
@@ -123,6 +128,11 @@ class AR1Normal(NamedTuple):
     rho: Array
     logvar: Array
     metrics = _rho_metrics
+
+    @property
+    def variance(self) -> Array:
+        """The variances [B, D] of `sample`, all s."""
+        return Normal(self.mean, self.logvar).variance
 
     def sample(self, rng: Array) -> Array:
         """Returns z = mean + zeta [B, D]: zeta_1 = sd eps_1, zeta_j = rho zeta_{j-1} + sd sqrt(1 - rho^2) eps_j.

@@ -22,12 +22,10 @@ class Directions(NamedTuple):
 
 
 def posterior_variance(dist: Any) -> Array:
-    """Returns Var q(z_j|x) [B, D] of a posterior that has a `variance`, or a log-variance [B, D] or [B, 1]."""
-    if hasattr(dist, "variance"):
-        return dist.variance
-    if not hasattr(dist, "logvar"):
-        raise UserError(f"{type(dist).__name__} has neither a variance nor a log-variance.")
-    return jnp.broadcast_to(jnp.exp(dist.logvar), dist.mean.shape)
+    """Returns Var q(z_j|x) [B, D] of a posterior that has a `variance`."""
+    if not hasattr(dist, "variance"):
+        raise UserError(f"{type(dist).__name__} has no variance: give it a property `variance`, the shape of its mean.")
+    return dist.variance
 
 
 def directions(model: Model, params: Params, state: State, x: Array, *, rng: Array, samples: int = 15) -> Directions:
@@ -42,7 +40,7 @@ def directions(model: Model, params: Params, state: State, x: Array, *, rng: Arr
         samples: draws for each direction, at least 2.
 
     Raises:
-        UserError: for a model that does not encode and decode, and a posterior without log-variances.
+        UserError: for a model that does not encode and decode, and a posterior without variances.
     """
     if model.encode is None or model.decode is None:
         raise UserError("directions need a model that encodes and decodes.")

@@ -69,6 +69,11 @@ class SampleForMean(NamedTuple):
         """The mean [B, D]."""
         return self.drawn.mean
 
+    @property
+    def variance(self) -> Array:
+        """The variances [B, D] of what is sampled."""
+        return self.drawn.variance
+
     def sample(self, rng: Array) -> Array:
         """Returns z [B, D]."""
         return self.drawn.sample(rng)

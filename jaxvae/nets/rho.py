@@ -104,7 +104,7 @@ def rho_nets(
         uniform_scale: of "info": BatchNorm's scales start at U(0, 1), as in PyTorch before 1.2, not at 1.
 
     Raises:
-        UserError: for an unknown name and images that do not fit.
+        UserError: for an unknown name, images that do not fit, and uniform_scale where there is no BatchNorm.
     """
     if name not in ("vanilla", "cnn", "beta", "info"):
         raise unknown("net", name, ("vanilla", "cnn", "beta", "info"))
@@ -113,9 +113,11 @@ def rho_nets(
     shape = tuple(shape or ((64, 64, 1) if name == "beta" else (28, 28, 1)))
     heads = (latent_dim, 1, 1) if correlated else (latent_dim, latent_dim)
     if name != "vanilla":
-        check_images(name, shape, latent_dim, heads, "logits", multiple=4)
+        check_images(name, shape, latent_dim, heads, "logits", multiple=1 if name == "beta" else 4)
     if name == "beta" and shape[:2] != (64, 64):
         raise UserError(f"the beta net takes images of 64x64, not {shape[0]}x{shape[1]}: resize them.")
+    if uniform_scale and name != "info":
+        raise UserError(f"the {name} net has no BatchNorm: uniform_scale is for the info net.")
 
     def w(width: int) -> int:
         return max(1, width // shrink)

@@ -8,6 +8,7 @@ import pytest
 from jaxvae.distributions import AR1Normal, Normal, ReadmeAR1, ReleasedAR1
 from jaxvae.errors import UserError
 from jaxvae.metrics import latent
+from jaxvae.models.rho_vae import SampleForMean
 from jaxvae.types import Model
 
 WEIGHTS = jnp.asarray([[0.0, 0.0, 0.0], [3.0, 0.0, 4.0], [1.0, 0.0, 0.0]])   # z [3] -> x [3]: row j is the effect of z_j
@@ -48,6 +49,7 @@ def test_variances_that_differ_though_the_log_variance_is_one(kind):
     rows = 100_000
     dist = kind(jnp.ones((rows, 5)), jnp.full((rows, 1), -0.8), jnp.log(jnp.full((rows, 1), 0.5)))
     np.testing.assert_allclose(jnp.var(dist.sample(jax.random.key(0)), axis=0), latent.posterior_variance(dist)[0], rtol=0.03)
+    np.testing.assert_array_equal(latent.posterior_variance(SampleForMean(dist, AR1Normal(*dist))), dist.variance)
     assert latent.posterior_variance(dist)[0, -1] > 2 * latent.posterior_variance(dist)[0, 0]
 
 
@@ -65,5 +67,5 @@ def test_bad_input():
         latent.directions(model(), {}, {}, jnp.zeros((2, 3)), rng=jax.random.key(0), samples=1)
     with pytest.raises(UserError, match="finite"):
         latent.singular_values(np.full((3, 2), np.nan))
-    with pytest.raises(UserError, match="neither a variance nor a log-variance"):
+    with pytest.raises(UserError, match="has no variance"):
         latent.posterior_variance(object())

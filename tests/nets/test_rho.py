@@ -74,6 +74,8 @@ def test_the_scales_of_batchnorm_as_old_pytorch_drew_them():
 @pytest.mark.parametrize(("name", "options", "message"), [
     ("vanila", {}, "unknown net 'vanila'. Did you mean 'vanilla'?"),
     ("beta", {"shape": (28, 28, 1)}, "images of 64x64, not 28x28"),
+    ("beta", {"shape": (30, 30, 1)}, "images of 64x64, not 30x30"),
+    ("cnn", {"uniform_scale": True}, "the cnn net has no BatchNorm"),
     ("beta", {"shape": (64, 64)}, "the beta net needs images"),
     ("info", {"shape": (30, 28, 1)}, "sides 4 divides"),
     ("cnn", {"shape": (0, 4, 1)}, "a side of the image must be at least 1"),
