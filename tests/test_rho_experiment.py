@@ -112,6 +112,7 @@ def test_ar1_is_nearly_a_rotated_normal():
     """In a fixed basis D = 10 loses 0.062 nats at most, where the given one loses 1.3 and more: the correlation buys little."""
     for rho in (0.3, 0.9, -0.9):
         assert abs(search.distance_to_normals(rho, 2)) < 1e-9
+    assert 0.0 < search.distance_to_normals(0.5, 10) < 0.05
     lost = [search.distance_to_normals(rho, 10) for rho in (*np.arange(0.05, 1.0, 0.05), 0.99, 0.999)]
     assert min(lost) > 0.0 and 0.06 < max(lost) < 0.062
     np.testing.assert_allclose(-4.5 * np.log(1 - 0.5**2), 1.29, atol=0.01)

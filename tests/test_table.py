@@ -220,6 +220,7 @@ def test_a_folder_without_published_numbers_has_no_legend():
         "Not published, protocol: released", "", "cell  test_loss", "----  ---------", "a     1.000 (1)",
     ]
 
+
 @pytest.mark.parametrize(
     ("values", "paper", "text"),
     [

@@ -50,15 +50,14 @@ def draw(net: str, target: Path, results: str = "results") -> bool:
     lines, circles = {}, False
     for i, name in enumerate(DATA):
         for j, (metric, title) in enumerate(PANELS.items()):
+            sign = -1 if metric == "elbo" else 1
             axes = figure.add_subplot(2, 2, 2 * i + j + 1)
             for method in methods(net):
                 for run in curves(name, net, method, results):
                     epochs = run["steps"] / run["steps"][0]
-                    y = -run["elbo"] if metric == "elbo" else run[metric]
-                    lines[method], = axes.plot(epochs, y, color=COLOURS[method], lw=1.3)
+                    lines[method], = axes.plot(epochs, sign * run[metric], color=COLOURS[method], lw=1.3)
                 for run in curves(name, UNIFORM, method, results) if net == "info" else ():
-                    y = -run["elbo"] if metric == "elbo" else run[metric]
-                    axes.plot(1, y[0], "o", color=COLOURS[method], mfc="none")
+                    axes.plot(1, sign * run[metric][0], "o", color=COLOURS[method], mfc="none")
                     circles = True
             if metric == "test_loss":
                 for k, method in enumerate(("normal", "ar1-released")):

@@ -114,7 +114,7 @@ def net_posterior(net: str, posterior: str) -> Posterior:
         raise unknown("net", net, NETS)
     if posterior not in tuple(POSTERIORS):
         raise unknown("posterior", posterior if isinstance(posterior, str) else type(posterior).__name__, POSTERIORS)
-    base = distributions.posterior(posterior)
+    base = POSTERIORS[posterior]
     least = LEAST_VARIANCE.get((net, posterior != "normal"))
     if least is None:
         return base

@@ -136,8 +136,9 @@ def rho_nets(
         up = (Layer(w(64), 4, 1, 0), *map(Layer, map(w, (64, 32, 32))))
         decoder = Decoder((w(256),), (1, 1, w(256)), up, Layer(colours), "relu")
     else:
+        norm = "uniform" if uniform_scale else "ones"
         down = (Layer(w(64)), Layer(w(64), 3, 1), Layer(w(128)), Layer(w(128), 3, 1))
-        encoder = Encoder(down, heads, "relu", norm="uniform" if uniform_scale else "ones", trunk=w(1024))
+        encoder = Encoder(down, heads, "relu", norm=norm, trunk=w(1024))
         up = (Layer(w(64)), Layer(w(64), 3, 1), Layer(w(32)))
-        decoder = Decoder(hidden, small, up, Layer(colours, 3, 1), "relu", norm="uniform" if uniform_scale else "ones")
+        decoder = Decoder(hidden, small, up, Layer(colours, 3, 1), "relu", norm=norm)
     return from_linen(encoder), from_linen(decoder)
