@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from jaxvae import host
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -85,17 +87,9 @@ def machine() -> dict[str, Any]:
     except ImportError:
         pass
     device = jax.devices()[0]
-    kind = _processor() if device.platform == "cpu" else device.device_kind
+    kind = host.processor() if device.platform == "cpu" else device.device_kind
     where = {"device": kind, "platform": device.platform, "devices": jax.device_count(), "cores": os.cpu_count()}
     return {**where, "versions": versions}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def summary(rates: dict[str, list[float]]) -> dict[str, dict[str, float]]:

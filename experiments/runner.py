@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, NoReturn
 
-from jaxvae import errors, table, writers
+from jaxvae import errors, host, table, writers
 from jaxvae.errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxvae")
@@ -179,11 +179,12 @@ def versions() -> dict[str, str]:
 
 
 def device() -> str:
-    """Returns kind, number and platform of the devices, such as "NVIDIA H200 x1 (gpu)"."""
+    """Returns the hardware and its platform: "NVIDIA H200 x1 (gpu)", or on a CPU "AMD EPYC, 1 of 2 cores (cpu)"."""
     import jax
 
     devices = jax.devices()
-    return f"{devices[0].device_kind} x{len(devices)} ({devices[0].platform})"
+    kind, where = devices[0].device_kind, devices[0].platform
+    return f"{host.processor()}, {host.cores()} (cpu)" if where == "cpu" else f"{kind} x{len(devices)} ({where})"
 
 
 def _parse(folder: Path, argv: Sequence[str] | None, options: Sequence[Option] = ()) -> argparse.Namespace:

@@ -1,14 +1,32 @@
-"""The C library's memory allocator, set for training on a CPU."""
+"""The machine: the name of its processor, and the C library's memory allocator, set for training on a CPU."""
 
 import ctypes
 import importlib.metadata
 import importlib.util
 import os
+import platform
 import sys
+from pathlib import Path
 
 # <malloc.h>
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 NEVER = -1
+
+
+def processor() -> str:
+    """Returns the model name of the processor, such as "AMD EPYC"."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def cores() -> str:
+    """Returns how many cores this process may use, and of how many: "2 cores", or "1 of 2 cores"."""
+    there = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
+    return f"{there} cores" if usable == there else f"{usable} of {there} cores"
 
 
 def keep_freed_memory() -> bool:
