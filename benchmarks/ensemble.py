@@ -1,13 +1,15 @@
-"""Soft-IntroVAE in two dimensions: steps/s of one training against PyTorch eager, and of K trainings in one program.
+"""Soft-IntroVAE in two dimensions: steps/s of one training against PyTorch eager, and of K
+trainings in one program.
 
     python -m benchmarks.ensemble [--rounds 5] [--steps 40] [--members 1 2 4] [--table]
 
-The nets are those of the paper (2-256-256-256-256-4 and back, 397,830 parameters), batch 512, Adam 2e-4, float32, the
-released algorithm; the batch is drawn in the step (8 Gaussians). `one` is the training step of one model, many of them in
-one compiled loop; `K/vmap` and `K/map` are `train_ensemble` with K members, in steps of members per second,
-and `cost_per_member` is the time of one step of one member in units of a step of `one`: at most 1 means that K trainings
-together take no longer than K of them in turn. The programs take turns in one process; medians are compared. On
-a CPU that other programs use the figures are printed and not kept.
+The nets are those of the paper (2-256-256-256-256-4 and back, 397,830 parameters), batch 512, Adam
+2e-4, float32, the released algorithm; the batch is drawn in the step (8 Gaussians). `one` is the
+training step of one model, many of them in one compiled loop; `K/vmap` and `K/map` are
+`train_ensemble` with K members, in steps of members per second, and `cost_per_member` is the time
+of one step of one member in units of a step of `one`: at most 1 means that K trainings together
+take no longer than K of them in turn. The programs take turns in one process; medians are compared.
+On a CPU that other programs use the figures are printed and not kept.
 """
 
 import argparse
@@ -33,7 +35,9 @@ DRAW = toy2d.toy("8gaussians").draw
 
 
 def model(**hyper):
-    return models.soft_intro_vae(nets.mlp((256,) * 4, 4), nets.mlp((256,) * 4, 2), latent_dim=2, **{**HYPER, **hyper})
+    return models.soft_intro_vae(
+        nets.mlp((256,) * 4, 4), nets.mlp((256,) * 4, 2), latent_dim=2, **{**HYPER, **hyper}
+    )
 
 
 def one(steps: int):
@@ -57,7 +61,8 @@ def one(steps: int):
 
 
 def members(k: int, mode: str, steps: int, rounds: int):
-    """Returns a run of `steps` steps of `train_ensemble` with k members, in steps of members per second.
+    """Returns a run of `steps` steps of `train_ensemble` with k members, in steps of members per
+    second.
 
     The ensemble trains in a thread of its own, which waits for its turn after each log line.
     """
@@ -69,12 +74,22 @@ def members(k: int, mode: str, steps: int, rounds: int):
         go.acquire()
 
     def train():
-        train_ensemble(lambda **h: model(**h), optax.adam(2e-4), DRAW, seeds=range(k), steps=steps * (rounds + 3),
-                       batch_size=BATCH_SIZE, members=mode, log_every=steps, steps_per_call=steps, on_log=on_log,
-                       mesh=jax.sharding.Mesh(jax.devices()[:1], ("one",)))
+        train_ensemble(
+            lambda **h: model(**h),
+            optax.adam(2e-4),
+            DRAW,
+            seeds=range(k),
+            steps=steps * (rounds + 3),
+            batch_size=BATCH_SIZE,
+            members=mode,
+            log_every=steps,
+            steps_per_call=steps,
+            on_log=on_log,
+            mesh=jax.sharding.Mesh(jax.devices()[:1], ("one",)),
+        )
 
     threading.Thread(target=train, daemon=True).start()
-    done.acquire()   # compiled
+    done.acquire()  # compiled
 
     def run():
         start = time.perf_counter()
@@ -133,7 +148,12 @@ def torch_eager(steps: int):
         pushed = 0
         for y in (rec, fake):
             q_y = encode(y.detach())
-            pushed = pushed + torch.exp(-2 * s * (b_rec * error(y, decoder(draw(q_y))) + b_neg * kl(q_y))).mean()
+            pushed = (
+                pushed
+                + torch.exp(
+                    -2 * s * (b_rec * error(y, decoder(draw(q_y))) + b_neg * kl(q_y))
+                ).mean()
+            )
         loss = s * (b_rec * error(x, rec).mean() + b_kl * kl(q).mean()) + 0.25 * pushed
         adams[0].zero_grad(set_to_none=True)
         loss.backward()
@@ -144,7 +164,11 @@ def torch_eager(steps: int):
         pulled = 0
         for y in (rec, fake):
             q_y = encode(y)
-            pulled = pulled + b_kl * kl(q_y).mean() + gamma_r * b_rec * error(y.detach(), decoder(draw(q_y).detach())).mean()
+            pulled = (
+                pulled
+                + b_kl * kl(q_y).mean()
+                + gamma_r * b_rec * error(y.detach(), decoder(draw(q_y).detach())).mean()
+            )
         loss = s * (b_rec * error(x, rec).mean() + 0.5 * pulled)
         adams[1].zero_grad(set_to_none=True)
         loss.backward()
@@ -163,24 +187,43 @@ def torch_eager(steps: int):
 
 def table() -> str:
     """Returns the kept results as Markdown."""
-    lines = ["| device | jaxvae, steps/s | PyTorch eager | ratio | members of an ensemble: cost of each against one alone |",
-             "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| device | jaxvae, steps/s | PyTorch eager | ratio | members of an ensemble: cost of "
+        "each against one alone |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for path in sorted(measure.RESULTS.glob("ensemble.*.json")):
         result = json.loads(path.read_text())
         rates = {name: rate["median"] for name, rate in result["rates"].items()}
-        device = f"{result['device']}, {result['cores']} cores" if result["platform"] == "cpu" else result["device"]
+        device = (
+            f"{result['device']}, {result['cores']} cores"
+            if result["platform"] == "cpu"
+            else result["device"]
+        )
         costs = ", ".join(f"{name} {cost:.2f}" for name, cost in result["cost_per_member"].items())
-        lines.append(f"| {device} | {rates['one']:.1f} | {rates['pytorch_eager']:.1f} | "
-                     f"{result['speed_ratio']['pytorch_eager']:.2f} | {costs} |")
-    return "\n".join([*lines, "", f"Soft-IntroVAE in two dimensions, batch {BATCH_SIZE}, float32; medians."])
+        lines.append(
+            f"| {device} | {rates['one']:.1f} | {rates['pytorch_eager']:.1f} | "
+            f"{result['speed_ratio']['pytorch_eager']:.2f} | {costs} |"
+        )
+    return "\n".join(
+        [*lines, "", f"Soft-IntroVAE in two dimensions, batch {BATCH_SIZE}, float32; medians."]
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--table", action="store_true", help="print the kept results as Markdown, measure nothing")
+    parser.add_argument(
+        "--table", action="store_true", help="print the kept results as Markdown, measure nothing"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=40, help="per program and round")
-    parser.add_argument("--members", type=int, nargs="+", default=None, help="default: 1 2 4 on CPU, 1 4 16 64 elsewhere")
+    parser.add_argument(
+        "--members",
+        type=int,
+        nargs="+",
+        default=None,
+        help="default: 1 2 4 on CPU, 1 4 16 64 elsewhere",
+    )
     args = parser.parse_args()
     if args.table:
         print(table())
@@ -190,34 +233,54 @@ def main() -> None:
     cpu = jax.default_backend() == "cpu"
     counts = args.members or ([1, 2, 4] if cpu else [1, 4, 16, 64])
     modes = ("vmap", "map") if cpu else ("vmap",)
-    load = os_load()   # before anything of ours runs
+    load = os_load()  # before anything of ours runs
     runs = {"one": one(args.steps), "pytorch_eager": torch_eager(args.steps)}
-    runs |= {f"{k}/{mode}": members(k, mode, args.steps, args.rounds) for k in counts for mode in modes}
-    measure.alternate(runs, 1)   # warm up
+    runs |= {
+        f"{k}/{mode}": members(k, mode, args.steps, args.rounds) for k in counts for mode in modes
+    }
+    measure.alternate(runs, 1)  # warm up
     rates = measure.summary(measure.alternate(runs, args.rounds))
     alone = rates["one"]["median"]
     result = {
-        "benchmark": "ensemble", "unit": "steps/s", "batch_size": BATCH_SIZE, "parameters": PARAMETERS, "rounds": args.rounds,
-        "steps": args.steps, **measure.machine(), "load_before": load, "rates": rates,
+        "benchmark": "ensemble",
+        "unit": "steps/s",
+        "batch_size": BATCH_SIZE,
+        "parameters": PARAMETERS,
+        "rounds": args.rounds,
+        "steps": args.steps,
+        **measure.machine(),
+        "load_before": load,
+        "rates": rates,
         "speed_ratio": {"pytorch_eager": alone / rates["pytorch_eager"]["median"]},
-        "cost_per_member": {name: alone / rate["median"] for name, rate in rates.items() if "/" in name},
+        "cost_per_member": {
+            name: alone / rate["median"] for name, rate in rates.items() if "/" in name
+        },
         "command": f"python -m benchmarks.ensemble --rounds {args.rounds} --steps {args.steps}"
         + (f" --members {' '.join(map(str, args.members))}" if args.members else ""),
     }
-    print(f"{result['device']}, steps/s, batch {BATCH_SIZE}: median (min to max) of {args.rounds} rounds; load {load:.1f}")
+    print(
+        f"{result['device']}, steps/s, batch {BATCH_SIZE}: median (min to max) of {args.rounds} "
+        f"rounds; load {load:.1f}"
+    )
     for name, r in rates.items():
         print(f"  {name:<16} {r['median']:>8.2f}  ({r['min']:.2f} to {r['max']:.2f})")
     print(f"  one against PyTorch eager: {result['speed_ratio']['pytorch_eager']:.2f}x")
     for name, cost in result["cost_per_member"].items():
         print(f"  cost of each member, {name}: {cost:.2f} of one alone")
-    if cpu and load > result["cores"] + 0.5:   # PyTorch's threads wait for each other and lose most when others run too
-        print(f"not kept: {load:.1f} programs wanted these {result['cores']} cores; measure on a quiet machine")
+    if (
+        cpu and load > result["cores"] + 0.5
+    ):  # PyTorch's threads wait for each other and lose most when others run too
+        print(
+            f"not kept: {load:.1f} programs wanted these {result['cores']} cores; measure on a "
+            "quiet machine"
+        )
     else:
         print(measure.write("ensemble", result))
 
 
 def os_load() -> float:
-    """Returns the number of processes that wanted to run in the last minute, or nan where the system does not say."""
+    """Returns the number of processes that wanted to run in the last minute, or nan where the
+    system does not say."""
     import os
 
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")

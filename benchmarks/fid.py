@@ -1,12 +1,14 @@
-"""What a Fréchet distance costs: features per second beside PyTorch, seconds and memory for a data set, the distance itself.
+"""What a Fréchet distance costs: features per second beside PyTorch, seconds and memory for a data
+set, the distance itself.
 
     python -m benchmarks.fid [--rounds 5] [--images 10000] [--inception-images 256] [--weights FILE]
 
-`extract/...` are images of 32x32x3 bytes a second through resizing, scaling and the net, in batches of 64 and 16; the
-PyTorch nets are the same layers with the same weights, and their features are compared. `statistics/...` is
-`fid.statistics` over that many images in a process of its own: seconds with compilation, and the peak of its memory.
-Inception has random weights of the published shapes (they cost the same); SqueezeNet too unless --weights says where
-its own are. On a CPU Inception's statistics are of fewer images: 10,000 would take many minutes.
+`extract/...` are images of 32x32x3 bytes a second through resizing, scaling and the net, in batches
+of 64 and 16; the PyTorch nets are the same layers with the same weights, and their features are
+compared. `statistics/...` is `fid.statistics` over that many images in a process of its own:
+seconds with compilation, and the peak of its memory. Inception has random weights of the published
+shapes (they cost the same); SqueezeNet too unless --weights says where its own are. On a CPU
+Inception's statistics are of fewer images: 10,000 would take many minutes.
 """
 
 import argparse
@@ -32,14 +34,17 @@ PROTOCOLS = {"squeezenet": fid.PROTOCOLS["squeezenet"], "inception": fid.PROTOCO
 
 
 def state_dict(name: str, path: str | None = None) -> weights.StateDict:
-    """Returns the weights at `path`, or random ones under which signals neither vanish nor explode."""
+    """Returns the weights at `path`, or random ones under which signals neither vanish nor
+    explode."""
     if path is not None and name == "squeezenet":
         return weights.read(path)
     rng = np.random.default_rng(0)
     found = {}
     for key, shape in NETS[name].shapes().items():
         spread = math.sqrt(2 / math.prod(shape[1:])) if len(shape) > 1 else 0.1
-        value = spread * rng.standard_normal(shape) + (1.0 if key.endswith(("running_var", "bn.weight")) else 0.0)
+        value = spread * rng.standard_normal(shape) + (
+            1.0 if key.endswith(("running_var", "bn.weight")) else 0.0
+        )
         found[key] = (np.abs(value) if key.endswith("running_var") else value).astype(np.float32)
     return found
 
@@ -71,7 +76,10 @@ def theirs(name: str, arrays: weights.StateDict, x: np.ndarray):
     device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
     w = {key: torch.from_numpy(np.array(value)).to(device) for key, value in arrays.items()}
     extractor = EXTRACTORS[PROTOCOLS[name].extractor]
-    shift, scale = (torch.tensor(v, device=device).reshape(1, -1, 1, 1) for v in (extractor.shift, extractor.scale))
+    shift, scale = (
+        torch.tensor(v, device=device).reshape(1, -1, 1, 1)
+        for v in (extractor.shift, extractor.scale)
+    )
 
     def join(*branches):
         return torch.cat(branches, 1)
@@ -81,16 +89,29 @@ def theirs(name: str, arrays: weights.StateDict, x: np.ndarray):
         return F.relu(F.conv2d(x, w[f"{key}.weight"], w[f"{key}.bias"], stride, pad))
 
     def norm(key, x, features, kernel, stride=1, same=True):
-        x = F.conv2d(x, w[f"{key}.conv.weight"], None, stride, [side // 2 if same else 0 for side in kernel])
-        mean, var, gain, bias = (w[f"{key}.bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        x = F.conv2d(
+            x, w[f"{key}.conv.weight"], None, stride, [side // 2 if same else 0 for side in kernel]
+        )
+        mean, var, gain, bias = (
+            w[f"{key}.bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+        )
         return F.relu(F.batch_norm(x, mean, var, gain, bias, eps=inception.EPSILON))
 
     if name == "squeezenet":
-        ops, last = squeezenet.Ops(squeeze, lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True), join), "12"
+        ops, last = (
+            squeezenet.Ops(squeeze, lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True), join),
+            "12",
+        )
     else:
-        ops, last = inception.Ops(
-            norm, lambda x, stride: F.max_pool2d(x, 3, stride, padding=1 if stride == 1 else 0),
-            lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), join), "Mixed_7c"
+        ops, last = (
+            inception.Ops(
+                norm,
+                lambda x, stride: F.max_pool2d(x, 3, stride, padding=1 if stride == 1 else 0),
+                lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False),
+                join,
+            ),
+            "Mixed_7c",
+        )
     x = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).to(device, torch.float32)
 
     def run():
@@ -120,17 +141,29 @@ def statistics(name: str, images: int, path: str | None) -> dict[str, float]:
     before, start = _peak(), time.perf_counter()
     fid.statistics(source, protocol, weights=arrays, cache=False)
     seconds = time.perf_counter() - start
-    return {"images": images, "seconds": round(seconds, 2), "images_per_s": round(images / seconds, 1),
-            "peak_mib": round(_peak()), "peak_mib_before": round(before)}
+    return {
+        "images": images,
+        "seconds": round(seconds, 2),
+        "images_per_s": round(images / seconds, 1),
+        "peak_mib": round(_peak()),
+        "peak_mib_before": round(before),
+    }
 
 
 def _peak() -> float:
-    """Returns the peak MiB of this process alone (getrusage's is inherited from the one that started it)."""
+    """Returns the peak MiB of this process alone (getrusage's is inherited from the one that
+    started it)."""
     try:
-        return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines()
-                    if line.startswith("VmHWM")) / 2**10
+        return (
+            next(
+                int(line.split()[1])
+                for line in Path("/proc/self/status").read_text().splitlines()
+                if line.startswith("VmHWM")
+            )
+            / 2**10
+        )
     except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10   # Linux counts KiB
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts KiB
 
 
 def distances() -> dict[str, float]:
@@ -148,7 +181,9 @@ def distances() -> dict[str, float]:
 def child(name: str, images: int, path: str | None) -> dict[str, float]:
     """Returns `statistics` measured in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.fid", "--only", name, "--images", str(images)]
-    out = subprocess.run(command + (["--weights", path] if path else []), check=True, capture_output=True, text=True).stdout
+    out = subprocess.run(
+        command + (["--weights", path] if path else []), check=True, capture_output=True, text=True
+    ).stdout
     return json.loads(out.splitlines()[-1])
 
 
@@ -160,8 +195,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--inception-images", type=int, default=256)
     parser.add_argument("--weights", help="file of SqueezeNet's weights")
-    parser.add_argument("--note", default="", help="kept with the result, e.g. that the machine was busy")
-    parser.add_argument("--only", choices=list(NETS), help="statistics in this process alone, as one line of JSON")
+    parser.add_argument(
+        "--note", default="", help="kept with the result, e.g. that the machine was busy"
+    )
+    parser.add_argument(
+        "--only", choices=list(NETS), help="statistics in this process alone, as one line of JSON"
+    )
     args = parser.parse_args()
     if args.only:
         print(json.dumps(statistics(args.only, args.images, args.weights)))
@@ -175,28 +214,52 @@ def main() -> None:
         mine, other = ours(name, arrays, x), theirs(name, arrays, x)
         a, b = np.asarray(mine()), other().cpu().numpy()
         apart[name] = float(np.abs(a - b).max() / np.abs(b).max())
-        runs[f"extract/{name}/jaxvae"] = lambda mine=mine, size=size: rate(mine, jax.block_until_ready, size, args.seconds)
-        runs[f"extract/{name}/torch"] = lambda other=other, size=size: rate(other, lambda y: y, size, args.seconds)
+        runs[f"extract/{name}/jaxvae"] = lambda mine=mine, size=size: rate(
+            mine, jax.block_until_ready, size, args.seconds
+        )
+        runs[f"extract/{name}/torch"] = lambda other=other, size=size: rate(
+            other, lambda y: y, size, args.seconds
+        )
         print(f"  {name}: features apart by {apart[name]:.1g}", flush=True)
     rates = measure.summary(measure.alternate(runs, args.rounds))
-    ratio = {name: rates[f"extract/{name}/jaxvae"]["median"] / rates[f"extract/{name}/torch"]["median"] for name in NETS}
+    ratio = {
+        name: rates[f"extract/{name}/jaxvae"]["median"] / rates[f"extract/{name}/torch"]["median"]
+        for name in NETS
+    }
     result = {
-        "benchmark": "fid", "unit": "images/s", "batch_size": BATCH_SIZES, "rounds": args.rounds, "seconds": args.seconds,
-        **measure.machine(), "rates": rates, "speed_ratio": ratio, "largest_relative_difference": apart,
-        "squeezenet_weights": "published" if args.weights else "random", "inception_weights": "random",
-        "statistics": {"squeezenet": child("squeezenet", args.images, args.weights),
-                       "inception": child("inception", args.inception_images, None)},
-        "frechet_distance_seconds": distances(), "note": args.note,
+        "benchmark": "fid",
+        "unit": "images/s",
+        "batch_size": BATCH_SIZES,
+        "rounds": args.rounds,
+        "seconds": args.seconds,
+        **measure.machine(),
+        "rates": rates,
+        "speed_ratio": ratio,
+        "largest_relative_difference": apart,
+        "squeezenet_weights": "published" if args.weights else "random",
+        "inception_weights": "random",
+        "statistics": {
+            "squeezenet": child("squeezenet", args.images, args.weights),
+            "inception": child("inception", args.inception_images, None),
+        },
+        "frechet_distance_seconds": distances(),
+        "note": args.note,
         "command": f"python -m benchmarks.fid --rounds {args.rounds} --images {args.images} "
-                   f"--inception-images {args.inception_images}",
+        f"--inception-images {args.inception_images}",
     }
     for name, value in rates.items():
-        print(f"  {name:<28} {value['median']:>9,.1f}  ({value['min']:,.1f} to {value['max']:,.1f}) images/s")
+        print(
+            f"  {name:<28} {value['median']:>9,.1f}  ({value['min']:,.1f} to {value['max']:,.1f}) "
+            "images/s"
+        )
     for name in NETS:
         print(f"  {name}: {ratio[name]:.2f} times PyTorch's speed")
     for name, value in result["statistics"].items():
-        print(f"  statistics/{name}: {value['images']:,} images in {value['seconds']} s, peak {value['peak_mib']} MiB "
-              f"({value['peak_mib_before']} before)")
+        print(
+            f"  statistics/{name}: {value['images']:,} images in {value['seconds']} s, peak "
+            f"{value['peak_mib']} MiB "
+            f"({value['peak_mib_before']} before)"
+        )
     print(f"  distance: {result['frechet_distance_seconds']} s by dimension")
     print(measure.write("fid", result))
 

@@ -1,11 +1,13 @@
-"""Images per second of one training step of the two-stage VAE's first stage, against the same in PyTorch.
+"""Images per second of one training step of the two-stage VAE's first stage, against the same in
+PyTorch.
 
     python -m benchmarks.infogan [--rounds 5] [--seconds 5] [--no-compiled]
 
-The InfoGAN-style net for 28x28 images and 64 latent dimensions (13,331,586 parameters): spectral norm on the encoder, one
-power iteration a step; BatchNorm; Gaussian likelihood with a learned gamma; Adam 1e-4; batch 100, float32. The
-programs take turns in one process on the same cores; medians are compared. PyTorch runs eager (its default Adam),
-eager with the fused Adam, and compiled with the fused Adam.
+The InfoGAN-style net for 28x28 images and 64 latent dimensions (13,331,586 parameters): spectral
+norm on the encoder, one power iteration a step; BatchNorm; Gaussian likelihood with a learned
+gamma; Adam 1e-4; batch 100, float32. The programs take turns in one process on the same cores;
+medians are compared. PyTorch runs eager (its default Adam), eager with the fused Adam, and compiled
+with the fused Adam.
 """
 
 import argparse
@@ -25,8 +27,11 @@ BATCH_SIZE, LATENT_DIM, PARAMETERS = 100, 64, 13_331_586
 def ours(x: np.ndarray, seconds: float):
     """Returns a run of the jitted step on one batch, and the step's FLOPs as XLA counts them."""
     pair = nets.infogan(x.shape[1:], latent_dim=LATENT_DIM)
-    vae, tx, batch = models.vae(*pair, latent_dim=LATENT_DIM, likelihood="gaussian", gamma="learned"), optax.adam(1e-4), \
-        Batch(jax.device_put(x))
+    vae, tx, batch = (
+        models.vae(*pair, latent_dim=LATENT_DIM, likelihood="gaussian", gamma="learned"),
+        optax.adam(1e-4),
+        Batch(jax.device_put(x)),
+    )
     state = init_state(vae, tx, jax.random.key(0), batch)
     assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == PARAMETERS
     step = jax.jit(make_train_step(vae, tx), donate_argnums=0).lower(state, batch).compile()
@@ -61,16 +66,30 @@ def torch_runs(x: np.ndarray, seconds: float, compiled: bool):
             super().__init__()
             bn1, bn2, leaky, relu = nn.BatchNorm1d, nn.BatchNorm2d, nn.LeakyReLU(0.2), nn.ReLU()
             self.encoder = nn.Sequential(
-                spectral_norm(nn.Conv2d(1, 64, 4, 2, 1)), leaky,
-                spectral_norm(nn.Conv2d(64, 128, 4, 2, 1)), bn2(128, momentum=0.001), leaky, nn.Flatten(),
-                spectral_norm(nn.Linear(6272, 1024)), bn1(1024, momentum=0.001), leaky,
+                spectral_norm(nn.Conv2d(1, 64, 4, 2, 1)),
+                leaky,
+                spectral_norm(nn.Conv2d(64, 128, 4, 2, 1)),
+                bn2(128, momentum=0.001),
+                leaky,
+                nn.Flatten(),
+                spectral_norm(nn.Linear(6272, 1024)),
+                bn1(1024, momentum=0.001),
+                leaky,
                 spectral_norm(nn.Linear(1024, 2 * LATENT_DIM)),
             )
             self.decoder = nn.Sequential(
-                nn.Linear(LATENT_DIM, 1024), bn1(1024, momentum=0.001), relu,
-                nn.Linear(1024, 6272), bn1(6272, momentum=0.001), relu, View(128, 7, 7),
-                nn.ConvTranspose2d(128, 64, 4, 2, 1), bn2(64, momentum=0.001), relu,
-                nn.ConvTranspose2d(64, 1, 4, 2, 1), nn.Sigmoid(),
+                nn.Linear(LATENT_DIM, 1024),
+                bn1(1024, momentum=0.001),
+                relu,
+                nn.Linear(1024, 6272),
+                bn1(6272, momentum=0.001),
+                relu,
+                View(128, 7, 7),
+                nn.ConvTranspose2d(128, 64, 4, 2, 1),
+                bn2(64, momentum=0.001),
+                relu,
+                nn.ConvTranspose2d(64, 1, 4, 2, 1),
+                nn.Sigmoid(),
             )
             self.log_sd = nn.Parameter(torch.zeros(()))
 
@@ -79,12 +98,18 @@ def torch_runs(x: np.ndarray, seconds: float, compiled: bool):
             sd = 1e-6 + F.softplus(raw)
             z = mean + sd * torch.randn_like(mean)
             x_hat = self.decoder(z)
-            rec = torch.sum(0.5 * ((x - x_hat) / self.log_sd.exp()).square() + self.log_sd + 0.5 * math.log(2 * math.pi))
+            rec = torch.sum(
+                0.5 * ((x - x_hat) / self.log_sd.exp()).square()
+                + self.log_sd
+                + 0.5 * math.log(2 * math.pi)
+            )
             kl = 0.5 * torch.sum(mean.square() + sd.square() - 1 - 2 * sd.log())
             return (rec + kl) / x.shape[0]
 
     x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-    return measure.torch_runs(VAE, x, learning_rate=1e-4, parameters=PARAMETERS, seconds=seconds, compiled=compiled)
+    return measure.torch_runs(
+        VAE, x, learning_rate=1e-4, parameters=PARAMETERS, seconds=seconds, compiled=compiled
+    )
 
 
 def main() -> None:
@@ -92,19 +117,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="per program and round")
-    parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True, help="torch.compile too")
+    parser.add_argument(
+        "--compiled", action=argparse.BooleanOptionalAction, default=True, help="torch.compile too"
+    )
     args = parser.parse_args()
     x = np.random.default_rng(0).random((BATCH_SIZE, 28, 28, 1), dtype=np.float32)
     step, flops = ours(x, args.seconds)
     runs = {"step": step, **torch_runs(x, args.seconds, args.compiled)}
-    measure.alternate(runs, 1)   # warm up
+    measure.alternate(runs, 1)  # warm up
     rates = measure.summary(measure.alternate(runs, args.rounds))
     median = rates["step"]["median"]
     result = {
-        "benchmark": "infogan", "unit": "images/s", "batch_size": BATCH_SIZE, "parameters": PARAMETERS,
-        "rounds": args.rounds, "seconds": args.seconds, **measure.machine(), "rates": rates,
-        "speed_ratio": {name: median / rates[name]["median"] for name in rates if name.startswith("pytorch")},
-        "gflop_per_step": flops / 1e9, "gflop_per_s": flops / 1e9 * median / BATCH_SIZE,
+        "benchmark": "infogan",
+        "unit": "images/s",
+        "batch_size": BATCH_SIZE,
+        "parameters": PARAMETERS,
+        "rounds": args.rounds,
+        "seconds": args.seconds,
+        **measure.machine(),
+        "rates": rates,
+        "speed_ratio": {
+            name: median / rates[name]["median"] for name in rates if name.startswith("pytorch")
+        },
+        "gflop_per_step": flops / 1e9,
+        "gflop_per_s": flops / 1e9 * median / BATCH_SIZE,
         "command": f"python -m benchmarks.infogan --rounds {args.rounds} --seconds {args.seconds:g}"
         + ("" if args.compiled else " --no-compiled"),
     }

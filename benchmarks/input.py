@@ -1,11 +1,13 @@
-"""Images per second of every way in which data reach a training step, the host memory they take, and IW-NLL draws/s.
+"""Images per second of every way in which data reach a training step, the host memory they take,
+and IW-NLL draws/s.
 
     python -m benchmarks.input [--rounds 5] [--seconds 2] [--table]
 
-`read/...` is a source alone, in batches of 128 of a random order: a resident array, a memory-mapped file
-larger than the cache would keep, and folders of PNG and JPEG files of 32 and 64 pixels decoded as they are
-read. `fit/...` is a training run of a 784-400-10 VAE with the same bytes resident, and streamed. `iw/...` is
-the importance-weighted bound of the course report's VAE (784-500-20), in draws (example times sample) a second.
+`read/...` is a source alone, in batches of 128 of a random order: a resident array, a memory-mapped
+file larger than the cache would keep, and folders of PNG and JPEG files of 32 and 64 pixels decoded
+as they are read. `fit/...` is a training run of a 784-400-10 VAE with the same bytes resident, and
+streamed. `iw/...` is the importance-weighted bound of the course report's VAE (784-500-20), in
+draws (example times sample) a second.
 """
 
 import argparse
@@ -29,7 +31,7 @@ from jaxvae.metrics import likelihood
 from jaxvae.train import fit
 
 BATCH_SIZE = 128
-FILES = 2048   # in each folder
+FILES = 2048  # in each folder
 
 
 def host_memory() -> float:
@@ -45,7 +47,7 @@ def folder(place: Path, kind: str, side: int) -> data.Source:
     """Returns a streamed source over FILES smooth pictures, written as `kind` files."""
     path = place / f"{kind}{side}"
     path.mkdir()
-    x = data.load("fake_celeb_a", "train").arrays["x"][:, ::64 // side, ::64 // side]
+    x = data.load("fake_celeb_a", "train").arrays["x"][:, :: 64 // side, :: 64 // side]
     for i in range(FILES):
         Image.fromarray(np.roll(x[i % len(x)], i // len(x), axis=0)).save(path / f"{i:05d}.{kind}")
     limit, images.RESIDENT_BYTES = images.RESIDENT_BYTES, 0
@@ -80,7 +82,11 @@ def fitting(source: data.Source, seconds: float):
     def run() -> float:
         with tempfile.TemporaryDirectory() as place:
             fit(model, optax.adam(1e-3), source, steps=steps, batch_size=BATCH_SIZE, workdir=place)
-            lines = [line for line in writers.read(Path(place) / "metrics.jsonl") if line["split"] == "train"]
+            lines = [
+                line
+                for line in writers.read(Path(place) / "metrics.jsonl")
+                if line["split"] == "train"
+            ]
         spans = np.diff([0, *(line["step"] for line in lines)])
         return steps / sum(n / line["images_per_s"] for n, line in zip(spans, lines, strict=True))
 
@@ -93,7 +99,11 @@ def drawing(seconds: float):
     x = (np.random.default_rng(0).random((100, 28, 28, 1)) < 0.2).astype(np.float32)
     params, state = model.init(jax.random.key(0), Batch(x))
     k = 200
-    chunk = max(1, likelihood.ROW_BYTES.get(jax.default_backend(), likelihood.MORE_ROW_BYTES) // (4 * 784 * 100))
+    chunk = max(
+        1,
+        likelihood.ROW_BYTES.get(jax.default_backend(), likelihood.MORE_ROW_BYTES)
+        // (4 * 784 * 100),
+    )
     bound = jax.jit(likelihood.make_iw_bound(model, k, chunk=chunk))
 
     def run() -> float:
@@ -121,12 +131,25 @@ def routes(place: Path, seconds: float) -> tuple[dict, dict[str, float]]:
         runs[name] = run_once
 
     mnist = data.from_arrays(rng.integers(0, 256, (60_000, 28, 28, 1), dtype=np.uint8))
-    add("read/resident_32", lambda: data.from_arrays(rng.integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8)), reading)
-    add("read/memory_mapped_64", lambda: data.from_iterator(
-        (row for row in np.zeros((20_000, 64, 64, 3), np.uint8)), spool=place / "mapped"), reading)
+    add(
+        "read/resident_32",
+        lambda: data.from_arrays(rng.integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8)),
+        reading,
+    )
+    add(
+        "read/memory_mapped_64",
+        lambda: data.from_iterator(
+            (row for row in np.zeros((20_000, 64, 64, 3), np.uint8)), spool=place / "mapped"
+        ),
+        reading,
+    )
     for kind in ("png", "jpg"):
         for side in (32, 64):
-            add(f"read/{kind}_{side}", lambda kind=kind, side=side: folder(place, kind, side), reading)
+            add(
+                f"read/{kind}_{side}",
+                lambda kind=kind, side=side: folder(place, kind, side),
+                reading,
+            )
     add("fit/resident", lambda: mnist, fitting)
     add("fit/streamed", lambda: mnist._replace(arrays=None), fitting)
     runs["iw/draws"] = drawing(seconds)
@@ -140,13 +163,18 @@ def table() -> str:
     for path in sorted(measure.RESULTS.glob("input.*.json")):
         result = json.loads(path.read_text())
         for name, rate in result["rates"].items():
-            lines.append(f"| {result['device']} | {name} | {rate['median']:,.0f} | {result['host_mib'].get(name, '')} |")
+            lines.append(
+                f"| {result['device']} | {name} | {rate['median']:,.0f} | "
+                f"{result['host_mib'].get(name, '')} |"
+            )
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--table", action="store_true", help="print the kept results as Markdown, measure nothing")
+    parser.add_argument(
+        "--table", action="store_true", help="print the kept results as Markdown, measure nothing"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="per route and round")
     args = parser.parse_args()
@@ -157,13 +185,23 @@ def main() -> None:
         runs, memory = routes(Path(place), args.seconds)
         rates = measure.summary(measure.alternate(runs, args.rounds))
     result = {
-        "benchmark": "input", "unit": "images/s (iw: draws/s)", "batch_size": BATCH_SIZE, "rounds": args.rounds,
-        "seconds": args.seconds, **measure.machine(), "rates": rates, "host_mib": memory,
-        "streamed_share_of_resident": rates["fit/streamed"]["median"] / rates["fit/resident"]["median"],
+        "benchmark": "input",
+        "unit": "images/s (iw: draws/s)",
+        "batch_size": BATCH_SIZE,
+        "rounds": args.rounds,
+        "seconds": args.seconds,
+        **measure.machine(),
+        "rates": rates,
+        "host_mib": memory,
+        "streamed_share_of_resident": rates["fit/streamed"]["median"]
+        / rates["fit/resident"]["median"],
         "command": f"python -m benchmarks.input --rounds {args.rounds} --seconds {args.seconds:g}",
     }
     for name, rate in rates.items():
-        print(f"  {name:<24} {rate['median']:>12,.0f}  ({rate['min']:,.0f} to {rate['max']:,.0f})  {memory.get(name, '')} MiB")
+        print(
+            f"  {name:<24} {rate['median']:>12,.0f}  ({rate['min']:,.0f} to {rate['max']:,.0f})  "
+            f"{memory.get(name, '')} MiB"
+        )
     print(f"  streamed reaches {result['streamed_share_of_resident']:.1%} of resident")
     print(measure.write("input", result))
 

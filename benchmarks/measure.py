@@ -1,4 +1,5 @@
-"""Timing that two programs share fairly: they take turns in one process, and the medians are compared."""
+"""Timing that two programs share fairly: they take turns in one process, and the medians are
+compared."""
 
 import json
 import os
@@ -25,7 +26,9 @@ def alternate(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, li
     return rates
 
 
-def rate(step: Callable[[], Any], finish: Callable[[Any], Any], per_step: int, seconds: float) -> float:
+def rate(
+    step: Callable[[], Any], finish: Callable[[Any], Any], per_step: int, seconds: float
+) -> float:
     """Returns `per_step` times the steps per second of `step`, waited for with `finish`."""
     count, start = 0, time.perf_counter()
     while True:
@@ -37,9 +40,17 @@ def rate(step: Callable[[], Any], finish: Callable[[Any], Any], per_step: int, s
             return per_step * count / (time.perf_counter() - start)
 
 
-def torch_runs(build: Callable[[], Any], x: Any, *, learning_rate: float, parameters: int, seconds: float,
-               compiled: bool = True) -> dict[str, Callable[[], float]]:
-    """Returns runs of PyTorch's step by name: eager (its default Adam), eager with the fused Adam, compiled with it.
+def torch_runs(
+    build: Callable[[], Any],
+    x: Any,
+    *,
+    learning_rate: float,
+    parameters: int,
+    seconds: float,
+    compiled: bool = True,
+) -> dict[str, Callable[[], float]]:
+    """Returns runs of PyTorch's step by name: eager (its default Adam), eager with the fused Adam,
+    compiled with it.
 
     Args:
         build: () -> a module whose call on a batch returns its mean loss.
@@ -70,7 +81,11 @@ def torch_runs(build: Callable[[], Any], x: Any, *, learning_rate: float, parame
 
         for _ in range(10):
             step()
-        wait = (lambda loss: torch.cuda.synchronize()) if device == "cuda" else (lambda loss: loss.item())
+        wait = (
+            (lambda loss: torch.cuda.synchronize())
+            if device == "cuda"
+            else (lambda loss: loss.item())
+        )
         return lambda: rate(step, wait, len(x), seconds)
 
     runs = {"pytorch_eager": run(False, False), "pytorch_eager_fused_adam": run(False, True)}
@@ -88,13 +103,20 @@ def machine() -> dict[str, Any]:
         pass
     device = jax.devices()[0]
     kind = host.processor() if device.platform == "cpu" else device.device_kind
-    where = {"device": kind, "platform": device.platform, "devices": jax.device_count(), "cores": os.cpu_count()}
+    where = {
+        "device": kind,
+        "platform": device.platform,
+        "devices": jax.device_count(),
+        "cores": os.cpu_count(),
+    }
     return {**where, "versions": versions}
 
 
 def summary(rates: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     """Returns median, smallest and largest rate of each run."""
-    return {n: {"median": statistics.median(r), "min": min(r), "max": max(r)} for n, r in rates.items()}
+    return {
+        n: {"median": statistics.median(r), "min": min(r), "max": max(r)} for n, r in rates.items()
+    }
 
 
 def report(result: dict[str, Any]) -> None:

@@ -1,11 +1,12 @@
-"""Images per second of one VAE training step and of `fit`, against the same net, loss and optimiser in PyTorch.
+"""Images per second of one VAE training step and of `fit`, against the same net, loss and optimiser
+in PyTorch.
 
     python -m benchmarks.step_time [--rounds 9] [--seconds 2] [--table]
 
-The net is 784-400-(10, 10), 10-400-784 (640,804 parameters), Bernoulli loss, Adam 1e-3, batch 128, float32.
-The programs take turns in one process on the same cores; medians are compared. PyTorch runs eager
-(its default Adam), eager with the fused Adam, and compiled with the fused Adam. `fit` includes
-gathering and scaling bytes, shuffling and the log.
+The net is 784-400-(10, 10), 10-400-784 (640,804 parameters), Bernoulli loss, Adam 1e-3, batch 128,
+float32. The programs take turns in one process on the same cores; medians are compared. PyTorch
+runs eager (its default Adam), eager with the fused Adam, and compiled with the fused Adam. `fit`
+includes gathering and scaling bytes, shuffling and the log.
 """
 
 import argparse
@@ -45,7 +46,8 @@ def ours(x: np.ndarray, seconds: float, vae=None):
 
 
 def ours_fit(seconds: float):
-    """Returns a run of `fit` on 60,000 byte images: the rate over its log lines, compilation left out."""
+    """Returns a run of `fit` on 60,000 byte images: the rate over its log lines, compilation left
+    out."""
     rng = np.random.default_rng(0)
     source = data.from_arrays(rng.integers(0, 256, (60_000, 784), dtype=np.uint8))
     vae, tx = model(), optax.adam(1e-3)
@@ -54,9 +56,19 @@ def ours_fit(seconds: float):
     def run():
         with tempfile.TemporaryDirectory() as folder:
             fit(vae, tx, source, steps=steps, batch_size=BATCH_SIZE, workdir=folder)
-            lines = [line for line in writers.read(Path(folder) / "metrics.jsonl") if line["split"] == "train"]
+            lines = [
+                line
+                for line in writers.read(Path(folder) / "metrics.jsonl")
+                if line["split"] == "train"
+            ]
         spans = np.diff([0, *(line["step"] for line in lines)])
-        return steps * BATCH_SIZE / sum(n * BATCH_SIZE / line["images_per_s"] for n, line in zip(spans, lines, strict=True))
+        return (
+            steps
+            * BATCH_SIZE
+            / sum(
+                n * BATCH_SIZE / line["images_per_s"] for n, line in zip(spans, lines, strict=True)
+            )
+        )
 
     return run
 
@@ -70,7 +82,11 @@ def torch_runs(x: np.ndarray, seconds: float):
     class VAE(nn.Module):
         def __init__(self):
             super().__init__()
-            self.hidden, self.mean, self.logvar = nn.Linear(784, 400), nn.Linear(400, LATENT_DIM), nn.Linear(400, LATENT_DIM)
+            self.hidden, self.mean, self.logvar = (
+                nn.Linear(784, 400),
+                nn.Linear(400, LATENT_DIM),
+                nn.Linear(400, LATENT_DIM),
+            )
             self.decoder = nn.Sequential(nn.Linear(LATENT_DIM, 400), nn.ReLU(), nn.Linear(400, 784))
 
         def forward(self, x):
@@ -86,21 +102,34 @@ def torch_runs(x: np.ndarray, seconds: float):
 
 def table() -> str:
     """Returns the kept results as Markdown."""
-    lines = ["| device | jaxvae | PyTorch eager | eager, fused Adam | compiled | ratio to eager | `fit` / step |",
-             "| --- | --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| device | jaxvae | PyTorch eager | eager, fused Adam | compiled | ratio to eager | "
+        "`fit` / step |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for path in sorted(measure.RESULTS.glob("step_time.*.json")):
         result = json.loads(path.read_text())
-        rates = [f"{result['rates'][name]['median']:,.0f}" for name in
-                 ("step", "pytorch_eager", "pytorch_eager_fused_adam", "pytorch_compiled")]
-        device = f"{result['device']}, {result['cores']} cores" if result["platform"] == "cpu" else result["device"]
+        rates = [
+            f"{result['rates'][name]['median']:,.0f}"
+            for name in ("step", "pytorch_eager", "pytorch_eager_fused_adam", "pytorch_compiled")
+        ]
+        device = (
+            f"{result['device']}, {result['cores']} cores"
+            if result["platform"] == "cpu"
+            else result["device"]
+        )
         ratio = f"{result['speed_ratio']['pytorch_eager']:.2f}"
-        lines.append(f"| {device} | {' | '.join(rates)} | {ratio} | {result['fit_share_of_step']:.0%} |")
+        lines.append(
+            f"| {device} | {' | '.join(rates)} | {ratio} | {result['fit_share_of_step']:.0%} |"
+        )
     return "\n".join([*lines, "", "Images per second, batch 128, float32; medians."])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--table", action="store_true", help="print the kept results as Markdown, measure nothing")
+    parser.add_argument(
+        "--table", action="store_true", help="print the kept results as Markdown, measure nothing"
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=2.0, help="per program and round")
     args = parser.parse_args()
@@ -108,16 +137,29 @@ def main() -> None:
         print(table())
         return
     x = np.random.default_rng(0).random((BATCH_SIZE, 784), dtype=np.float32)
-    runs = {"step": ours(x, args.seconds), "fit": ours_fit(args.seconds), **torch_runs(x, args.seconds)}
-    measure.alternate(runs, 1)   # warm up
+    runs = {
+        "step": ours(x, args.seconds),
+        "fit": ours_fit(args.seconds),
+        **torch_runs(x, args.seconds),
+    }
+    measure.alternate(runs, 1)  # warm up
     rates = measure.summary(measure.alternate(runs, args.rounds))
     step = rates["step"]["median"]
     result = {
-        "benchmark": "step_time", "unit": "images/s", "batch_size": BATCH_SIZE, "parameters": PARAMETERS,
-        "rounds": args.rounds, "seconds": args.seconds, **measure.machine(), "rates": rates,
-        "speed_ratio": {name: step / rates[name]["median"] for name in rates if name.startswith("pytorch")},
+        "benchmark": "step_time",
+        "unit": "images/s",
+        "batch_size": BATCH_SIZE,
+        "parameters": PARAMETERS,
+        "rounds": args.rounds,
+        "seconds": args.seconds,
+        **measure.machine(),
+        "rates": rates,
+        "speed_ratio": {
+            name: step / rates[name]["median"] for name in rates if name.startswith("pytorch")
+        },
         "fit_share_of_step": rates["fit"]["median"] / step,
-        "command": f"python -m benchmarks.step_time --rounds {args.rounds} --seconds {args.seconds:g}",
+        "command": f"python -m benchmarks.step_time --rounds {args.rounds} --seconds "
+        f"{args.seconds:g}",
     }
     measure.report(result)
     print(f"  fit reaches {result['fit_share_of_step']:.1%} of the bare step")

@@ -1,4 +1,5 @@
-"""Settings of the command line, as plain data: one frozen dataclass per preset, and how each becomes a model.
+"""Settings of the command line, as plain data: one frozen dataclass per preset, and how each
+becomes a model.
 
 Nothing heavy is imported until something is built.
 """
@@ -31,13 +32,15 @@ class VAE:
     data: str = "digits"
     """Data set: a name of `jaxvae data list`, folder:PATH (images), npz:FILE, or tfds:NAME."""
     data_dir: Folder = None
-    """Where the files of data sets are (default: $JAXVAE_DATA_DIR, $TFDS_DATA_DIR, ~/.cache/jaxvae, ~/tensorflow_datasets)."""
+    """Where the files of data sets are (default: $JAXVAE_DATA_DIR, $TFDS_DATA_DIR, ~/.cache/jaxvae,
+    ~/tensorflow_datasets)."""
     size: Count = None
     """Height and width to which the images of a folder are resized."""
     crop: Count = None
     """Height and width of the centre of them that is kept, before that."""
     split: Text = None
-    """Training split, e.g. "train[:1000]" (default: all but the validation and test parts, which it must leave out)."""
+    """Training split, e.g. "train[:1000]" (default: all but the validation and test parts, which it
+    must leave out)."""
 
     # length and order
     steps: Count = None
@@ -51,9 +54,11 @@ class VAE:
 
     # the model
     net: Literal["mlp", "conv", "infogan"] = "mlp"
-    """Networks of encoder and decoder; infogan, the two-stage VAE's, is for images whose sides 4 divides."""
+    """Networks of encoder and decoder; infogan, the two-stage VAE's, is for images whose sides 4
+    divides."""
     hidden: tuple[int, ...] = (400,)
-    """Widths of the hidden layers (mlp: encoder order, reversed in the decoder; conv: the dense layer)."""
+    """Widths of the hidden layers (mlp: encoder order, reversed in the decoder; conv: the dense
+    layer)."""
     channels: tuple[int, ...] = (32, 64)
     """Channels of the encoder's convolutions, reversed in the decoder."""
     activation: str = "relu"
@@ -83,7 +88,8 @@ class VAE:
     learning_rate: float = 1e-3
     """Of Adam."""
     gamma_learning_rate: Number = None
-    """That of a learned gamma, whose log standard deviation Adam moves by at most so much a step (default: the same)."""
+    """That of a learned gamma, whose log standard deviation Adam moves by at most so much a step
+    (default: the same)."""
     max_grad_norm: Number = None
     """Clip gradients to this norm."""
     ema_decay: Number = None
@@ -99,7 +105,8 @@ class VAE:
     log_every: int = 100
     """Steps between lines of metrics.jsonl."""
     eval_every: Count = None
-    """Steps between evaluations on the validation split, each with a checkpoint (default: ten in a run)."""
+    """Steps between evaluations on the validation split, each with a checkpoint (default: ten in a
+    run)."""
     save_every: Count = None
     """Steps between further checkpoints."""
     keep: int = 2
@@ -179,7 +186,8 @@ class TwoStageVAE(VAE):
     """Train a two-stage VAE: a VAE, then a second one on its latents (Dai & Wipf 2019)."""
 
     net: Literal["mlp", "conv", "infogan"] = "infogan"
-    """Networks of encoder and decoder in the first stage; infogan is for images whose sides 4 divides."""
+    """Networks of encoder and decoder in the first stage; infogan is for images whose sides 4
+    divides."""
     latent_dim: int = 64
     """Size of z, and of u behind it; with 2, the run also draws the manifold of u."""
     likelihood: Literal["bernoulli", "gaussian"] = "gaussian"
@@ -205,14 +213,19 @@ class TwoStageVAE(VAE):
 
 
 PRESETS: dict[str, Any] = {
-    "vae": VAE, "rho_vae": RhoVAE, "info_vae": InfoVAE, "two_stage_vae": TwoStageVAE, "soft_intro_vae": SoftIntroVAE,
+    "vae": VAE,
+    "rho_vae": RhoVAE,
+    "info_vae": InfoVAE,
+    "two_stage_vae": TwoStageVAE,
+    "soft_intro_vae": SoftIntroVAE,
     "intro_vae": IntroVAE,
 }
-PLACES = ("workdir", "data_dir")   # where things lie does not describe a run
+PLACES = ("workdir", "data_dir")  # where things lie does not describe a run
 
 
 def command(config: VAE) -> str:
-    """Returns the words after `jaxvae` that give `config`: the options that differ from the defaults."""
+    """Returns the words after `jaxvae` that give `config`: the options that differ from the
+    defaults."""
     words = ["train", next(name for name, cls in PRESETS.items() if type(config) is cls)]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -222,7 +235,10 @@ def command(config: VAE) -> str:
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
         else:
-            words += [f"--{option}", *(str(v) for v in (value if isinstance(value, tuple) else (value,)))]
+            words += [
+                f"--{option}",
+                *(str(v) for v in (value if isinstance(value, tuple) else (value,))),
+            ]
     return shlex.join(words)
 
 
@@ -240,8 +256,23 @@ def check(config: VAE) -> None:
         raise UserError("give --steps or --epochs, not both.")
     if getattr(config, "second_steps", None) is not None and config.second_epochs is not None:
         raise UserError("give --second-steps or --second-epochs, not both.")
-    for name in ("steps", "epochs", "batch_size", "latent_dim", "accumulate", "log_every", "eval_every", "save_every", "keep",
-                 "size", "crop", "second_steps", "second_epochs", "second_width", "second_depth"):
+    for name in (
+        "steps",
+        "epochs",
+        "batch_size",
+        "latent_dim",
+        "accumulate",
+        "log_every",
+        "eval_every",
+        "save_every",
+        "keep",
+        "size",
+        "crop",
+        "second_steps",
+        "second_epochs",
+        "second_width",
+        "second_depth",
+    ):
         if getattr(config, name, None) is not None:
             check_count(f"--{name.replace('_', '-')}", getattr(config, name))
     check_count("--beta-warmup", config.beta_warmup, least=0)
@@ -254,7 +285,8 @@ def check(config: VAE) -> None:
 
 
 def source(config: VAE, split: str | None, data_dir: Path | None = None) -> "Source":
-    """Returns a split of a config's data: the one called `split`, or the data set's "train", "valid" or "test"."""
+    """Returns a split of a config's data: the one called `split`, or the data set's "train",
+    "valid" or "test"."""
     from jaxvae import data
 
     data_dir = config.data_dir if data_dir is None else data_dir
@@ -274,13 +306,14 @@ def as_dict(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> dic
 
 
 def build(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> Parts:
-    """Returns model, optimiser and preprocessing for data of `shape` [H, W, C] (or [n]) with `num_classes` labels."""
+    """Returns model, optimiser and preprocessing for data of `shape` [H, W, C] (or [n]) with
+    `num_classes` labels."""
     import jax.numpy as jnp
 
     from jaxvae import distributions, models, nets, objectives
     from jaxvae.data.preprocess import make_preprocess
 
-    if isinstance(config, TwoStageVAE):   # no optimiser: each stage has its own
+    if isinstance(config, TwoStageVAE):  # no optimiser: each stage has its own
         from jaxvae import stages
 
         return stages.build(config, shape, num_classes)
@@ -288,7 +321,7 @@ def build(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> Parts
         raise UserError(f"--conditional needs labels, which {config.data} does not have.")
     q, dim = distributions.posterior(config.posterior), config.latent_dim
     out, heads = q.size(dim), 1
-    if config.posterior in distributions.POSTERIORS:   # mean and logvar; or mean, rho and logvar
+    if config.posterior in distributions.POSTERIORS:  # mean and logvar; or mean, rho and logvar
         heads = (dim, dim) if config.posterior == "normal" else (dim, 1, 1)
     common = {"act": config.activation, "init": config.init, "dtype": jnp.dtype(config.dtype)}
     if config.net == "mlp":
@@ -299,11 +332,23 @@ def build(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> Parts
     else:
         if len(config.hidden) != 1:
             raise UserError("--net conv has one dense layer: give one width to --hidden.")
-        encoder = nets.conv_encoder(out, channels=config.channels, hidden=config.hidden[0], **common)
-        decoder = nets.conv_decoder(shape, channels=config.channels[::-1], hidden=config.hidden[0], **common)
-    beta = objectives.linear_warmup(config.beta_warmup, config.beta) if config.beta_warmup else config.beta
+        encoder = nets.conv_encoder(
+            out, channels=config.channels, hidden=config.hidden[0], **common
+        )
+        decoder = nets.conv_decoder(
+            shape, channels=config.channels[::-1], hidden=config.hidden[0], **common
+        )
+    beta = (
+        objectives.linear_warmup(config.beta_warmup, config.beta)
+        if config.beta_warmup
+        else config.beta
+    )
     options = {"latent_dim": config.latent_dim, "posterior": config.posterior}
-    likelihood = {"likelihood": config.likelihood, "gamma": config.gamma, "free_bits": config.free_bits}
+    likelihood = {
+        "likelihood": config.likelihood,
+        "gamma": config.gamma,
+        "free_bits": config.free_bits,
+    }
     if isinstance(config, InfoVAE):
         if config.beta != 1.0 or config.beta_warmup:
             raise UserError("info_vae has no --beta: KL's weight is 1 - alpha; use --alpha.")
@@ -311,9 +356,16 @@ def build(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> Parts
         model = models.info_vae(encoder, decoder, **mmd, **options, **likelihood)
     elif isinstance(config, (SoftIntroVAE, IntroVAE)):
         if config.beta != 1.0 or config.beta_warmup or config.free_bits:
-            raise UserError("introspective models have no --beta, --beta-warmup and --free-bits: use --beta-rec, --beta-kl "
-                            "and --beta-neg.")
-        weights = {"beta_rec": config.beta_rec, "beta_kl": config.beta_kl, "beta_neg": config.beta_neg}
+            raise UserError(
+                "introspective models have no --beta, --beta-warmup and --free-bits: use "
+                "--beta-rec, --beta-kl "
+                "and --beta-neg."
+            )
+        weights = {
+            "beta_rec": config.beta_rec,
+            "beta_kl": config.beta_kl,
+            "beta_neg": config.beta_neg,
+        }
         own = {"gamma_r": config.gamma_r} if isinstance(config, SoftIntroVAE) else {"m": config.m}
         make = models.soft_intro_vae if isinstance(config, SoftIntroVAE) else models.intro_vae
         model = make(encoder, decoder, convention=config.convention, **weights, **own, **options)
@@ -324,19 +376,33 @@ def build(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> Parts
 
 
 def _infogan(config: VAE, shape: tuple[int, ...], heads: tuple[int, ...]) -> Any:
-    """Returns the InfoGAN-style encoder and decoder; raises `UserError` for what they do not have."""
+    """Returns the InfoGAN-style encoder and decoder; raises `UserError` for what they do not
+    have."""
     import jax.numpy as jnp
 
     from jaxvae import nets
 
-    given = [name for name in ("hidden", "channels", "activation", "init") if getattr(config, name) != getattr(VAE, name)]
+    given = [
+        name
+        for name in ("hidden", "channels", "activation", "init")
+        if getattr(config, name) != getattr(VAE, name)
+    ]
     if given:
-        raise UserError(f"--net infogan has layers of its own: leave out --{' and --'.join(given)}, or use --net mlp or conv.")
+        raise UserError(
+            f"--net infogan has layers of its own: leave out --{' and --'.join(given)}, or use "
+            "--net mlp or conv."
+        )
     if config.conditional:
         raise UserError("--net infogan takes no labels: use --net mlp or conv with --conditional.")
     output = "logits" if config.likelihood == "bernoulli" else "sigmoid"
     try:
-        return nets.infogan(shape, latent_dim=config.latent_dim, heads=heads, output=output, dtype=jnp.dtype(config.dtype))
+        return nets.infogan(
+            shape,
+            latent_dim=config.latent_dim,
+            heads=heads,
+            output=output,
+            dtype=jnp.dtype(config.dtype),
+        )
     except UserError as error:
         raise UserError(f"{error} Or use --net mlp or conv.") from None
 
@@ -350,8 +416,13 @@ def optimiser(config: VAE, model: "Model") -> Any:
     if config.gamma_learning_rate is None:
         return optax.adam(config.learning_rate)
     if "likelihood" not in groups(model):
-        raise UserError("--gamma-learning-rate is for a learned gamma: use it with --likelihood gaussian --gamma learned.")
-    rates = dict.fromkeys(groups(model), config.learning_rate) | {"likelihood": config.gamma_learning_rate}
+        raise UserError(
+            "--gamma-learning-rate is for a learned gamma: use it with --likelihood gaussian "
+            "--gamma learned."
+        )
+    rates = dict.fromkeys(groups(model), config.learning_rate) | {
+        "likelihood": config.gamma_learning_rate
+    }
     return {name: optax.adam(rate) for name, rate in rates.items()}
 
 
@@ -364,17 +435,28 @@ def from_dict(saved: dict[str, Any]) -> tuple[VAE, tuple[int, ...], int | None]:
     fields = dict(saved)
     preset = fields.pop("preset", None)
     if "first_step" in saved:
-        raise UserError("this is the second stage of a run, which cannot be used alone: use the folder it is in.")
+        raise UserError(
+            "this is the second stage of a run, which cannot be used alone: use the folder it is "
+            "in."
+        )
     if preset is None:
-        raise UserError("this run was made by fit, not by a preset: pass its model and an example batch to load.")
+        raise UserError(
+            "this run was made by fit, not by a preset: pass its model and an example batch to "
+            "load."
+        )
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     shape, num_classes = tuple(fields.pop("shape")), fields.pop("num_classes")
     cls = PRESETS[preset]
     known = {f.name for f in dataclasses.fields(cls)}
     if set(fields) - known:
-        raise UserError(f"this run has settings that this version does not know: {', '.join(sorted(set(fields) - known))}.")
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        raise UserError(
+            "this run has settings that this version does not know: "
+            f"{', '.join(sorted(set(fields) - known))}."
+        )
+    fields = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
     return cls(workdir=Path(), **fields), shape, num_classes
 
 
@@ -387,4 +469,6 @@ def rebuild(saved: dict[str, Any]) -> tuple["Model", "Batch"]:
 
     config, shape, num_classes = from_dict(saved)
     cond = jax.ShapeDtypeStruct((2, num_classes), jnp.float32) if config.conditional else None
-    return build(config, shape, num_classes).model, Batch(jax.ShapeDtypeStruct((2, *shape), jnp.float32), cond)
+    return build(config, shape, num_classes).model, Batch(
+        jax.ShapeDtypeStruct((2, *shape), jnp.float32), cond
+    )

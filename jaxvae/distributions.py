@@ -17,9 +17,9 @@ from jaxvae.errors import UserError, check_count, concrete, unknown
 from jaxvae.types import Array, Posterior
 
 LOG_2PI = math.log(2.0 * math.pi)
-CONVENTIONS = ("paper", "readme", "released")   # of the AR(1) posterior
-MAX_RHO = 1.0 - 1e-6      # beyond it float32 cannot tell |rho| from 1
-SATURATED = 0.999         # |rho| above which a posterior is counted as saturated
+CONVENTIONS = ("paper", "readme", "released")  # of the AR(1) posterior
+MAX_RHO = 1.0 - 1e-6  # beyond it float32 cannot tell |rho| from 1
+SATURATED = 0.999  # |rho| above which a posterior is counted as saturated
 
 
 def _sum(x: Array) -> Array:
@@ -33,7 +33,8 @@ def _check_event(name: str, have: tuple[int, ...], want: tuple[int, ...]) -> Non
 
 
 class Normal(NamedTuple):
-    """N(mean, diag(exp(logvar))): `mean [B, ...]`, `logvar` of the same shape or broadcastable to it."""
+    """N(mean, diag(exp(logvar))): `mean [B, ...]`, `logvar` of the same shape or broadcastable to
+    it."""
 
     mean: Array
     logvar: Array
@@ -45,10 +46,13 @@ class Normal(NamedTuple):
 
     def sample(self, rng: Array) -> Array:
         """Returns z = mean + exp(logvar / 2) eps, eps ~ N(0, I): shape of `mean`."""
-        return self.mean + jnp.exp(0.5 * self.logvar) * noise.normal(rng, self.mean.shape, self.mean.dtype)
+        return self.mean + jnp.exp(0.5 * self.logvar) * noise.normal(
+            rng, self.mean.shape, self.mean.dtype
+        )
 
     def log_prob(self, x: Array) -> Array:
-        """Returns log N(x; mean, exp(logvar)) [B] = -1/2 sum ((x - mean)^2 / exp(logvar) + logvar + log 2 pi)."""
+        """Returns log N(x; mean, exp(logvar)) [B] = -1/2 sum ((x - mean)^2 / exp(logvar) + logvar +
+        log 2 pi)."""
         _check_event("Normal", x.shape, self.mean.shape)
         logvar = jnp.broadcast_to(self.logvar, self.mean.shape)
         return -0.5 * _sum(jnp.square(x - self.mean) * jnp.exp(-logvar) + logvar + LOG_2PI)
@@ -66,8 +70,8 @@ class Normal(NamedTuple):
 def recursion(rho: Array, e: Array) -> Array:
     """Returns y [B, D] with y_1 = e_1 and y_j = rho y_{j-1} + e_j, for `rho [B, 1]` and `e [B, D]`.
 
-    A scan over D on CPU, where it is faster; elsewhere a product of log2(D) factors instead of D steps
-    in a row. Neither makes a D x D matrix. benchmarks/ar1.py compares them.
+    A scan over D on CPU, where it is faster; elsewhere a product of log2(D) factors instead of D
+    steps in a row. Neither makes a D x D matrix. benchmarks/ar1.py compares them.
     """
     return jax.lax.platform_dependent(rho, e, cpu=recursion_by_scan, default=recursion_by_doubling)
 
@@ -83,7 +87,8 @@ def recursion_by_scan(rho: Array, e: Array) -> Array:
 
 
 def recursion_by_doubling(rho: Array, e: Array) -> Array:
-    """Returns `recursion` as y = (1 - rho S)^-1 e = prod_k (1 + rho^(2^k) S^(2^k)) e, with S the shift by one."""
+    """Returns `recursion` as y = (1 - rho S)^-1 e = prod_k (1 + rho^(2^k) S^(2^k)) e, with S the
+    shift by one."""
     y, shift = e, 1
     while shift < e.shape[-1]:
         y = y + rho * jnp.pad(y[:, :-shift], ((0, 0), (shift, 0)))
@@ -102,13 +107,18 @@ def _log_one_minus_square(rho: Array) -> Array:
 
 
 def _check_ar1(mean: Array, rho: Array, logvar: Array) -> None:
-    """Raises `UserError` for shapes other than [B, D], [B, 1], [B, 1], and a known rho outside (-1, 1)."""
+    """Raises `UserError` for shapes other than [B, D], [B, 1], [B, 1], and a known rho outside (-1,
+    1)."""
     if mean.ndim != 2 or 0 in mean.shape or not rho.shape == logvar.shape == (mean.shape[0], 1):
         raise UserError(
-            f"an AR(1) normal needs mean [B, D], rho [B, 1] and logvar [B, 1], not {mean.shape}, {rho.shape}, {logvar.shape}."
+            f"an AR(1) normal needs mean [B, D], rho [B, 1] and logvar [B, 1], not {mean.shape}, "
+            f"{rho.shape}, {logvar.shape}."
         )
     if concrete(rho) and not np.all(np.abs(np.asarray(rho)) < 1.0):
-        raise UserError("rho is a correlation and must lie inside (-1, 1): take it from tanh, clipped to MAX_RHO.")
+        raise UserError(
+            "rho is a correlation and must lie inside (-1, 1): take it from tanh, clipped to "
+            "MAX_RHO."
+        )
 
 
 def _rho_metrics(q: Any) -> dict[str, Array]:
@@ -118,9 +128,11 @@ def _rho_metrics(q: Any) -> dict[str, Array]:
 
 
 class AR1Normal(NamedTuple):
-    """N(mean, Sigma), Sigma_ij = exp(logvar) rho^|i-j|: a stationary first-order autoregression over the latent dimensions.
+    """N(mean, Sigma), Sigma_ij = exp(logvar) rho^|i-j|: a stationary first-order autoregression
+    over the latent dimensions.
 
-    `mean [B, D]`, `rho [B, 1]` inside (-1, 1), `logvar [B, 1]`. Finite, with finite gradients, up to
+    `mean [B, D]`, `rho [B, 1]` inside (-1, 1), `logvar [B, 1]`. Finite, with finite gradients, up
+    to
     |rho| = 1 - 1e-6 in float32. rho-VAE paper, section 3, Eqs. 4 to 7.
     """
 
@@ -135,9 +147,11 @@ class AR1Normal(NamedTuple):
         return Normal(self.mean, self.logvar).variance
 
     def sample(self, rng: Array) -> Array:
-        """Returns z = mean + zeta [B, D]: zeta_1 = sd eps_1, zeta_j = rho zeta_{j-1} + sd sqrt(1 - rho^2) eps_j.
+        """Returns z = mean + zeta [B, D]: zeta_1 = sd eps_1, zeta_j = rho zeta_{j-1} + sd sqrt(1 -
+        rho^2) eps_j.
 
-        sd = exp(logvar / 2). This is Eq. 7; the recursion in the paper's text lacks sqrt(1 - rho^2) (`ReadmeAR1`).
+        sd = exp(logvar / 2). This is Eq. 7; the recursion in the paper's text lacks sqrt(1 - rho^2)
+        (`ReadmeAR1`).
         """
         _check_ar1(*self)
         eps = noise.normal(rng, self.mean.shape, self.mean.dtype)
@@ -146,21 +160,26 @@ class AR1Normal(NamedTuple):
         return self.mean + jnp.exp(0.5 * self.logvar) * recursion(self.rho, e)
 
     def log_prob(self, x: Array) -> Array:
-        """Returns log N(x; mean, Sigma) [B], by the recursion: its independent parts e_j have variance exp(logvar) or less.
+        """Returns log N(x; mean, Sigma) [B], by the recursion: its independent parts e_j have
+        variance exp(logvar) or less.
 
-        e_1 = x_1 - mean_1 and e_j = (x - mean)_j - rho (x - mean)_{j-1}, of variance exp(logvar) (1 - rho^2).
+        e_1 = x_1 - mean_1 and e_j = (x - mean)_j - rho (x - mean)_{j-1}, of variance exp(logvar) (1
+        - rho^2).
         """
         _check_event("AR1Normal", x.shape, self.mean.shape)
         _check_ar1(*self)
         log_fresh = _log_one_minus_square(self.rho)
         e = _differences(self.rho, x - self.mean)
         e = jnp.concatenate([e[:, :1], jnp.exp(-0.5 * log_fresh) * e[:, 1:]], axis=-1)
-        return Normal(jnp.zeros_like(e), self.logvar).log_prob(e) - 0.5 * (x.shape[-1] - 1) * log_fresh[:, 0]
+        return (
+            Normal(jnp.zeros_like(e), self.logvar).log_prob(e)
+            - 0.5 * (x.shape[-1] - 1) * log_fresh[:, 0]
+        )
 
     def kl(self) -> Array:
         """Returns KL(q || N(0, I)) [B], Eq. 6, with s = exp(logvar).
 
-            1/2 (|mean|^2 + D (s - 1 - log s) - (D - 1) log(1 - rho^2))
+        1/2 (|mean|^2 + D (s - 1 - log s) - (D - 1) log(1 - rho^2))
         """
         _check_ar1(*self)
         correlation = (self.mean.shape[-1] - 1) * _log_one_minus_square(self.rho)[:, 0]
@@ -173,8 +192,8 @@ class ReadmeAR1(NamedTuple):
         z = mean + zeta,   zeta_j = rho zeta_{j-1} + sd eps_j,   zeta_1 = sd eps_1
 
     Its covariance is not Sigma of Eq. 4: var_j = s (1 - rho^(2j)) / (1 - rho^2), and for i <= j
-    Cov_ij = rho^(j-i) var_i. `log_prob` and `kl` are exact for it; the loss (`penalty`) has the paper's
-    closed form, the KL of `AR1Normal`. Fields as in `AR1Normal`.
+    Cov_ij = rho^(j-i) var_i. `log_prob` and `kl` are exact for it; the loss (`penalty`) has the
+    paper's closed form, the KL of `AR1Normal`. Fields as in `AR1Normal`.
     """
 
     mean: Array
@@ -199,22 +218,26 @@ class ReadmeAR1(NamedTuple):
         return _log_prob_recursion(x, *self)
 
     def kl(self) -> Array:
-        """Returns the exact KL(q || N(0, I)) [B] = 1/2 (|mean|^2 + s sum_j (1 - rho^(2j)) / (1 - rho^2) - D - D log s)."""
+        """Returns the exact KL(q || N(0, I)) [B] = 1/2 (|mean|^2 + s sum_j (1 - rho^(2j)) / (1 -
+        rho^2) - D - D log s)."""
         _check_ar1(*self)
         return _kl_recursion(*self)
 
     def penalty(self, z: Array, batch_size: int | None = None) -> Array:
-        """Returns what the loss pays [B]: Eq. 6 of the paper, which is not the KL of what is sampled."""
+        """Returns what the loss pays [B]: Eq. 6 of the paper, which is not the KL of what is
+        sampled."""
         return AR1Normal(*self).kl()
 
 
 class ReleasedAR1(NamedTuple):
-    """What the rho-VAE paper's released code computes: a random walk, and a KL most of which is divided by the batch size.
+    """What the rho-VAE paper's released code computes: a random walk, and a KL most of which is
+    divided by the batch size.
 
         z = mean + zeta,   zeta_j = zeta_{j-1} + sd eps_j,   zeta_1 = sd eps_1
 
     rho is never used in sampling: Cov_ij = s min(i, j).
-    `log_prob` and `kl` are exact for that; `penalty` is the loss of the code. Fields as in `AR1Normal`.
+    `log_prob` and `kl` are exact for that; `penalty` is the loss of the code. Fields as in
+    `AR1Normal`.
     """
 
     mean: Array
@@ -239,15 +262,17 @@ class ReleasedAR1(NamedTuple):
         return _log_prob_recursion(x, self.mean, jnp.ones_like(self.rho), self.logvar)
 
     def kl(self) -> Array:
-        """Returns the exact KL(q || N(0, I)) [B] = 1/2 (|mean|^2 + s D (D + 1) / 2 - D - D log s)."""
+        """Returns the exact KL(q || N(0, I)) [B] = 1/2 (|mean|^2 + s D (D + 1) / 2 - D - D log
+        s)."""
         _check_ar1(*self)
         return _kl_recursion(self.mean, jnp.ones_like(self.rho), self.logvar)
 
     def penalty(self, z: Array, batch_size: int | None = None) -> Array:
-        """Returns what the loss pays [B]: 1/2 |mean|^2 + (1/B) 1/2 (D (s - 1 - log s) - (D - 1) log(1 - rho^2)).
+        """Returns what the loss pays [B]: 1/2 |mean|^2 + (1/B) 1/2 (D (s - 1 - log s) - (D - 1)
+        log(1 - rho^2)).
 
-        The code sums |mean|^2 over batch and dimensions before it takes the mean over the batch, so only
-        the other terms are divided. B is `batch_size`, by default that of the (global) batch.
+        The code sums |mean|^2 over batch and dimensions before it takes the mean over the batch, so
+        only the other terms are divided. B is `batch_size`, by default that of the (global) batch.
         """
         size = self.mean.shape[0] * parallel.axis_size() if batch_size is None else batch_size
         of_mean = 0.5 * _sum(jnp.square(self.mean))
@@ -265,7 +290,7 @@ def _log_prob_recursion(x: Array, mean: Array, rho: Array, logvar: Array) -> Arr
 
 
 def _variances(mean: Array, rho: Array) -> Array:
-    return recursion(jnp.square(rho), jnp.ones_like(mean))   # var_j / s = rho^2 var_{j-1} / s + 1
+    return recursion(jnp.square(rho), jnp.ones_like(mean))  # var_j / s = rho^2 var_{j-1} / s + 1
 
 
 def _kl_recursion(mean: Array, rho: Array, logvar: Array) -> Array:
@@ -292,16 +317,19 @@ class Bernoulli(NamedTuple):
         return (u < self.mean).astype(self.logits.dtype)
 
     def log_prob(self, x: Array) -> Array:
-        """Returns sum x log p + (1 - x) log(1 - p) [B], from logits, finite for any finite logit."""
+        """Returns sum x log p + (1 - x) log(1 - p) [B], from logits, finite for any finite
+        logit."""
         _check_event("Bernoulli", x.shape, self.logits.shape)
-        # softplus, spelled so that XLA shares exp(-|logits|) with the gradient: 1.7 times faster on CPU
-        # (where, not maximum, whose gradient at 0 is 1/2 while that of abs is 1: together they must be 1/2)
+        # softplus, spelled so that XLA shares exp(-|logits|) with the gradient: 1.7 times faster on
+        # CPU
+        # (where, not maximum, whose gradient at 0 is 1/2 while that of abs is 1: together they must
+        # be 1/2)
         relu = jnp.where(self.logits >= 0, self.logits, 0.0)
         softplus = relu + jnp.log1p(jnp.exp(-jnp.abs(self.logits)))
         return _sum(x * self.logits - softplus)
 
 
-Distribution = Any   # Normal, Bernoulli, or a user's NamedTuple with the same methods
+Distribution = Any  # Normal, Bernoulli, or a user's NamedTuple with the same methods
 
 
 def sample(rng: Array, dist: Distribution) -> Array:
@@ -320,7 +348,8 @@ def kl(dist: Distribution) -> Array:
 
 
 def penalty(dist: Distribution, z: Array, batch_size: int | None = None) -> Array:
-    """Returns what a VAE's loss pays for the posterior `dist` [B]: KL(dist || N(0, I)), unless its convention says otherwise.
+    """Returns what a VAE's loss pays for the posterior `dist` [B]: KL(dist || N(0, I)), unless its
+    convention says otherwise.
 
     Args:
         dist: a posterior; where it has a method `penalty(z, batch_size)`, that is used.
@@ -344,8 +373,8 @@ def ar1(convention: str = "paper") -> Posterior:
     """Returns the AR(1) posterior: D + 2 encoder outputs, mean [D], then tanh^-1(rho), then logvar.
 
     Args:
-        convention: "paper" is the correct AR(1) (`AR1Normal`), "readme" the recursion that the paper
-            prints (`ReadmeAR1`), "released" what its code computes (`ReleasedAR1`).
+        convention: "paper" is the correct AR(1) (`AR1Normal`), "readme" the recursion that the
+            paper prints (`ReadmeAR1`), "released" what its code computes (`ReleasedAR1`).
 
     Raises:
         UserError: for another convention.
@@ -355,7 +384,7 @@ def ar1(convention: str = "paper") -> Posterior:
     kind = (AR1Normal, ReadmeAR1, ReleasedAR1)[CONVENTIONS.index(convention)]
 
     def build(output: Array) -> Distribution:
-        if jnp.finfo(output.dtype).bits < 32:   # these round MAX_RHO to 1
+        if jnp.finfo(output.dtype).bits < 32:  # these round MAX_RHO to 1
             output = output.astype(jnp.float32)
         mean, rho, logvar = output[:, :-2], output[:, -2:-1], output[:, -1:]
         return kind(mean, jnp.clip(jnp.tanh(rho), -MAX_RHO, MAX_RHO), logvar)
@@ -366,12 +395,15 @@ def ar1(convention: str = "paper") -> Posterior:
 POSTERIORS: dict[str, Posterior] = {
     # the encoder's first D outputs are the mean, the last D the log-variance
     "normal": Posterior(size=lambda latent_dim: 2 * latent_dim, build=_normal),
-    "ar1": ar1(), "ar1-readme": ar1("readme"), "ar1-released": ar1("released"),
+    "ar1": ar1(),
+    "ar1-readme": ar1("readme"),
+    "ar1-released": ar1("released"),
 }
 
 
 def posterior(value: str | Posterior) -> Posterior:
-    """Returns the `Posterior` called `value` ("normal", "ar1", ...), or `value` itself where it is one already.
+    """Returns the `Posterior` called `value` ("normal", "ar1", ...), or `value` itself where it is
+    one already.
 
     Raises:
         UserError: for a name that is not in `POSTERIORS`.
@@ -384,12 +416,13 @@ def posterior(value: str | Posterior) -> Posterior:
 
 
 def check_posterior(q: Posterior, latent_dim: int, output: Array) -> None:
-    """Raises `UserError` unless an encoder's `output` is what posterior `q` needs: [B, q.size(latent_dim)]."""
+    """Raises `UserError` unless an encoder's `output` is what posterior `q` needs: [B,
+    q.size(latent_dim)]."""
     check_count("latent_dim", latent_dim)
     want = q.size(latent_dim)
     if output.ndim != 2 or output.shape[-1] != want:
         raise UserError(
-            f"the encoder returns shape {output.shape}, but this posterior with latent_dim={latent_dim} "
+            f"the encoder returns shape {output.shape}, but this posterior with "
+            f"latent_dim={latent_dim} "
             f"needs [batch, {want}]: build the encoder with out={want}."
         )
-

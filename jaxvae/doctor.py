@@ -1,4 +1,5 @@
-"""`jaxvae doctor`, `jaxvae data list` and `jaxvae data prepare`: what is here, and what is missing."""
+"""`jaxvae doctor`, `jaxvae data list` and `jaxvae data prepare`: what is here, and what is
+missing."""
 
 import importlib.metadata
 import os
@@ -10,7 +11,7 @@ from jaxvae import options
 from jaxvae.data import places, prepare
 from jaxvae.metrics import weights
 
-EXTRAS = {   # what is not installed with jaxvae -> what it is for, how to get it
+EXTRAS = {  # what is not installed with jaxvae -> what it is for, how to get it
     "tensorflow": ("TFDS copies in TFRecord form", "pip install 'jaxvae[tf]'"),
     "gcsfs": ("data behind gs://", "pip install 'jaxvae[gcs]'"),
     "tensorboardX": ("train --tensorboard", "pip install 'jaxvae[tensorboard]'"),
@@ -43,7 +44,10 @@ def run_doctor(asked: options.Doctor) -> int:
 def table(rows: list[tuple[str, ...]]) -> str:
     """Returns rows of text in columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
     return "\n".join(f"  {line}".rstrip() for line in lines)
 
 
@@ -54,12 +58,18 @@ def versions() -> list[tuple[str, str, str]]:
         required = importlib.metadata.requires("jaxvae") or []
     except importlib.metadata.PackageNotFoundError:
         required = ["jax", "flax", "optax"]
-    names = dict.fromkeys(re.split(r"[ ;<>=!~\[(]", line)[0] for line in required if "extra ==" not in line)
+    names = dict.fromkeys(
+        re.split(r"[ ;<>=!~\[(]", line)[0] for line in required if "extra ==" not in line
+    )
     for name in ("jaxvae", *names, *EXTRAS):
         try:
             rows.append((name, importlib.metadata.version(name), ""))
         except importlib.metadata.PackageNotFoundError:
-            why = "for {}: {}".format(*EXTRAS[name]) if name in EXTRAS else "needed: pip install jaxvae"
+            why = (
+                "for {}: {}".format(*EXTRAS[name])
+                if name in EXTRAS
+                else "needed: pip install jaxvae"
+            )
             rows.append((name, "not installed", why))
     return rows
 
@@ -71,12 +81,22 @@ def devices() -> list[tuple[str, str]]:
     try:
         found = jax.devices()
         rows = [("devices", f"{len(found)} x {found[0].device_kind} ({found[0].platform})")]
-        limit = (found[0].memory_stats() or {}).get("bytes_limit") if found[0].platform != "cpu" else None
+        limit = (
+            (found[0].memory_stats() or {}).get("bytes_limit")
+            if found[0].platform != "cpu"
+            else None
+        )
         if limit:
             rows.append(("memory of one", f"{limit / 2**30:.1f} GiB"))
         if found[0].platform == "cpu":
-            rows.append(("accelerators", "none: pip install 'jaxvae[cuda13]' for NVIDIA GPUs, 'jaxvae[tpu]' for Cloud TPU"))
-    except RuntimeError as error:   # a driver that does not answer
+            rows.append(
+                (
+                    "accelerators",
+                    "none: pip install 'jaxvae[cuda13]' for NVIDIA GPUs, 'jaxvae[tpu]' for Cloud "
+                    "TPU",
+                )
+            )
+    except RuntimeError as error:  # a driver that does not answer
         rows = [("devices", f"JAX cannot start: {str(error).splitlines()[0]}")]
     rows.append(("cores", str(os.cpu_count())))
     if hasattr(os, "sysconf"):

@@ -20,14 +20,22 @@ def unknown(what: str, name: Any, known: Iterable[str]) -> UserError:
 
 
 def concrete(value: Any) -> bool:
-    """Returns whether `value` is known now: hyper-parameters may be traced, and then go unchecked."""
+    """Returns whether `value` is known now: hyper-parameters may be traced, and then go
+    unchecked."""
     import jax
 
     return not isinstance(value, jax.core.Tracer)
 
 
-def check_number(name: str, value: Any, *, above: float | None = None, least: float | None = None,
-                 most: float | None = None, below: float | None = None) -> None:
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> None:
     """Raises `UserError` unless a concrete `value` is finite and inside the bounds given."""
     if not concrete(value):
         return
@@ -48,7 +56,8 @@ def check_number(name: str, value: Any, *, above: float | None = None, least: fl
 
 
 def check_seed(name: str, value: Any) -> None:
-    """Raises `UserError` unless `value` is a seed that `jax.random.key` tells from every other one."""
+    """Raises `UserError` unless `value` is a seed that `jax.random.key` tells from every other
+    one."""
     check_count(name, value, least=0)
     if value >= 2**32:
         raise UserError(f"{name} must be below 2**32 = {2**32}, not {value}.")

@@ -1,7 +1,8 @@
 """Parameters as safetensors with a JSON description, readable by anyone, and back.
 
-The format: eight bytes, the length of a JSON header, little-endian; the header, name -> type, shape and
-the place of the bytes; the bytes. A name is the path in the trees, such as params.encoder.Dense_0.kernel.
+The format: eight bytes, the length of a JSON header, little-endian; the header, name -> type, shape
+and the place of the bytes; the bytes. A name is the path in the trees, such as
+params.encoder.Dense_0.kernel.
 """
 
 import json
@@ -18,8 +19,19 @@ from jaxvae.errors import UserError
 from jaxvae.types import Tree
 
 TYPES = {
-    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64, "I32": np.int32,
-    "I16": np.int16, "I8": np.int8, "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
 }
 NAMES = {np.dtype(dtype): name for name, dtype in TYPES.items()}
 FILE = "model.safetensors"
@@ -28,15 +40,20 @@ FILE = "model.safetensors"
 def run_export(asked: options.Export) -> int:
     step = int(asked.step) if asked.step.isdigit() else asked.step
     chosen, path = export(asked.run, asked.out, step=step)
-    print(f"{path} ({path.stat().st_size / 2**20:.1f} MiB, step {chosen:,}); load it with jaxvae.load({str(asked.out)!r})")
+    print(
+        f"{path} ({path.stat().st_size / 2**20:.1f} MiB, step {chosen:,}); load it with "
+        f"jaxvae.load({str(asked.out)!r})"
+    )
     return 0
 
 
 def export(workdir: str | Path, out: str | Path, *, step: int | str = "latest") -> tuple[int, Path]:
-    """Writes `out`/model.safetensors and `out`/config.json from a run; returns the step and the first file.
+    """Writes `out`/model.safetensors and `out`/config.json from a run; returns the step and the
+    first file.
 
     Raises:
-        UserError: where there is no run or no such checkpoint, and for an `out` that holds something else.
+        UserError: where there is no run or no such checkpoint, and for an `out` that holds
+            something else.
     """
     out = Path(out)
     if (Path(workdir) / FILE).is_file():
@@ -46,15 +63,23 @@ def export(workdir: str | Path, out: str | Path, *, step: int | str = "latest") 
     config = run.read_config(workdir)
     number = run.step_of(workdir, step)
     loaded = run.load(workdir, step=number)
-    metrics, stages = run.checkpoints_of(workdir).meta(number)["metrics"], config.get("preset") == "two_stage_vae"
+    metrics, stages = (
+        run.checkpoints_of(workdir).meta(number)["metrics"],
+        config.get("preset") == "two_stage_vae",
+    )
     arrays = flatten({"params": loaded.params, "state": loaded.state})
     writers.write_bytes(out / FILE, dump(arrays, {"format": "jaxvae", "step": str(number)}))
-    writers.write_json(out / "config.json", {
-        "config": config, "versions": checkpoint.versions(), "step": number,
-        "metrics": {"second": metrics} if stages else metrics,
-        "parameters": sum(x.size for name, x in arrays.items() if name.startswith("params.")),
-        "arrays": {name: [list(x.shape), str(x.dtype)] for name, x in arrays.items()},
-    })
+    writers.write_json(
+        out / "config.json",
+        {
+            "config": config,
+            "versions": checkpoint.versions(),
+            "step": number,
+            "metrics": {"second": metrics} if stages else metrics,
+            "parameters": sum(x.size for name, x in arrays.items() if name.startswith("params.")),
+            "arrays": {name: [list(x.shape), str(x.dtype)] for name, x in arrays.items()},
+        },
+    )
     return number, out / FILE
 
 
@@ -68,10 +93,17 @@ def load(folder: str | Path, template: Tree) -> Tree:
     arrays, wanted = read(path), flatten(template)
     have = {name: (x.shape, x.dtype) for name, x in arrays.items()}
     need = {name: (x.shape, x.dtype) for name, x in wanted.items()}
-    differing = sorted(name for name in have.keys() | need.keys() if have.get(name) != need.get(name))
+    differing = sorted(
+        name for name in have.keys() | need.keys() if have.get(name) != need.get(name)
+    )
     if differing:
-        raise UserError(f"{path} is of another model: {', '.join(differing[:3])} differ{'s' if len(differing) == 1 else ''}.")
-    return jax.tree_util.tree_map_with_path(lambda path, _: jax.numpy.asarray(arrays[_name(path)]), template)
+        raise UserError(
+            f"{path} is of another model: {', '.join(differing[:3])} "
+            f"differ{'s' if len(differing) == 1 else ''}."
+        )
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.numpy.asarray(arrays[_name(path)]), template
+    )
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
@@ -92,7 +124,11 @@ def dump(arrays: dict[str, Any], metadata: dict[str, str]) -> bytes:
         if x.dtype not in NAMES:
             raise UserError(f"{name} has the type {x.dtype}, which safetensors does not have.")
         part = np.ascontiguousarray(x).astype(x.dtype.newbyteorder("<"), copy=False).tobytes()
-        header[name] = {"dtype": NAMES[x.dtype], "shape": list(x.shape), "data_offsets": [at, at + len(part)]}
+        header[name] = {
+            "dtype": NAMES[x.dtype],
+            "shape": list(x.shape),
+            "data_offsets": [at, at + len(part)],
+        }
         parts.append(part)
         at += len(part)
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -101,16 +137,19 @@ def dump(arrays: dict[str, Any], metadata: dict[str, str]) -> bytes:
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Returns the arrays of a safetensors file by name. Raises `UserError` for one that is damaged."""
+    """Returns the arrays of a safetensors file by name. Raises `UserError` for one that is
+    damaged."""
     try:
         content = Path(path).read_bytes()
         length = int.from_bytes(content[:8], "little")
-        header, body = json.loads(content[8:8 + length]), memoryview(content)[8 + length:]
+        header, body = json.loads(content[8 : 8 + length]), memoryview(content)[8 + length :]
         header.pop("__metadata__", None)
         found, end = {}, 0
         for name, entry in header.items():
             first, last = entry["data_offsets"]
-            array = np.frombuffer(body[first:last], np.dtype(TYPES[entry["dtype"]]).newbyteorder("<"))
+            array = np.frombuffer(
+                body[first:last], np.dtype(TYPES[entry["dtype"]]).newbyteorder("<")
+            )
             found[name] = array.reshape(entry["shape"]).astype(TYPES[entry["dtype"]], copy=False)
             end = max(end, last)
         if end != len(body):

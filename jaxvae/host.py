@@ -1,4 +1,5 @@
-"""The machine: the name of its processor, and the C library's memory allocator, set for training on a CPU."""
+"""The machine: the name of its processor, and the C library's memory allocator, set for training on
+a CPU."""
 
 import ctypes
 import importlib.metadata
@@ -17,32 +18,37 @@ def processor() -> str:
     """Returns the model name of the processor, such as "AMD EPYC"."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
 
 def cores() -> str:
-    """Returns how many cores this process may use, and of how many: "2 cores", or "1 of 2 cores"."""
+    """Returns how many cores this process may use, and of how many: "2 cores", or "1 of 2
+    cores"."""
     there = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
     return f"{there} cores" if usable == there else f"{usable} of {there} cores"
 
 
 def keep_freed_memory() -> bool:
-    """Makes malloc keep what is freed for the next step, where JAX computes on the CPU and the C library is glibc.
+    """Makes malloc keep what is freed for the next step, where JAX computes on the CPU and the C
+    library is glibc.
 
-    XLA on CPU takes its buffers from malloc and frees them after each call. By default glibc hands large ones back to
-    the system, and the next call touches fresh pages again, which convolutional steps pay for in page faults. With
-    this the process keeps its largest size to its end, and all threads share one arena: small dense nets, whose steps
-    have no such faults, lose by it.
+    XLA on CPU takes its buffers from malloc and frees them after each call. By default glibc hands
+    large ones back to the system, and the next call touches fresh pages again, which convolutional
+    steps pay for in page faults. With this the process keeps its largest size to its end, and all
+    threads share one arena: small dense nets, whose steps have no such faults, lose by it.
 
-    Call it before JAX is first used: `import jax` may come before, `jax.devices()`, an array or a jitted call not, for
-    the threads that XLA starts keep the allocator they find. Later it has no effect, and cannot know.
+    Call it before JAX is first used: `import jax` may come before, `jax.devices()`, an array or a
+    jitted call not, for the threads that XLA starts keep the allocator they find. Later it has no
+    effect, and cannot know.
 
-    JAX computes on the CPU where JAX_PLATFORMS (or `jax.config.jax_platforms`) says so, or where no plugin for GPU or
-    TPU is installed. Whoever sets MALLOC_* or GLIBC_TUNABLES in the environment has chosen, and nothing is changed.
-    Arithmetic is the same.
+    JAX computes on the CPU where JAX_PLATFORMS (or `jax.config.jax_platforms`) says so, or where no
+    plugin for GPU or TPU is installed. Whoever sets MALLOC_* or GLIBC_TUNABLES in the environment
+    has chosen, and nothing is changed. Arithmetic is the same.
 
     Returns:
         Whether the allocator took the settings.
@@ -53,18 +59,23 @@ def keep_freed_memory() -> bool:
     try:
         library = ctypes.CDLL(None)
         mallopt, _ = library.mallopt, library.gnu_get_libc_version
-    except (OSError, AttributeError):   # another C library
+    except (OSError, AttributeError):  # another C library
         return False
-    # one arena, as those of threads give back what they can; no mapping of its own for a large block; no trimming
+    # one arena, as those of threads give back what they can; no mapping of its own for a large
+    # block; no trimming
     return all([mallopt(M_ARENA_MAX, 1), mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, NEVER)])
 
 
 def _cpu_only() -> bool:
     """Returns whether JAX will compute on the CPU, without starting it."""
-    config = getattr(sys.modules.get("jax"), "config", None)   # has read JAX_PLATFORMS, and may have been set since
+    config = getattr(
+        sys.modules.get("jax"), "config", None
+    )  # has read JAX_PLATFORMS, and may have been set since
     asked = os.environ.get("JAX_PLATFORMS") if config is None else config.jax_platforms
     asked = asked or os.environ.get("JAX_PLATFORM_NAME", "").lower()
     if asked:
         return set(asked.split(",")) == {"cpu"}
-    installed = any(name in sys.modules or importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
+    installed = any(
+        name in sys.modules or importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu")
+    )
     return not installed and not importlib.metadata.entry_points(group="jax_plugins")

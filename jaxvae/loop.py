@@ -1,4 +1,5 @@
-"""The compiled loops over a source of data: many training steps in one call, and a whole split's evaluation."""
+"""The compiled loops over a source of data: many training steps in one call, and a whole split's
+evaluation."""
 
 import math
 from collections.abc import Callable
@@ -17,9 +18,11 @@ from jaxvae.errors import check_count
 from jaxvae.step import Metrics, TrainState, make_eval_step
 from jaxvae.types import Array, Batch, Mean, Model, Params, State
 
-PREPROCESS = 0x0DA7A      # folded into a step's key for the noise of preprocessing
-STEPS_PER_CALL = 64       # at most
-BLOCK_BYTES = 2**26       # of a block of batches read from a source that is not resident; two or three are in memory
+PREPROCESS = 0x0DA7A  # folded into a step's key for the noise of preprocessing
+STEPS_PER_CALL = 64  # at most
+BLOCK_BYTES = (
+    2**26
+)  # of a block of batches read from a source that is not resident; two or three are in memory
 
 Preprocess = Callable[[Array, dict[str, Array]], Batch]
 
@@ -28,16 +31,18 @@ class LoopState(NamedTuple):
     """What the compiled loop carries."""
 
     train: TrainState
-    sums: Metrics            # since the last log line
-    bad: dict[str, Array]    # metric -> the first step at which it was not finite, or -1
+    sums: Metrics  # since the last log line
+    bad: dict[str, Array]  # metric -> the first step at which it was not finite, or -1
 
 
 class Loop(NamedTuple):
     """A compiled training loop."""
 
-    advance: Callable        # (loop_state, first, count) -> loop_state: steps first, ..., first + count - 1
-    most: int                # the largest count
-    close: Callable = lambda: None   # ends the threads that read ahead
+    advance: (
+        Callable  # (loop_state, first, count) -> loop_state: steps first, ..., first + count - 1
+    )
+    most: int  # the largest count
+    close: Callable = lambda: None  # ends the threads that read ahead
 
 
 def empty_sums(step: Callable, train_state: TrainState, batch: Batch) -> Metrics:
@@ -52,7 +57,8 @@ def no_bad(sums: Metrics) -> dict[str, Array]:
 
 
 def one_step(step: Callable, preprocess: Preprocess, sharding: Any = None) -> Callable:
-    """Returns `(loop_state, data, index [B]) -> loop_state`: gathers bytes on the device, preprocesses, steps.
+    """Returns `(loop_state, data, index [B]) -> loop_state`: gathers bytes on the device,
+    preprocesses, steps.
 
     Without an index, `data` is the batch itself.
     """
@@ -62,7 +68,9 @@ def one_step(step: Callable, preprocess: Preprocess, sharding: Any = None) -> Ca
         if sharding is not None:
             examples = jax.lax.with_sharding_constraint(examples, sharding)
         at = loop.train.step
-        batch = preprocess(jax.random.fold_in(jax.random.fold_in(loop.train.rng, at), PREPROCESS), examples)
+        batch = preprocess(
+            jax.random.fold_in(jax.random.fold_in(loop.train.rng, at), PREPROCESS), examples
+        )
         train, metrics = step(loop.train, batch)
         bad = {
             name: jnp.where((loop.bad[name] < 0) & ~jnp.isfinite(metric.total), at, loop.bad[name])
@@ -74,13 +82,17 @@ def one_step(step: Callable, preprocess: Preprocess, sharding: Any = None) -> Ca
 
 
 def many_steps(one: Callable) -> Callable:
-    """Returns `(loop_state, data, indices [K, B], count) -> loop_state`: the first `count` batches in one program.
+    """Returns `(loop_state, data, indices [K, B], count) -> loop_state`: the first `count` batches
+    in one program.
 
-    Without indices, `data` is the batches themselves, [K, B, ...]. `count` is not static, so one program
-    serves every stretch of a run; it ends early at the first step whose metrics are not finite.
+    Without indices, `data` is the batches themselves, [K, B, ...]. `count` is not static, so one
+    program serves every stretch of a run; it ends early at the first step whose metrics are not
+    finite.
     """
 
-    def many(loop: LoopState, data: dict[str, Array], indices: Array | None, count: Array) -> LoopState:
+    def many(
+        loop: LoopState, data: dict[str, Array], indices: Array | None, count: Array
+    ) -> LoopState:
         def unfinished(carry):
             i, loop = carry
             return (i < count) & jnp.all(jnp.stack(list(loop.bad.values())) < 0)
@@ -103,7 +115,7 @@ def convolves(jaxpr: Any) -> bool:
             return True
         for value in equation.params.values():
             for inner in value if isinstance(value, (tuple, list)) else (value,):
-                inner = getattr(inner, "jaxpr", inner)   # closed or open
+                inner = getattr(inner, "jaxpr", inner)  # closed or open
                 if hasattr(inner, "eqns") and convolves(inner):
                     return True
     return False
@@ -126,12 +138,16 @@ def compile_loop(
     Args:
         step: from `make_train_step`.
         loop_state: where it will start (donated at each call).
-        data: the resident arrays of `source`, or None: then batches are read ahead in threads and sent in blocks,
-            by each process its own rows of every batch.
-        steps_per_call: at most so many steps in one program; default 64, but 1 for convolutions on CPU,
-            whose gradients XLA runs tens of times slower inside a loop.
+        data: the resident arrays of `source`, or None: then batches are read ahead in threads and
+            sent in blocks, by each process its own rows of every batch.
+        steps_per_call: at most so many steps in one program; default 64, but 1 for convolutions on
+            CPU, whose gradients XLA runs tens of times slower inside a loop.
     """
-    whole, cut, cut_second = parallel.replicated(mesh), parallel.batch_sharded(mesh), parallel.batch_sharded(mesh, 1)
+    whole, cut, cut_second = (
+        parallel.replicated(mesh),
+        parallel.batch_sharded(mesh),
+        parallel.batch_sharded(mesh, 1),
+    )
     one = one_step(step, preprocess, cut if mesh.size > 1 else None)
     most = STEPS_PER_CALL if steps_per_call is None else steps_per_call
     if data is None:
@@ -143,18 +159,30 @@ def compile_loop(
         if data is not None:
             return data, jax.ShapeDtypeStruct((*lead, batch_size), jnp.int32, sharding=sharding)
         example = source.read(np.zeros(1, np.int64))
-        return {k: jax.ShapeDtypeStruct((*lead, batch_size, *v.shape[1:]), v.dtype, sharding=sharding)
-                for k, v in example.items()}, None
+        return {
+            k: jax.ShapeDtypeStruct((*lead, batch_size, *v.shape[1:]), v.dtype, sharding=sharding)
+            for k, v in example.items()
+        }, None
 
     if most > 1:
         count = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-        traced = jax.jit(many_steps(one), out_shardings=whole, donate_argnums=0).trace(loop_state, *inputs(most), count)
-        if steps_per_call is None and jax.default_backend() == "cpu" and convolves(traced.jaxpr.jaxpr):
+        traced = jax.jit(many_steps(one), out_shardings=whole, donate_argnums=0).trace(
+            loop_state, *inputs(most), count
+        )
+        if (
+            steps_per_call is None
+            and jax.default_backend() == "cpu"
+            and convolves(traced.jaxpr.jaxpr)
+        ):
             most = 1
         else:
             compiled = traced.lower().compile()
     if most == 1:
-        compiled = jax.jit(one, out_shardings=whole, donate_argnums=0).lower(loop_state, *inputs(0)).compile()
+        compiled = (
+            jax.jit(one, out_shardings=whole, donate_argnums=0)
+            .lower(loop_state, *inputs(0))
+            .compile()
+        )
 
     def indices_of(number: int) -> np.ndarray:
         return batch_indices(source.size, seed, number, batch_size)
@@ -165,19 +193,24 @@ def compile_loop(
             picked[i] = indices_of(first + i)
         if most == 1:
             return compiled(loop_state, data, parallel.put(picked[0], cut))
-        return compiled(loop_state, data, parallel.put(picked, cut_second), parallel.put(np.int32(count), whole))
+        return compiled(
+            loop_state, data, parallel.put(picked, cut_second), parallel.put(np.int32(count), whole)
+        )
 
     if data is not None:
         return Loop(advance, most)
 
-    rows = parallel.local_rows(cut, batch_size)   # of each global batch, this process reads its own
+    rows = parallel.local_rows(cut, batch_size)  # of each global batch, this process reads its own
     reader = Reader(lambda number: source.read(indices_of(number)[rows]), depth=max(most, 4))
 
     def advance_streaming(loop_state: LoopState, first: int, count: int) -> LoopState:
         batches = reader.take(first, count)
         if most == 1:
             return compiled(loop_state, parallel.put_rows(batches[0], cut, batch_size), None)
-        block = {k: np.stack([b[k] for b in batches] + [batches[0][k]] * (most - count)) for k in batches[0]}
+        block = {
+            k: np.stack([b[k] for b in batches] + [batches[0][k]] * (most - count))
+            for k in batches[0]
+        }
         block = parallel.put_rows(block, cut_second, batch_size)
         return compiled(loop_state, block, None, parallel.put(np.int32(count), whole))
 
@@ -197,7 +230,8 @@ def make_evaluator(
     """Returns `(params, state) -> {metric: mean over the whole split}`, compiled once.
 
     The last batch is padded and masked, so that the mean is exact. The noise is the same at every
-    call, and on any number of devices that divides the batch size. Metrics are those of `make_eval_step`, in nats per example.
+    call, and on any number of devices that divides the batch size. Metrics are those of
+    `make_eval_step`, in nats per example.
     """
     mesh = parallel.make_mesh() if mesh is None else mesh
     preprocess = make_preprocess() if preprocess is None else preprocess
@@ -225,7 +259,12 @@ def make_evaluator(
     compiled = jax.jit(over, out_shardings=whole)
 
     def placed(data, numbers, index, mask):
-        return parallel.put(data, whole), parallel.put(numbers, whole), parallel.put(index, cut), parallel.put(mask, cut)
+        return (
+            parallel.put(data, whole),
+            parallel.put(numbers, whole),
+            parallel.put(index, cut),
+            parallel.put(mask, cut),
+        )
 
     numbers = np.arange(batches, dtype=np.int32)
     resident = None if source.arrays is None else placed(source.arrays, numbers, index, mask)
@@ -238,8 +277,15 @@ def make_evaluator(
             local = np.arange(size, dtype=np.int32)[None]
             sums = None
             for i, examples in enumerate(ahead(source.read, index)):
-                part = compiled(params, state, rng, *placed(examples, numbers[i:i + 1], local, mask[i:i + 1]))
-                sums = jax.block_until_ready(part if sums is None else jax.tree.map(jnp.add, sums, part))
+                part = compiled(
+                    params,
+                    state,
+                    rng,
+                    *placed(examples, numbers[i : i + 1], local, mask[i : i + 1]),
+                )
+                sums = jax.block_until_ready(
+                    part if sums is None else jax.tree.map(jnp.add, sums, part)
+                )
         return {name: float(mean) for name, mean in jax.device_get(sums).items()}
 
     return evaluator

@@ -1,4 +1,5 @@
-"""Parts of losses, each per example and in nats. Means over the batch are taken in `train.py` alone."""
+"""Parts of losses, each per example and in nats. Means over the batch are taken in `train.py`
+alone."""
 
 from collections.abc import Callable, Mapping
 
@@ -10,28 +11,39 @@ from jaxvae.distributions import Distribution
 from jaxvae.errors import UserError, check_number, unknown
 from jaxvae.types import Array, Terms
 
-COLLAPSED = 0.1   # nats of KL below which a posterior has collapsed
-Weight = float | Array | Callable[[Array], Array]   # a number (it may be traced), or a schedule: step -> number
+COLLAPSED = 0.1  # nats of KL below which a posterior has collapsed
+Weight = (
+    float | Array | Callable[[Array], Array]
+)  # a number (it may be traced), or a schedule: step -> number
+
 
 def elbo(terms: Terms) -> Array:
-    """Returns the evidence lower bound [B] in nats: E_q[log p(x|z)] - KL(q(z|x) || p(z)) = -(rec + kl).
+    """Returns the evidence lower bound [B] in nats: E_q[log p(x|z)] - KL(q(z|x) || p(z)) = -(rec +
+    kl).
 
     Source: Kingma & Welling 2014, Eq. 3; Doersch 2016, Eq. 5.
     """
     return -(terms.rec + terms.kl)
 
+
 def beta_elbo_loss(rec: Array, kl: Array, beta: Array | float = 1.0) -> Array:
-    """Returns rec + beta * kl [B], to minimise; beta = 1 is the negative ELBO (Higgins et al. 2017, Eq. 4)."""
+    """Returns rec + beta * kl [B], to minimise; beta = 1 is the negative ELBO (Higgins et al. 2017,
+    Eq. 4)."""
     return rec + beta * kl
+
 
 def weight_at(weight: Weight, step: Array) -> Array:
     """Returns the value at `step` of a number or of a schedule (any optax schedule will do)."""
-    with jax.numpy_dtype_promotion("standard"):   # optax's schedules mix int32 steps and float32
+    with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix int32 steps and float32
         return jnp.asarray(weight(step) if callable(weight) else weight, jnp.float32)
+
 
 def check_weight(name: str, weight: Weight) -> None:
     """Raises `UserError` for a concrete weight below zero; schedules are tried at step 0."""
-    check_number(name, weight_at(weight, jnp.zeros((), jnp.int32)) if callable(weight) else weight, least=0.0)
+    check_number(
+        name, weight_at(weight, jnp.zeros((), jnp.int32)) if callable(weight) else weight, least=0.0
+    )
+
 
 def free_bits_kl(dist: Distribution, floor: float) -> Array:
     """Returns sum_j max(KL_j, floor) [B]: each latent dimension may use `floor` nats for free.
@@ -48,33 +60,53 @@ def free_bits_kl(dist: Distribution, floor: float) -> Array:
     check_free_bits(dist)
     return jnp.sum(jnp.maximum(dist.kl_per_dim(), floor), axis=-1)
 
+
 def check_free_bits(dist: Distribution) -> None:
     """Raises `UserError` for a posterior that has no divergence per dimension."""
     if not hasattr(dist, "kl_per_dim"):
-        raise UserError(f"free bits need a KL per dimension, which {type(dist).__name__} does not have: use free_bits=0.")
+        raise UserError(
+            f"free bits need a KL per dimension, which {type(dist).__name__} does not have: use "
+            "free_bits=0."
+        )
+
 
 def linear_warmup(steps: int, final: float = 1.0) -> Callable[[Array], Array]:
-    """Returns the schedule final * min(1, step / steps), for beta (Sonderby et al. 2016, KL warm-up)."""
+    """Returns the schedule final * min(1, step / steps), for beta (Sonderby et al. 2016, KL
+    warm-up)."""
     check_number("warm-up steps", steps, above=0)
     return lambda step: final * jnp.minimum(1.0, step.astype(jnp.float32) / steps)
 
+
 def collapse(kl: float, latent: str = "z") -> str | None:
-    """Returns a warning where the mean KL says that the posterior has become the prior, else None."""
+    """Returns a warning where the mean KL says that the posterior has become the prior, else
+    None."""
     if not kl < COLLAPSED:
         return None
-    return (f"posterior collapse: KL(q({latent}|x) || p({latent})) is {kl:.2g} nats, so {latent} carries almost nothing about "
-            f"x. Raise beta from 0 over the first steps, give free bits (Normal posteriors), or lower beta.")
+    return (
+        f"posterior collapse: KL(q({latent}|x) || p({latent})) is {kl:.2g} nats, so {latent} "
+        "carries almost nothing about "
+        "x. Raise beta from 0 over the first steps, give free bits (Normal posteriors), or lower "
+        "beta."
+    )
+
 
 def floored(metrics: Mapping[str, float]) -> str | None:
-    """Returns a warning where a learned gamma spent some of the steps behind these metrics at its floor, else None."""
+    """Returns a warning where a learned gamma spent some of the steps behind these metrics at its
+    floor, else None."""
     share = metrics.get("gamma_floored", 0.0)
     if not share > 0.0:
         return None
-    return (f"gamma is at its floor in {share:.0%} of the last steps (mean {metrics.get('gamma', 0.0):.2g}): the decoder can "
-            "repeat the data exactly, so the loss says nothing any more. Use more data, a smaller net, or a fixed gamma.")
+    return (
+        f"gamma is at its floor in {share:.0%} of the last steps (mean "
+        f"{metrics.get('gamma', 0.0):.2g}): the decoder can "
+        "repeat the data exactly, so the loss says nothing any more. Use more data, a smaller "
+        "net, or a fixed gamma."
+    )
+
 
 def mmd(x: Array, y: Array, *, kernel: str = "gaussian", bandwidth: float | None = None) -> Array:
-    """Returns the squared maximum mean discrepancy [] of two sets of points, >= 0; 0 means no difference that the kernel sees.
+    """Returns the squared maximum mean discrepancy [] of two sets of points, >= 0; 0 means no
+    difference that the kernel sees.
 
         MMD^2 = mean k(x, x') + mean k(y, y') - 2 mean k(x, y)          (all pairs, the diagonal too)
 
@@ -89,7 +121,8 @@ def mmd(x: Array, y: Array, *, kernel: str = "gaussian", bandwidth: float | None
     Raises:
         UserError: for an unknown kernel, and a bandwidth that is not above 0.
 
-    Source: Gretton et al. 2012 (JMLR 13), Eq. 5; Zhao et al. 2017 (arXiv 1706.02262); Tolstikhin et al. 2018 (WAE), section 4.
+    Source: Gretton et al. 2012 (JMLR 13), Eq. 5; Zhao et al. 2017 (arXiv 1706.02262); Tolstikhin et
+    al. 2018 (WAE), section 4.
     """
     check_kernel(kernel, bandwidth)
     dim = x.shape[-1]
@@ -101,13 +134,17 @@ def mmd(x: Array, y: Array, *, kernel: str = "gaussian", bandwidth: float | None
 
     return mean_kernel(x, x) + mean_kernel(y, y) - 2.0 * mean_kernel(x, y)
 
+
 def check_kernel(kernel: str, bandwidth: float | None) -> None:
-    """Raises `UserError` for a kernel that `mmd` does not have, and a bandwidth that is not above 0."""
+    """Raises `UserError` for a kernel that `mmd` does not have, and a bandwidth that is not above
+    0."""
     if kernel not in ("gaussian", "imq"):
         raise unknown("kernel", kernel, ("gaussian", "imq"))
     if bandwidth is not None:
         check_number("bandwidth", bandwidth, above=0.0)
 
+
 def mmd_to_prior(rng: Array, z: Array, **options) -> Array:
-    """Returns `mmd` [] of the global batch of z [B, D] against as many draws from N(0, I), on any number of devices."""
+    """Returns `mmd` [] of the global batch of z [B, D] against as many draws from N(0, I), on any
+    number of devices."""
     return mmd(parallel.gather(z), parallel.gather(noise.normal(rng, z.shape, z.dtype)), **options)

@@ -1,4 +1,5 @@
-"""Options of the commands that use a trained run, and of those about data; nothing heavy is imported here."""
+"""Options of the commands that use a trained run, and of those about data; nothing heavy is
+imported here."""
 
 import dataclasses
 from pathlib import Path
@@ -66,7 +67,8 @@ class Interpolate(_OnData):
 
 @dataclasses.dataclass(frozen=True)
 class Traverse(_OnData):
-    """Decode an example's latent with one dimension at a time moved through its range, a row for each dimension."""
+    """Decode an example's latent with one dimension at a time moved through its range, a row for
+    each dimension."""
 
     n: int = 10
     """How many dimensions: those with the largest KL."""
@@ -82,23 +84,28 @@ class Traverse(_OnData):
 class Evaluate(_OnData):
     """Measure a trained model: a table, and the same as JSON."""
 
-    metrics: tuple[Literal["elbo", "kl_per_dim", "active_units", "iw_nll", "bpd", "fid", "kid"], ...] = ("elbo", "active_units")
+    metrics: tuple[
+        Literal["elbo", "kl_per_dim", "active_units", "iw_nll", "bpd", "fid", "kid"], ...
+    ] = ("elbo", "active_units")
     """What to measure: elbo (with rec and kl), kl_per_dim, active_units, iw_nll, bpd, fid, kid."""
     k: int = 5000
     """Draws for each example of the importance-weighted bound (iw_nll, bpd)."""
     batch_size: int = 100
     """Examples at a time."""
     protocol: Text = None
-    """Of fid and kid: standard, two-stage-released, lucic-2018, soft-intro-released or squeezenet."""
+    """Of fid and kid: standard, two-stage-released, lucic-2018, soft-intro-released or
+    squeezenet."""
     samples: Count = None
-    """Generated images for fid and kid, and at most as many real ones where the protocol counts them (default: its own)."""
+    """Generated images for fid and kid, and at most as many real ones where the protocol counts
+    them (default: its own)."""
     weights: File = None
     """File or folder of the weights of fid and kid (default: as `jaxvae weights list` shows)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write a trained model as safetensors with a JSON description; jaxvae.load reads the folder back."""
+    """Write a trained model as safetensors with a JSON description; jaxvae.load reads the folder
+    back."""
 
     run: Run
     """Folder of a run."""
@@ -110,7 +117,8 @@ class Export:
 
 @dataclasses.dataclass(frozen=True)
 class Doctor:
-    """Show versions, devices, memory, and which data and weights are found; what is missing and how to get it."""
+    """Show versions, devices, memory, and which data and weights are found; what is missing and how
+    to get it."""
 
     data_dir: Folder = None
     """Where the files of data sets are (default: as for train)."""
@@ -118,12 +126,14 @@ class Doctor:
 
 @dataclasses.dataclass(frozen=True)
 class DataPrepare:
-    """Prepare a data set for TensorFlow Datasets, from the net or from its official files; TensorFlow is not needed."""
+    """Prepare a data set for TensorFlow Datasets, from the net or from its official files;
+    TensorFlow is not needed."""
 
     name: Annotated[Positional[str], arg(metavar="NAME")]
     """mnist, fashion_mnist, cifar10, svhn_cropped or celeb_a."""
     from_: Annotated[Path | None, arg(name="from", metavar="DIR")] = None
-    """Folder with the official archives, or the official files that are in them (default: download them)."""
+    """Folder with the official archives, or the official files that are in them (default: download
+    them)."""
     data_dir: Folder = None
     """Where to (default: $TFDS_DATA_DIR, then $JAXVAE_DATA_DIR, then ~/tensorflow_datasets)."""
 
@@ -133,7 +143,8 @@ class DataList:
     """List the data sets: what is there, how many examples, how large, and where."""
 
     data_dir: Folder = None
-    """Where to look (default: $JAXVAE_DATA_DIR, $TFDS_DATA_DIR, ~/.cache/jaxvae, ~/tensorflow_datasets)."""
+    """Where to look (default: $JAXVAE_DATA_DIR, $TFDS_DATA_DIR, ~/.cache/jaxvae,
+    ~/tensorflow_datasets)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,18 +165,33 @@ class WeightsList:
     """Where to look as well (default: as for train)."""
 
 
-COMMANDS = {   # words of the command -> options, module and function
-    "sample": (Sample, "inference"), "reconstruct": (Reconstruct, "inference"), "interpolate": (Interpolate, "inference"),
-    "traverse": (Traverse, "inference"), "evaluate": (Evaluate, "inference"), "export": (Export, "export"),
-    "doctor": (Doctor, "doctor"), "data prepare": (DataPrepare, "doctor"), "data list": (DataList, "doctor"),
-    "weights fetch": (WeightsFetch, "metrics.weights"), "weights list": (WeightsList, "metrics.weights"),
+COMMANDS = {  # words of the command -> options, module and function
+    "sample": (Sample, "inference"),
+    "reconstruct": (Reconstruct, "inference"),
+    "interpolate": (Interpolate, "inference"),
+    "traverse": (Traverse, "inference"),
+    "evaluate": (Evaluate, "inference"),
+    "export": (Export, "export"),
+    "doctor": (Doctor, "doctor"),
+    "data prepare": (DataPrepare, "doctor"),
+    "data list": (DataList, "doctor"),
+    "weights fetch": (WeightsFetch, "metrics.weights"),
+    "weights list": (WeightsList, "metrics.weights"),
 }
 
 
 def check(options) -> None:
     """Raises `UserError` for numbers that no command can use."""
-    for name, least in (("n", 1), ("points", 2), ("k", 1), ("batch_size", 1), ("seed", 0), ("label", 0), ("example", 0),
-                        ("samples", 2)):
+    for name, least in (
+        ("n", 1),
+        ("points", 2),
+        ("k", 1),
+        ("batch_size", 1),
+        ("seed", 0),
+        ("label", 0),
+        ("example", 0),
+        ("samples", 2),
+    ):
         if getattr(options, name, None) is not None:
             check_count(f"--{name.replace('_', '-')}", getattr(options, name), least)
     if hasattr(options, "width"):

@@ -30,12 +30,14 @@ def axis_size() -> int:
 
 
 def mean(tree: Tree) -> Tree:
-    """Returns the mean of `tree` over the devices of the mapped axis (`tree` itself outside `pmap`)."""
+    """Returns the mean of `tree` over the devices of the mapped axis (`tree` itself outside
+    `pmap`)."""
     return tree if axis_size() == 1 else jax.lax.pmean(tree, AXIS)
 
 
 def total(tree: Tree) -> Tree:
-    """Returns the sum of `tree` over the devices of the mapped axis (`tree` itself outside `pmap`)."""
+    """Returns the sum of `tree` over the devices of the mapped axis (`tree` itself outside
+    `pmap`)."""
     return tree if axis_size() == 1 else jax.lax.psum(tree, AXIS)
 
 
@@ -81,14 +83,16 @@ def put(tree: Tree, sharding: NamedSharding) -> Tree:
 
 
 def local_rows(sharding: NamedSharding, size: int) -> slice:
-    """Returns the rows of a global batch of `size` that this process's devices hold under `sharding`, which cuts axis 0."""
+    """Returns the rows of a global batch of `size` that this process's devices hold under
+    `sharding`, which cuts axis 0."""
     index = sharding.addressable_devices_indices_map((size,)).values()
     bounds = [rows[0].indices(size) for rows in index]
     return slice(min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds))
 
 
 def put_rows(tree: Tree, sharding: NamedSharding, size: int) -> Tree:
-    """Returns global arrays placed by `sharding`, of which each process passes only its `local_rows` of `size`.
+    """Returns global arrays placed by `sharding`, of which each process passes only its
+    `local_rows` of `size`.
 
     `sharding` is `batch_sharded(mesh, axis)`; the rows are those of that axis.
     """
@@ -98,7 +102,7 @@ def put_rows(tree: Tree, sharding: NamedSharding, size: int) -> Tree:
     first = local_rows(batch_sharded(sharding.mesh), size).start
 
     def place(x):
-        shape = (*x.shape[:axis], size, *x.shape[axis + 1:])
+        shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
 
         def piece(index):
             start, stop, _ = index[axis].indices(size)
@@ -115,12 +119,14 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
     if batch_size % mesh.size:
         near = max(mesh.size, round(batch_size / mesh.size) * mesh.size)
         raise UserError(
-            f"batch_size {batch_size} cannot be cut into equal slices over {mesh.size} devices: use {near}, or fewer devices."
+            f"batch_size {batch_size} cannot be cut into equal slices over {mesh.size} devices: "
+            f"use {near}, or fewer devices."
         )
 
 
 def jit_step(step: Callable, mesh: Mesh | None = None, *, donate: bool = True) -> Callable:
-    """Returns `step(train_state, batch)` compiled over `mesh`, with the state replicated and the batch cut.
+    """Returns `step(train_state, batch)` compiled over `mesh`, with the state replicated and the
+    batch cut.
 
     Args:
         step: what `train.make_train_step` returned.
@@ -129,11 +135,17 @@ def jit_step(step: Callable, mesh: Mesh | None = None, *, donate: bool = True) -
     """
     mesh = make_mesh() if mesh is None else mesh
     whole, cut = replicated(mesh), batch_sharded(mesh)
-    return jax.jit(step, in_shardings=(whole, cut), out_shardings=(whole, whole), donate_argnums=0 if donate else ())
+    return jax.jit(
+        step,
+        in_shardings=(whole, cut),
+        out_shardings=(whole, whole),
+        donate_argnums=0 if donate else (),
+    )
 
 
 def pmap_step(step: Callable, devices: list[Any] | None = None) -> Callable:
-    """Returns `step` in pmapped form: `(train_state, batch [devices, B / devices, ...]) -> (train_state, metrics)`.
+    """Returns `step` in pmapped form: `(train_state, batch [devices, B / devices, ...]) ->
+    (train_state, metrics)`.
 
     The state goes in and comes out whole (it is the same on every device, and needs no replicating
     by hand); metrics are of the global batch. `shard(batch, n)` cuts a batch. Losses, noise and
@@ -151,7 +163,9 @@ def shard(batch: Tree, devices: int) -> Tree:
 
     def cut(x):
         if x.shape[0] % devices:
-            raise UserError(f"a batch of {x.shape[0]} cannot be cut into equal slices over {devices} devices.")
+            raise UserError(
+                f"a batch of {x.shape[0]} cannot be cut into equal slices over {devices} devices."
+            )
         return x.reshape(devices, x.shape[0] // devices, *x.shape[1:])
 
     return jax.tree.map(cut, batch)

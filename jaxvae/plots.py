@@ -16,14 +16,14 @@ from jaxvae import writers
 from jaxvae.errors import UserError, check_count
 from jaxvae.writers import Curves, PathLike
 
-Line = tuple[np.ndarray, np.ndarray]   # steps [n], values [n]
+Line = tuple[np.ndarray, np.ndarray]  # steps [n], values [n]
 
-CELL = 56   # px; smaller images are enlarged until their longer side has at least so many
+CELL = 56  # px; smaller images are enlarged until their longer side has at least so many
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers; lines differ in style too.
 _STYLES = {"train": ("#0072B2", "-"), "validation": ("#D55E00", "--"), "test": ("#009E73", "-.")}
 _MORE_STYLES = (("#CC79A7", ":"), ("#000000", (0, (5, 1))), ("#56B4E9", (0, (3, 1, 1, 1))))
-_PANELS = {   # metric -> title, unit, direction
+_PANELS = {  # metric -> title, unit, direction
     "elbo": ("ELBO", "nats per example", "up is better"),
     "log_prob": ("log p(x)", "nats per example", "up is better"),
     "rec": ("rec = -log p(x|z)", "nats per example", "down is better"),
@@ -31,12 +31,15 @@ _PANELS = {   # metric -> title, unit, direction
 }
 
 
-def grid(images: Any, *, columns: int | None = None, pad: int = 2, scale: int | None = None) -> np.ndarray:
+def grid(
+    images: Any, *, columns: int | None = None, pad: int = 2, scale: int | None = None
+) -> np.ndarray:
     """Returns the images side by side, row by row, on white: uint8 [height, width, C].
 
     Args:
         images: [n, H, W, C].
-        columns: images per row; by default about as many as rows, and if possible no row left unfilled.
+        columns: images per row; by default about as many as rows, and if possible no row left
+            unfilled.
         pad: px between images.
         scale: whole-number enlargement, by repeating pixels; by default as much as `CELL` asks for.
 
@@ -54,7 +57,9 @@ def save_png(path: PathLike, array: Any) -> None:
     array = np.asarray(array)
     image = _bytes(array[None])[0]
     file = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG", optimize=True)
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
+        file, "PNG", optimize=True
+    )
     writers.write_bytes(path, file.getvalue())
 
 
@@ -84,11 +89,16 @@ def reconstructions(path: PathLike, x: Any, x_hat: Any) -> None:
     """
     x, x_hat = _bytes(x), _bytes(x_hat)
     if x.shape != x_hat.shape:
-        raise UserError(f"originals have shape {x.shape}, reconstructions {x_hat.shape}: give pairs of one shape.")
+        raise UserError(
+            f"originals have shape {x.shape}, reconstructions {x_hat.shape}: give pairs of one "
+            "shape."
+        )
     x, x_hat = _enlarged(x, None), _enlarged(x_hat, None)
     white = np.full_like(x[:, :2], 255)
     pairs = np.concatenate([x, white, x_hat], axis=1)
-    columns = _columns(len(pairs), 2.0 * pairs.shape[1] / pairs.shape[2])   # a page twice as wide as high
+    columns = _columns(
+        len(pairs), 2.0 * pairs.shape[1] / pairs.shape[2]
+    )  # a page twice as wide as high
     save_png(path, _tile(pairs, columns, CELL // 7, CELL // 4))
 
 
@@ -101,7 +111,9 @@ def interpolation(path: PathLike, rows: Any) -> None:
     """
     rows = np.asarray(rows)
     if rows.ndim != 5:
-        raise UserError(f"an interpolation is drawn of rows [r, steps, H, W, C], not of shape {rows.shape}.")
+        raise UserError(
+            f"an interpolation is drawn of rows [r, steps, H, W, C], not of shape {rows.shape}."
+        )
     r, steps, *image = rows.shape
     images = _enlarged(_bytes(rows.reshape(r * steps, *image)), None)
     save_png(path, _tile(images, steps, 0, CELL // 8))
@@ -112,7 +124,8 @@ def manifold_z(n: int) -> np.ndarray:
 
         z_i = Phi^-1((i + 1/2) / n),   i = 0 ... n - 1
 
-    z_1 grows from left to right, z_2 from the bottom row to the top. Kingma & Welling 2014, figure 4.
+    z_1 grows from left to right, z_2 from the bottom row to the top. Kingma & Welling 2014, figure
+    4.
     """
     check_count("n", n)
     z = np.array([NormalDist().inv_cdf((i + 0.5) / n) for i in range(n)], np.float32)
@@ -131,8 +144,9 @@ def manifold(path: PathLike, x: Any) -> None:
 def curves(path: PathLike, values: Curves) -> None:
     """Draws each metric of a bound over training steps, one panel per metric, one line per split.
 
-    Panels: elbo, rec and kl (and log_prob), where they were logged; without an elbo the losses. Where
-    the first tenth of the steps would flatten all the rest it runs off the scale, and the axis says so.
+    Panels: elbo, rec and kl (and log_prob), where they were logged; without an elbo the losses.
+    Where the first tenth of the steps would flatten all the rest it runs off the scale, and the
+    axis says so.
 
     Args:
         path: the PNG file.
@@ -150,7 +164,10 @@ def curves(path: PathLike, values: Curves) -> None:
         names = [name for name in logged if "loss" in name.split("_")] + names
     if not names:
         raise UserError(f"no curve to draw: the log has neither a loss nor {', '.join(_PANELS)}.")
-    splits = [*(split for split in _STYLES if split in values), *(split for split in values if split not in _STYLES)]
+    splits = [
+        *(split for split in _STYLES if split in values),
+        *(split for split in values if split not in _STYLES),
+    ]
     more = itertools.cycle(_MORE_STYLES)
     styles = {split: _STYLES.get(split) or next(more) for split in splits}
 
@@ -162,7 +179,13 @@ def curves(path: PathLike, values: Curves) -> None:
         lines = {split: values[split][name] for split in styles if name in values[split]}
         handles |= _panel(figure.add_subplot(rows, columns, i), name, lines, styles)
     handles = {split: handles[split] for split in styles if split in handles}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=len(handles),
+        frameon=False,
+    )
     _save(path, figure)
 
 
@@ -172,12 +195,22 @@ def _panel(axes: Any, name: str, lines: dict[str, Line], styles: dict[str, Any])
 
     title, unit, direction = _PANELS.get(name, (name, "per example", "down is better"))
     axes.set_title(f"{title}\n", fontsize=11)
-    axes.text(0.5, 1.03, f"{unit}, {direction}", transform=axes.transAxes, ha="center", fontsize=9, color="0.35")
+    axes.text(
+        0.5,
+        1.03,
+        f"{unit}, {direction}",
+        transform=axes.transAxes,
+        ha="center",
+        fontsize=9,
+        color="0.35",
+    )
     handles = {}
     for split, (steps, y) in lines.items():
         color, style = styles[split]
         marker = "o" if len(steps) <= 20 else None
-        [handles[split]] = axes.plot(steps, y, color=color, ls=style, lw=1.6, marker=marker, markersize=3.5)
+        [handles[split]] = axes.plot(
+            steps, y, color=color, ls=style, lw=1.6, marker=marker, markersize=3.5
+        )
     limits = _limits(list(lines.values()))
     axes.set_xlabel("step (the first values are off the scale)" if limits else "step")
     if limits:
@@ -195,12 +228,16 @@ def _finite(values: Curves) -> Curves:
         for name, (steps, y) in metrics.items():
             finite = np.isfinite(y)
             if finite.any():
-                kept.setdefault(split, {})[name] = (np.asarray(steps)[finite], np.asarray(y)[finite])
+                kept.setdefault(split, {})[name] = (
+                    np.asarray(steps)[finite],
+                    np.asarray(y)[finite],
+                )
     return kept
 
 
 def _limits(lines: list[Line]) -> tuple[float, float] | None:
-    """Returns the range of the values after the first tenth of the steps, if all of them span 4 times as much."""
+    """Returns the range of the values after the first tenth of the steps, if all of them span 4
+    times as much."""
     first = min(steps.min() for steps, _ in lines)
     last = max(steps.max() for steps, _ in lines)
     late = np.concatenate([y[steps >= first + 0.1 * (last - first)] for steps, y in lines])
@@ -216,7 +253,9 @@ def _scatter(path: PathLike, x: np.ndarray) -> None:
     from matplotlib.figure import Figure
 
     if not np.isfinite(x).all():
-        raise UserError("these points hold values that are not finite: no picture can be drawn of them.")
+        raise UserError(
+            "these points hold values that are not finite: no picture can be drawn of them."
+        )
     figure = Figure(figsize=(4.2, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     size = float(np.clip(6000 / len(x), 1.5, 20))
@@ -246,7 +285,8 @@ def _bytes(images: Any) -> np.ndarray:
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
         raise UserError(
-            f"no picture can be drawn of data of shape {images.shape}: images are [n, H, W, 1 or 3], points [n, 2]."
+            f"no picture can be drawn of data of shape {images.shape}: images are [n, H, W, 1 or "
+            "3], points [n, 2]."
         )
     if images.dtype == np.uint8:
         return images
@@ -254,7 +294,9 @@ def _bytes(images: Any) -> np.ndarray:
         raise UserError(f"images must be floating point in [0, 1] or uint8, not {images.dtype}.")
     images = images.astype(np.float32)
     if np.isnan(images).any():
-        raise UserError("these images hold values that are not numbers (nan): no picture can be drawn of them.")
+        raise UserError(
+            "these images hold values that are not numbers (nan): no picture can be drawn of them."
+        )
     return np.round(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
@@ -270,7 +312,8 @@ def _enlarged(images: np.ndarray, scale: int | None) -> np.ndarray:
 
 
 def _columns(n: int, aspect: float = 1.0) -> int:
-    """Returns how many of `n` cells go in a row: about sqrt(n * aspect), moved by up to half if that fills all rows."""
+    """Returns how many of `n` cells go in a row: about sqrt(n * aspect), moved by up to half if
+    that fills all rows."""
     near = min(n, math.ceil(math.sqrt(n * aspect)))
     full = [c for c in range(1, n + 1) if n % c == 0 and abs(c - near) <= near // 2]
     return min(full, key=lambda c: (abs(c - near), -c), default=near)
@@ -286,5 +329,5 @@ def _tile(cells: np.ndarray, columns: int, gap_x: int, gap_y: int) -> np.ndarray
     page = np.full((rows * (height + gap_y), columns * (width + gap_x), channels), 255, np.uint8)
     for i, cell in enumerate(cells):
         top, left = i // columns * (height + gap_y), i % columns * (width + gap_x)
-        page[top:top + height, left:left + width] = cell
-    return page[:page.shape[0] - gap_y, :page.shape[1] - gap_x]
+        page[top : top + height, left : left + width] = cell
+    return page[: page.shape[0] - gap_y, : page.shape[1] - gap_x]

@@ -19,12 +19,12 @@ Metrics = dict[str, Mean]
 class TrainState(NamedTuple):
     """Everything that training changes. A checkpoint is all of it."""
 
-    step: Array          # [] int32, steps taken
+    step: Array  # [] int32, steps taken
     params: Params
     state: State
-    opt_state: dict[str, Tree]   # by parameter group
-    ema: Params | None   # exponential moving average of params, where one is kept
-    rng: Array           # [] typed key; the key of step t is fold_in(rng, t)
+    opt_state: dict[str, Tree]  # by parameter group
+    ema: Params | None  # exponential moving average of params, where one is kept
+    rng: Array  # [] typed key; the key of step t is fold_in(rng, t)
 
 
 def groups(model: Model) -> tuple[str, ...]:
@@ -41,41 +41,59 @@ def optimisers(tx: Optimisers, names: tuple[str, ...]) -> dict[str, optax.Gradie
     if not isinstance(tx, Mapping):
         return dict.fromkeys(names, tx)
     if not set(tx) >= set(names):
-        raise UserError(f"optimisers are given for {sorted(tx)}, but the objectives move {sorted(names)}.")
+        raise UserError(
+            f"optimisers are given for {sorted(tx)}, but the objectives move {sorted(names)}."
+        )
     return {name: tx[name] for name in names}
 
 
-def init_state(model: Model, tx: Optimisers, rng: Array, batch: Batch, *, ema: bool = False) -> TrainState:
+def init_state(
+    model: Model, tx: Optimisers, rng: Array, batch: Batch, *, ema: bool = False
+) -> TrainState:
     """Returns the `TrainState` at step 0.
 
     Args:
         model: any `Model` with objectives.
-        tx: an optax transformation, used for each parameter group on its own, or one for each group by name.
+        tx: an optax transformation, used for each parameter group on its own, or one for each group
+            by name.
         rng: a typed key (`jax.random.key(seed)`).
-        batch: an example of what the losses will see; shapes and, where they are known, ranges are checked.
+        batch: an example of what the losses will see; shapes and, where they are known, ranges are
+            checked.
         ema: whether to keep a moving average of the parameters.
 
     Raises:
         UserError: where data, nets and model do not fit together, or optimisers and groups do not.
     """
     if not isinstance(batch, Batch):
-        raise UserError(f"batch must be a jaxvae.Batch, not {type(batch).__name__}: Batch(x), or Batch(x, cond).")
+        raise UserError(
+            f"batch must be a jaxvae.Batch, not {type(batch).__name__}: Batch(x), or Batch(x, "
+            "cond)."
+        )
     for each in tx.values() if isinstance(tx, Mapping) else (tx,):
         if not hasattr(each, "update"):
-            raise UserError(f"tx must be an optax transformation such as optax.adam(1e-3), not {each!r}.")
+            raise UserError(
+                f"tx must be an optax transformation such as optax.adam(1e-3), not {each!r}."
+            )
     if not jnp.issubdtype(getattr(rng, "dtype", None), jax.dtypes.prng_key):
-        raise UserError("rng must be a typed key: jax.random.key(seed), not jax.random.PRNGKey(seed).")
+        raise UserError(
+            "rng must be a typed key: jax.random.key(seed), not jax.random.PRNGKey(seed)."
+        )
     rng_init, rng_train = jax.random.split(rng)
     params, state = model.init(rng_init, batch)
     if any(not isinstance(objective.wrt, tuple) for objective in model.objectives):
-        raise UserError("an objective's wrt must be a tuple of parameter groups, e.g. ('encoder',).")
+        raise UserError(
+            "an objective's wrt must be a tuple of parameter groups, e.g. ('encoder',)."
+        )
     names = groups(model)
     missing = [name for name in names if name not in params]
     if missing:
         raise UserError(f"objectives move {missing}, but init returns only {sorted(params)}.")
     if isinstance(tx, Mapping) and not set(tx) <= set(params):
-        raise UserError(f"optimisers are given for {sorted(tx)}, but the model's parameter groups are {sorted(params)}.")
-    with jax.numpy_dtype_promotion("standard"):   # optax mixes int32 counts and float32
+        raise UserError(
+            f"optimisers are given for {sorted(tx)}, but the model's parameter groups are "
+            f"{sorted(params)}."
+        )
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts and float32
         opt_state = {name: t.init(params[name]) for name, t in optimisers(tx, names).items()}
     average = jax.tree.map(jnp.copy, params) if ema else None
     return TrainState(jnp.zeros((), jnp.int32), params, state, opt_state, average, rng_train)
@@ -93,17 +111,19 @@ def make_train_step(
 
     The objectives are walked in order. Each is differentiated with respect to its groups, the
     optimisers of those groups are applied, and the next objective sees the updated parameters, the
-    state, and the carry. Objective i of step t draws from `fold_in(fold_in(rng, t), i)`. Metrics are
-    `Mean`s over the batch: `float(metrics["loss"])`.
+    state, and the carry. Objective i of step t draws from `fold_in(fold_in(rng, t), i)`. Metrics
+    are `Mean`s over the batch: `float(metrics["loss"])`.
 
     Args:
         model: any `Model` with objectives.
         tx: as given to `init_state`.
-        ema_decay: decay per step of the parameters' moving average, in (0, 1); needs `init_state(..., ema=True)`.
-        accumulate: cut the batch into so many equal parts and add up their gradients, to save memory.
+        ema_decay: decay per step of the parameters' moving average, in (0, 1); needs
+            `init_state(..., ema=True)`.
+        accumulate: cut the batch into so many equal parts and add up their gradients, to save
+            memory.
         max_grad_norm: clip each objective's gradient to this norm over all the groups it moves, and
-            report the norm before clipping as `grad_norm_<objective>`. (A clipping transformation in
-            `tx` sees one group at a time.)
+            report the norm before clipping as `grad_norm_<objective>`. (A clipping transformation
+            in `tx` sees one group at a time.)
 
     Raises:
         UserError: for a model without objectives, a coupled objective with `accumulate > 1`, or
@@ -120,11 +140,14 @@ def make_train_step(
         check_count(f"phase of objective {objective.name!r}", objective.phase, least=0)
         if objective.phase >= objective.every:
             raise UserError(
-                f"objective {objective.name!r} would never run: its phase {objective.phase} must be below "
+                f"objective {objective.name!r} would never run: its phase {objective.phase} must "
+                "be below "
                 f"every={objective.every}."
             )
         if objective.coupled and accumulate > 1:
-            raise UserError(f"objective {objective.name!r} is coupled over the whole batch: use accumulate=1.")
+            raise UserError(
+                f"objective {objective.name!r} is coupled over the whole batch: use accumulate=1."
+            )
     if ema_decay is not None:
         check_number("ema_decay", ema_decay, above=0.0, below=1.0)
     if max_grad_norm is not None:
@@ -139,7 +162,7 @@ def make_train_step(
         def scalar(moved, state, rng, batch, carry):
             loss, aux = objective.loss({**fixed, **moved}, state, rng, batch, step, carry)
             _check_loss(objective, loss, batch)
-            value = loss if objective.coupled else jnp.mean(loss)   # the one mean over the batch
+            value = loss if objective.coupled else jnp.mean(loss)  # the one mean over the batch
             return value, (aux.state, _sums({objective.name: loss, **aux.metrics}), aux.carry)
 
         gradient = jax.grad(scalar, has_aux=True)
@@ -147,16 +170,20 @@ def make_train_step(
         if accumulate == 1:
             grads, (state, sums, carry) = gradient(moved, state, rng, batch, carry)
         else:
-            grads, (state, sums, carry) = _accumulate(gradient, accumulate, moved, state, rng, batch, carry)
+            grads, (state, sums, carry) = _accumulate(
+                gradient, accumulate, moved, state, rng, batch, carry
+            )
         grads, sums = parallel.mean(grads), parallel.total(sums)
         if max_grad_norm is not None:
             norm = optax.tree.norm(grads)
             sums[f"grad_norm_{objective.name}"] = Mean(norm, jnp.ones(()))
             grads = jax.tree.map(lambda g: g * jnp.minimum(1.0, max_grad_norm / norm), grads)
         params, opt_state = dict(params), dict(opt_state)
-        with jax.numpy_dtype_promotion("standard"):   # optax mixes int32 counts and float32
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts and float32
             for name in objective.wrt:
-                updates, opt_state[name] = tx[name].update(grads[name], opt_state[name], params[name])
+                updates, opt_state[name] = tx[name].update(
+                    grads[name], opt_state[name], params[name]
+                )
                 params[name] = optax.apply_updates(params[name], updates)
         return train_state._replace(params=params, state=state, opt_state=opt_state), sums, carry
 
@@ -173,12 +200,18 @@ def make_train_step(
                 train_state, sums, carry = _sometimes(run, args, train_state, carry)
             repeated = set(sums) & set(metrics)
             if repeated:
-                raise UserError(f"two objectives report the same metrics {sorted(repeated)}: rename them.")
+                raise UserError(
+                    f"two objectives report the same metrics {sorted(repeated)}: rename them."
+                )
             metrics.update(sums)
         if ema_decay is not None:
             if train_state.ema is None:
                 raise UserError("ema_decay needs a state made with init_state(..., ema=True).")
-            mix = jax.tree.map(lambda e, p: ema_decay * e + (1.0 - ema_decay) * p, train_state.ema, train_state.params)
+            mix = jax.tree.map(
+                lambda e, p: ema_decay * e + (1.0 - ema_decay) * p,
+                train_state.ema,
+                train_state.params,
+            )
             train_state = train_state._replace(ema=mix)
         return train_state._replace(step=at + 1), metrics
 
@@ -189,29 +222,38 @@ def _check_loss(objective: Objective, loss: Array, batch: Batch) -> None:
     want = () if objective.coupled else batch.x.shape[:1]
     if loss.shape != want:
         kind = "a scalar, as it is coupled" if objective.coupled else f"per example, shape {want}"
-        raise UserError(f"objective {objective.name!r} returns shape {loss.shape}; its loss must be {kind}.")
+        raise UserError(
+            f"objective {objective.name!r} returns shape {loss.shape}; its loss must be {kind}."
+        )
 
 
 def _sums(metrics: dict[str, Array]) -> Metrics:
     """Returns metrics [B] or [] as sums over this device's examples."""
     return {
         name: Mean(jnp.sum(value.astype(jnp.float32)), jnp.full((), value.size, jnp.float32))
-        for name, value in jax.lax.stop_gradient({k: jnp.asarray(v) for k, v in metrics.items()}).items()
+        for name, value in jax.lax.stop_gradient(
+            {k: jnp.asarray(v) for k, v in metrics.items()}
+        ).items()
     }
 
 
 def _accumulate(gradient, parts: int, moved, state, rng, batch, carry):
-    """Runs `gradient` over `parts` interleaved slices of the batch, one after the other, and averages."""
+    """Runs `gradient` over `parts` interleaved slices of the batch, one after the other, and
+    averages."""
     size = batch.x.shape[0]
     if size % parts:
-        raise UserError(f"a batch of {size} (per device) cannot be cut into accumulate={parts} equal parts.")
+        raise UserError(
+            f"a batch of {size} (per device) cannot be cut into accumulate={parts} equal parts."
+        )
 
-    def cut(x):   # [B, ...] -> [parts, B / parts, ...], each part spread over all devices of a mesh
+    def cut(x):  # [B, ...] -> [parts, B / parts, ...], each part spread over all devices of a mesh
         return jnp.moveaxis(x.reshape(size // parts, parts, *x.shape[1:]), 1, 0)
 
     def body(state, inputs):
         i, part, part_carry = inputs
-        grads, (state, sums, handed_on) = gradient(moved, state, jax.random.fold_in(rng, i), part, part_carry)
+        grads, (state, sums, handed_on) = gradient(
+            moved, state, jax.random.fold_in(rng, i), part, part_carry
+        )
         return state, (grads, sums, handed_on)
 
     inputs = (jnp.arange(parts), jax.tree.map(cut, batch), carry)
@@ -225,33 +267,43 @@ def _sometimes(run, args, train_state: TrainState, carry):
     objective = args[0]
     _, sums, handed_on = jax.eval_shape(lambda t, c: run(*args, t, c), train_state, carry)
     if jax.tree.leaves(handed_on):
-        raise UserError(f"objective {objective.name!r} runs only every {objective.every} steps, so it can hand on no carry.")
+        raise UserError(
+            f"objective {objective.name!r} runs only every {objective.every} steps, so it can "
+            "hand on no carry."
+        )
 
     def wait(train_state):
         return train_state, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums)
 
     turn = train_state.step % objective.every == objective.phase
     train_state, sums = jax.lax.cond(turn, lambda t: run(*args, t, carry)[:2], wait, train_state)
-    return train_state, sums, carry   # what the objective before it handed on goes past it
+    return train_state, sums, carry  # what the objective before it handed on goes past it
 
 
 def make_eval_step(model: Model, *, stats: str = "running") -> Callable:
     """Returns the pure function `(params, state, rng, batch, mask [B]) -> metrics`.
 
-    Metrics are `Mean`s over the examples whose mask is 1, so that padded batches add up to the exact
-    mean of a split: `rec`, `kl`, `elbo` and what `terms` adds (nats per example), or `log_prob` of a
-    model with an exact density.
+    Metrics are `Mean`s over the examples whose mask is 1, so that padded batches add up to the
+    exact mean of a split: `rec`, `kl`, `elbo` and what `terms` adds (nats per example), or
+    `log_prob` of a model with an exact density.
 
     Raises:
         UserError: for a model that has neither `terms` nor `log_prob`.
     """
     if model.terms is None and model.log_prob is None:
-        raise UserError("this model has neither terms nor log_prob: there is nothing to evaluate per example.")
+        raise UserError(
+            "this model has neither terms nor log_prob: there is nothing to evaluate per example."
+        )
 
     def eval_step(params: Params, state: State, rng: Array, batch: Batch, mask: Array) -> Metrics:
         if model.terms is not None:
             terms = model.terms(params, state, rng, batch, stats=stats)
-            values = {"rec": terms.rec, "kl": terms.kl, "elbo": objectives.elbo(terms), **terms.extra}
+            values = {
+                "rec": terms.rec,
+                "kl": terms.kl,
+                "elbo": objectives.elbo(terms),
+                **terms.extra,
+            }
         else:
             values = {"log_prob": model.log_prob(params, state, batch.x, batch.cond, stats=stats)}
         mask = mask.astype(jnp.float32)

@@ -25,12 +25,12 @@
     not run          no seed
     no paper value   we measured what the paper does not print; shown in tables of their own
 
-sd_paper is "sd" where the paper prints one. Where it prints one run only, "tolerance" is used *as if
-it were that sd* (so the paper's number may lie 2 tolerances away even if our sd is 0), and a footnote
-says so. With neither, sd_paper is 0.
+sd_paper is "sd" where the paper prints one. Where it prints one run only, "tolerance" is used *as
+if it were that sd* (so the paper's number may lie 2 tolerances away even if our sd is 0), and a
+footnote says so. With neither, sd_paper is 0.
 
-A result line has at least "cell", "seed", "metric", "protocol" and "value". For each seed of a (cell,
-metric, protocol) the newest line counts, which is the later one in its file.
+A result line has at least "cell", "seed", "metric", "protocol" and "value". For each seed of a
+(cell, metric, protocol) the newest line counts, which is the later one in its file.
 """
 
 import math
@@ -45,7 +45,7 @@ from jaxvae.errors import UserError
 Record = dict[str, Any]
 
 HEAD = ("cell", "metric", "protocol", "paper", "ours (seeds)", "difference", "status")
-_RIGHT = (3, 4, 5)   # columns of numbers
+_RIGHT = (3, 4, 5)  # columns of numbers
 
 
 class Row(NamedTuple):
@@ -55,16 +55,16 @@ class Row(NamedTuple):
     metric: str
     protocol: str
     paper: float | None
-    paper_sd: float | None   # as printed there; no tolerance
-    mean: float | None       # ours, over seeds
-    sd: float | None         # sample sd over seeds; None below two seeds
-    n: int                   # seeds
-    difference: float | None   # ours - paper
-    status: str              # "reproduced", "differs", "n < 3", "not run" or "no paper value"
-    reason: str = ""         # why ours differs, where that is recorded
-    source: str = ""         # where the paper's number stands, and what stands in for its sd
-    setting: str = ""        # device, precision and steps of ours
-    earlier: Record | None = None   # an earlier version's value, sd and source
+    paper_sd: float | None  # as printed there; no tolerance
+    mean: float | None  # ours, over seeds
+    sd: float | None  # sample sd over seeds; None below two seeds
+    n: int  # seeds
+    difference: float | None  # ours - paper
+    status: str  # "reproduced", "differs", "n < 3", "not run" or "no paper value"
+    reason: str = ""  # why ours differs, where that is recorded
+    source: str = ""  # where the paper's number stands, and what stands in for its sd
+    setting: str = ""  # device, precision and steps of ours
+    earlier: Record | None = None  # an earlier version's value, sd and source
 
 
 def load(folder: writers.PathLike, results: str = "results") -> tuple[list[Record], Record]:
@@ -85,7 +85,9 @@ def load(folder: writers.PathLike, results: str = "results") -> tuple[list[Recor
 def check_result(record: Record, where: str = "results") -> Record:
     """Returns `record` if it is a result, a number with its protocol; else raises `UserError`."""
     if record.get("seed") is None:
-        raise UserError(f"{where}: there is no 'seed' in {_short(record)}. Add it, or remove the line.")
+        raise UserError(
+            f"{where}: there is no 'seed' in {_short(record)}. Add it, or remove the line."
+        )
     return _check(record, where)
 
 
@@ -97,13 +99,13 @@ def join(results: Sequence[Record], expected: Mapping[str, Any]) -> list[Row]:
         expected: the content of `expected.json`.
 
     Raises:
-        UserError: for a result without a protocol, a published number without cell, metric, protocol,
-            value or source, or one that is there twice.
+        UserError: for a result without a protocol, a published number without cell, metric,
+            protocol, value or source, or one that is there twice.
     """
     ours: dict[tuple[str, str, str], dict[Any, Record]] = {}
     for record in results:
         record = check_result(record)
-        ours.setdefault(_key(record), {})[record["seed"]] = record   # the newest line of a seed
+        ours.setdefault(_key(record), {})[record["seed"]] = record  # the newest line of a seed
     paper: dict[tuple[str, str, str], Record] = {}
     for entry in _entries(expected):
         if _key(entry) in paper:
@@ -116,11 +118,12 @@ def join(results: Sequence[Record], expected: Mapping[str, Any]) -> list[Row]:
 def render(rows: Sequence[Row], *, markdown: bool = False) -> str:
     """Returns the tables as text, aligned for a terminal (in ASCII) or in Markdown, with footnotes.
 
-    First the published numbers with ours beside them, a line each. Then, for each protocol, what only
-    we measured: a line for a cell, a column for a metric.
+    First the published numbers with ours beside them, a line each. Then, for each protocol, what
+    only we measured: a line for a cell, a column for a metric.
 
-    The paper's numbers are shown as recorded; ours with at least as many decimals. Footnotes say where
-    a published number stands, and on what device, in what precision and for how many steps ours ran.
+    The paper's numbers are shown as recorded; ours with at least as many decimals. Footnotes say
+    where a published number stands, and on what device, in what precision and for how many steps
+    ours ran.
     """
     if not rows:
         return "no results and no published numbers yet"
@@ -136,7 +139,11 @@ def render(rows: Sequence[Row], *, markdown: bool = False) -> str:
         lines = _by_metric(rows, protocol, mark)
         parts.append(_grid(lines, range(1, len(lines[0])), markdown))
     foot = [f"{i}. {text}" if markdown else f"[{i}] {text}" for text, i in notes.items()]
-    legend = ["reproduced: n >= 3 seeds, and |ours - paper| <= 2 sqrt(sd_ours^2 + sd_paper^2)"] if published else []
+    legend = (
+        ["reproduced: n >= 3 seeds, and |ours - paper| <= 2 sqrt(sd_ours^2 + sd_paper^2)"]
+        if published
+        else []
+    )
     end = ["\n".join(foot), *legend] if markdown else ["\n".join([*foot, *legend])]
     text = "\n\n".join(part for part in [*parts, *end] if part)
     return text.replace("+-", "±") if markdown else text
@@ -147,23 +154,40 @@ def _compared(row: Row, mark: Callable[[str], str]) -> tuple[str, ...]:
     status = row.status + (f": {row.reason}" if row.reason and row.status == "differs" else "")
     paper = _printed(row.paper, row.paper_sd) + mark(row.source)
     if row.earlier:
-        paper += f"; {_printed(row.earlier['value'], row.earlier.get('sd'))}" + mark(row.earlier["source"])
+        paper += f"; {_printed(row.earlier['value'], row.earlier.get('sd'))}" + mark(
+            row.earlier["source"]
+        )
     mean, difference = _ours(row)
     return row.cell, row.metric, row.protocol, paper, mean + mark(row.setting), difference, status
 
 
-def _by_metric(rows: Sequence[Row], protocol: str, mark: Callable[[str], str]) -> list[tuple[str, ...]]:
-    """Returns what only we measured under a protocol: a line for a cell, in the order of all rows, a column for a metric."""
-    ours = {(row.cell, row.metric): row for row in rows if row.paper is None and row.protocol == protocol}
+def _by_metric(
+    rows: Sequence[Row], protocol: str, mark: Callable[[str], str]
+) -> list[tuple[str, ...]]:
+    """Returns what only we measured under a protocol: a line for a cell, in the order of all rows,
+    a column for a metric."""
+    ours = {
+        (row.cell, row.metric): row
+        for row in rows
+        if row.paper is None and row.protocol == protocol
+    }
     metrics = list(dict.fromkeys(metric for _, metric in ours))
     lines = [("cell", *metrics)]
     for cell in dict.fromkeys(row.cell for row in rows):
         found = [ours.get((cell, metric)) for metric in metrics]
         if any(found):
             settings = {row.setting for row in found if row}
-            one = len(settings) == 1   # then it stands behind the name, else behind each number
+            one = len(settings) == 1  # then it stands behind the name, else behind each number
             name = cell + (mark(*settings) if one else "")
-            lines.append((name, *((_ours(row)[0] + ("" if one else mark(row.setting))) if row else "" for row in found)))
+            lines.append(
+                (
+                    name,
+                    *(
+                        (_ours(row)[0] + ("" if one else mark(row.setting))) if row else ""
+                        for row in found
+                    ),
+                )
+            )
     return lines
 
 
@@ -171,12 +195,17 @@ def _grid(lines: Sequence[Sequence[str]], right: Container[int], markdown: bool)
     """Returns lines, a head first, as a table; the columns `right` are numbers."""
     if markdown:
         cut = ["---:" if i in right else "---" for i in range(len(lines[0]))]
-        escaped = ([text.replace("|", "\\|") for text in line] for line in (lines[0], cut, *lines[1:]))
+        escaped = (
+            [text.replace("|", "\\|") for text in line] for line in (lines[0], cut, *lines[1:])
+        )
         return "\n".join("| " + " | ".join(line) + " |" for line in escaped)
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
 
     def aligned(line: Sequence[str]) -> str:
-        cells = (f"{t:>{w}}" if i in right else f"{t:<{w}}" for i, (t, w) in enumerate(zip(line, widths, strict=True)))
+        cells = (
+            f"{t:>{w}}" if i in right else f"{t:<{w}}"
+            for i, (t, w) in enumerate(zip(line, widths, strict=True))
+        )
         return "  ".join(cells).rstrip()
 
     return "\n".join(map(aligned, (lines[0], ["-" * w for w in widths], *lines[1:])))
@@ -192,12 +221,27 @@ def _entries(expected: Mapping[str, Any]) -> list[Record]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError('expected.json must be an object with a list of objects "cells".')
     for entry in entries:
-        _check(entry, "expected.json", ("cell", "metric", "protocol", "source"), ("value", "sd", "tolerance"))
+        _check(
+            entry,
+            "expected.json",
+            ("cell", "metric", "protocol", "source"),
+            ("value", "sd", "tolerance"),
+        )
         spreads = [entry.get("sd", 0), entry.get("tolerance", 0)]
-        if not math.isfinite(entry["value"]) or not all(0 <= spread < math.inf for spread in spreads):
-            raise UserError(f"expected.json: value must be finite, sd and tolerance at least 0, in {_short(entry)}.")
+        if not math.isfinite(entry["value"]) or not all(
+            0 <= spread < math.inf for spread in spreads
+        ):
+            raise UserError(
+                "expected.json: value must be finite, sd and tolerance at least 0, in "
+                f"{_short(entry)}."
+            )
         if "earlier" in entry:
-            _check(entry["earlier"], f"expected.json, earlier of {_short(entry)}", ("source",), ("value", "sd"))
+            _check(
+                entry["earlier"],
+                f"expected.json, earlier of {_short(entry)}",
+                ("source",),
+                ("value", "sd"),
+            )
     return entries
 
 
@@ -207,14 +251,21 @@ def _check(
     texts: tuple[str, ...] = ("cell", "metric", "protocol"),
     numbers: tuple[str, ...] = ("value",),
 ) -> Record:
-    """Returns `record` if it has these texts, a value, and numbers where numbers belong; else raises `UserError`."""
+    """Returns `record` if it has these texts, a value, and numbers where numbers belong; else
+    raises `UserError`."""
     for name in (*texts, "value"):
         if record.get(name) in (None, ""):
-            raise UserError(f"{where}: there is no {name!r} in {_short(record)}. Add it, or remove the line.")
+            raise UserError(
+                f"{where}: there is no {name!r} in {_short(record)}. Add it, or remove the line."
+            )
     for names, kinds, what in ((texts, str, "text"), (numbers, (int, float), "a number")):
         for name in names:
-            if name in record and (isinstance(record[name], bool) or not isinstance(record[name], kinds)):
-                raise UserError(f"{where}: {name!r} must be {what}, not {record[name]!r}, in {_short(record)}.")
+            if name in record and (
+                isinstance(record[name], bool) or not isinstance(record[name], kinds)
+            ):
+                raise UserError(
+                    f"{where}: {name!r} must be {what}, not {record[name]!r}, in {_short(record)}."
+                )
     return record
 
 
@@ -236,7 +287,20 @@ def _row(key: tuple[str, str, str], records: list[Record], entry: Record | None)
         status = "reproduced" if abs(difference) <= 2 * math.hypot(sd, spread) else "differs"
     reason, source = (entry.get("reason", ""), _source(entry)) if entry else ("", "")
     earlier = entry.get("earlier") if entry else None
-    return Row(*key, paper, paper_sd, mean, sd, n, difference, status, reason, source, _setting(records), earlier)
+    return Row(
+        *key,
+        paper,
+        paper_sd,
+        mean,
+        sd,
+        n,
+        difference,
+        status,
+        reason,
+        source,
+        _setting(records),
+        earlier,
+    )
 
 
 def _sd(values: list[float]) -> float | None:
@@ -257,7 +321,9 @@ def _source(entry: Record) -> str:
 def _setting(records: list[Record]) -> str:
     def one(record: Record) -> str:
         steps = f"{record['steps']} steps" if record.get("steps") is not None else None
-        return ", ".join(str(part) for part in (record.get("device"), record.get("precision"), steps) if part)
+        return ", ".join(
+            str(part) for part in (record.get("device"), record.get("precision"), steps) if part
+        )
 
     return "; ".join(dict.fromkeys(text for text in map(one, records) if text))
 
@@ -266,17 +332,21 @@ def _ours(row: Row) -> tuple[str, str]:
     """Returns our mean +- sd (n), and the difference, as text."""
     if row.mean is None:
         return "", ""
-    digits = 3 - _magnitude(row.mean)                                  # four figures of the mean,
+    digits = 3 - _magnitude(row.mean)  # four figures of the mean,
     if row.sd:
-        digits = min(max(digits, 1 - _magnitude(row.sd)), digits + 2)   # better two of the sd,
+        digits = min(max(digits, 1 - _magnitude(row.sd)), digits + 2)  # better two of the sd,
     text = f"{row.paper}"
-    digits = max(digits, 0 if "e" in text else len(text.partition(".")[2]))   # and all that the paper has
+    digits = max(
+        digits, 0 if "e" in text else len(text.partition(".")[2])
+    )  # and all that the paper has
 
     def show(value: float, sign: str = "") -> str:
         return f"{value:{sign}.{digits}f}" if digits <= 7 else f"{value:{sign}.3e}"
 
     spread = "" if row.sd is None else f" +- {show(row.sd)}"
-    return f"{show(row.mean)}{spread} ({row.n})", "" if row.difference is None else show(row.difference, "+")
+    return f"{show(row.mean)}{spread} ({row.n})", "" if row.difference is None else show(
+        row.difference, "+"
+    )
 
 
 def _magnitude(value: float) -> int:
@@ -288,5 +358,7 @@ def _key(record: Record) -> tuple[str, str, str]:
 
 
 def _short(record: Record) -> str:
-    text = str({k: record[k] for k in ("cell", "seed", "metric", "protocol", "value") if k in record})
+    text = str(
+        {k: record[k] for k in ("cell", "seed", "metric", "protocol", "value") if k in record}
+    )
     return text if len(text) <= 200 else text[:197] + "..."

@@ -1,6 +1,8 @@
-"""The conformance suite of the contracts (`types`), for users' own models too: `check_model(model, batch)`.
+"""The conformance suite of the contracts (`types`), for users' own models too: `check_model(model,
+batch)`.
 
-A model that passes it can be trained by `fit`, on any number of devices, and resumed from a checkpoint.
+A model that passes it can be trained by `fit`, on any number of devices, and resumed from a
+checkpoint.
 """
 
 import tempfile
@@ -19,14 +21,17 @@ from jaxvae import distributions, parallel
 from jaxvae.step import Optimisers, TrainState, groups, init_state, make_train_step, optimisers
 from jaxvae.types import Array, Aux, Batch, Mean, Model, Terms, Tree
 
-STEPS = 10             # on one trace
-COMPARED_STEPS = 3     # on one device and on all: later steps amplify rounding
-TOLERANCE = 1e-4       # relative to the largest entry of an array
-SMALL = 1e-6           # and absolute
+STEPS = 10  # on one trace
+COMPARED_STEPS = 3  # on one device and on all: later steps amplify rounding
+TOLERANCE = 1e-4  # relative to the largest entry of an array
+SMALL = 1e-6  # and absolute
 
 
-def check_model(model: Model, batch: Batch, tx: Optimisers | None = None, *, rng: Array | None = None) -> None:
-    """Returns nothing where `model` keeps the contracts, and raises an error that names the broken property.
+def check_model(
+    model: Model, batch: Batch, tx: Optimisers | None = None, *, rng: Array | None = None
+) -> None:
+    """Returns nothing where `model` keeps the contracts, and raises an error that names the broken
+    property.
 
     | property       | what must hold                                                                         |
     | -------------- | -------------------------------------------------------------------------------------- |
@@ -45,9 +50,11 @@ def check_model(model: Model, batch: Batch, tx: Optimisers | None = None, *, rng
 
     Args:
         model: any `Model`.
-        batch: an example of what its losses see; its size must be a multiple of the number of devices.
-        tx: as `make_train_step` takes it. Default: clipped gradient descent, whose steps do not amplify
-            rounding. (Adam turns a gradient of 1e-9, as of a bias before BatchNorm, into a full step of
+        batch: an example of what its losses see; its size must be a multiple of the number of
+            devices.
+        tx: as `make_train_step` takes it. Default: clipped gradient descent, whose steps do not
+            amplify rounding. (Adam turns a gradient of 1e-9, as of a bias before BatchNorm, into a
+            full step of
             either sign: one device and eight then differ though nothing is wrong.)
         rng: a typed key; default `jax.random.key(0)`.
 
@@ -91,8 +98,11 @@ def _walk(model: Model, params, state, rng: Array, batch: Batch) -> list[tuple[A
     for i, objective in enumerate(model.objectives):
         step = jnp.asarray(objective.phase, jnp.int32)
         loss, aux = objective.loss(params, state, jax.random.fold_in(rng, i), batch, step, carry)
-        _require(isinstance(aux, Aux),
-                 f"objective {objective.name!r} must return (loss, Aux), not (loss, {type(aux).__name__}).")
+        _require(
+            isinstance(aux, Aux),
+            f"objective {objective.name!r} must return (loss, Aux), not (loss, "
+            f"{type(aux).__name__}).",
+        )
         state, carry = aux.state, aux.carry if objective.every == 1 else None
         results.append((loss, aux))
     return results
@@ -100,21 +110,30 @@ def _walk(model: Model, params, state, rng: Array, batch: Batch) -> list[tuple[A
 
 def _check_losses(model: Model, params, state, rng: Array, batch: Batch) -> None:
     size = batch.x.shape[0]
-    _require(isinstance(params, dict) and isinstance(state, dict), "init must return two dicts, (params, state).")
+    _require(
+        isinstance(params, dict) and isinstance(state, dict),
+        "init must return two dicts, (params, state).",
+    )
     missing = sorted(set(groups(model)) - set(params))
-    _require(not missing, f"objectives move the groups {missing}, but init returns {sorted(params)}.")
+    _require(
+        not missing, f"objectives move the groups {missing}, but init returns {sorted(params)}."
+    )
     results = jax.eval_shape(lambda *a: _walk(model, *a), params, state, rng, batch)
     for objective, (loss, aux) in zip(model.objectives, results, strict=True):
         name = f"objective {objective.name!r}"
         _shape(f"{name}: loss", loss, () if objective.coupled else (size,))
-        _require(jnp.issubdtype(loss.dtype, jnp.floating), f"{name}: loss must be floating point, not {loss.dtype}.")
+        _require(
+            jnp.issubdtype(loss.dtype, jnp.floating),
+            f"{name}: loss must be floating point, not {loss.dtype}.",
+        )
         for key, value in aux.metrics.items():
             _shape(f"{name}: metric {key!r}", value, (size,), ())
         _same_form(f"{name}: state", aux.state, state)
 
 
 def _evaluation(model: Model, stats: str = "running") -> Callable[..., dict[str, Any]]:
-    """Returns a function of (params, state, rng, batch) that gives what each evaluation function of `model` gives."""
+    """Returns a function of (params, state, rng, batch) that gives what each evaluation function of
+    `model` gives."""
 
     def evaluate(params, state, rng: Array, batch: Batch):
         x, cond = batch
@@ -131,7 +150,9 @@ def _evaluation(model: Model, stats: str = "running") -> Callable[..., dict[str,
         if model.terms is not None:
             results["terms"] = model.terms(params, state, rng, batch, stats=stats)
         if model.sample is not None:
-            results["sample"] = model.sample(params, state, rng, n, None if cond is None else cond[:n], stats=stats)
+            results["sample"] = model.sample(
+                params, state, rng, n, None if cond is None else cond[:n], stats=stats
+            )
         if model.log_prob is not None:
             results["log_prob"] = model.log_prob(params, state, x, cond, stats=stats)
         if model.log_weight is not None:
@@ -144,18 +165,28 @@ def _evaluation(model: Model, stats: str = "running") -> Callable[..., dict[str,
 def _check_evaluation(model: Model, params, state, rng: Array, batch: Batch) -> None:
     size, event = batch.x.shape[0], batch.x.shape[1:]
     want = {
-        "kl(encode(x))": (size,), "x ~ decode(z)": (size, *event), "log_prob(decode(z), x)": (size,),
-        "sample": (min(3, size), *event), "log_prob": (size,), "log_weight": (size,),
+        "kl(encode(x))": (size,),
+        "x ~ decode(z)": (size, *event),
+        "log_prob(decode(z), x)": (size,),
+        "sample": (min(3, size), *event),
+        "log_prob": (size,),
+        "log_weight": (size,),
     }
     for stats in ("running", "batch"):
         results = jax.eval_shape(_evaluation(model, stats), params, state, rng, batch)
         for name in results.keys() & want.keys():
             _shape(name, results[name], want[name])
         if "z ~ encode(x)" in results:
-            _shape("z ~ encode(x)", results["z ~ encode(x)"], (size, *results["z ~ encode(x)"].shape[1:]))
+            _shape(
+                "z ~ encode(x)",
+                results["z ~ encode(x)"],
+                (size, *results["z ~ encode(x)"].shape[1:]),
+            )
         if "terms" in results:
             terms = results["terms"]
-            _require(isinstance(terms, Terms), f"terms must return Terms, not {type(terms).__name__}.")
+            _require(
+                isinstance(terms, Terms), f"terms must return Terms, not {type(terms).__name__}."
+            )
             _shape("terms: rec", terms.rec, (size,))
             _shape("terms: kl", terms.kl, (size,))
             for key, value in terms.extra.items():
@@ -180,9 +211,11 @@ def _check_gradients(model: Model, params, state, rng: Array, batch: Batch) -> N
         _finite(f"{name}: gradient", grads)
         for group in objective.wrt:
             leaves = jax.tree.leaves(grads[group])
-            _require(not leaves or any(np.any(np.asarray(g) != 0) for g in leaves),
-                     f"{name}: the gradient of group {group!r} is zero everywhere: take it out of wrt, "
-                     "or let the loss use it.")
+            _require(
+                not leaves or any(np.any(np.asarray(g) != 0) for g in leaves),
+                f"{name}: the gradient of group {group!r} is zero everywhere: take it out of wrt, "
+                "or let the loss use it.",
+            )
 
 
 # ---- the step ------------------------------------------------------------------------------
@@ -195,9 +228,9 @@ class _Subject(NamedTuple):
     batch: Batch
     tx: Optimisers
     start: TrainState
-    step: Callable        # pure
-    compiled: Callable    # the same under jit, ...
-    traces: list[None]    # ... with an entry for each time that it was traced
+    step: Callable  # pure
+    compiled: Callable  # the same under jit, ...
+    traces: list[None]  # ... with an entry for each time that it was traced
 
 
 def _subject(model: Model, batch: Batch, tx: Optimisers, rng: Array) -> _Subject:
@@ -211,7 +244,9 @@ def _subject(model: Model, batch: Batch, tx: Optimisers, rng: Array) -> _Subject
     return _Subject(model, batch, tx, init_state(model, tx, rng, batch), step, compiled, traces)
 
 
-def _steps(step: Callable, train_state: TrainState, batch: Batch, n: int) -> tuple[TrainState, dict[str, Mean]]:
+def _steps(
+    step: Callable, train_state: TrainState, batch: Batch, n: int
+) -> tuple[TrainState, dict[str, Mean]]:
     """Returns state and metrics after `n` calls of `step` on the same batch."""
     metrics = {}
     for _ in range(n):
@@ -225,23 +260,37 @@ def _check_wrt(subject: _Subject) -> None:
         # the others still run, for their state and carry, but move nothing
         alone = tuple(o if j == i else o._replace(wrt=()) for j, o in enumerate(objectives))
         single = len(objectives) == 1
-        step = subject.compiled if single else jax.jit(make_train_step(subject.model._replace(objectives=alone), tx))
+        step = (
+            subject.compiled
+            if single
+            else jax.jit(make_train_step(subject.model._replace(objectives=alone), tx))
+        )
         start = subject.start._replace(
             step=jnp.asarray(objective.phase, jnp.int32),
             opt_state={name: subject.start.opt_state[name] for name in objective.wrt},
         )
         end, _ = step(start, subject.batch)
         for group in sorted(set(start.params) - set(objective.wrt)):
-            _same(f"objective {objective.name!r} moved group {group!r}, outside its wrt {objective.wrt}",
-                  end.params[group], start.params[group])
+            _same(
+                f"objective {objective.name!r} moved group {group!r}, outside its wrt "
+                f"{objective.wrt}",
+                end.params[group],
+                start.params[group],
+            )
 
 
 def _check_init_again(model: Model, rng: Array, batch: Batch) -> None:
-    _same("init: a second call with the same key differs", model.init(rng, batch), model.init(rng, batch))
+    _same(
+        "init: a second call with the same key differs",
+        model.init(rng, batch),
+        model.init(rng, batch),
+    )
 
 
 def _check_evaluation_again(model: Model, params, state, rng: Array, batch: Batch) -> None:
-    results = [jax.jit(_evaluation(model))(params, state, rng, batch) for _ in range(2)]   # two functions, two traces
+    results = [
+        jax.jit(_evaluation(model))(params, state, rng, batch) for _ in range(2)
+    ]  # two functions, two traces
     _finite("evaluation", results[0])
     _repeats("evaluation: a second call with the same key differs", *results)
 
@@ -250,19 +299,29 @@ def _check_step_again(subject: _Subject) -> None:
     first, second = (subject.compiled(subject.start, subject.batch) for _ in range(2))
     _repeats("a second call of the compiled step with the same key differs", first, second)
     anew = jax.jit(make_train_step(subject.model, subject.tx))(subject.start, subject.batch)
-    _repeats("the step traced a second time differs: a loss depends on what is not in its arguments", anew, first)
+    _repeats(
+        "the step traced a second time differs: a loss depends on what is not in its arguments",
+        anew,
+        first,
+    )
 
 
 def _check_jit(subject: _Subject) -> None:
-    compiled, plain = (step(subject.start, subject.batch) for step in (subject.compiled, subject.step))
+    compiled, plain = (
+        step(subject.start, subject.batch) for step in (subject.compiled, subject.step)
+    )
     _close("the compiled step differs from the one not compiled", compiled, plain)
 
 
 def _check_traces(subject: _Subject) -> None:
     _, metrics = _steps(subject.compiled, subject.start, subject.batch, STEPS)
     times = len(subject.traces)
-    _require(times == 1, f"{STEPS} steps were traced {times} times: init and the losses must return the same types of "
-                         "arrays (jnp.zeros(()), not 0).")
+    _require(
+        times == 1,
+        f"{STEPS} steps were traced {times} times: init and the losses must return the same types "
+        "of "
+        "arrays (jnp.zeros(()), not 0).",
+    )
     _finite(f"metrics after {STEPS} steps", metrics)
 
 
@@ -270,19 +329,29 @@ def _check_devices(subject: _Subject) -> None:
     devices, size = jax.device_count(), subject.batch.x.shape[0]
     if devices == 1:
         return
-    _require(size % devices == 0, f"a batch of {size} cannot be cut over the {devices} devices here: pass one of a "
-                                  f"multiple of {devices}.")
+    _require(
+        size % devices == 0,
+        f"a batch of {size} cannot be cut over the {devices} devices here: pass one of a "
+        f"multiple of {devices}.",
+    )
     one = _steps(subject.compiled, subject.start, subject.batch, COMPARED_STEPS)
     mesh = parallel.make_mesh()
     start = parallel.put(subject.start, parallel.replicated(mesh))
     forms = {
-        "jit_step": (parallel.jit_step(subject.step, mesh, donate=False),
-                     parallel.put(subject.batch, parallel.batch_sharded(mesh))),
+        "jit_step": (
+            parallel.jit_step(subject.step, mesh, donate=False),
+            parallel.put(subject.batch, parallel.batch_sharded(mesh)),
+        ),
         "pmap_step": (parallel.pmap_step(subject.step), parallel.shard(subject.batch, devices)),
     }
     for name, (step, batch) in forms.items():
-        _close(f"{name} over {devices} devices differs from one device (draw noise with jaxvae.noise, take moments of "
-               "the batch with parallel.mean)", _steps(step, start, batch, COMPARED_STEPS), one)
+        _close(
+            f"{name} over {devices} devices differs from one device (draw noise with "
+            "jaxvae.noise, take moments of "
+            "the batch with parallel.mean)",
+            _steps(step, start, batch, COMPARED_STEPS),
+            one,
+        )
 
 
 def _check_checkpoint(subject: _Subject) -> None:
@@ -290,7 +359,9 @@ def _check_checkpoint(subject: _Subject) -> None:
     with tempfile.TemporaryDirectory() as folder, ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(Path(folder) / "state", saved)
         checkpointer.wait_until_finished()
-        restored = checkpointer.restore(Path(folder) / "state", jax.tree.map(ocp.utils.to_shape_dtype_struct, saved))
+        restored = checkpointer.restore(
+            Path(folder) / "state", jax.tree.map(ocp.utils.to_shape_dtype_struct, saved)
+        )
     _same("the restored state differs from the saved one", restored, saved)
     ends = (subject.compiled(train_state, subject.batch) for train_state in (restored, saved))
     _repeats("the step after a restore differs", *ends)
@@ -300,7 +371,12 @@ def _lower(function: Callable, *args: Any) -> None:
     jax.jit(function).trace(*args).lower(lowering_platforms=("tpu",))
 
 
-TRAINING = {"jit": _check_jit, "traces": _check_traces, "devices": _check_devices, "checkpoint": _check_checkpoint}
+TRAINING = {
+    "jit": _check_jit,
+    "traces": _check_traces,
+    "devices": _check_devices,
+    "checkpoint": _check_checkpoint,
+}
 
 
 # ---- assertions ----------------------------------------------------------------------------
@@ -322,16 +398,22 @@ def _require(holds: bool, message: str) -> None:
 
 
 def _shape(name: str, value: Array, *wanted: tuple[int, ...]) -> None:
-    _require(value.shape in wanted, f"{name} has shape {value.shape}, must be {' or '.join(map(str, wanted))}.")
+    _require(
+        value.shape in wanted,
+        f"{name} has shape {value.shape}, must be {' or '.join(map(str, wanted))}.",
+    )
 
 
 def _leaves(tree: Tree) -> dict[str, np.ndarray]:
-    """Returns the leaves of `tree` by path, on the host: keys as the numbers they hold, a `Mean` as its value."""
+    """Returns the leaves of `tree` by path, on the host: keys as the numbers they hold, a `Mean` as
+    its value."""
 
     def host(x):
-        if isinstance(x, Mean):   # of no example: an objective whose turn has not come
+        if isinstance(x, Mean):  # of no example: an objective whose turn has not come
             return np.asarray(float(x) if float(x.count) else 0.0)
-        return np.asarray(jax.random.key_data(x) if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key) else x)
+        return np.asarray(
+            jax.random.key_data(x) if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key) else x
+        )
 
     paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: isinstance(x, Mean))
     return {jax.tree_util.keystr(path): host(x) for path, x in paths}
@@ -339,12 +421,18 @@ def _leaves(tree: Tree) -> dict[str, np.ndarray]:
 
 def _same_form(name: str, have: Tree, want: Tree) -> None:
     have, want = (
-        {jax.tree_util.keystr(path): (x.shape, str(x.dtype)) for path, x in jax.tree_util.tree_leaves_with_path(t)}
+        {
+            jax.tree_util.keystr(path): (x.shape, str(x.dtype))
+            for path, x in jax.tree_util.tree_leaves_with_path(t)
+        }
         for t in (have, jax.eval_shape(lambda: want))
     )
     for path in sorted(have.keys() | want.keys()):
-        _require(have.get(path) == want.get(path),
-                 f"{name}{path} is {have.get(path, 'absent')}, but init returned {want.get(path, 'none')}.")
+        _require(
+            have.get(path) == want.get(path),
+            f"{name}{path} is {have.get(path, 'absent')}, but init returned "
+            f"{want.get(path, 'none')}.",
+        )
 
 
 def _finite(name: str, tree: Tree) -> None:
@@ -356,23 +444,34 @@ def _finite(name: str, tree: Tree) -> None:
 def _same(message: str, have: Tree, want: Tree) -> None:
     """Raises AssertionError unless two trees are equal bit by bit."""
     have, want = _leaves(have), _leaves(want)
-    _require(have.keys() == want.keys(), f"{message}: {sorted(have.keys() ^ want.keys())} in one of them alone.")
+    _require(
+        have.keys() == want.keys(),
+        f"{message}: {sorted(have.keys() ^ want.keys())} in one of them alone.",
+    )
     for path in want:
-        equal = have[path].dtype == want[path].dtype and have[path].tobytes() == want[path].tobytes()
+        equal = (
+            have[path].dtype == want[path].dtype and have[path].tobytes() == want[path].tobytes()
+        )
         _require(equal, f"{message}: at {path or 'its value'}.")
 
 
 def _close(message: str, have: Tree, want: Tree) -> None:
     """Raises AssertionError unless two trees are equal to rounding."""
     have, want = _leaves(have), _leaves(want)
-    _require(have.keys() == want.keys(), f"{message}: {sorted(have.keys() ^ want.keys())} in one of them alone.")
+    _require(
+        have.keys() == want.keys(),
+        f"{message}: {sorted(have.keys() ^ want.keys())} in one of them alone.",
+    )
     for path in want:
         a, b = (x.astype(np.float64) for x in (have[path], want[path]))
         gap, scale = (float(np.max(np.abs(x), initial=0.0)) for x in (a - b, b))
-        _require(gap <= TOLERANCE * scale + SMALL,
-                 f"{message}: at {path or 'its value'} by {gap:.2g}, where values reach {scale:.2g}.")
+        _require(
+            gap <= TOLERANCE * scale + SMALL,
+            f"{message}: at {path or 'its value'} by {gap:.2g}, where values reach {scale:.2g}.",
+        )
 
 
 def _repeats(message: str, have: Tree, want: Tree) -> None:
-    """The same numbers twice: bitwise, but on a GPU, whose sums may come in any order, to rounding."""
+    """The same numbers twice: bitwise, but on a GPU, whose sums may come in any order, to
+    rounding."""
     (_close if jax.default_backend() == "gpu" else _same)(message, have, want)

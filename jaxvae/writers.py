@@ -1,8 +1,8 @@
 """Files that survive a kill: JSON lines that are appended, everything else replaced in one move.
 
-JSON has no NaN and no infinity. They are written as the strings "nan", "inf" and "-inf" and read back
-as floats; so do not log these three as text. Other floats keep all their digits (`repr`). NumPy and
-JAX scalars and arrays are written as numbers and lists.
+JSON has no NaN and no infinity. They are written as the strings "nan", "inf" and "-inf" and read
+back as floats; so do not log these three as text. Other floats keep all their digits (`repr`).
+NumPy and JAX scalars and arrays are written as numbers and lists.
 """
 
 import contextlib
@@ -20,7 +20,9 @@ import numpy as np
 from jaxvae.errors import UserError
 
 PathLike = str | os.PathLike[str]
-Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]   # split -> metric -> (steps [n], values [n])
+Curves = dict[
+    str, dict[str, tuple[np.ndarray, np.ndarray]]
+]  # split -> metric -> (steps [n], values [n])
 
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _ADVICE = {
@@ -33,10 +35,11 @@ _ADVICE = {
 
 
 def append(path: PathLike, record: Mapping[str, Any]) -> None:
-    """Appends `record` to a JSON-lines file, in one write: after `kill -9` at most the last line is broken.
+    """Appends `record` to a JSON-lines file, in one write: after `kill -9` at most the last line is
+    broken.
 
-    A last line that an earlier kill cut off (it has no newline) is removed first. Makes the file and
-    its folder where they are missing.
+    A last line that an earlier kill cut off (it has no newline) is removed first. Makes the file
+    and its folder where they are missing.
 
     Raises:
         UserError: where the disk refuses, or is full (what got written is then taken back).
@@ -52,19 +55,22 @@ def append(path: PathLike, record: Mapping[str, Any]) -> None:
 
 
 def read(path: PathLike) -> list[dict[str, Any]]:
-    """Returns the records of a JSON-lines file; a broken last line (cut off, or not JSON) is left out.
+    """Returns the records of a JSON-lines file; a broken last line (cut off, or not JSON) is left
+    out.
 
     Raises:
-        UserError: for a broken line before the last one, with its number, or a file that cannot be read.
+        UserError: for a broken line before the last one, with its number, or a file that cannot be
+            read.
     """
     return [record for _, record in _read(path)]
 
 
 def cut_back(path: PathLike, step: int) -> None:
-    """Keeps only the lines whose "step" is at most `step`, so that a resumed run can go on after it.
+    """Keeps only the lines whose "step" is at most `step`, so that a resumed run can go on after
+    it.
 
-    Lines without a step and a broken last line are dropped, the others stay as they are, byte by byte.
-    The file is replaced in one move. A missing file is fine.
+    Lines without a step and a broken last line are dropped, the others stay as they are, byte by
+    byte. The file is replaced in one move. A missing file is fine.
 
     Raises:
         UserError: for a broken line before the last one, or where the disk refuses.
@@ -79,7 +85,8 @@ def cut_back(path: PathLike, step: int) -> None:
 
 
 def read_curves(path: PathLike) -> Curves:
-    """Returns `{split: {metric: (steps [n], values [n])}}` from lines `{"step": 9, "split": "train", "loss": 1.2}`.
+    """Returns `{split: {metric: (steps [n], values [n])}}` from lines `{"step": 9, "split":
+    "train", "loss": 1.2}`.
 
     Lines without a step or a split, and entries that are not numbers, are left out.
     """
@@ -93,7 +100,10 @@ def read_curves(path: PathLike) -> Curves:
                 points.setdefault(split, {}).setdefault(metric, []).append((step, value))
     return {
         split: {
-            metric: (np.array([s for s, _ in pairs], np.int64), np.array([v for _, v in pairs], np.float64))
+            metric: (
+                np.array([s for s, _ in pairs], np.int64),
+                np.array([v for _, v in pairs], np.float64),
+            )
             for metric, pairs in metrics.items()
         }
         for split, metrics in points.items()
@@ -101,7 +111,8 @@ def read_curves(path: PathLike) -> Curves:
 
 
 def tensorboard(folder: PathLike) -> Callable[[int, str, dict[str, float]], None]:
-    """Returns `write(step, split, values)` for `fit(on_log=...)`: scalars for TensorBoard, as split/metric, in `folder`.
+    """Returns `write(step, split, values)` for `fit(on_log=...)`: scalars for TensorBoard, as
+    split/metric, in `folder`.
 
     A resumed run goes on there; what it had written after the step it resumes from is purged.
 
@@ -111,7 +122,9 @@ def tensorboard(folder: PathLike) -> Callable[[int, str, dict[str, float]], None
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
-        raise UserError("TensorBoard's files need tensorboardX: pip install 'jaxvae[tensorboard]'.") from None
+        raise UserError(
+            "TensorBoard's files need tensorboardX: pip install 'jaxvae[tensorboard]'."
+        ) from None
     opened = []
 
     def write(step: int, split: str, values: dict[str, float]) -> None:
@@ -126,7 +139,8 @@ def tensorboard(folder: PathLike) -> Callable[[int, str, dict[str, float]], None
 
 
 def write_json(path: PathLike, obj: Any) -> None:
-    """Writes `obj` as an indented JSON file, in one move. Raises `UserError` where the disk refuses."""
+    """Writes `obj` as an indented JSON file, in one move. Raises `UserError` where the disk
+    refuses."""
     write_bytes(path, (json.dumps(_plain(obj), indent=2, allow_nan=False) + "\n").encode())
 
 
@@ -143,7 +157,8 @@ def read_json(path: PathLike) -> Any:
 def write_bytes(path: PathLike, data: bytes) -> None:
     """Writes a whole file in one move: readers see the old one or the new one, never half of it.
 
-    Makes the folder where it is missing. Raises `UserError` where the disk refuses; the old file then stays.
+    Makes the folder where it is missing. Raises `UserError` where the disk refuses; the old file
+    then stays.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -181,7 +196,9 @@ def disk(doing: str, path: PathLike) -> Iterator[None]:
         yield
     except OSError as error:
         advice = _ADVICE.get(error.errno, "Check the path.")
-        raise UserError(f"cannot {doing} {os.fspath(path)}: {error.strerror or error}. {advice}") from None
+        raise UserError(
+            f"cannot {doing} {os.fspath(path)}: {error.strerror or error}. {advice}"
+        ) from None
 
 
 def _end_of_lines(file) -> int:
@@ -201,19 +218,24 @@ def _end_of_lines(file) -> int:
 def _read(path: PathLike) -> list[tuple[bytes, dict[str, Any]]]:
     """Returns each line, as bytes without its newline, with the record in it."""
     with disk("read", path):
-        *lines, rest = Path(path).read_bytes().split(b"\n")   # `rest` has no newline: empty, or cut off
+        *lines, rest = (
+            Path(path).read_bytes().split(b"\n")
+        )  # `rest` has no newline: empty, or cut off
     pairs = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             record = _restore(json.loads(line))
-        except ValueError:   # also what is not UTF-8
+        except ValueError:  # also what is not UTF-8
             record = None
         if isinstance(record, dict):
             pairs.append((line, record))
         elif number < len(lines) or rest:
-            raise UserError(f"{path}, line {number} is broken: it is no JSON object. Repair or remove that line.")
+            raise UserError(
+                f"{path}, line {number} is broken: it is no JSON object. Repair or remove that "
+                "line."
+            )
     return pairs
 
 
@@ -224,13 +246,15 @@ def _step(record: dict[str, Any]) -> float:
 
 def _line(record: Mapping[str, Any]) -> bytes:
     if not isinstance(record, Mapping):
-        raise UserError(f"a record must be a mapping from names to values, not {type(record).__name__}.")
+        raise UserError(
+            f"a record must be a mapping from names to values, not {type(record).__name__}."
+        )
     return (json.dumps(_plain(record), allow_nan=False) + "\n").encode()
 
 
 def _plain(value: Any) -> Any:
     """Returns `value` in the types that JSON has."""
-    if hasattr(value, "tolist"):   # arrays and scalars of NumPy and JAX
+    if hasattr(value, "tolist"):  # arrays and scalars of NumPy and JAX
         value = value.tolist()
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}

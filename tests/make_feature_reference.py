@@ -1,10 +1,11 @@
-"""Makes tests/metrics/reference.npz: what pytorch-fid's Inception and torchvision's SqueezeNet give with seeded weights.
+"""Makes tests/metrics/reference.npz: what pytorch-fid's Inception and torchvision's SqueezeNet give
+with seeded weights.
 
     python tests/make_feature_reference.py
 
-It needs torch, torchvision and pytorch-fid (0.3.0), which the tests do not. The weights are those of
-`seeded.state_dict`, drawn name by name over the names and shapes of torch's own modules, so that the tests
-can draw them again over ours.
+It needs torch, torchvision and pytorch-fid (0.3.0), which the tests do not. The weights are those
+of `seeded.state_dict`, drawn name by name over the names and shapes of torch's own modules, so that
+the tests can draw them again over ours.
 """
 
 import functools
@@ -18,7 +19,7 @@ import numpy as np
 import seeded
 
 FILE = Path(__file__).parent / "metrics" / "reference.npz"
-POINTS = 128   # values kept of each part's output
+POINTS = 128  # values kept of each part's output
 KEPT = []
 
 
@@ -28,7 +29,10 @@ def torch_modules():
     import torch
 
     if subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode:
-        for name in ("nms", "qnms"):   # a build without compiled operators, which are not needed here
+        for name in (
+            "nms",
+            "qnms",
+        ):  # a build without compiled operators, which are not needed here
             KEPT.append(torch.library.Library("torchvision", "FRAGMENT"))
             KEPT[-1].define(f"{name}(Tensor x) -> Tensor")
     import pytorch_fid.inception
@@ -39,7 +43,9 @@ def torch_modules():
 
 def shapes(module) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of a module's floating-point state (counters of batches are left out)."""
-    return {name: tuple(v.shape) for name, v in module.state_dict().items() if v.is_floating_point()}
+    return {
+        name: tuple(v.shape) for name, v in module.state_dict().items() if v.is_floating_point()
+    }
 
 
 def as_torch(torch, arrays):
@@ -47,11 +53,12 @@ def as_torch(torch, arrays):
 
 
 def inception_modules():
-    """Returns pytorch-fid's patched net and its whole pipeline, with seeded weights that were loaded as it loads its own."""
+    """Returns pytorch-fid's patched net and its whole pipeline, with seeded weights that were
+    loaded as it loads its own."""
     torch, _, source = torch_modules()
     blank = source._inception_v3(num_classes=1008, aux_logits=False, weights=None)
     arrays = seeded.state_dict(shapes(blank))
-    published = {**blank.state_dict(), **as_torch(torch, arrays)}   # with the counters
+    published = {**blank.state_dict(), **as_torch(torch, arrays)}  # with the counters
     with mock.patch.object(source, "load_state_dict_from_url", return_value=published):
         return torch, source.fid_inception_v3().eval(), source.InceptionV3([3]).eval()
 
@@ -60,7 +67,9 @@ def inception() -> dict[str, np.ndarray]:
     torch, net, pipeline = inception_modules()
     found, kept = {}, {}
     for name, child in net.named_children():
-        child.register_forward_hook(lambda module, x, y, name=name: kept.__setitem__(name, y.numpy()))
+        child.register_forward_hook(
+            lambda module, x, y, name=name: kept.__setitem__(name, y.numpy())
+        )
     x = torch.from_numpy(seeded.images((2, 3, 299, 299)) * 2 - 1)
     with torch.no_grad():
         logits = net(x)
@@ -68,7 +77,7 @@ def inception() -> dict[str, np.ndarray]:
         for name in list(kept):
             if name.startswith(("Conv2d", "Mixed")):
                 found[name] = seeded.points(kept[name].transpose(0, 2, 3, 1), POINTS)
-        for side in (32, 320):   # made larger, made smaller
+        for side in (32, 320):  # made larger, made smaller
             images = torch.from_numpy(seeded.images((2, 3, side, side)))
             found[f"pipeline_{side}"] = pipeline(images)[0][..., 0, 0].numpy()
         pipeline.train()
@@ -83,7 +92,7 @@ def squeezenet() -> dict[str, np.ndarray]:
     net.load_state_dict(as_torch(torch, seeded.state_dict(shapes(net))))
     found = {}
     with torch.no_grad():
-        for side in (64, 67):   # pools that end inside and outside the image
+        for side in (64, 67):  # pools that end inside and outside the image
             x = torch.from_numpy(seeded.images((2, 3, side, side)) * 2 - 1)
             for number, part in enumerate(net):
                 x = part(x)

@@ -1,4 +1,5 @@
-"""Small files in the official formats of the five TFDS data sets, and what must be patched for them to pass as official."""
+"""Small files in the official formats of the five TFDS data sets, and what must be patched for them
+to pass as official."""
 
 import gzip
 import hashlib
@@ -15,9 +16,12 @@ from tensorflow_datasets.core.download.checksums import UrlInfo
 
 from jaxvae.data import builders, idx, prepare, source
 
-COUNTS = {   # multiples of no batch size used in tests
-    "mnist": {"train": 37, "test": 11}, "fashion_mnist": {"train": 37, "test": 11}, "cifar10": {"train": 35, "test": 7},
-    "svhn_cropped": {"train": 21, "test": 6, "extra": 5}, "celeb_a": {"train": 9, "validation": 4, "test": 5},
+COUNTS = {  # multiples of no batch size used in tests
+    "mnist": {"train": 37, "test": 11},
+    "fashion_mnist": {"train": 37, "test": 11},
+    "cifar10": {"train": 35, "test": 7},
+    "svhn_cropped": {"train": 21, "test": 6, "extra": 5},
+    "celeb_a": {"train": 9, "validation": 4, "test": 5},
 }
 
 
@@ -30,10 +34,19 @@ def make(name, folder, seed=0):
     """Writes the official files of `name` into `folder`; returns split -> (x, label or None)."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    shape = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "celeb_a": (218, 178, 3)}.get(name, (32, 32, 3))
-    arrays = {split: (rng.integers(0, 256, (n, *shape), np.uint8), rng.integers(0, 10, n).astype(np.uint8))
-              for split, n in COUNTS[name].items()}
-    globals()[f"_{name if name in ('celeb_a', 'cifar10', 'svhn_cropped') else 'idx'}"](folder, arrays)
+    shape = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "celeb_a": (218, 178, 3)}.get(
+        name, (32, 32, 3)
+    )
+    arrays = {
+        split: (
+            rng.integers(0, 256, (n, *shape), np.uint8),
+            rng.integers(0, 10, n).astype(np.uint8),
+        )
+        for split, n in COUNTS[name].items()
+    }
+    globals()[f"_{name if name in ('celeb_a', 'cifar10', 'svhn_cropped') else 'idx'}"](
+        folder, arrays
+    )
     return arrays if name != "celeb_a" else {split: (x, None) for split, (x, _) in arrays.items()}
 
 
@@ -54,7 +67,9 @@ def cifar_bins(arrays):
 
 def _cifar10(folder, arrays):
     with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as archive:
-        for name, content in reversed(cifar_bins(arrays).items()):   # the order in the archive must not matter
+        for name, content in reversed(
+            cifar_bins(arrays).items()
+        ):  # the order in the archive must not matter
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
@@ -67,7 +82,8 @@ def _svhn_cropped(folder, arrays):
 
 
 def celeba_names(arrays):
-    """Split -> names of its images: numbered on from one split to the next, as the official ones are."""
+    """Split -> names of its images: numbered on from one split to the next, as the official ones
+    are."""
     at, names = 1, {}
     for split, (x, _) in arrays.items():
         names[split] = [f"{i:06d}.jpg" for i in range(at, at + len(x))]
@@ -81,7 +97,9 @@ def _celeb_a(folder, arrays):
         for number, (split, names) in enumerate(celeba_names(arrays).items()):
             for i, name in enumerate(names):
                 file = io.BytesIO()
-                arrays[split][0][i] = arrays[split][0][i, :1, :1]   # one colour: JPEG keeps it to a level or two
+                arrays[split][0][i] = arrays[split][0][
+                    i, :1, :1
+                ]  # one colour: JPEG keeps it to a level or two
                 Image.fromarray(arrays[split][0][i]).save(file, "JPEG", quality=95)
                 archive.writestr(f"img_align_celeba/{name}", file.getvalue())
                 partition.append(f"{name} {number}")
@@ -100,7 +118,8 @@ def _celeb_a(folder, arrays):
 
 
 def pass_as_official(monkeypatch, name, folder, arrays):
-    """Registers the checksums and counts of what `make` wrote, in place of the official ones, and hides this machine's data."""
+    """Registers the checksums and counts of what `make` wrote, in place of the official ones, and
+    hides this machine's data."""
     cls = builders.BUILDERS[name]
     infos = {}
     for url, info in cls.url_infos.items():
@@ -111,11 +130,17 @@ def pass_as_official(monkeypatch, name, folder, arrays):
         data_set = source.DATA_SETS[name]
         monkeypatch.setitem(data_set.counts, split, count)
     if name in idx.ADDRESSES:
-        sums = {file: hashlib.sha256(gzip.decompress((folder / f"{file}.gz").read_bytes())).hexdigest()
-                for files in idx.FILES.values() for file in files}
+        sums = {
+            file: hashlib.sha256(gzip.decompress((folder / f"{file}.gz").read_bytes())).hexdigest()
+            for files in idx.FILES.values()
+            for file in files
+        }
         monkeypatch.setitem(idx.SHA256, name, sums)
     if name == "cifar10":
-        sums = {file: (hashlib.md5(content).hexdigest(),) for file, content in cifar_bins(arrays).items()}
+        sums = {
+            file: (hashlib.md5(content).hexdigest(),)
+            for file, content in cifar_bins(arrays).items()
+        }
         monkeypatch.setattr(prepare, "CIFAR_MD5", sums)
     monkeypatch.setitem(prepare.SPACE, name, 1)
 

@@ -1,4 +1,5 @@
-"""Weights and images that are the same everywhere, without keeping them: drawn from a name's own stream of bits."""
+"""Weights and images that are the same everywhere, without keeping them: drawn from a name's own
+stream of bits."""
 
 import math
 import zlib
@@ -7,7 +8,8 @@ import numpy as np
 
 
 def normal(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns standard normal float32 values that depend on name and shape alone (Box and Muller)."""
+    """Returns standard normal float32 values that depend on name and shape alone (Box and
+    Muller)."""
     count = math.prod(shape)
     raw = np.random.Philox(zlib.crc32(name.encode())).random_raw(2 * count)
     u, v = (raw[:count] + 0.5) / 2.0**64, raw[count:] / 2.0**64
@@ -23,7 +25,7 @@ def state_dict(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
             found[name] = np.float32(0.6) + np.abs(draw)
         elif last in ("running_mean", "bias"):
             found[name] = np.float32(0.1) * draw
-        elif len(shape) == 1:   # scale of BatchNorm
+        elif len(shape) == 1:  # scale of BatchNorm
             found[name] = 1 + np.float32(0.1) * draw
         else:
             found[name] = np.float32(math.sqrt(2 / math.prod(shape[1:]))) * draw

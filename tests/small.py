@@ -15,7 +15,9 @@ EXAMPLE = types.Batch(jnp.zeros((2, *SHAPE)))
 def source(seed: int = 0, size: int = 100) -> data.Source:
     """Returns random bytes; the size is not a multiple of any batch used here."""
     rng = np.random.default_rng(seed)
-    return data.from_arrays(rng.integers(0, 256, (size, *SHAPE), dtype=np.uint8), rng.integers(0, 3, size))
+    return data.from_arrays(
+        rng.integers(0, 256, (size, *SHAPE), dtype=np.uint8), rng.integers(0, 3, size)
+    )
 
 
 def small(hidden: int = 8, **options) -> types.Model:
@@ -29,5 +31,10 @@ def one_device():
 def go(steps: int | None = 20, *, model=None, tx=None, data=None, **options) -> Fit:
     """Trains on one device with lines every 5 steps, unless told otherwise."""
     options = {"batch_size": 16, "mesh": one_device(), "log_every": 5, **options}
-    return fit(small() if model is None else model, optax.adam(1e-2) if tx is None else tx,
-               source() if data is None else data, steps=steps, **options)
+    return fit(
+        small() if model is None else model,
+        optax.adam(1e-2) if tx is None else tx,
+        source() if data is None else data,
+        steps=steps,
+        **options,
+    )

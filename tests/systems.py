@@ -1,5 +1,6 @@
-"""Three tiny systems that are no plain VAE, built on the contracts: a GAN, a flow, and a conditional VAE
-with BatchNorm whose encoder and decoder learn in turn. Tests train them; readers may start from them."""
+"""Three tiny systems that are no plain VAE, built on the contracts: a GAN, a flow, and a
+conditional VAE with BatchNorm whose encoder and decoder learn in turn. Tests train them; readers
+may start from them."""
 
 import math
 
@@ -23,7 +24,8 @@ def points(size: int = 16) -> Batch:
 
 
 def images(size: int = 16, classes: int = 3) -> Batch:
-    """Returns images [B, 4, 4, 1] in [0, 1], brighter for a higher class, and one-hot classes [B, 3]."""
+    """Returns images [B, 4, 4, 1] in [0, 1], brighter for a higher class, and one-hot classes [B,
+    3]."""
     label = jnp.arange(size) % classes
     grey = jax.random.uniform(jax.random.key(2), (size, 4, 4, 1))
     level = ((label + 1) / classes).astype(jnp.float32)[:, None, None, None]
@@ -57,14 +59,19 @@ def gan(latent_dim: int = 2) -> Model:
         rng_g, rng_d = jax.random.split(rng)
         params_g, state_g = generator.init(rng_g, jnp.zeros((batch.x.shape[0], latent_dim)))
         params_d, state_d = discriminator.init(rng_d, batch.x)
-        return {"generator": params_g, "discriminator": params_d}, {"generator": state_g, "discriminator": state_d}
+        return {"generator": params_g, "discriminator": params_d}, {
+            "generator": state_g,
+            "discriminator": state_d,
+        }
 
     def generate(params, state, rng, n, *, train):
         z = noise.normal(rng, (n, latent_dim))
         return generator.apply(params["generator"], state["generator"], z, train=train)[0]
 
     def logits(params, state, rng, x):
-        return discriminator.apply(params["discriminator"], state["discriminator"], x, rng=rng, train=True)[0]
+        return discriminator.apply(
+            params["discriminator"], state["discriminator"], x, rng=rng, train=True
+        )[0]
 
     def generator_loss(params, state, rng, batch, step, carry):
         rng_z, rng_fake = jax.random.split(rng)
@@ -74,8 +81,13 @@ def gan(latent_dim: int = 2) -> Model:
     def discriminator_loss(params, state, rng, batch, step, carry):
         rng_z, rng_real, rng_fake = jax.random.split(rng, 3)
         fake = generate(params, state, rng_z, batch.x.shape[0], train=True)
-        on_real, on_fake = logits(params, state, rng_real, batch.x), logits(params, state, rng_fake, fake)
-        return jax.nn.softplus(-on_real) + jax.nn.softplus(on_fake), Aux(state, {"real": on_real, "fake": on_fake})
+        on_real, on_fake = (
+            logits(params, state, rng_real, batch.x),
+            logits(params, state, rng_fake, fake),
+        )
+        return jax.nn.softplus(-on_real) + jax.nn.softplus(on_fake), Aux(
+            state, {"real": on_real, "fake": on_fake}
+        )
 
     def sample(params, state, rng, n, cond=None, *, stats="running"):
         return generate(params, state, rng, n, train=False)
@@ -92,7 +104,7 @@ def gan(latent_dim: int = 2) -> Model:
 
 # ---- a flow ----------------------------------------------------------------------------------
 
-COUPLING = nets.mlp((16,), 2, act="tanh")   # one coordinate -> log-scale and shift of the other
+COUPLING = nets.mlp((16,), 2, act="tanh")  # one coordinate -> log-scale and shift of the other
 
 
 def _log_scale_shift(params, a):
@@ -102,7 +114,8 @@ def _log_scale_shift(params, a):
 
 
 def to_latent(params, x):
-    """Returns z = f(x) [B, 2] and log |det df/dx| [B]; in each coupling the coordinates change places."""
+    """Returns z = f(x) [B, 2] and log |det df/dx| [B]; in each coupling the coordinates change
+    places."""
     a, b = jnp.split(x, 2, axis=-1)
     log_det = jnp.zeros(x.shape[0])
     for coupling in params["flow"]:
@@ -122,7 +135,8 @@ def to_data(params, z):
 
 
 def flow(couplings: int = 4) -> Model:
-    """Returns a flow of 2-D points with an exact density: affine couplings that take turns at the coordinates.
+    """Returns a flow of 2-D points with an exact density: affine couplings that take turns at the
+    coordinates.
 
         z_b = x_b exp(s(x_a)) + t(x_a),   log p(x) = log N(z; 0, I) + sum of s,   loss = -log p(x)
 
@@ -163,21 +177,29 @@ class NormalisedMLP(nn.Module):
 
 
 def alternating_vae(shape: tuple[int, ...] = (4, 4, 1), latent_dim: int = 2) -> Model:
-    """Returns a conditional VAE with BatchNorm in both nets: each step moves the encoder, then the decoder.
+    """Returns a conditional VAE with BatchNorm in both nets: each step moves the encoder, then the
+    decoder.
 
     The encoder's loss is the negative ELBO; the decoder's is rec alone, at the latents that the
     encoder drew before it moved, which the first objective carries to the second. Every pass in
     training mode updates its net's running averages, in the order of the passes.
     """
-    encoder, decoder = from_linen(NormalisedMLP((2 * latent_dim,))), from_linen(NormalisedMLP(shape))
+    encoder, decoder = (
+        from_linen(NormalisedMLP((2 * latent_dim,))),
+        from_linen(NormalisedMLP(shape)),
+    )
     whole = vae(encoder, decoder, latent_dim=latent_dim)
 
     def reconstruct(params, state, z, batch):
-        logits, new = decoder.apply(params["decoder"], state["decoder"], z, cond=batch.cond, train=True)
+        logits, new = decoder.apply(
+            params["decoder"], state["decoder"], z, cond=batch.cond, train=True
+        )
         return -distributions.log_prob(Bernoulli(logits), batch.x), {**state, "decoder": new}
 
     def encoder_loss(params, state, rng, batch, step, carry):
-        output, new = encoder.apply(params["encoder"], state["encoder"], batch.x, cond=batch.cond, train=True)
+        output, new = encoder.apply(
+            params["encoder"], state["encoder"], batch.x, cond=batch.cond, train=True
+        )
         q = distributions.posterior("normal").build(output)
         z = distributions.sample(rng, q)
         rec, state = reconstruct(params, {**state, "encoder": new}, z, batch)
@@ -196,4 +218,8 @@ def alternating_vae(shape: tuple[int, ...] = (4, 4, 1), latent_dim: int = 2) -> 
     )
 
 
-SYSTEMS = {"gan": (gan, points), "flow": (flow, points), "alternating_vae": (alternating_vae, images)}
+SYSTEMS = {
+    "gan": (gan, points),
+    "flow": (flow, points),
+    "alternating_vae": (alternating_vae, images),
+}

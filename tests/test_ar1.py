@@ -1,4 +1,5 @@
-"""The AR(1) normal and its two relatives against dense matrices in float64, Monte Carlo and finite differences."""
+"""The AR(1) normal and its two relatives against dense matrices in float64, Monte Carlo and finite
+differences."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,12 @@ def dense_kl(mean: np.ndarray, cov: np.ndarray) -> float:
 
 def parameters(d: int, rho: float, b: int = 3):
     rng = np.random.default_rng(d)
-    return rng.normal(size=(b, d)), np.full((b, 1), rho), rng.normal(size=(b, 1)), rng.normal(size=(b, d))
+    return (
+        rng.normal(size=(b, d)),
+        np.full((b, 1), rho),
+        rng.normal(size=(b, 1)),
+        rng.normal(size=(b, d)),
+    )
 
 
 @pytest.mark.parametrize("d", DIMS)
@@ -48,17 +54,25 @@ def test_kl_and_log_prob_are_the_dense_ones_in_float64(kind, d):
             q = kind(*map(jnp.asarray, (mean, r, logvar)))
             kl, log_prob = np.asarray(q.kl()), np.asarray(q.log_prob(jnp.asarray(x)))
         covs = [dense(kind, rho, v, d) for v in logvar[:, 0]]
-        np.testing.assert_allclose(kl, [dense_kl(m, c) for m, c in zip(mean, covs, strict=True)], rtol=1e-9)
+        np.testing.assert_allclose(
+            kl, [dense_kl(m, c) for m, c in zip(mean, covs, strict=True)], rtol=1e-9
+        )
         e = x - mean
-        want = [-0.5 * (v @ np.linalg.solve(c, v) + np.linalg.slogdet(c)[1] + d * np.log(2 * np.pi))
-                for v, c in zip(e, covs, strict=True)]
+        want = [
+            -0.5 * (v @ np.linalg.solve(c, v) + np.linalg.slogdet(c)[1] + d * np.log(2 * np.pi))
+            for v, c in zip(e, covs, strict=True)
+        ]
         np.testing.assert_allclose(log_prob, want, rtol=1e-9)
 
 
 def test_log_prob_is_scipys():
     mean, r, logvar, x = parameters(5, 0.7, b=1)
-    want = scipy.stats.multivariate_normal(mean[0], dense(AR1Normal, 0.7, logvar[0, 0], 5)).logpdf(x[0])
-    have = AR1Normal(*(jnp.asarray(v, jnp.float32) for v in (mean, r, logvar))).log_prob(jnp.asarray(x, jnp.float32))
+    want = scipy.stats.multivariate_normal(mean[0], dense(AR1Normal, 0.7, logvar[0, 0], 5)).logpdf(
+        x[0]
+    )
+    have = AR1Normal(*(jnp.asarray(v, jnp.float32) for v in (mean, r, logvar))).log_prob(
+        jnp.asarray(x, jnp.float32)
+    )
     np.testing.assert_allclose(have, [want], rtol=1e-5)
 
 
@@ -69,7 +83,8 @@ def test_samples_have_the_covariance(kind, rho):
     q = kind(jnp.full((n, d), 2.0), jnp.full((n, 1), rho), jnp.full((n, 1), logvar))
     z = np.asarray(distributions.sample(jax.random.key(0), q), np.float64)
     cov = dense(kind, rho, logvar, d)
-    # a sample covariance of Gaussians has variance (c_ii c_jj + c_ij^2) / n; 55 numbers, so 4.5 of them
+    # a sample covariance of Gaussians has variance (c_ii c_jj + c_ij^2) / n; 55 numbers, so 4.5 of
+    # them
     error = np.sqrt((np.outer(np.diag(cov), np.diag(cov)) + cov**2) / n)
     assert np.all(np.abs(np.cov(z.T) - cov) < 4.5 * error)
     assert np.all(np.abs(z.mean(axis=0) - 2.0) < 4.5 * np.sqrt(np.diag(cov) / n))
@@ -81,7 +96,9 @@ def test_kl_is_its_monte_carlo_estimate(kind):
     mean, r, logvar, _ = parameters(6, 0.8, b=1)
     q = kind(*(jnp.tile(jnp.asarray(v, jnp.float32), (n, 1)) for v in (mean, r, logvar)))
     z = distributions.sample(jax.random.key(1), q)
-    ratio = np.asarray(q.log_prob(z) - Normal(jnp.zeros_like(z), jnp.zeros(())).log_prob(z), np.float64)
+    ratio = np.asarray(
+        q.log_prob(z) - Normal(jnp.zeros_like(z), jnp.zeros(())).log_prob(z), np.float64
+    )
     assert abs(ratio.mean() - float(q.kl()[0])) < 4.0 * ratio.std() / np.sqrt(n)
 
 
@@ -91,7 +108,9 @@ def test_rho_zero_is_the_normal_to_the_bit(d):
     q, p, rng = AR1Normal(mean, r, logvar), Normal(mean, logvar), jax.random.key(3)
     np.testing.assert_array_equal(q.sample(rng), p.sample(rng))
     np.testing.assert_array_equal(q.kl(), p.kl())
-    np.testing.assert_array_equal(q.log_prob(x), Normal(jnp.zeros_like(x), logvar).log_prob(x - mean))
+    np.testing.assert_array_equal(
+        q.log_prob(x), Normal(jnp.zeros_like(x), logvar).log_prob(x - mean)
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,8 +131,13 @@ def test_gradients_are_finite_differences_in_float64(kind, rho):
             for i, grad in enumerate(grads):
                 at = np.zeros(values[i].shape)
                 at[1, -1] = h
-                up, down = (float(f(*values[:i], values[i] + sign * at, *values[i + 1:])) for sign in (1.0, -1.0))
-                np.testing.assert_allclose(grad[1, -1], (up - down) / (2 * h), rtol=1e-5, atol=1e-7, err_msg=f"{name}, {i}")
+                up, down = (
+                    float(f(*values[:i], values[i] + sign * at, *values[i + 1 :]))
+                    for sign in (1.0, -1.0)
+                )
+                np.testing.assert_allclose(
+                    grad[1, -1], (up - down) / (2 * h), rtol=1e-5, atol=1e-7, err_msg=f"{name}, {i}"
+                )
 
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
@@ -125,7 +149,11 @@ def test_float32_is_finite_and_right_up_to_the_last_rho(kind, sign):
 
     def everything(*v):
         q = kind(*v)
-        return jnp.sum(q.kl()) + 1e-6 * jnp.sum(q.log_prob(jnp.asarray(x, jnp.float32))) + jnp.sum(q.sample(jax.random.key(0)))
+        return (
+            jnp.sum(q.kl())
+            + 1e-6 * jnp.sum(q.log_prob(jnp.asarray(x, jnp.float32)))
+            + jnp.sum(q.sample(jax.random.key(0)))
+        )
 
     value, grads = jax.value_and_grad(everything, (0, 1, 2))(*single)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, grads)))
@@ -160,16 +188,26 @@ def test_the_recursion_does_not_drift_at_the_last_rho():
 def test_penalties_by_hand():
     d, b = 4, 5
     rng = np.random.default_rng(2)
-    mean, rho, logvar = rng.normal(size=(b, d)), rng.uniform(-0.9, 0.9, (b, 1)), rng.normal(size=(b, 1))
+    mean, rho, logvar = (
+        rng.normal(size=(b, d)),
+        rng.uniform(-0.9, 0.9, (b, 1)),
+        rng.normal(size=(b, 1)),
+    )
     of_mean = 0.5 * (mean**2).sum(axis=1)
     rest = 0.5 * (-d * logvar - (d - 1) * np.log(1 - rho**2) + d * (np.exp(logvar) - 1))[:, 0]
     single = [jnp.asarray(v, jnp.float32) for v in (mean, rho, logvar)]
     z = jnp.zeros((b, d))
-    np.testing.assert_allclose(distributions.penalty(AR1Normal(*single), z), of_mean + rest, rtol=1e-5)
-    np.testing.assert_allclose(distributions.penalty(ReadmeAR1(*single), z), of_mean + rest, rtol=1e-5)
+    np.testing.assert_allclose(
+        distributions.penalty(AR1Normal(*single), z), of_mean + rest, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        distributions.penalty(ReadmeAR1(*single), z), of_mean + rest, rtol=1e-5
+    )
     released = distributions.penalty(ReleasedAR1(*single), z)
     np.testing.assert_allclose(released, of_mean + rest / b, rtol=1e-5)
-    np.testing.assert_allclose(distributions.penalty(ReleasedAR1(*single), z, 128), of_mean + rest / 128, rtol=1e-5)
+    np.testing.assert_allclose(
+        distributions.penalty(ReleasedAR1(*single), z, 128), of_mean + rest / 128, rtol=1e-5
+    )
     # the sum over the batch, as the released code writes it; it lacks (1 - 1/B) of the second part
     total = np.asarray(released, np.float64).sum()
     np.testing.assert_allclose(total, of_mean.sum() + rest.mean(), rtol=1e-5)
@@ -180,12 +218,16 @@ def test_the_released_divisor_is_the_global_batch_under_pmap():
     mean, rho, logvar, _ = (jnp.asarray(v, jnp.float32) for v in parameters(3, 0.5, b=16))
     one = distributions.penalty(ReleasedAR1(mean, rho, logvar), mean)
     cut = [v.reshape(8, 2, -1) for v in (mean, rho, logvar)]
-    many = jax.pmap(lambda *v: distributions.penalty(ReleasedAR1(*v), v[0]), axis_name=distributions.parallel.AXIS)(*cut)
+    many = jax.pmap(
+        lambda *v: distributions.penalty(ReleasedAR1(*v), v[0]),
+        axis_name=distributions.parallel.AXIS,
+    )(*cut)
     np.testing.assert_allclose(many.reshape(-1), one, rtol=1e-6)
 
 
 def test_in_two_dimensions_ar1_is_a_rotated_normal():
-    """Eigenvectors (1, 1) and (1, -1) whatever rho: the family is the diagonal one in a fixed basis, so it can gain nothing."""
+    """Eigenvectors (1, 1) and (1, -1) whatever rho: the family is the diagonal one in a fixed
+    basis, so it can gain nothing."""
     rho, logvar = 0.8, -0.3
     rotation = np.array([[1.0, 1.0], [1.0, -1.0]]) / np.sqrt(2.0)
     rotated = rotation @ dense(AR1Normal, rho, logvar, 2) @ rotation.T
@@ -204,7 +246,10 @@ def test_the_ar1_posterior_reads_mean_rho_logvar():
     np.testing.assert_allclose(dist.rho[:, 0], [np.tanh(0.5), distributions.MAX_RHO], rtol=1e-6)
     np.testing.assert_array_equal(dist.logvar[:, 0], [-1.0, 0.0])
     np.testing.assert_array_equal(distributions.metrics(dist)["rho_saturated"], [0.0, 1.0])
-    kinds = [type(distributions.posterior(name).build(jnp.zeros((1, 5)))) for name in ("ar1-readme", "ar1-released")]
+    kinds = [
+        type(distributions.posterior(name).build(jnp.zeros((1, 5))))
+        for name in ("ar1-readme", "ar1-released")
+    ]
     assert kinds == [ReadmeAR1, ReleasedAR1]
 
 
@@ -225,9 +270,15 @@ def test_rho_outside_is_refused(kind, rho):
         q.log_prob(jnp.zeros((2, 3)))
 
 
-@pytest.mark.parametrize("shapes", [
-    ((2, 3), (2,), (2, 1)), ((2, 3), (2, 1), (2, 3)), ((2, 0), (2, 1), (2, 1)), ((3,), (2, 1), (2, 1)),
-])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((2, 3), (2,), (2, 1)),
+        ((2, 3), (2, 1), (2, 3)),
+        ((2, 0), (2, 1), (2, 1)),
+        ((3,), (2, 1), (2, 1)),
+    ],
+)
 def test_wrong_shapes_are_refused(shapes):
     with pytest.raises(UserError, match="mean \\[B, D\\]"):
         AR1Normal(*map(jnp.zeros, shapes)).kl()
@@ -243,6 +294,9 @@ def test_both_forms_of_the_recursion_agree():
     for d in (1, 2, 7, 64):
         rho = jax.random.uniform(jax.random.key(d), (5, 1), minval=-0.99, maxval=0.99)
         e = jax.random.normal(jax.random.key(d + 1), (5, d))
-        scanned, doubled = distributions.recursion_by_scan(rho, e), distributions.recursion_by_doubling(rho, e)
+        scanned, doubled = (
+            distributions.recursion_by_scan(rho, e),
+            distributions.recursion_by_doubling(rho, e),
+        )
         np.testing.assert_allclose(scanned, doubled, rtol=2e-5, atol=2e-5)
         np.testing.assert_array_equal(distributions.recursion(rho, e), scanned)

@@ -26,13 +26,25 @@ def flip_a_byte(folder, step):
 
 
 def test_fingerprint_sees_any_bit_of_any_type_and_no_device():
-    tree = {"f": jnp.arange(6.0), "h": jnp.ones(3, jnp.bfloat16), "i": jnp.arange(3), "b": jnp.array([True, False]),
-            "k": jax.random.key(0), "s": jnp.zeros(())}
+    tree = {
+        "f": jnp.arange(6.0),
+        "h": jnp.ones(3, jnp.bfloat16),
+        "i": jnp.arange(3),
+        "b": jnp.array([True, False]),
+        "k": jax.random.key(0),
+        "s": jnp.zeros(()),
+    }
     marks, finite = checkpoint.fingerprint(tree)
     assert finite
     assert len(marks) == 6
-    changes = {"f": tree["f"].at[4].set(np.nextafter(np.float32(4), np.float32(5))), "h": tree["h"].at[0].set(1.0078125),
-               "i": tree["i"].at[2].set(1), "b": tree["b"].at[1].set(True), "k": jax.random.key(1), "s": jnp.full((), -0.0)}
+    changes = {
+        "f": tree["f"].at[4].set(np.nextafter(np.float32(4), np.float32(5))),
+        "h": tree["h"].at[0].set(1.0078125),
+        "i": tree["i"].at[2].set(1),
+        "b": tree["b"].at[1].set(True),
+        "k": jax.random.key(1),
+        "s": jnp.full((), -0.0),
+    }
     for name, value in changes.items():
         other, _ = checkpoint.fingerprint({**tree, name: value})
         assert sum(a != b for a, b in zip(marks, other, strict=True)) == 1, name
@@ -44,13 +56,17 @@ def test_fingerprint_sees_any_bit_of_any_type_and_no_device():
 
 
 def test_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path, capsys):
-    options = {"model": small(200), "save_every": 5}   # arrays large enough for a file of their own
+    options = {"model": small(200), "save_every": 5}  # arrays large enough for a file of their own
     whole = go(workdir=tmp_path / "whole", **options)
     go(10, workdir=tmp_path / "run", **options)
     flip_a_byte(tmp_path / "run", 10)
     result = go(workdir=tmp_path / "run", **options)
     assert "checkpoint 10 in" in capsys.readouterr().out
-    for a, b in zip(jax.tree.leaves(whole.train_state.params), jax.tree.leaves(result.train_state.params), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(whole.train_state.params),
+        jax.tree.leaves(result.train_state.params),
+        strict=True,
+    ):
         np.testing.assert_array_equal(a, b)
 
 
@@ -68,9 +84,13 @@ def test_where_all_are_damaged_nothing_is_overwritten(tmp_path):
     go(10, workdir=tmp_path, **options)
     flip_a_byte(tmp_path, 10)
     log = (tmp_path / "metrics.jsonl").read_bytes()
-    with pytest.raises(UserError, match="checkpoint 10 in .* has changed since it was saved, and there is no other"):
+    with pytest.raises(
+        UserError, match="checkpoint 10 in .* has changed since it was saved, and there is no other"
+    ):
         go(workdir=tmp_path, **options)
-    with pytest.raises(UserError, match="checkpoint 10 in .* has changed since it was saved: load another"):
+    with pytest.raises(
+        UserError, match="checkpoint 10 in .* has changed since it was saved: load another"
+    ):
         run.load(tmp_path, model=small(200), example=EXAMPLE)
     assert (tmp_path / "metrics.jsonl").read_bytes() == log
     assert Checkpoints(tmp_path / "checkpoints", read_only=True).steps() == [10]
@@ -100,7 +120,10 @@ def test_load_needs_a_run_a_checkpoint_and_a_step_that_is_there(tmp_path):
 def test_full_disk_is_one_line_before_anything_is_written(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=0)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match=r"cannot write to .*: a checkpoint takes up to 1.0 MiB, and 0.0 MiB are free"):
+    with pytest.raises(
+        UserError,
+        match=r"cannot write to .*: a checkpoint takes up to 1.0 MiB, and 0.0 MiB are free",
+    ):
         go(10, workdir=tmp_path, save_every=5)
     assert Checkpoints(tmp_path / "checkpoints", read_only=True).steps() == []
 

@@ -39,7 +39,7 @@ def test_normal_log_prob():
 def test_normal_log_prob_sums_over_every_axis_but_the_batch():
     x = np.random.default_rng(0).normal(size=(2, 4, 3, 2))
     mean = np.zeros_like(x)
-    have = Normal(single(mean), single(0.4)).log_prob(single(x))   # one variance for all pixels
+    have = Normal(single(mean), single(0.4)).log_prob(single(x))  # one variance for all pixels
     want = scipy.stats.norm(0.0, np.exp(0.2)).logpdf(x).reshape(2, -1).sum(axis=1)
     np.testing.assert_allclose(have, want, rtol=1e-5)
 
@@ -54,14 +54,18 @@ def test_normal_kl_is_the_integral_of_its_definition():
     mean, logvar = 0.8, -1.1
     q, p = scipy.stats.norm(mean, np.exp(0.5 * logvar)), scipy.stats.norm()
     want, _ = scipy.integrate.quad(lambda z: q.pdf(z) * (q.logpdf(z) - p.logpdf(z)), -10, 10)
-    np.testing.assert_allclose(distributions.kl(Normal(single([[mean]]), single([[logvar]]))), [want], rtol=1e-5)
+    np.testing.assert_allclose(
+        distributions.kl(Normal(single([[mean]]), single([[logvar]]))), [want], rtol=1e-5
+    )
 
 
 def test_normal_kl_by_monte_carlo():
     n = 200_000
     q = Normal(jnp.tile(single(MEAN[:1]), (n, 1)), jnp.tile(single(LOGVAR[:1]), (n, 1)))
     z = distributions.sample(jax.random.key(0), q)
-    ratio = np.asarray(q.log_prob(z) - Normal(jnp.zeros_like(z), jnp.zeros(())).log_prob(z), np.float64)
+    ratio = np.asarray(
+        q.log_prob(z) - Normal(jnp.zeros_like(z), jnp.zeros(())).log_prob(z), np.float64
+    )
     error = ratio.std() / np.sqrt(n)
     assert error < 0.02
     assert abs(ratio.mean() - float(normal().kl()[0])) < 4.0 * error
@@ -73,7 +77,9 @@ def test_normal_kl_of_the_prior_is_zero():
 
 def test_normal_samples_have_its_moments():
     n = 100_000
-    z = np.asarray(Normal(jnp.full((n, 1), 3.0), jnp.full((n, 1), -2.0)).sample(jax.random.key(1)), np.float64)
+    z = np.asarray(
+        Normal(jnp.full((n, 1), 3.0), jnp.full((n, 1), -2.0)).sample(jax.random.key(1)), np.float64
+    )
     sd = np.exp(-1.0)
     assert abs(z.mean() - 3.0) < 4.0 * sd / np.sqrt(n)
     assert abs(z.std() - sd) < 4.0 * sd / np.sqrt(2 * n)
@@ -94,26 +100,34 @@ def test_normal_samples_are_reparametrised():
 # ---- Bernoulli -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pixels", [[0.0, 1.0, 1.0, 0.0], [0.2, 0.9, 0.5, 0.0]], ids=["binary", "grey"])
+@pytest.mark.parametrize(
+    "pixels", [[0.0, 1.0, 1.0, 0.0], [0.2, 0.9, 0.5, 0.0]], ids=["binary", "grey"]
+)
 def test_bernoulli_log_prob(pixels):
     logits, x = np.array([[-2.0, 0.3, 5.0, 0.0]]), np.array([pixels])
     p = scipy.special.expit(logits)
     want = (x * np.log(p) + (1.0 - x) * np.log1p(-p)).sum(axis=1)
-    np.testing.assert_allclose(distributions.log_prob(Bernoulli(single(logits)), single(x)), want, rtol=1e-5)
+    np.testing.assert_allclose(
+        distributions.log_prob(Bernoulli(single(logits)), single(x)), want, rtol=1e-5
+    )
     grads = jax.grad(lambda at: jnp.sum(Bernoulli(at).log_prob(single(x))))(single(logits))
-    np.testing.assert_allclose(grads, x - p, rtol=1e-5, atol=1e-6)   # at logit 0 as well
+    np.testing.assert_allclose(grads, x - p, rtol=1e-5, atol=1e-6)  # at logit 0 as well
 
 
 def test_bernoulli_at_logit_zero_costs_log_2_a_pixel():
     x = single(np.random.default_rng(0).uniform(size=(3, 5, 5, 1)))
-    np.testing.assert_allclose(Bernoulli(jnp.zeros_like(x)).log_prob(x), np.full(3, -25 * np.log(2.0)), rtol=1e-6)
+    np.testing.assert_allclose(
+        Bernoulli(jnp.zeros_like(x)).log_prob(x), np.full(3, -25 * np.log(2.0)), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("logit", [1e2, 1e4, 1e30])
 def test_bernoulli_with_extreme_logits_is_finite_and_right(logit):
     logits = single([[logit], [-logit], [logit], [-logit]])
     x = single([[1.0], [0.0], [0.0], [1.0]])
-    np.testing.assert_allclose(Bernoulli(logits).log_prob(x), [0.0, 0.0, -logit, -logit], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        Bernoulli(logits).log_prob(x), [0.0, 0.0, -logit, -logit], rtol=1e-6, atol=1e-6
+    )
     grads = jax.grad(lambda at: jnp.sum(Bernoulli(at).log_prob(x)))(logits)
     np.testing.assert_allclose(grads, [[0.0], [0.0], [-1.0], [1.0]], atol=1e-6)
 
@@ -131,10 +145,15 @@ def test_bernoulli_mean_and_samples():
 # ---- shapes and names ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dist", [Normal(jnp.zeros((4, 3)), jnp.zeros(())), Bernoulli(jnp.zeros((4, 3)))])
+@pytest.mark.parametrize(
+    "dist", [Normal(jnp.zeros((4, 3)), jnp.zeros(())), Bernoulli(jnp.zeros((4, 3)))]
+)
 @pytest.mark.parametrize("shape", [(4, 2), (4, 3, 1), (1, 3)])
 def test_x_must_have_the_shape_of_the_distribution(dist, shape):
-    with pytest.raises(UserError, match=rf"{type(dist).__name__}.log_prob: x has shape .*, the distribution \(4, 3\)"):
+    with pytest.raises(
+        UserError,
+        match=rf"{type(dist).__name__}.log_prob: x has shape .*, the distribution \(4, 3\)",
+    ):
         distributions.log_prob(dist, jnp.zeros(shape))
 
 
@@ -147,7 +166,9 @@ def test_the_normal_posterior_reads_means_then_log_variances():
 
 
 def test_a_posterior_of_ones_own_is_taken_as_it_is():
-    own = Posterior(size=lambda latent_dim: latent_dim, build=lambda output: Normal(output, jnp.zeros(())))
+    own = Posterior(
+        size=lambda latent_dim: latent_dim, build=lambda output: Normal(output, jnp.zeros(()))
+    )
     assert distributions.posterior(own) is own
 
 

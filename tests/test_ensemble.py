@@ -1,4 +1,5 @@
-"""Ensembles against single runs of `fit`, in every mode, with members that fail, phases, resume and bad input."""
+"""Ensembles against single runs of `fit`, in every mode, with members that fail, phases, resume and
+bad input."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,13 @@ def plain(**hyper):
 
 
 def train(build=plain, data=TOY, *, seeds=(0, 1), steps=9, **options):
-    options = {"batch_size": 16, "log_every": 5, "steps_per_call": 4, "mesh": one_device(), **options}
+    options = {
+        "batch_size": 16,
+        "log_every": 5,
+        "steps_per_call": 4,
+        "mesh": one_device(),
+        **options,
+    }
     return train_ensemble(build, TX, data, seeds=seeds, steps=steps, **options)
 
 
@@ -34,7 +41,17 @@ def alone(build, seed, name="8gaussians", steps=9, **hyper):
     data, preprocess = toy2d.generated(name)
     model = build(**hyper)
     steps = steps if hasattr(model, "objectives") else None
-    return fit(model, TX, data, preprocess=preprocess, steps=steps, batch_size=16, seed=seed, mesh=one_device(), log_every=5)
+    return fit(
+        model,
+        TX,
+        data,
+        preprocess=preprocess,
+        steps=steps,
+        batch_size=16,
+        seed=seed,
+        mesh=one_device(),
+        log_every=5,
+    )
 
 
 def leaves(train_state):
@@ -57,7 +74,10 @@ HYPER = {"beta_rec": [0.6, 0.9], "beta_kl": [0.2, 1.5]}
 @pytest.fixture(scope="module")
 def singles():
     """The runs of `fit` that members 1 and 2 must equal."""
-    return {i: alone(plain, seed=1 - i // 2, **{name: v[i // 2] for name, v in HYPER.items()}) for i in (1, 2)}
+    return {
+        i: alone(plain, seed=1 - i // 2, **{name: v[i // 2] for name, v in HYPER.items()})
+        for i in (1, 2)
+    }
 
 
 @pytest.mark.parametrize("mode", ["vmap", "map", "unroll", None])
@@ -83,16 +103,26 @@ def test_phases_and_data_by_setting():
         return [Phase(plain(**hyper), 3), Phase(tiny(**hyper), 6)]
 
     draws = [toy2d.toy(name).draw for name in ("8gaussians", "rings")]
-    found = train(build, draws, seeds=[5], steps=None, hyper={"data": [0, 1, 1], "beta_kl": [0.2, 0.2, 0.7]}, members="vmap")
+    found = train(
+        build,
+        draws,
+        seeds=[5],
+        steps=None,
+        hyper={"data": [0, 1, 1], "beta_kl": [0.2, 0.2, 0.7]},
+        members="vmap",
+    )
     assert set(found.metrics[0]) >= {"encoder_loss", "decoder_loss"}
     for i, name in ((0, "8gaussians"), (2, "rings")):
-        assert_close(member(found, i), alone(build, 5, name, steps=None, beta_kl=found.settings[i]["beta_kl"]).train_state)
+        assert_close(
+            member(found, i),
+            alone(build, 5, name, steps=None, beta_kl=found.settings[i]["beta_kl"]).train_state,
+        )
 
 
 def test_members_are_spread_over_the_devices():
     assert jax.device_count() == 8
     single = train(seeds=range(8))
-    for size in (8, 3):   # three members take three of the eight
+    for size in (8, 3):  # three members take three of the eight
         spread = train(seeds=range(size), mesh=parallel.make_mesh())
         assert len(jax.tree.leaves(spread.train_state.params)[0].sharding.device_set) == size
         assert_close(spread.train_state, jax.tree.map(lambda x, n=size: x[:n], single.train_state))
@@ -105,25 +135,38 @@ def explosive(scale):
 
     def loss(params, state, rng, batch, step, carry):
         value, aux = objective.loss(params, state, rng, batch, step, carry)
-        return value + jnp.where(step >= 6, jnp.log(-scale), 0.0), aux   # nan for a scale above zero
+        return value + jnp.where(step >= 6, jnp.log(-scale), 0.0), aux  # nan for a scale above zero
 
     return model._replace(objectives=(objective._replace(loss=loss),))
 
 
 @pytest.mark.parametrize("mode", ["vmap", "map", "unroll"])
 def test_a_member_that_fails_is_frozen_and_the_others_go_on(tmp_path, mode):
-    found = train(explosive, seeds=[0], hyper={"scale": [-1.0, 1.0, -1.0]}, members=mode, workdir=tmp_path)
+    found = train(
+        explosive, seeds=[0], hyper={"scale": [-1.0, 1.0, -1.0]}, members=mode, workdir=tmp_path
+    )
     assert found.frozen == {1: (6, ["loss"])}
     assert_same(member(found, 0), member(found, 2))
     assert int(member(found, 0).step) == 9
     last_good = int(member(found, 1).step)
-    assert last_good == {"vmap": 5, "map": 5, "unroll": 6}[mode]   # the beginning of the call in which it failed
-    assert_close(member(found, 1), member(train(explosive, seeds=[0], hyper={"scale": [-1.0]}, steps=last_good), 0))
+    assert (
+        last_good == {"vmap": 5, "map": 5, "unroll": 6}[mode]
+    )  # the beginning of the call in which it failed
+    assert_close(
+        member(found, 1),
+        member(train(explosive, seeds=[0], hyper={"scale": [-1.0]}, steps=last_good), 0),
+    )
     lines = writers.read(tmp_path / "metrics.jsonl")
     assert [line for line in lines if line["split"] == "frozen"] == [
-        {"step": 9, "split": "frozen", "member": 1, "at": 6, "not_finite": ["loss"]}]
-    assert [line["member"] for line in lines if line["split"] == "train" and line["step"] == 9] == [0, 2]
-    again = train(explosive, seeds=[0], hyper={"scale": [-1.0, 1.0, -1.0]}, members=mode, workdir=tmp_path)
+        {"step": 9, "split": "frozen", "member": 1, "at": 6, "not_finite": ["loss"]}
+    ]
+    assert [line["member"] for line in lines if line["split"] == "train" and line["step"] == 9] == [
+        0,
+        2,
+    ]
+    again = train(
+        explosive, seeds=[0], hyper={"scale": [-1.0, 1.0, -1.0]}, members=mode, workdir=tmp_path
+    )
     assert again.frozen == found.frozen
     assert_same(again.train_state, found.train_state)
 
@@ -136,7 +179,9 @@ def test_gradients_that_are_not_finite_freeze_a_member_too():
         def loss(params, state, rng, batch, step, carry):
             value, aux = objective.loss(params, state, rng, batch, step, carry)
             w = params["decoder"]["Dense_0"]["bias"][0]
-            return value + (w - jax.lax.stop_gradient(w)) * size * size, aux   # a gradient of infinity, a value of 0
+            return value + (
+                w - jax.lax.stop_gradient(w)
+            ) * size * size, aux  # a gradient of infinity, a value of 0
 
         return model._replace(objectives=(objective._replace(loss=loss),))
 
@@ -156,7 +201,7 @@ def test_resume_gives_the_bits_of_a_run_that_never_stopped(tmp_path):
         import os
         import signal
 
-        if step in (5, 11):   # 11 is the last one
+        if step in (5, 11):  # 11 is the last one
             os.kill(os.getpid(), signal.SIGTERM)
 
     for _ in range(2):
@@ -171,29 +216,38 @@ def test_resume_gives_the_bits_of_a_run_that_never_stopped(tmp_path):
         train(build, workdir=tmp_path / "cut", **{**options, "hyper": {"beta_kl": [0.2, 0.8]}})
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"seeds": []}, "seeds must be different whole numbers, at least one"),
-    ({"seeds": [1, 1]}, "seeds must be different"),
-    ({"seeds": [-1]}, "a seed must be at least 0"),
-    ({"seeds": [0, 2**32]}, r"a seed must be below 2\*\*32"),   # it would be trained as seed 0
-    ({"hyper": {"beta_kl": [1.0, 2.0], "beta_neg": [1.0]}}, "one length, .*: beta_kl has 2, beta_neg has 1"),
-    ({"seeds": 3}, "seeds must be a list, one value for each, not 3"),
-    ({"hyper": {"beta_kl": 0.5}}, "hyper-parameter beta_kl must be a list"),
-    ({"hyper": {"beta_kl": []}}, "one length, .*: beta_kl has 0"),
-    ({"hyper": {"beta_kl": [1.0, -2.0]}}, "beta_kl must be at least 0, not -2"),
-    ({"hyper": {"beta_kl": [1.0, float("nan")]}}, "hyper-parameter beta_kl must be finite"),
-    ({"members": "pmap"}, "unknown members 'pmap'. Did you mean 'map'"),
-    ({"steps": None}, "give steps where build returns a model"),
-    ({"steps": 0}, "steps must be at least 1"),
-    ({"batch_size": 0}, "batch_size must be at least 1"),
-    ({"hyper": {"data": [0]}}, r"hyper\['data'\] chooses from a list"),
-    ({"data": [TOY]}, 'say which of it each setting takes with hyper'),
-    ({"data": [TOY], "hyper": {"data": [1]}}, r'hyper\["data"\] is 1, but data holds 1 functions'),
-    ({"data": 3}, r"data must be a function \(rng, n\) -> x"),
-    ({"data": lambda rng, n: jnp.zeros((n + 1, 2))}, "they must be one shape"),
-    ({"preprocess": lambda rng, examples: None}, "preprocess belongs to a Source"),
-    ({"data": source()._replace(arrays=None)}, "is streamed: an ensemble needs"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": []}, "seeds must be different whole numbers, at least one"),
+        ({"seeds": [1, 1]}, "seeds must be different"),
+        ({"seeds": [-1]}, "a seed must be at least 0"),
+        ({"seeds": [0, 2**32]}, r"a seed must be below 2\*\*32"),  # it would be trained as seed 0
+        (
+            {"hyper": {"beta_kl": [1.0, 2.0], "beta_neg": [1.0]}},
+            "one length, .*: beta_kl has 2, beta_neg has 1",
+        ),
+        ({"seeds": 3}, "seeds must be a list, one value for each, not 3"),
+        ({"hyper": {"beta_kl": 0.5}}, "hyper-parameter beta_kl must be a list"),
+        ({"hyper": {"beta_kl": []}}, "one length, .*: beta_kl has 0"),
+        ({"hyper": {"beta_kl": [1.0, -2.0]}}, "beta_kl must be at least 0, not -2"),
+        ({"hyper": {"beta_kl": [1.0, float("nan")]}}, "hyper-parameter beta_kl must be finite"),
+        ({"members": "pmap"}, "unknown members 'pmap'. Did you mean 'map'"),
+        ({"steps": None}, "give steps where build returns a model"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"hyper": {"data": [0]}}, r"hyper\['data'\] chooses from a list"),
+        ({"data": [TOY]}, "say which of it each setting takes with hyper"),
+        (
+            {"data": [TOY], "hyper": {"data": [1]}},
+            r'hyper\["data"\] is 1, but data holds 1 functions',
+        ),
+        ({"data": 3}, r"data must be a function \(rng, n\) -> x"),
+        ({"data": lambda rng, n: jnp.zeros((n + 1, 2))}, "they must be one shape"),
+        ({"preprocess": lambda rng, examples: None}, "preprocess belongs to a Source"),
+        ({"data": source()._replace(arrays=None)}, "is streamed: an ensemble needs"),
+    ],
+)
 def test_what_it_refuses(options, message):
     with pytest.raises(UserError, match=message):
         train(**options)

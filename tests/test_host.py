@@ -31,10 +31,20 @@ print(done, min(faults), float(value).hex())
 
 
 def run(code: str, *args: str, **env: str) -> list[str]:
-    """Returns what `code` prints, in a process of its own whose allocator nobody has set, on the CPU unless `env` says else."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "JAX_")) and k != "GLIBC_TUNABLES"}
-    return subprocess.run([sys.executable, "-W", "error", "-c", code, *args], env={**clean, "JAX_PLATFORMS": "cpu", **env},
-                          capture_output=True, text=True, check=True).stdout.split()
+    """Returns what `code` prints, in a process of its own whose allocator nobody has set, on the
+    CPU unless `env` says else."""
+    clean = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("MALLOC_", "JAX_")) and k != "GLIBC_TUNABLES"
+    }
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *args],
+        env={**clean, "JAX_PLATFORMS": "cpu", **env},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
 
 
 @glibc
@@ -49,30 +59,50 @@ def test_kept_memory_is_not_faulted_in_again_and_changes_no_bit():
 
 
 @glibc
-@pytest.mark.parametrize(("before", "env", "expected"), [
-    ("", {}, True),
-    ("", {"JAX_PLATFORMS": "", "JAX_PLATFORM_NAME": "CPU"}, True),
-    ("", {"MALLOC_ARENA_MAX": "4"}, False),
-    ("", {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}, False),
-    ("", {"JAX_PLATFORMS": "cuda,cpu"}, False),
-    ("import jax; jax.config.update('jax_platforms', 'cuda,cpu')", {}, False),
-    ("import jax; jax.config.update('jax_platforms', 'cpu')", {"JAX_PLATFORMS": "cuda,cpu"}, True),
-    ("import sys, types; sys.modules['libtpu'] = types.ModuleType('libtpu')", {"JAX_PLATFORMS": ""}, False),
-    ("import importlib.metadata as m; m.entry_points = lambda group: ['xla_cuda13']", {"JAX_PLATFORMS": ""}, False),
-])
+@pytest.mark.parametrize(
+    ("before", "env", "expected"),
+    [
+        ("", {}, True),
+        ("", {"JAX_PLATFORMS": "", "JAX_PLATFORM_NAME": "CPU"}, True),
+        ("", {"MALLOC_ARENA_MAX": "4"}, False),
+        ("", {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}, False),
+        ("", {"JAX_PLATFORMS": "cuda,cpu"}, False),
+        ("import jax; jax.config.update('jax_platforms', 'cuda,cpu')", {}, False),
+        (
+            "import jax; jax.config.update('jax_platforms', 'cpu')",
+            {"JAX_PLATFORMS": "cuda,cpu"},
+            True,
+        ),
+        (
+            "import sys, types; sys.modules['libtpu'] = types.ModuleType('libtpu')",
+            {"JAX_PLATFORMS": ""},
+            False,
+        ),
+        (
+            "import importlib.metadata as m; m.entry_points = lambda group: ['xla_cuda13']",
+            {"JAX_PLATFORMS": ""},
+            False,
+        ),
+    ],
+)
 def test_only_where_jax_computes_on_the_cpu_and_nobody_has_chosen(before, env, expected):
-    assert run(f"{before}\nfrom jaxvae import host\nprint(host.keep_freed_memory())", **env) == [str(expected)]
+    assert run(f"{before}\nfrom jaxvae import host\nprint(host.keep_freed_memory())", **env) == [
+        str(expected)
+    ]
 
 
-@pytest.mark.parametrize(("argv", "kept"), [
-    (["jaxvae", "train", "vae", "--net", "conv"], True),
-    (["jaxvae", "train", "two_stage_vae"], True),
-    (["jaxvae", "train", "vae", "--net", "mlp"], False),
-    (["jaxvae", "evaluate", "no_run", "--metrics", "elbo", "fid"], True),
-    (["jaxvae", "evaluate", "no_run", "--metrics", "elbo"], False),
-    (["experiments.two_stage", "--table"], True),
-    (["experiments.rho_vae", "--table"], True),
-])
+@pytest.mark.parametrize(
+    ("argv", "kept"),
+    [
+        (["jaxvae", "train", "vae", "--net", "conv"], True),
+        (["jaxvae", "train", "two_stage_vae"], True),
+        (["jaxvae", "train", "vae", "--net", "mlp"], False),
+        (["jaxvae", "evaluate", "no_run", "--metrics", "elbo", "fid"], True),
+        (["jaxvae", "evaluate", "no_run", "--metrics", "elbo"], False),
+        (["experiments.two_stage", "--table"], True),
+        (["experiments.rho_vae", "--table"], True),
+    ],
+)
 def test_what_convolves_calls_it_before_jax_has_started(argv, kept):
     spy = """
 import runpy, sys
@@ -90,5 +120,7 @@ module, *sys.argv[1:] = sys.argv[1:]
 runpy.run_module(module, run_name="__main__")
 """
     workdir = ["--workdir", "none"] if "train" in argv else []
-    done = subprocess.run([sys.executable, "-c", spy, *argv, *workdir], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", spy, *argv, *workdir], capture_output=True, text=True, check=False
+    )
     assert done.stderr.strip() == ("kept" if kept else "not kept")

@@ -42,18 +42,43 @@ def test_two_processes_train_resume_and_log_as_one(tmp_path, kind):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     path = os.pathsep.join([str(HERE), str(HERE.parent)])
     processes = [
-        subprocess.Popen([sys.executable, "-c", SCRIPT, address, str(i), str(tmp_path / "two"), kind], text=True,
-                         env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, address, str(i), str(tmp_path / "two"), kind],
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         for i in range(2)
     ]
     outputs = [process.communicate(timeout=180) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     found = [json.loads(out.split("RESULT ")[1]) for out, _ in outputs]
-    one = go(20, workdir=tmp_path / "one", valid=source(1), eval_every=6, mesh=parallel.make_mesh(jax.devices()[:4]))
+    one = go(
+        20,
+        workdir=tmp_path / "one",
+        valid=source(1),
+        eval_every=6,
+        mesh=parallel.make_mesh(jax.devices()[:4]),
+    )
     for metrics in found:
         for name in ("elbo", "rec", "kl"):
             assert metrics["valid"][name] == pytest.approx(one.metrics["valid"][name], rel=1e-5)
-    steps = [(line["split"], line["step"]) for line in writers.read(tmp_path / "two" / "metrics.jsonl")]
-    assert steps == [("train", 5), ("valid", 6), ("train", 10), ("train", 12), ("valid", 12), ("train", 15), ("valid", 18),
-                     ("train", 20), ("valid", 20)]
-    assert run.load(tmp_path / "two", model=small(), example=EXAMPLE).params.keys() == {"encoder", "decoder"}
+    steps = [
+        (line["split"], line["step"]) for line in writers.read(tmp_path / "two" / "metrics.jsonl")
+    ]
+    assert steps == [
+        ("train", 5),
+        ("valid", 6),
+        ("train", 10),
+        ("train", 12),
+        ("valid", 12),
+        ("train", 15),
+        ("valid", 18),
+        ("train", 20),
+        ("valid", 20),
+    ]
+    assert run.load(tmp_path / "two", model=small(), example=EXAMPLE).params.keys() == {
+        "encoder",
+        "decoder",
+    }

@@ -20,12 +20,16 @@ def test_elbo():
 
 def test_beta():
     np.testing.assert_array_equal(objectives.beta_elbo_loss(REC, KL, 2.5), [12.5, 30.0])
-    np.testing.assert_array_equal(objectives.beta_elbo_loss(REC, KL), -objectives.elbo(Terms(REC, KL)))
+    np.testing.assert_array_equal(
+        objectives.beta_elbo_loss(REC, KL), -objectives.elbo(Terms(REC, KL))
+    )
 
 
 def test_a_traced_beta_under_vmap():
     betas = jnp.asarray([0.0, 1.0, 4.0])
-    have = jax.vmap(lambda beta: objectives.beta_elbo_loss(REC, KL, objectives.weight_at(beta, jnp.int32(0))))(betas)
+    have = jax.vmap(
+        lambda beta: objectives.beta_elbo_loss(REC, KL, objectives.weight_at(beta, jnp.int32(0)))
+    )(betas)
     np.testing.assert_array_equal(have, [[10.0, 20.0], [11.0, 24.0], [14.0, 36.0]])
 
 
@@ -41,13 +45,22 @@ def test_weights_at_a_step():
     assert [at(warmup, step) for step in (0, 1, 2, 4, 9)] == [0.0, 0.5, 1.0, 2.0, 2.0]
 
 
-@pytest.mark.parametrize(("schedule", "want"), [
-    (optax.constant_schedule(0.5), 0.5),
-    (optax.linear_schedule(0.0, 1.0, 10), 0.4),
-    (optax.cosine_decay_schedule(1.0, 8), 0.5),
-    (optax.piecewise_constant_schedule(1.0, {3: 0.25}), 0.25),
-    (optax.join_schedules([optax.constant_schedule(0.0), optax.linear_schedule(0.0, 1.0, 4)], [2]), 0.5),
-], ids=["constant", "linear", "cosine", "piecewise", "joined"])
+@pytest.mark.parametrize(
+    ("schedule", "want"),
+    [
+        (optax.constant_schedule(0.5), 0.5),
+        (optax.linear_schedule(0.0, 1.0, 10), 0.4),
+        (optax.cosine_decay_schedule(1.0, 8), 0.5),
+        (optax.piecewise_constant_schedule(1.0, {3: 0.25}), 0.25),
+        (
+            optax.join_schedules(
+                [optax.constant_schedule(0.0), optax.linear_schedule(0.0, 1.0, 4)], [2]
+            ),
+            0.5,
+        ),
+    ],
+    ids=["constant", "linear", "cosine", "piecewise", "joined"],
+)
 def test_any_optax_schedule_will_do_under_strict_promotion(schedule, want):
     np.testing.assert_allclose(at(schedule, 4), want, rtol=1e-6)
 
@@ -55,13 +68,16 @@ def test_any_optax_schedule_will_do_under_strict_promotion(schedule, want):
 def test_free_bits():
     # divergences per dimension: 1/2 mean^2, as the variance is 1
     q = Normal(jnp.asarray([[2.0, 0.0, 1.0], [0.2, 0.0, 0.0]]), jnp.zeros((2, 3)))
-    np.testing.assert_allclose(objectives.free_bits_kl(q, 0.3), [2.0 + 0.3 + 0.5, 0.3 + 0.3 + 0.3], rtol=1e-6)
+    np.testing.assert_allclose(
+        objectives.free_bits_kl(q, 0.3), [2.0 + 0.3 + 0.5, 0.3 + 0.3 + 0.3], rtol=1e-6
+    )
     np.testing.assert_allclose(objectives.free_bits_kl(q, 0.0), q.kl(), rtol=1e-6)
 
 
 def test_free_bits_push_only_dimensions_above_the_floor():
-    grads = jax.grad(lambda mean: jnp.sum(objectives.free_bits_kl(Normal(mean, jnp.zeros((1, 2))), 0.3)))(
-        jnp.asarray([[2.0, 0.5]]))
+    grads = jax.grad(
+        lambda mean: jnp.sum(objectives.free_bits_kl(Normal(mean, jnp.zeros((1, 2))), 0.3))
+    )(jnp.asarray([[2.0, 0.5]]))
     np.testing.assert_allclose(grads, [[2.0, 0.0]])
 
 
@@ -70,12 +86,15 @@ def test_free_bits_need_a_divergence_per_dimension():
         objectives.free_bits_kl(Bernoulli(REC[:, None]), 0.1)
 
 
-@pytest.mark.parametrize(("weight", "message"), [
-    (-1.0, "beta must be at least 0, not -1"),
-    (float("nan"), "beta must be finite"),
-    ("1.0", "beta must be a number, not '1.0'"),
-    (lambda step: -0.5 + 0.0 * step, "beta must be at least 0, not -0.5"),
-])
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (-1.0, "beta must be at least 0, not -1"),
+        (float("nan"), "beta must be finite"),
+        ("1.0", "beta must be a number, not '1.0'"),
+        (lambda step: -0.5 + 0.0 * step, "beta must be at least 0, not -0.5"),
+    ],
+)
 def test_weights_out_of_range(weight, message):
     with pytest.raises(UserError, match=message):
         objectives.check_weight("beta", weight)

@@ -19,7 +19,8 @@ SIZE = 16
 
 
 def coupled() -> Model:
-    """Returns a VAE whose loss also holds the squared mean of all latents, which no slice of the batch knows."""
+    """Returns a VAE whose loss also holds the squared mean of all latents, which no slice of the
+    batch knows."""
     plain = vae(nets.mlp((8,), 4, act="tanh"), nets.mlp((8,), (4, 4, 1)), latent_dim=2)
     (objective,) = plain.objectives
 
@@ -27,7 +28,9 @@ def coupled() -> Model:
         value, aux = objective.loss(params, state, rng, Batch(batch.x), step, carry)
         mean = plain.encode(params, state, batch.x).mean
         spread = jnp.sum(jnp.square(jnp.mean(parallel.gather(mean), axis=0)))
-        size = 1e-2 * optax.tree.norm(params["decoder"], squared=True)   # and what is the same on every device
+        size = 1e-2 * optax.tree.norm(
+            params["decoder"], squared=True
+        )  # and what is the same on every device
         total = jnp.mean(parallel.gather(value)) + 10.0 * spread + size
         return total, Aux(state, {"rec": aux.metrics["rec"], "spread": spread})
 
@@ -51,12 +54,17 @@ def assert_same(have, want):
         assert a == pytest.approx(b, rel=1e-5, abs=1e-6)
     assert int(have_state.step) == int(want_state.step)
     for part in ("params", "state"):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-                     getattr(have_state, part), getattr(want_state, part))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+            getattr(have_state, part),
+            getattr(want_state, part),
+        )
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("options", [{}, {"accumulate": 2, "max_grad_norm": 1.0}], ids=["plain", "accumulated"])
+@pytest.mark.parametrize(
+    "options", [{}, {"accumulate": 2, "max_grad_norm": 1.0}], ids=["plain", "accumulated"]
+)
 def test_eight_devices_are_one(name, options):
     build, data = MODELS[name]
     model, batch, tx = build(), data(), optax.sgd(1e-2, momentum=0.9)
@@ -73,7 +81,9 @@ def test_eight_devices_are_one(name, options):
     assert_same(run(parallel.jit_step(step, mesh), start(everywhere), cut), one)
     assert_same(run(parallel.pmap_step(step), start(everywhere), parallel.shard(batch, 8)), one)
     still = jax.tree.map(np.array_equal, one[0].params, start().params)
-    assert not any(all(jax.tree.leaves(group)) for group in still.values())   # or the comparison would say nothing
+    assert not any(
+        all(jax.tree.leaves(group)) for group in still.values()
+    )  # or the comparison would say nothing
 
 
 def test_pmap_on_fewer_devices_and_on_one():
@@ -82,7 +92,9 @@ def test_pmap_on_fewer_devices_and_on_one():
     step, start = make_train_step(model, tx), init_state(model, tx, jax.random.key(0), batch)
     one = run(jax.jit(step), start, batch)
     for n in (1, 2):
-        assert_same(run(parallel.pmap_step(step, jax.devices()[:n]), start, parallel.shard(batch, n)), one)
+        assert_same(
+            run(parallel.pmap_step(step, jax.devices()[:n]), start, parallel.shard(batch, n)), one
+        )
 
 
 def test_what_jit_step_returns_is_placed_and_fed_back():
@@ -91,7 +103,9 @@ def test_what_jit_step_returns_is_placed_and_fed_back():
     batch = parallel.put(data(), parallel.batch_sharded(mesh))
     assert {shard.data.shape for shard in batch.x.addressable_shards} == {(SIZE // 8, 2)}
     step = parallel.jit_step(make_train_step(model, tx), mesh)
-    train_state = parallel.put(init_state(model, tx, jax.random.key(0), batch), parallel.replicated(mesh))
+    train_state = parallel.put(
+        init_state(model, tx, jax.random.key(0), batch), parallel.replicated(mesh)
+    )
     train_state, _ = step(train_state, batch)
     for leaf in jax.tree.leaves(train_state):
         assert leaf.sharding.is_equivalent_to(parallel.replicated(mesh), leaf.ndim)
@@ -104,7 +118,9 @@ def test_the_memory_of_the_state_is_reused_unless_asked_not_to():
     model, tx, batch = build(), optax.sgd(1e-2), data()
     step, mesh = make_train_step(model, tx), parallel.make_mesh()
     for donate in (True, False):
-        start = parallel.put(init_state(model, tx, jax.random.key(0), batch), parallel.replicated(mesh))
+        start = parallel.put(
+            init_state(model, tx, jax.random.key(0), batch), parallel.replicated(mesh)
+        )
         parallel.jit_step(step, mesh, donate=donate)(start, batch)
         assert start.params["flow"][0]["Dense_0"]["kernel"].is_deleted() == donate
 
@@ -123,7 +139,9 @@ def test_every_device_draws_its_slice_of_the_noise_of_the_whole_batch(draw):
     rng, x = jax.random.key(3), jnp.zeros((SIZE, 3))
     whole = draw(rng, x.shape)
     np.testing.assert_allclose(pmapped(lambda part: draw(rng, part.shape), x), whole, rtol=1e-6)
-    sharded = jax.jit(lambda x: x + draw(rng, x.shape), in_shardings=parallel.batch_sharded(parallel.make_mesh()))(x)
+    sharded = jax.jit(
+        lambda x: x + draw(rng, x.shape), in_shardings=parallel.batch_sharded(parallel.make_mesh())
+    )(x)
     np.testing.assert_allclose(sharded, whole, rtol=1e-6)
     assert len(np.unique(whole)) == whole.size
     own = {noise.normal: jax.random.normal, noise.uniform: jax.random.uniform}[draw]
@@ -131,17 +149,19 @@ def test_every_device_draws_its_slice_of_the_noise_of_the_whole_batch(draw):
 
 
 def test_noise_with_the_batch_on_another_axis():
-    rng, x = jax.random.key(3), jnp.zeros((SIZE, 3))   # e.g. [K, B]
+    rng, x = jax.random.key(3), jnp.zeros((SIZE, 3))  # e.g. [K, B]
     have = pmapped(lambda part: noise.normal(rng, (5, part.shape[0]), batch_axis=1).T, x)
     np.testing.assert_allclose(have.T, noise.normal(rng, (5, SIZE)), rtol=1e-6)
 
 
 def test_collectives_see_the_whole_batch_and_do_nothing_outside_pmap():
     x = jnp.arange(float(SIZE))
-    for collective, want in [(lambda part: parallel.gather(part), x),
-                             (lambda part: parallel.mean(jnp.mean(part)), jnp.mean(x)),
-                             (lambda part: parallel.total(jnp.sum(part)), jnp.sum(x)),
-                             (lambda part: parallel.axis_size() * jnp.ones(()), 8.0)]:
+    for collective, want in [
+        (lambda part: parallel.gather(part), x),
+        (lambda part: parallel.mean(jnp.mean(part)), jnp.mean(x)),
+        (lambda part: parallel.total(jnp.sum(part)), jnp.sum(x)),
+        (lambda part: parallel.axis_size() * jnp.ones(()), 8.0),
+    ]:
         have = jax.pmap(collective, axis_name=parallel.AXIS)(parallel.shard(x, 8))
         for row in np.asarray(have):
             np.testing.assert_array_equal(row, want)
@@ -158,10 +178,18 @@ def test_evaluation_over_a_mesh_is_that_of_one_device():
     one = jax.jit(evaluate)(params, state, jax.random.key(1), batch, mask)
     whole, cut = parallel.replicated(mesh), parallel.batch_sharded(mesh)
     by_jit = jax.jit(evaluate, in_shardings=(whole, whole, whole, cut, cut))
-    by_pmap = jax.pmap(evaluate, axis_name=parallel.AXIS, in_axes=(None, None, None, 0, 0), out_axes=None)
-    for have in (by_jit(params, state, jax.random.key(1), batch, mask),
-                 by_pmap(params, state, jax.random.key(1), parallel.shard(batch, 8), parallel.shard(mask, 8))):
-        assert {k: float(v) for k, v in have.items()} == pytest.approx({k: float(v) for k, v in one.items()}, rel=1e-5)
+    by_pmap = jax.pmap(
+        evaluate, axis_name=parallel.AXIS, in_axes=(None, None, None, 0, 0), out_axes=None
+    )
+    for have in (
+        by_jit(params, state, jax.random.key(1), batch, mask),
+        by_pmap(
+            params, state, jax.random.key(1), parallel.shard(batch, 8), parallel.shard(mask, 8)
+        ),
+    ):
+        assert {k: float(v) for k, v in have.items()} == pytest.approx(
+            {k: float(v) for k, v in one.items()}, rel=1e-5
+        )
     assert float(one["rec"].count) == 11
 
 
@@ -172,13 +200,17 @@ def test_batches_must_be_cut_into_equal_slices():
     mesh = parallel.make_mesh()
     parallel.check_batch(24, mesh)
     parallel.check_batch(7, parallel.make_mesh(jax.devices()[:1]))
-    with pytest.raises(UserError, match="batch_size 100 cannot be cut into equal slices over 8 devices: use 96,"):
+    with pytest.raises(
+        UserError, match="batch_size 100 cannot be cut into equal slices over 8 devices: use 96,"
+    ):
         parallel.check_batch(100, mesh)
     with pytest.raises(UserError, match="batch_size 3 .* use 8,"):
         parallel.check_batch(3, mesh)
     with pytest.raises(UserError, match="batch_size must be at least 1, not 0"):
         parallel.check_batch(0, mesh)
-    with pytest.raises(UserError, match="a batch of 12 cannot be cut into equal slices over 8 devices"):
+    with pytest.raises(
+        UserError, match="a batch of 12 cannot be cut into equal slices over 8 devices"
+    ):
         parallel.shard(Batch(jnp.zeros((12, 2))), 8)
 
 

@@ -32,14 +32,14 @@ def test_grid_by_hand():
     got = plots.grid(flat(0.0, 0.5, 1.0, 2.0, -1.0), columns=3, pad=1, scale=1)
     assert got.dtype == np.uint8
     assert got.shape == (5, 8, 1)
-    w = 255   # the page
+    w = 255  # the page
     np.testing.assert_array_equal(
         got[..., 0],
         [
             [0, 0, w, 128, 128, w, 255, 255],
             [0, 0, w, 128, 128, w, 255, 255],
             [w, w, w, w, w, w, w, w],
-            [255, 255, w, 0, 0, w, w, w],   # 2 and -1 are clipped
+            [255, 255, w, 0, 0, w, w, w],  # 2 and -1 are clipped
             [255, 255, w, 0, 0, w, w, w],
         ],
     )
@@ -51,13 +51,17 @@ def test_grid_enlarges_by_repeating_pixels():
     np.testing.assert_array_equal(got, np.kron(x[0], np.ones((3, 3, 1), np.uint8)))
 
 
-@pytest.mark.parametrize(("size", "cell"), [(8, 56), (28, 56), (32, 64), (56, 56), (64, 64), (1, 56)])
+@pytest.mark.parametrize(
+    ("size", "cell"), [(8, 56), (28, 56), (32, 64), (56, 56), (64, 64), (1, 56)]
+)
 def test_small_images_become_legible(size, cell):
     assert plots.grid(np.zeros((1, size, size, 3))).shape == (cell, cell, 3)
     assert plots.grid(np.zeros((4, size, size, 1))).shape == (2 * cell + 2, 2 * cell + 2, 1)
 
 
-@pytest.mark.parametrize(("n", "columns"), [(1, 1), (2, 2), (7, 3), (10, 5), (12, 4), (16, 4), (20, 5), (64, 8)])
+@pytest.mark.parametrize(
+    ("n", "columns"), [(1, 1), (2, 2), (7, 3), (10, 5), (12, 4), (16, 4), (20, 5), (64, 8)]
+)
 def test_columns(n, columns):
     shape = plots.grid(np.zeros((n, 56, 56, 1)), pad=0).shape
     assert shape == (56 * math.ceil(n / columns), 56 * columns, 1)
@@ -84,7 +88,18 @@ def test_grid_takes_jax_arrays():
 
 
 @pytest.mark.parametrize(
-    "shape", [(4, 8, 8), (4, 8, 8, 2), (4, 64), (4, 3), (2, 3, 4, 8, 1), (0, 8, 8, 1), (4, 0, 8, 1), (0, 2), ()]
+    "shape",
+    [
+        (4, 8, 8),
+        (4, 8, 8, 2),
+        (4, 64),
+        (4, 3),
+        (2, 3, 4, 8, 1),
+        (0, 8, 8, 1),
+        (4, 0, 8, 1),
+        (0, 2),
+        (),
+    ],
 )
 def test_no_picture_of_such_a_shape(tmp_path, shape):
     for draw in (plots.samples, plots.manifold, lambda p, x: plots.reconstructions(p, x, x)):
@@ -135,13 +150,13 @@ def test_pairs_have_the_original_above_and_keep_together(tmp_path):
     x, x_hat = flat(0.1, 0.2, 0.3, 0.4, size=56), flat(0.6, 0.7, 0.8, 0.9, size=56)
     plots.reconstructions(tmp_path / "pairs.png", x, x_hat)
     got = image(tmp_path / "pairs.png")
-    assert got.shape == (56 + 2 + 56, 4 * 56 + 3 * 8)   # four pairs in one row
+    assert got.shape == (56 + 2 + 56, 4 * 56 + 3 * 8)  # four pairs in one row
     for i in range(4):
         left = i * (56 + 8)
-        assert (got[:56, left:left + 56] == round(25.5 * (i + 1))).all()
-        assert (got[56:58, left:left + 56] == 255).all()
-        assert (got[58:, left:left + 56] == np.float32(255 * (0.6 + 0.1 * i)).round()).all()
-        assert (got[:, left + 56:left + 64] == 255).all()
+        assert (got[:56, left : left + 56] == round(25.5 * (i + 1))).all()
+        assert (got[56:58, left : left + 56] == 255).all()
+        assert (got[58:, left : left + 56] == np.float32(255 * (0.6 + 0.1 * i)).round()).all()
+        assert (got[:, left + 56 : left + 64] == 255).all()
 
 
 def test_rows_of_pairs_lie_further_apart_than_a_pair(tmp_path, digits):
@@ -170,12 +185,17 @@ def test_interpolation_has_one_strip_per_row(tmp_path):
 
 def test_manifold_z_by_hand():
     z = plots.manifold_z(3)
-    q = 0.9674216   # Phi(0.9674216) = 5/6
+    q = 0.9674216  # Phi(0.9674216) = 5/6
     np.testing.assert_allclose(
         z, [[-q, q], [0, q], [q, q], [-q, 0], [0, 0], [q, 0], [-q, -q], [0, -q], [q, -q]], atol=1e-6
     )
     assert z.dtype == np.float32
-    under = np.array([[0.5 * (1.0 + math.erf(v / math.sqrt(2.0))) for v in point] for point in plots.manifold_z(20)])
+    under = np.array(
+        [
+            [0.5 * (1.0 + math.erf(v / math.sqrt(2.0))) for v in point]
+            for point in plots.manifold_z(20)
+        ]
+    )
     np.testing.assert_allclose(np.unique(under.round(5)), (np.arange(20) + 0.5) / 20, atol=1e-5)
     with pytest.raises(UserError, match="n must be at least 1"):
         plots.manifold_z(0)
@@ -203,12 +223,17 @@ def drawn(monkeypatch):
     """Returns the figures that get saved."""
     figures = []
     save = plots._save
-    monkeypatch.setattr(plots, "_save", lambda path, figure: (figures.append(figure), save(path, figure)))
+    monkeypatch.setattr(
+        plots, "_save", lambda path, figure: (figures.append(figure), save(path, figure))
+    )
     return figures
 
 
 def words(figure):
-    return [" ".join([axes.get_title().strip(), *(text.get_text() for text in axes.texts)]) for axes in figure.axes]
+    return [
+        " ".join([axes.get_title().strip(), *(text.get_text() for text in axes.texts)])
+        for axes in figure.axes
+    ]
 
 
 def test_curves_say_what_they_show(tmp_path, drawn):
@@ -233,14 +258,17 @@ def test_curves_stay_legible_and_admit_it(tmp_path, drawn):
     plots.curves(tmp_path / "curves.png", {"train": bound(range(50, 5001, 50))})
     elbo, _, kl = drawn[0].axes
     low, high = elbo.get_ylim()
-    assert -200 < low < -105 < high < -90   # the first value is -443
+    assert -200 < low < -105 < high < -90  # the first value is -443
     assert "first values are off the scale" in elbo.get_xlabel()
     assert kl.get_xlabel() == "step"
 
 
 def test_curves_without_an_elbo_show_the_losses(tmp_path, drawn):
     line = (np.array([1, 2]), np.array([3.0, 2.0]))
-    plots.curves(tmp_path / "a.png", {"train": {"encoder_loss": line, "loss": line, "grad_norm": line, "kl": line}})
+    plots.curves(
+        tmp_path / "a.png",
+        {"train": {"encoder_loss": line, "loss": line, "grad_norm": line, "kl": line}},
+    )
     assert [text.split()[0] for text in words(drawn[0])] == ["encoder_loss", "loss", "KL(q(z|x)"]
     assert words(drawn[0])[1] == "loss per example, down is better"
     plots.curves(tmp_path / "b.png", {"train": {"log_prob": line}, "mine": {"log_prob": line}})
@@ -250,8 +278,13 @@ def test_curves_without_an_elbo_show_the_losses(tmp_path, drawn):
 def test_curves_of_odd_logs(tmp_path, drawn):
     nan = np.array([np.nan, np.nan])
     steps = np.array([1, 2])
-    plots.curves(tmp_path / "a.png", {"train": {"elbo": (steps, nan), "rec": (steps, np.array([np.inf, 1.0]))}})
-    np.testing.assert_array_equal(drawn[0].axes[0].lines[0].get_xydata(), [[2.0, 1.0]])   # one point is a picture too
+    plots.curves(
+        tmp_path / "a.png",
+        {"train": {"elbo": (steps, nan), "rec": (steps, np.array([np.inf, 1.0]))}},
+    )
+    np.testing.assert_array_equal(
+        drawn[0].axes[0].lines[0].get_xydata(), [[2.0, 1.0]]
+    )  # one point is a picture too
     for metrics in ({}, {"grad_norm": (steps, 1.0 * steps)}, {"elbo": (steps, nan)}):
         with pytest.raises(UserError, match="no curve to draw"):
             plots.curves(tmp_path / "b.png", {"train": metrics})
@@ -261,7 +294,10 @@ def test_curves_of_odd_logs(tmp_path, drawn):
 
 def test_from_a_log_to_a_picture_twice_the_same(tmp_path):
     for step in range(1, 30):
-        writers.append(tmp_path / "metrics.jsonl", {"step": step, "split": "train", "elbo": -100.0 / step, "rec": 1.0})
+        writers.append(
+            tmp_path / "metrics.jsonl",
+            {"step": step, "split": "train", "elbo": -100.0 / step, "rec": 1.0},
+        )
     curves = writers.read_curves(tmp_path / "metrics.jsonl")
     before = dict(matplotlib.rcParams)
     plots.curves(tmp_path / "a.png", curves)
@@ -279,7 +315,9 @@ def test_pyplot_is_never_imported(tmp_path):
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     root = Path(plots.__file__).parents[1]
-    subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path / "x.png")], cwd=root, check=True)
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, str(tmp_path / "x.png")], cwd=root, check=True
+    )
 
 
 def test_a_disk_that_refuses(tmp_path):

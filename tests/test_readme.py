@@ -44,7 +44,12 @@ def test_commands_of_the_readme_are_understood(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("JAXVAE_DATA_DIR", raising=False)
-    commands = [c.split("#")[0] for text in blocks(PAGES[0], "bash") for c in text.splitlines() if c.startswith("jaxvae")]
+    commands = [
+        c.split("#")[0]
+        for text in blocks(PAGES[0], "bash")
+        for c in text.splitlines()
+        if c.startswith("jaxvae")
+    ]
     assert len(commands) >= 3
     for command in commands:
         if "mnist" in command:
@@ -68,29 +73,50 @@ def test_links_and_pictures_are_there(page):
 def test_tables_are_what_their_commands_print():
     """A table in a README is never typed: `<!-- table: COMMAND -->` ... `<!-- end -->`."""
     pages = [PAGES[0], *sorted((ROOT / "experiments").glob("*/README.md"))]
-    found = [re.findall(r"<!-- table: (.*?) -->\n\n(.*?)\n*<!-- end -->", page.read_text(), re.DOTALL) for page in pages]
+    found = [
+        re.findall(r"<!-- table: (.*?) -->\n\n(.*?)\n*<!-- end -->", page.read_text(), re.DOTALL)
+        for page in pages
+    ]
     assert found[0]
     for command, text in itertools.chain(*found):
         words = shlex.split(command)
         assert words[0] == "python"
-        done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
-        assert text.strip() == done.stdout.strip(), f"run `{command}` and put its output into the README"
+        done = subprocess.run(
+            [sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert text.strip() == done.stdout.strip(), (
+            f"run `{command}` and put its output into the README"
+        )
 
 
 EXPERIMENTS = sorted(p.parent.name for p in (ROOT / "experiments").glob("*/__main__.py"))
-# Experiments of many cells that take minutes together: a few that differ. `make torture` runs them all.
+# Experiments of many cells that take minutes together: a few that differ. `make torture` runs them
+# all.
 A_FEW = {
     "rho_vae": ["mnist/vanilla/ar1-released", "mnist/info/ar1-paper"],
-    "two_stage": ["toy_curve/*"],   # the others need weights: tests/test_two_stage_experiment.py brings some
+    "two_stage": [
+        "toy_curve/*"
+    ],  # the others need weights: tests/test_two_stage_experiment.py brings some
     "soft_intro_2d": ["rings/soft_intro_vae", "checkerboard/real"],
 }
 
 
 def smoke_run(name, cells=()):
     folder = ROOT / "experiments" / name
-    command = [sys.executable, "-m", f"experiments.{name}", "--smoke", *(word for cell in cells for word in ("--cell", cell))]
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **cache})
+    command = [
+        sys.executable,
+        "-m",
+        f"experiments.{name}",
+        "--smoke",
+        *(word for cell in cells for word in ("--cell", cell)),
+    ]
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **cache}
+    )
     assert done.returncode == 0, done.stderr
     assert "Smoke run" in done.stdout
     assert not any("--smoke" in path.read_text() for path in (folder / "results").glob("*.jsonl"))

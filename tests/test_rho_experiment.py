@@ -1,4 +1,5 @@
-"""The parts of experiments.rho_vae: cells, the released test loss, and the toys whose likelihood is known."""
+"""The parts of experiments.rho_vae: cells, the released test loss, and the toys whose likelihood is
+known."""
 
 import shutil
 
@@ -28,22 +29,36 @@ def test_there_is_a_cell_for_every_published_number():
 
 @pytest.mark.parametrize("net", ["vanilla", "cnn", "beta", "info"])
 def test_every_cells_model_has_its_parameters(net):
-    counts = {"vanilla": (640_804, 637_596), "cnn": (212_247_957, 315_001_229), "beta": (763_285, 761_229),
-              "info": (13_403_157, 13_394_957)}[net]
+    counts = {
+        "vanilla": (640_804, 637_596),
+        "cnn": (212_247_957, 315_001_229),
+        "beta": (763_285, 761_229),
+        "info": (13_403_157, 13_394_957),
+    }[net]
     side = 64 if net == "beta" else 28
     for method in cells.methods(net):
-        params, _ = jax.eval_shape(cells.build(net, method).init, jax.random.key(0), Batch(jnp.zeros((2, side, side, 1))))
-        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == counts[method.startswith("ar1")], method
+        params, _ = jax.eval_shape(
+            cells.build(net, method).init, jax.random.key(0), Batch(jnp.zeros((2, side, side, 1)))
+        )
+        assert (
+            sum(leaf.size for leaf in jax.tree.leaves(params)) == counts[method.startswith("ar1")]
+        ), method
 
 
 def test_the_published_starts_have_cells_of_one_epoch():
     measures = cells._smoke("info_uniform", "ar1-released", 0)[0]
     assert [m.protocol for m in measures] == ["rho-vae-released, epoch 1", *["nats, epoch 1"] * 3]
-    params = {name: cells.build(name, "normal", shrink=16).init(jax.random.key(0), Batch(jnp.zeros((2, 28, 28, 1))))[0]
-              for name in ("info", "info_uniform")}
+    params = {
+        name: cells.build(name, "normal", shrink=16).init(
+            jax.random.key(0), Batch(jnp.zeros((2, 28, 28, 1)))
+        )[0]
+        for name in ("info", "info_uniform")
+    }
     assert jax.tree.structure(params["info"]) == jax.tree.structure(params["info_uniform"])
     other = jax.tree.map(lambda a, b: not np.array_equal(a, b), *params.values())
-    assert {path[-1].key for path, differs in jax.tree_util.tree_leaves_with_path(other) if differs} == {"scale"}
+    assert {
+        path[-1].key for path, differs in jax.tree_util.tree_leaves_with_path(other) if differs
+    } == {"scale"}
 
 
 def test_the_released_loss_of_a_split_divides_by_128_whatever_the_batch():
@@ -56,7 +71,9 @@ def test_the_released_loss_of_a_split_divides_by_128_whatever_the_batch():
     rest = distributions.AR1Normal(jnp.zeros_like(q.mean), q.rho, q.logvar).kl()
     want = terms.rec + 0.5 * jnp.sum(jnp.square(q.mean), axis=1) + rest / 128
     np.testing.assert_allclose(terms.extra["released_loss"], want, rtol=1e-6)
-    np.testing.assert_array_equal(terms.rec, model.terms(params, state, rng, Batch(x)).rec)   # the same noise
+    np.testing.assert_array_equal(
+        terms.rec, model.terms(params, state, rng, Batch(x)).rec
+    )  # the same noise
 
 
 def test_images_are_resized_to_bytes():
@@ -70,10 +87,14 @@ def test_images_are_resized_to_bytes():
 
 def test_the_large_net_is_refused_on_a_cpu():
     cell = next(cell for cell in cells.CELLS if cell.name == "mnist/cnn/normal")
-    with pytest.raises(UserError, match="run its cells on a GPU or TPU, and others here with --cell"):
+    with pytest.raises(
+        UserError, match="run its cells on a GPU or TPU, and others here with --cell"
+    ):
         cell.check(False)
     cell.check(True)
-    names = {c.name for c in runner.select(cells.CELLS, ["*/vanilla*", "*/beta/*", "*/info*", "toy_*"])}   # as it advises
+    names = {
+        c.name for c in runner.select(cells.CELLS, ["*/vanilla*", "*/beta/*", "*/info*", "toy_*"])
+    }  # as it advises
     assert set(NAMES) - names == {name for name in NAMES if "/cnn/" in name}
 
 
@@ -82,11 +103,16 @@ def test_the_large_net_is_refused_on_a_cpu():
 
 def test_the_toys_posteriors_are_what_they_say():
     i = np.arange(search.TOY_DIM)
-    for kind, want in (("toy_ar1", search.TOY_VAR * search.TOY_RHO ** np.abs(i[:, None] - i)), ("toy_any", None)):
+    for kind, want in (
+        ("toy_ar1", search.TOY_VAR * search.TOY_RHO ** np.abs(i[:, None] - i)),
+        ("toy_any", None),
+    ):
         weights = search.toy(kind).weights
         posterior = np.linalg.inv(np.eye(search.TOY_DIM) + weights.T @ weights)
         if want is None:
-            np.testing.assert_allclose(np.linalg.eigvalsh(posterior), np.geomspace(0.05, 0.95, search.TOY_DIM), rtol=1e-6)
+            np.testing.assert_allclose(
+                np.linalg.eigvalsh(posterior), np.geomspace(0.05, 0.95, search.TOY_DIM), rtol=1e-6
+            )
         else:
             np.testing.assert_allclose(posterior, want, atol=1e-10)
 
@@ -109,11 +135,14 @@ def test_the_price_of_a_normal_posterior_is_the_least_kl():
 
 
 def test_ar1_is_nearly_a_rotated_normal():
-    """In a fixed basis D = 10 loses 0.062 nats at most, where the given one loses 1.3 and more: the correlation buys little."""
+    """In a fixed basis D = 10 loses 0.062 nats at most, where the given one loses 1.3 and more: the
+    correlation buys little."""
     for rho in (0.3, 0.9, -0.9):
         assert abs(search.distance_to_normals(rho, 2)) < 1e-9
     assert 0.0 < search.distance_to_normals(0.5, 10) < 0.05
-    lost = [search.distance_to_normals(rho, 10) for rho in (*np.arange(0.05, 1.0, 0.05), 0.99, 0.999)]
+    lost = [
+        search.distance_to_normals(rho, 10) for rho in (*np.arange(0.05, 1.0, 0.05), 0.99, 0.999)
+    ]
     assert min(lost) > 0.0 and 0.06 < max(lost) < 0.062
     np.testing.assert_allclose(-4.5 * np.log(1 - 0.5**2), 1.29, atol=0.01)
 
@@ -122,7 +151,9 @@ def test_a_frozen_decoder_stays():
     model = search.linear("ar1-paper", search.toy("toy_ar1").weights)
     assert model.objectives[0].wrt == ("encoder",)
     params, _ = model.init(jax.random.key(0), Batch(jnp.zeros((2, search.TOY_X))))
-    np.testing.assert_allclose(params["decoder"]["Dense_0"]["kernel"], search.toy("toy_ar1").weights.T, rtol=1e-6)
+    np.testing.assert_allclose(
+        params["decoder"]["Dense_0"]["kernel"], search.toy("toy_ar1").weights.T, rtol=1e-6
+    )
 
 
 def test_a_killed_cell_goes_on_and_ends_as_if_it_never_was(tmp_path, monkeypatch):
@@ -144,7 +175,7 @@ def test_a_killed_cell_goes_on_and_ends_as_if_it_never_was(tmp_path, monkeypatch
         cells._measure(*cell, tmp_path / "killed", smoke=True)
     monkeypatch.setattr(writers, "append", counted)
     measures, curve, images = cells._measure(*cell, tmp_path / "killed", smoke=True)
-    assert trained == [cells.SMOKE_STEPS]   # the first half was not trained again
+    assert trained == [cells.SMOKE_STEPS]  # the first half was not trained again
     assert (measures, curve) == whole[:2]
     np.testing.assert_array_equal(images, whole[2])
     monkeypatch.setattr(cells, "BETA", 2.0)
@@ -201,7 +232,7 @@ def test_figure_5_has_every_method_the_starts_and_no_jump(tmp_path, monkeypatch)
     assert [text.get_text() for text in legend.get_texts()] == ["normal", "ar1-paper"]
     assert "circles" in legend.get_title().get_text()
     assert [list(line.get_ydata()) for line in true.lines] == [[121.0, 91.0], [111.0]]
-    assert 260.0 < fashion.get_ylim()[1] < 270.0   # the jump runs off the top
+    assert 260.0 < fashion.get_ylim()[1] < 270.0  # the jump runs off the top
     crosses = [line.get_xdata()[1] for line in fashion.lines if line.get_marker() == "x"]
     assert crosses == [14, 15]
 

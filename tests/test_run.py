@@ -31,12 +31,23 @@ np.savez(sys.argv[2], *[np.asarray(x) for x in jax.tree.leaves((result.train_sta
 
 def start(folder, out, sleep):
     path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    args = [sys.executable, "-c", SCRIPT, str(folder), str(out), str(HERE.parent / ".jax_cache"), str(sleep)]
+    args = [
+        sys.executable,
+        "-c",
+        SCRIPT,
+        str(folder),
+        str(out),
+        str(HERE.parent / ".jax_cache"),
+        str(sleep),
+    ]
     return subprocess.Popen(args, env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"})
 
 
 def lines_of(folder):
-    return [{k: v for k, v in line.items() if k != "images_per_s"} for line in writers.read(folder / "metrics.jsonl")]
+    return [
+        {k: v for k, v in line.items() if k != "images_per_s"}
+        for line in writers.read(folder / "metrics.jsonl")
+    ]
 
 
 def size(folder):
@@ -46,13 +57,14 @@ def size(folder):
 
 @pytest.mark.parametrize("times", [3, pytest.param(10, marks=pytest.mark.slow)])
 def test_run_killed_many_times_ends_as_one_never_killed(tmp_path, times):
-    """kill -9 at random moments: the parameters are bitwise equal, and the log has no gap and no repeat."""
+    """kill -9 at random moments: the parameters are bitwise equal, and the log has no gap and no
+    repeat."""
     rng = np.random.default_rng(time.time_ns())
     kills = 0
     while kills < times:
         process = start(tmp_path / "killed", tmp_path / "killed.npz", 0.08)
         before = size(tmp_path / "killed")
-        while size(tmp_path / "killed") == before and process.poll() is None:   # until it trains
+        while size(tmp_path / "killed") == before and process.poll() is None:  # until it trains
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.3))
         assert process.poll() is None, "the run ended before it could be killed so often"
@@ -81,7 +93,10 @@ def test_sigterm_saves_and_exits_with_75(tmp_path):
 
 
 def test_second_writer_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path):
-    with checkpoint.lock(tmp_path), pytest.raises(UserError, match=f"in use by another run \\(process {os.getpid()}\\)"):
+    with (
+        checkpoint.lock(tmp_path),
+        pytest.raises(UserError, match=f"in use by another run \\(process {os.getpid()}\\)"),
+    ):
         go(5, workdir=tmp_path)
     go(5, workdir=tmp_path)
 
@@ -89,7 +104,10 @@ def test_second_writer_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path):
 def test_other_config_is_refused_field_by_field_and_length_is_not(tmp_path):
     go(5, workdir=tmp_path, config={"seed": 0, "beta": 1.0, "steps": 5})
     before = (tmp_path / "config.json").read_bytes()
-    with pytest.raises(UserError, match="another config: seed is 0 there and 1 here, beta is 1.0 there and 2.0 here"):
+    with pytest.raises(
+        UserError,
+        match="another config: seed is 0 there and 1 here, beta is 1.0 there and 2.0 here",
+    ):
         go(5, workdir=tmp_path, config={"seed": 1, "beta": 2.0, "steps": 5})
     go(10, workdir=tmp_path, config={"seed": 0, "beta": 1.0, "steps": 10, "log_every": 3})
     assert (tmp_path / "config.json").read_bytes() == before
@@ -97,7 +115,9 @@ def test_other_config_is_refused_field_by_field_and_length_is_not(tmp_path):
 
 def test_folder_of_someone_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="holds files but no run of jaxvae: choose an empty or new folder"):
+    with pytest.raises(
+        UserError, match="holds files but no run of jaxvae: choose an empty or new folder"
+    ):
         go(5, workdir=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(UserError, match="is a file: choose a folder"):
@@ -108,10 +128,13 @@ def test_folder_of_someone_else_is_left_alone(tmp_path):
         go(5, workdir=tmp_path / "other")
 
 
-@pytest.mark.parametrize(("where", "message"), [
-    ("/proc/run", "cannot write to /proc/run|cannot create"),
-    ("gs://bucket/run", "must be on a local or mounted disk"),
-])
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("/proc/run", "cannot write to /proc/run|cannot create"),
+        ("gs://bucket/run", "must be on a local or mounted disk"),
+    ],
+)
 def test_folder_that_cannot_be_written(where, message):
     with pytest.raises(UserError, match=message):
         go(5, workdir=where)

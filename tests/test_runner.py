@@ -13,8 +13,20 @@ EXPECTED = {
     "title": "A paper",
     "source": "arXiv 0000.00000",
     "cells": [
-        {"cell": "mnist/a", "metric": "test_loss", "protocol": "released", "value": 100.5, "source": "Table 1"},
-        {"cell": "mnist/never", "metric": "fid", "protocol": "p", "value": 3.0, "source": "Table 2"},
+        {
+            "cell": "mnist/a",
+            "metric": "test_loss",
+            "protocol": "released",
+            "value": 100.5,
+            "source": "Table 1",
+        },
+        {
+            "cell": "mnist/never",
+            "metric": "fid",
+            "protocol": "p",
+            "value": 3.0,
+            "source": "Table 2",
+        },
     ],
 }
 
@@ -23,7 +35,9 @@ def cell(name, calls):
     def run(seed, smoke):
         calls.append((name, seed, smoke))
         return [
-            Measure("test_loss", "released", 100.0 + seed, 10_000, 20 if smoke else 7035, "float32"),
+            Measure(
+                "test_loss", "released", 100.0 + seed, 10_000, 20 if smoke else 7035, "float32"
+            ),
             Measure("kl", "released", 25.0, 10_000, 20 if smoke else 7035, "float32"),
         ]
 
@@ -49,7 +63,10 @@ def test_a_run_writes_results_and_prints_the_table(experiment, capsys):
     folder, cells, calls = experiment
     runner.main(folder, cells, ["--cell", "mnist/*", "--seeds", "0:3"])
     assert calls == [(name, seed, False) for seed in (0, 1, 2) for name in ("mnist/a", "mnist/b")]
-    assert sorted(path.name for path in (folder / "results").iterdir()) == ["mnist.a.jsonl", "mnist.b.jsonl"]
+    assert sorted(path.name for path in (folder / "results").iterdir()) == [
+        "mnist.a.jsonl",
+        "mnist.b.jsonl",
+    ]
     records = lines(folder / "results" / "mnist.a.jsonl")
     assert [(r["seed"], r["metric"], r["value"]) for r in records] == [
         (0, "test_loss", 100.0),
@@ -61,19 +78,32 @@ def test_a_run_writes_results_and_prints_the_table(experiment, capsys):
     ]
     last = records[-2]
     assert set(last) == {
-        "cell", "seed", "metric", "protocol", "value", "n", "steps", "precision",
-        "commit", "versions", "device", "seconds", "command",
+        "cell",
+        "seed",
+        "metric",
+        "protocol",
+        "value",
+        "n",
+        "steps",
+        "precision",
+        "commit",
+        "versions",
+        "device",
+        "seconds",
+        "command",
     }
     assert last["cell"] == "mnist/a"
     assert last["protocol"] == "released"
     assert (last["n"], last["steps"], last["precision"]) == (10_000, 7035, "float32")
     assert last["command"] == "python -m experiments.paper --cell mnist/a --seeds 2:3"
-    assert last["commit"] == "unknown"   # no repository here
+    assert last["commit"] == "unknown"  # no repository here
     assert {"python", "jax", "jaxlib", "flax", "optax"} <= set(last["versions"])
     assert 0 <= last["seconds"] < 10
     out = capsys.readouterr().out
     assert out.startswith("A paper - arXiv 0000.00000\n\ncell ")
-    [row] = [line for line in out.splitlines() if line.startswith("mnist/a") and "test_loss" in line]
+    [row] = [
+        line for line in out.splitlines() if line.startswith("mnist/a") and "test_loss" in line
+    ]
     assert "100.5 [1]" in row
     assert "101.0 +- 1.0 (3)" in row
     assert "+0.5" in row
@@ -141,7 +171,9 @@ def test_table_runs_nothing_and_writes_nothing(experiment, capsys):
     assert [path.name for path in folder.iterdir()] == ["expected.json"]
     assert capsys.readouterr().out.count("not run") == 2
     runner.main(folder, cells, ["--table", "--markdown"])
-    assert "| mnist/a | test_loss | released | 100.5 [1] |  |  | not run |" in capsys.readouterr().out
+    assert (
+        "| mnist/a | test_loss | released | 100.5 [1] |  |  | not run |" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,7 +226,10 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_run(experiment, cap
 
 def test_a_measure_without_a_protocol_is_not_written(experiment, capsys):
     folder, *_ = experiment
-    bad = Cell("mnist/a", lambda seed, smoke: [Measure("kl", "p", 1.0, 1, 1, ""), Measure("fid", "", 1.0, 1, 1, "")])
+    bad = Cell(
+        "mnist/a",
+        lambda seed, smoke: [Measure("kl", "p", 1.0, 1, 1, ""), Measure("fid", "", 1.0, 1, 1, "")],
+    )
     with pytest.raises(SystemExit):
         runner.main(folder, [bad], [])
     assert "no 'protocol'" in capsys.readouterr().err
@@ -227,7 +262,9 @@ def test_cells_come_once_and_in_their_order():
 def test_the_commit_and_when_it_is_dirty(tmp_path):
     def git(*args):
         name = ("-c", "user.name=n", "-c", "user.email=e@x", "-c", "commit.gpgsign=false")
-        done = subprocess.run(["git", *name, *args], cwd=tmp_path, check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", *name, *args], cwd=tmp_path, check=True, capture_output=True, text=True
+        )
         return done.stdout.strip()
 
     folder = tmp_path / "experiments" / "paper"
@@ -235,7 +272,7 @@ def test_the_commit_and_when_it_is_dirty(tmp_path):
     (folder / "cells.py").write_text("1")
     (folder / "results" / "a.jsonl").write_text("")
     git("init", "-q")
-    assert runner.commit(folder) == "unknown"   # nothing committed yet
+    assert runner.commit(folder) == "unknown"  # nothing committed yet
     git("add", ".")
     git("commit", "-q", "-m", "one")
     head = git("rev-parse", "--short", "HEAD")

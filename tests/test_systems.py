@@ -1,4 +1,5 @@
-"""The contracts carry a GAN, a flow, an alternating VAE with BatchNorm, and every form of the VAE."""
+"""The contracts carry a GAN, a flow, an alternating VAE with BatchNorm, and every form of the
+VAE."""
 
 import flax.linen as nn
 import jax
@@ -37,7 +38,10 @@ VAES = {
     "bernoulli": (perceptrons, plain),
     "learned gamma": (lambda: perceptrons(likelihood="gaussian", gamma="learned"), plain),
     "conv": (convolutions, lambda: Batch(jax.random.uniform(jax.random.key(0), (16, 5, 6, 2)))),
-    "conditional": (lambda: perceptrons(beta=optax.linear_schedule(0.5, 2.0, 10), free_bits=0.01), images),
+    "conditional": (
+        lambda: perceptrons(beta=optax.linear_schedule(0.5, 2.0, 10), free_bits=0.01),
+        images,
+    ),
 }
 
 
@@ -51,7 +55,9 @@ def train(model, batch, steps: int, tx=None):
     tx = optax.adam(1e-2) if tx is None else tx
     train_state = init_state(model, tx, jax.random.key(0), batch)
     step = make_train_step(model, tx)
-    return jax.jit(lambda s: jax.lax.scan(lambda s, _: step(s, batch), s, length=steps))(train_state)
+    return jax.jit(lambda s: jax.lax.scan(lambda s, _: step(s, batch), s, length=steps))(
+        train_state
+    )
 
 
 # ---- the GAN ---------------------------------------------------------------------------------
@@ -60,7 +66,7 @@ def train(model, batch, steps: int, tx=None):
 def test_gan_losses_where_the_discriminator_cannot_tell():
     model, batch = gan(), points()
     params, state = model.init(jax.random.key(0), batch)
-    params["discriminator"] = jax.tree.map(jnp.zeros_like, params["discriminator"])   # logits 0
+    params["discriminator"] = jax.tree.map(jnp.zeros_like, params["discriminator"])  # logits 0
     want = {"generator_loss": np.log(2.0), "discriminator_loss": 2.0 * np.log(2.0)}
     for objective in model.objectives:
         loss, _ = objective.loss(params, state, jax.random.key(1), batch, jnp.int32(0), None)
@@ -74,9 +80,13 @@ def test_the_gan_discriminator_drops_out_in_training_and_sees_fresh_noise():
     params, state = model.init(jax.random.key(0), batch)
 
     def logits(seed):
-        return discriminate.loss(params, state, jax.random.key(seed), batch, jnp.int32(0), None)[1].metrics
+        return discriminate.loss(params, state, jax.random.key(seed), batch, jnp.int32(0), None)[
+            1
+        ].metrics
 
-    assert not np.allclose(logits(1)["real"], logits(2)["real"])   # the data are the same, the masks are not
+    assert not np.allclose(
+        logits(1)["real"], logits(2)["real"]
+    )  # the data are the same, the masks are not
     assert set(metrics) == {"generator_loss", "discriminator_loss", "real", "fake"}
 
 
@@ -133,14 +143,20 @@ def test_the_alternating_vae_carries_latents_and_threads_running_averages():
     _, first = encoder.loss(params, state, jax.random.key(1), batch, step, None)
     moved = {**params, "encoder": jax.tree.map(lambda w: w + 1.0, params["encoder"])}
     rec, second = decoder.loss(moved, first.state, jax.random.key(2), batch, step, first.carry)
-    np.testing.assert_array_equal(rec, first.metrics["rec"])   # the latents drawn before the encoder moved
+    np.testing.assert_array_equal(
+        rec, first.metrics["rec"]
+    )  # the latents drawn before the encoder moved
 
     def averages(state, net):
         return np.asarray(state[net]["batch_stats"]["BatchNorm_0"]["mean"])
 
     assert np.all(averages(first.state, "encoder") != 0)
-    np.testing.assert_array_equal(averages(second.state, "encoder"), averages(first.state, "encoder"))
-    np.testing.assert_allclose(averages(second.state, "decoder"), 1.9 * averages(first.state, "decoder"), rtol=1e-5)
+    np.testing.assert_array_equal(
+        averages(second.state, "encoder"), averages(first.state, "encoder")
+    )
+    np.testing.assert_allclose(
+        averages(second.state, "decoder"), 1.9 * averages(first.state, "decoder"), rtol=1e-5
+    )
 
 
 def test_the_alternating_vae_learns_what_the_class_tells():
@@ -149,9 +165,13 @@ def test_the_alternating_vae_learns_what_the_class_tells():
     losses = np.asarray(metrics["encoder_loss"].total / metrics["encoder_loss"].count)
     assert losses[-1] < losses[0] - 0.5
     cond = jax.nn.one_hot(jnp.asarray([0, 1, 2]).repeat(50), 3)
-    x = np.asarray(model.sample(end.params, end.state, jax.random.key(1), 150, cond)).reshape(3, -1).mean(axis=1)
+    x = (
+        np.asarray(model.sample(end.params, end.state, jax.random.key(1), 150, cond))
+        .reshape(3, -1)
+        .mean(axis=1)
+    )
     want = [np.asarray(batch.x)[np.arange(16) % 3 == label].mean() for label in range(3)]
-    np.testing.assert_allclose(x, want, atol=0.1)   # 1/6, 1/3, 1/2
+    np.testing.assert_allclose(x, want, atol=0.1)  # 1/6, 1/3, 1/2
 
 
 def test_a_vae_with_dropout_keeps_the_contracts_and_evaluates_with_batch_statistics():
@@ -161,7 +181,9 @@ def test_a_vae_with_dropout_keeps_the_contracts_and_evaluates_with_batch_statist
     batch = Batch(jax.random.uniform(jax.random.key(0), (16, 3)))
     check_model(model, batch)
     params, state = model.init(jax.random.key(0), batch)
-    a, b = (model.encode(params, state, batch.x, stats=stats).mean for stats in ("running", "batch"))
+    a, b = (
+        model.encode(params, state, batch.x, stats=stats).mean for stats in ("running", "batch")
+    )
     np.testing.assert_array_equal(a, b)
 
 

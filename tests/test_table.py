@@ -9,11 +9,27 @@ from jaxvae.table import Row
 
 
 def result(seed, value, cell="mnist/vanilla", metric="test_loss", protocol="released", **more):
-    return {"cell": cell, "seed": seed, "metric": metric, "protocol": protocol, "value": value, **more}
+    return {
+        "cell": cell,
+        "seed": seed,
+        "metric": metric,
+        "protocol": protocol,
+        "value": value,
+        **more,
+    }
 
 
-def entry(value, cell="mnist/vanilla", metric="test_loss", protocol="released", source="Table 1", **more):
-    return {"cell": cell, "metric": metric, "protocol": protocol, "value": value, "source": source, **more}
+def entry(
+    value, cell="mnist/vanilla", metric="test_loss", protocol="released", source="Table 1", **more
+):
+    return {
+        "cell": cell,
+        "metric": metric,
+        "protocol": protocol,
+        "value": value,
+        "source": source,
+        **more,
+    }
 
 
 def one(results, **expected) -> Row:
@@ -24,22 +40,22 @@ def one(results, **expected) -> Row:
 def test_mean_sd_and_difference_by_hand():
     row = one([result(0, 1.0), result(1, 2.0), result(2, 6.0)], value=4.0)
     assert (row.mean, row.n, row.difference) == (3.0, 3, -1.0)
-    assert row.sd == pytest.approx(math.sqrt(7.0))   # (4 + 1 + 9) / 2: n - 1 in the denominator
+    assert row.sd == pytest.approx(math.sqrt(7.0))  # (4 + 1 + 9) / 2: n - 1 in the denominator
     assert row.status == "reproduced"
 
 
 @pytest.mark.parametrize(
     ("paper", "more", "status"),
     [
-        (12.0, {}, "reproduced"),   # ours 10 +- 1, so the edge lies at 10 + 2 * 1
+        (12.0, {}, "reproduced"),  # ours 10 +- 1, so the edge lies at 10 + 2 * 1
         (12.01, {}, "differs"),
         (7.99, {}, "differs"),
         (8.0, {}, "reproduced"),
-        (13.0, {"sd": 1.2}, "reproduced"),   # 2 sqrt(1 + 1.44) = 3.124
+        (13.0, {"sd": 1.2}, "reproduced"),  # 2 sqrt(1 + 1.44) = 3.124
         (13.13, {"sd": 1.2}, "differs"),
-        (13.0, {"tolerance": 1.2}, "reproduced"),   # stands in for the sd
+        (13.0, {"tolerance": 1.2}, "reproduced"),  # stands in for the sd
         (13.13, {"tolerance": 1.2}, "differs"),
-        (13.0, {"sd": 0.0, "tolerance": 1.2}, "differs"),   # an sd that is printed wins
+        (13.0, {"sd": 0.0, "tolerance": 1.2}, "differs"),  # an sd that is printed wins
     ],
 )
 def test_status_at_the_edges(paper, more, status):
@@ -50,7 +66,13 @@ def test_status_at_the_edges(paper, more, status):
 
 def test_fewer_than_three_seeds_claim_nothing():
     single = one([result(0, 4.0)], value=4.0)
-    assert (single.status, single.mean, single.sd, single.n, single.difference) == ("n < 3", 4.0, None, 1, 0.0)
+    assert (single.status, single.mean, single.sd, single.n, single.difference) == (
+        "n < 3",
+        4.0,
+        None,
+        1,
+        0.0,
+    )
     two = one([result(0, 4.0), result(1, 6.0)], value=4.0)
     assert (two.status, two.mean, two.n) == ("n < 3", 5.0, 2)
     assert two.sd == pytest.approx(math.sqrt(2.0))
@@ -126,14 +148,26 @@ def test_a_wrong_expected_json(expected, message):
 
 ROWS = table.join(
     [
-        *(result(seed, 107.0 + 0.25 * seed, device="cpu x1 (cpu)", precision="float32", steps=10) for seed in range(3)),
+        *(
+            result(seed, 107.0 + 0.25 * seed, device="cpu x1 (cpu)", precision="float32", steps=10)
+            for seed in range(3)
+        ),
         *(result(seed, 30.0, cell="a", metric="fid", protocol="p|q") for seed in range(3)),
         result(0, 0.5, cell="extra"),
     ],
     {
         "cells": [
             entry(107.73, tolerance=1.0, source="Figure 1 (decoded)"),
-            entry(20.5, cell="a", metric="fid", protocol="p|q", sd=0.5, n=5, reason="other data", note="by hand"),
+            entry(
+                20.5,
+                cell="a",
+                metric="fid",
+                protocol="p|q",
+                sd=0.5,
+                n=5,
+                reason="other data",
+                note="by hand",
+            ),
             entry(5, cell="never"),
         ]
     },
@@ -142,11 +176,16 @@ ROWS = table.join(
 
 def test_render_for_a_terminal():
     assert table.render(ROWS).splitlines() == [
-        "cell           metric     protocol            paper            ours (seeds)  difference  status",
-        "-------------  ---------  --------  ---------------  ----------------------  ----------  -------------------",
-        "mnist/vanilla  test_loss  released       107.73 [1]  107.25 +- 0.25 (3) [2]       -0.48  reproduced",
-        "a              fid        p|q       20.5 +- 0.5 [3]       30.00 +- 0.00 (3)       +9.50  differs: other data",
-        "never          test_loss  released            5 [4]                                      not run",
+        "cell           metric     protocol            paper            ours (seeds)  difference  "
+        "status",
+        "-------------  ---------  --------  ---------------  ----------------------  ----------  "
+        "-------------------",
+        "mnist/vanilla  test_loss  released       107.73 [1]  107.25 +- 0.25 (3) [2]       -0.48  "
+        "reproduced",
+        "a              fid        p|q       20.5 +- 0.5 [3]       30.00 +- 0.00 (3)       +9.50  "
+        "differs: other data",
+        "never          test_loss  released            5 [4]                                      "
+        "not run",
         "",
         "Not published, protocol: released",
         "",
@@ -166,12 +205,21 @@ def test_render_markdown():
     lines = table.render(ROWS, markdown=True).splitlines()
     assert lines[0] == "| cell | metric | protocol | paper | ours (seeds) | difference | status |"
     assert lines[1] == "| --- | --- | --- | ---: | ---: | ---: | --- |"
-    assert lines[2].startswith("| mnist/vanilla | test_loss | released | 107.73 [1] | 107.25 ± 0.25 (3) [2] | -0.48 |")
+    assert lines[2].startswith(
+        "| mnist/vanilla | test_loss | released | 107.73 [1] | 107.25 ± 0.25 (3) [2] | -0.48 |"
+    )
     assert lines[2].endswith("| -0.48 | reproduced |")
-    assert lines[3] == "| a | fid | p\\|q | 20.5 ± 0.5 [3] | 30.00 ± 0.00 (3) | +9.50 | differs: other data |"
+    assert (
+        lines[3]
+        == "| a | fid | p\\|q | 20.5 ± 0.5 [3] | 30.00 ± 0.00 (3) | +9.50 | differs: other data |"
+    )
     assert lines[4] == "| never | test_loss | released | 5 [4] |  |  | not run |"
     assert lines[6:11] == [
-        "Not published, protocol: released", "", "| cell | test_loss |", "| --- | ---: |", "| extra | 0.5000 (1) |",
+        "Not published, protocol: released",
+        "",
+        "| cell | test_loss |",
+        "| --- | ---: |",
+        "| extra | 0.5000 (1) |",
     ]
     assert lines[12] == "1. Figure 1 (decoded); no sd printed, a tolerance of 1 stands in for it"
 
@@ -179,8 +227,13 @@ def test_render_markdown():
 def test_what_is_not_published_has_a_line_for_a_cell_and_a_column_for_a_metric():
     """In the order of the paper's cells; a protocol is never mixed with another."""
     nats = {"protocol": "nats", "device": "gpu", "steps": 9}
-    lines = [result(0, 2.0, "b", "kl", **nats), result(0, 1.0, "a", "rec", **nats), result(1, 3.0, "a", "rec", **nats),
-             result(0, 7.0, "b", "rec", protocol="bits"), result(0, 5.0, "own", "kl", protocol="nats")]
+    lines = [
+        result(0, 2.0, "b", "kl", **nats),
+        result(0, 1.0, "a", "rec", **nats),
+        result(1, 3.0, "a", "rec", **nats),
+        result(0, 7.0, "b", "rec", protocol="bits"),
+        result(0, 5.0, "own", "kl", protocol="nats"),
+    ]
     rows = table.join(lines, {"cells": [entry(1.0, "a"), entry(1.0, "b")]})
     assert table.render(rows).splitlines()[5:] == [
         "Not published, protocol: nats",
@@ -217,7 +270,11 @@ def test_numbers_of_one_cell_with_other_settings_have_their_own_footnotes():
 
 def test_a_folder_without_published_numbers_has_no_legend():
     assert table.render(table.join([result(0, 1.0, "a")], {"cells": []})).splitlines() == [
-        "Not published, protocol: released", "", "cell  test_loss", "----  ---------", "a     1.000 (1)",
+        "Not published, protocol: released",
+        "",
+        "cell  test_loss",
+        "----  ---------",
+        "a     1.000 (1)",
     ]
 
 
@@ -225,7 +282,7 @@ def test_a_folder_without_published_numbers_has_no_legend():
     ("values", "paper", "text"),
     [
         ([0.01234, 0.01236], 0.012, "0.012350 +- 0.000014 (2)"),
-        ([107.523, 107.540], 107.7, "107.531 +- 0.012 (2)"),   # two figures of the sd
+        ([107.523, 107.540], 107.7, "107.531 +- 0.012 (2)"),  # two figures of the sd
         ([12345.0, 12349.0], 12000, "12347.0 +- 2.8 (2)"),
         ([3.0e-9], 1e-9, "3.000e-09 (1)"),
         ([0.0], 0.25, "0.000 (1)"),
@@ -239,7 +296,9 @@ def test_digits(values, paper, text):
 
 def test_load_a_folder(tmp_path):
     assert table.load(tmp_path) == ([], {"cells": []})
-    assert table.render(table.join(*table.load(tmp_path))) == "no results and no published numbers yet"
+    assert (
+        table.render(table.join(*table.load(tmp_path))) == "no results and no published numbers yet"
+    )
     expected = {"title": "T", "source": "S", "cells": [entry(1.0)]}
     (tmp_path / "expected.json").write_text(json.dumps(expected))
     writers.append(tmp_path / "results" / "b.jsonl", result(0, 1.0))
@@ -248,7 +307,10 @@ def test_load_a_folder(tmp_path):
     writers.append(tmp_path / "smoke" / "b.jsonl", result(0, 9.0))
     results, read = table.load(str(tmp_path))
     assert read == expected
-    assert [(r["metric"], r["value"]) for r in results[1:]] == [("test_loss", 1.0), ("test_loss", 2.0)]
+    assert [(r["metric"], r["value"]) for r in results[1:]] == [
+        ("test_loss", 1.0),
+        ("test_loss", 2.0),
+    ]
     assert math.isnan(results[0]["value"])
     assert [r["value"] for r in table.load(tmp_path, "smoke")[0]] == [9.0]
 

@@ -17,12 +17,28 @@ SIZE = 16
 BATCH = Batch(jnp.linspace(-1.0, 1.0, SIZE * 2).reshape(SIZE, 2))
 
 
-def toy(value=None, *, init=None, metrics=None, wrt=("mean",), state=None, next_state=None, name="loss", coupled=False,
-        every=1, phase=0, **functions) -> Model:
-    """Returns a model of the mean of noisy points, where any part can be replaced by a broken one."""
+def toy(
+    value=None,
+    *,
+    init=None,
+    metrics=None,
+    wrt=("mean",),
+    state=None,
+    next_state=None,
+    name="loss",
+    coupled=False,
+    every=1,
+    phase=0,
+    **functions,
+) -> Model:
+    """Returns a model of the mean of noisy points, where any part can be replaced by a broken
+    one."""
 
     def start(rng, batch):
-        return {"mean": {"w": jnp.zeros(2)}, "spare": {"w": jnp.zeros(2)}}, {} if state is None else state
+        return {
+            "mean": {"w": jnp.zeros(2)},
+            "spare": {"w": jnp.zeros(2)},
+        }, {} if state is None else state
 
     def loss(params, state, rng, batch, step, carry):
         noisy = batch.x + noise.normal(rng, batch.x.shape)
@@ -44,7 +60,13 @@ def test_a_sound_model_passes():
 
 
 def test_a_coupled_model_passes():
-    check_model(toy(lambda each, params, rng, batch: jnp.square(jnp.mean(parallel.gather(each))), coupled=True), BATCH)
+    check_model(
+        toy(
+            lambda each, params, rng, batch: jnp.square(jnp.mean(parallel.gather(each))),
+            coupled=True,
+        ),
+        BATCH,
+    )
 
 
 def test_a_model_whose_turn_comes_every_third_step_passes():
@@ -61,27 +83,51 @@ def test_a_composed_model_without_objectives_passes_and_is_checked():
 
     composed = toy(sample=sample)._replace(objectives=())
     check_model(composed, BATCH)
-    fails(composed._replace(sample=lambda *a, stats: sample(*a)[:, :1]), r"^shapes: sample has shape \(3, 1\)")
+    fails(
+        composed._replace(sample=lambda *a, stats: sample(*a)[:, :1]),
+        r"^shapes: sample has shape \(3, 1\)",
+    )
 
 
 # ---- shapes ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("model", "message"), [
-    (toy(lambda each, *_: jnp.mean(each)), r"^shapes: objective 'loss': loss has shape \(\), must be \(16,\)"),
-    (toy(lambda each, *_: each[:, None]), r"^shapes: .*loss has shape \(16, 1\)"),
-    (toy(coupled=True), r"^shapes: .*loss has shape \(16,\), must be \(\)"),
-    (toy(lambda each, *_: each.astype(jnp.int32)), r"^shapes: .*loss must be floating point"),
-    (toy(metrics=lambda each: {"half": each[:8]}), r"^shapes: .*metric 'half' has shape \(8,\)"),
-    (toy(wrt=("mean", "covariance")), r"^shapes: objectives move the groups \['covariance'\]"),
-    (toy(next_state=lambda state: {"seen": jnp.zeros(())}), r"^shapes: .*state\['seen'\] is .* init returned none"),
-    (toy(state={"seen": jnp.zeros(())}, next_state=lambda state: {"seen": state["seen"].astype(jnp.int32)}),
-     r"^shapes: .*state\['seen'\] is \(\(\), 'int32'\), but init returned \(\(\), 'float32'\)"),
-    (toy(init=lambda rng, batch: (jnp.zeros(2), {})), r"^shapes: init must return two dicts"),
-    (toy(init=lambda rng, batch: {}["nothing"]), r"^shapes: KeyError"),
-    (toy()._replace(objectives=(Objective(("mean",), lambda *a: (jnp.zeros(SIZE), {})),)),
-     r"^shapes: .*not \(loss, dict\)"),
-], ids=lambda value: "" if isinstance(value, Model) else value[9:40])
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            toy(lambda each, *_: jnp.mean(each)),
+            r"^shapes: objective 'loss': loss has shape \(\), must be \(16,\)",
+        ),
+        (toy(lambda each, *_: each[:, None]), r"^shapes: .*loss has shape \(16, 1\)"),
+        (toy(coupled=True), r"^shapes: .*loss has shape \(16,\), must be \(\)"),
+        (toy(lambda each, *_: each.astype(jnp.int32)), r"^shapes: .*loss must be floating point"),
+        (
+            toy(metrics=lambda each: {"half": each[:8]}),
+            r"^shapes: .*metric 'half' has shape \(8,\)",
+        ),
+        (toy(wrt=("mean", "covariance")), r"^shapes: objectives move the groups \['covariance'\]"),
+        (
+            toy(next_state=lambda state: {"seen": jnp.zeros(())}),
+            r"^shapes: .*state\['seen'\] is .* init returned none",
+        ),
+        (
+            toy(
+                state={"seen": jnp.zeros(())},
+                next_state=lambda state: {"seen": state["seen"].astype(jnp.int32)},
+            ),
+            r"^shapes: .*state\['seen'\] is \(\(\), 'int32'\), but init returned \(\(\), "
+            r"'float32'\)",
+        ),
+        (toy(init=lambda rng, batch: (jnp.zeros(2), {})), r"^shapes: init must return two dicts"),
+        (toy(init=lambda rng, batch: {}["nothing"]), r"^shapes: KeyError"),
+        (
+            toy()._replace(objectives=(Objective(("mean",), lambda *a: (jnp.zeros(SIZE), {})),)),
+            r"^shapes: .*not \(loss, dict\)",
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, Model) else value[9:40],
+)
 def test_shapes_of_losses_and_state(model, message):
     fails(model, message)
 
@@ -91,26 +137,45 @@ def normal(params, state, x, cond=None, *, stats="running"):
 
 
 def terms(rec, kl, **extra):
-    return lambda params, state, rng, batch, *, stats="running": Terms(rec(batch.x), kl(batch.x), extra)
+    return lambda params, state, rng, batch, *, stats="running": Terms(
+        rec(batch.x), kl(batch.x), extra
+    )
 
 
 def each(x):
     return jnp.sum(x, axis=-1)
 
 
-@pytest.mark.parametrize(("functions", "message"), [
-    ({"encode": lambda p, s, x, c, *, stats: Normal(x[:8], jnp.zeros(()))}, r"kl\(encode\(x\)\) has shape \(8,\)"),
-    ({"encode": normal, "decode": lambda p, s, z, c, *, stats: Normal(z[:, :1], jnp.zeros(()))},
-     "UserError: Normal.log_prob: x has shape"),
-    ({"encode": lambda p, s, x, c: Normal(x, jnp.zeros(()))}, "TypeError: .*stats"),
-    ({"terms": terms(each, lambda x: x)}, r"terms: kl has shape \(16, 2\)"),
-    ({"terms": terms(jnp.mean, each)}, r"terms: rec has shape \(\)"),
-    ({"terms": terms(each, each, part=jnp.zeros(5))}, r"terms: extra 'part' has shape \(5,\)"),
-    ({"terms": lambda *a, stats: (jnp.zeros(SIZE), jnp.zeros(SIZE))}, "terms must return Terms, not tuple"),
-    ({"sample": lambda p, s, rng, n, c, *, stats: noise.normal(rng, (SIZE, 2))},
-     r"sample has shape \(16, 2\), must be \(3, 2\)"),
-    ({"log_prob": lambda p, s, x, c, *, stats: jnp.mean(x)}, r"log_prob has shape \(\)"),
-], ids=lambda value: "" if isinstance(value, dict) else value[:20])
+@pytest.mark.parametrize(
+    ("functions", "message"),
+    [
+        (
+            {"encode": lambda p, s, x, c, *, stats: Normal(x[:8], jnp.zeros(()))},
+            r"kl\(encode\(x\)\) has shape \(8,\)",
+        ),
+        (
+            {
+                "encode": normal,
+                "decode": lambda p, s, z, c, *, stats: Normal(z[:, :1], jnp.zeros(())),
+            },
+            "UserError: Normal.log_prob: x has shape",
+        ),
+        ({"encode": lambda p, s, x, c: Normal(x, jnp.zeros(()))}, "TypeError: .*stats"),
+        ({"terms": terms(each, lambda x: x)}, r"terms: kl has shape \(16, 2\)"),
+        ({"terms": terms(jnp.mean, each)}, r"terms: rec has shape \(\)"),
+        ({"terms": terms(each, each, part=jnp.zeros(5))}, r"terms: extra 'part' has shape \(5,\)"),
+        (
+            {"terms": lambda *a, stats: (jnp.zeros(SIZE), jnp.zeros(SIZE))},
+            "terms must return Terms, not tuple",
+        ),
+        (
+            {"sample": lambda p, s, rng, n, c, *, stats: noise.normal(rng, (SIZE, 2))},
+            r"sample has shape \(16, 2\), must be \(3, 2\)",
+        ),
+        ({"log_prob": lambda p, s, x, c, *, stats: jnp.mean(x)}, r"log_prob has shape \(\)"),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else value[:20],
+)
 def test_shapes_of_evaluation(functions, message):
     fails(toy(**functions), "^shapes: " + message)
 
@@ -126,11 +191,13 @@ def test_stats_of_the_batch_are_tried_too():
 
 
 def test_a_loss_that_is_not_finite():
-    fails(toy(lambda each, *_: each / 0.0), "^gradients: objective 'loss': loss has 16 of 16 values")
+    fails(
+        toy(lambda each, *_: each / 0.0), "^gradients: objective 'loss': loss has 16 of 16 values"
+    )
 
 
 def test_a_gradient_that_is_not_finite_though_the_loss_is():
-    def root(each, params, rng, batch):   # d sqrt(w^2) / dw at w = 0
+    def root(each, params, rng, batch):  # d sqrt(w^2) / dw at w = 0
         return each + jnp.sqrt(jnp.sum(jnp.square(params["mean"]["w"])))
 
     fails(toy(root), r"^gradients: .*gradient\['mean'\]\['w'\] has 2 of 2 values")
@@ -165,7 +232,10 @@ def test_a_step_that_moves_what_it_must_not(monkeypatch):
 
 
 def test_a_loss_that_draws_from_numpy():
-    fails(toy(lambda each, *_: each * np.float32(np.random.uniform())), "^determinism: the step traced a second time")
+    fails(
+        toy(lambda each, *_: each * np.float32(np.random.uniform())),
+        "^determinism: the step traced a second time",
+    )
 
 
 def test_a_loss_that_counts_its_calls():
@@ -212,8 +282,13 @@ def test_a_loss_that_knows_whether_it_is_compiled():
 
 
 def test_a_state_whose_type_is_settled_only_by_the_first_step():
-    fails(toy(state={"seen": 0}, next_state=lambda state: {"seen": state["seen"] + jnp.ones((), jnp.int32)}),
-          "^traces: 10 steps were traced 2 times")
+    fails(
+        toy(
+            state={"seen": 0},
+            next_state=lambda state: {"seen": state["seen"] + jnp.ones((), jnp.int32)},
+        ),
+        "^traces: 10 steps were traced 2 times",
+    )
 
 
 def test_a_model_that_diverges_within_ten_steps():
@@ -241,7 +316,10 @@ def test_batch_norm_of_one_device():
 
 
 def test_a_coupled_loss_that_does_not_gather():
-    fails(toy(lambda each, *_: jnp.square(jnp.mean(each)), coupled=True), "^devices: pmap_step over 8 devices differs")
+    fails(
+        toy(lambda each, *_: jnp.square(jnp.mean(each)), coupled=True),
+        "^devices: pmap_step over 8 devices differs",
+    )
 
 
 def test_a_mesh_that_changes_the_result(monkeypatch):
@@ -260,7 +338,7 @@ def test_a_batch_that_cannot_be_cut():
 
 
 def test_a_state_that_a_checkpoint_confuses():
-    state = {"a.b": jnp.ones(()), "a": {"b": jnp.zeros(())}}   # Orbax stores both under one name
+    state = {"a.b": jnp.ones(()), "a": {"b": jnp.zeros(())}}  # Orbax stores both under one name
     fails(toy(state=state), "^checkpoint: the restored state differs from the saved one")
 
 

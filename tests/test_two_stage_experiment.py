@@ -1,4 +1,5 @@
-"""The two-stage VAE's experiment: schedules, cells and figures on tiny runs, and the toy whose density is known."""
+"""The two-stage VAE's experiment: schedules, cells and figures on tiny runs, and the toy whose
+density is known."""
 
 import runpy
 import sys
@@ -18,7 +19,8 @@ from jaxvae.metrics import squeezenet
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Sends everything that is written into a folder of its own, and gives SqueezeNet weights of the right shapes."""
+    """Sends everything that is written into a folder of its own, and gives SqueezeNet weights of
+    the right shapes."""
     for module in (cells, figures, train):
         monkeypatch.setattr(module, "FOLDER", tmp_path)
     for cached in (train.stage_one, train.stage_two, train.first_latents):
@@ -36,7 +38,13 @@ def test_schedules():
     assert steps == 240_000
     assert set(tx) == {"encoder", "decoder", "likelihood"}
     assert setting.length(400, 150, 60_000, 100, 0.05)[0] == 12_000
-    for share, at, rate in ((1.0, 0, 1e-4), (1.0, 89_999, 1e-4), (1.0, 90_000, 5e-5), (0.05, 4_499, 1e-4), (0.05, 4_500, 5e-5)):
+    for share, at, rate in (
+        (1.0, 0, 1e-4),
+        (1.0, 89_999, 1e-4),
+        (1.0, 90_000, 5e-5),
+        (0.05, 4_499, 1e-4),
+        (0.05, 4_500, 5e-5),
+    ):
         for group, factor in (("decoder", 1.0), ("likelihood", 1 / share)):
             tx = setting.length(400, 150, 60_000, 100, share)[1][group]
             assert first_update(tx, at) == pytest.approx(factor * rate, rel=2e-3)
@@ -47,10 +55,14 @@ def first_update(tx, at: int) -> float:
     import jax.numpy as jnp
 
     params = jnp.zeros(())
-    state = jax.tree.map(lambda x: jnp.asarray(at, x.dtype) if x.dtype == jnp.int32 else x, tx.init(params))
+    state = jax.tree.map(
+        lambda x: jnp.asarray(at, x.dtype) if x.dtype == jnp.int32 else x, tx.init(params)
+    )
     with jax.numpy_dtype_promotion("standard"):
         update, _ = tx.update(jnp.ones(()), state, params)
-    return float(-update) / ((0.1 / (1 - 0.9 ** (at + 1))) / np.sqrt(0.001 / (1 - 0.999 ** (at + 1))))
+    return float(-update) / (
+        (0.1 / (1 - 0.9 ** (at + 1))) / np.sqrt(0.001 / (1 - 0.999 ** (at + 1)))
+    )
 
 
 def test_there_is_a_cell_for_every_published_number():
@@ -67,7 +79,12 @@ def test_models_of_table_1():
 
     from jaxvae.types import Batch
 
-    for method, extra in (("cross_entropy", 0), ("fixed_gamma", 0), ("learned_gamma", 1), ("wae_mmd", 0)):
+    for method, extra in (
+        ("cross_entropy", 0),
+        ("fixed_gamma", 0),
+        ("learned_gamma", 1),
+        ("wae_mmd", 0),
+    ):
         model = setting.stage_one(method, (28, 28, 1))
         params, _ = jax.eval_shape(model.init, jax.random.key(0), Batch(jnp.zeros((2, 28, 28, 1))))
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 13_331_585 + extra
@@ -78,22 +95,34 @@ def test_models_of_table_1():
 def test_a_budget_is_a_protocol():
     assert setting.check_budget(1.0).suffix == ""
     assert setting.check_budget(0.05).suffix == ", 5 % of the schedule"
-    assert {setting.check_budget(s).folder for s in (1.0, 0.05, 0.5)} == {"full", "budget_0.05", "budget_0.5"}
+    assert {setting.check_budget(s).folder for s in (1.0, 0.05, 0.5)} == {
+        "full",
+        "budget_0.05",
+        "budget_0.5",
+    }
     for share in (0.0, 1.5, -1.0):
         with pytest.raises(UserError, match="--budget must be"):
             setting.check_budget(share)
 
 
-@pytest.mark.parametrize("methods", [
-    ("learned_gamma", "gmm", "two_stage"), pytest.param(setting.METHODS, marks=pytest.mark.slow),
-], ids=["a few", "all"])
+@pytest.mark.parametrize(
+    "methods",
+    [("learned_gamma", "gmm", "two_stage"), pytest.param(setting.METHODS, marks=pytest.mark.slow)],
+    ids=["a few", "all"],
+)
 def test_methods_on_tiny_runs(folder, capsys, methods):
-    """Cells of a data set, through the command: stages are shared, costs are said first, numbers have their protocol."""
-    argv = ["--smoke", "--protocol", "squeezenet", *(word for method in methods for word in ("--cell", f"mnist/{method}"))]
+    """Cells of a data set, through the command: stages are shared, costs are said first, numbers
+    have their protocol."""
+    argv = [
+        "--smoke",
+        "--protocol",
+        "squeezenet",
+        *(word for method in methods for word in ("--cell", f"mnist/{method}")),
+    ]
     runner.main(folder, cells.cells, argv, command.OPTIONS)
     said = capsys.readouterr()
     stages = [method for method in methods if method in (*setting.STAGE_ONE, "two_stage")]
-    assert said.out.count("8 steps of 100: about") == len(stages)   # each stage is trained once
+    assert said.out.count("8 steps of 100: about") == len(stages)  # each stage is trained once
     assert "MiB of memory" in said.out
     results, _ = table.load(folder, "smoke")
     assert {line["cell"] for line in results} == {f"mnist/{method}" for method in methods}
@@ -110,14 +139,29 @@ def test_methods_on_tiny_runs(folder, capsys, methods):
 
 
 def test_all_of_a_cell_is_announced_before_its_first_stage(folder, capsys, monkeypatch):
-    """Also the second stage's cost; the latents and what is drawn from them are of full precision."""
+    """Also the second stage's cost; the latents and what is drawn from them are of full
+    precision."""
     precisions = []
     encode = train.models.latents
-    monkeypatch.setattr(train.models, "latents", lambda *args, **options: precisions.append(
-        jax.config.jax_default_matmul_precision) or encode(*args, **options))
-    runner.main(folder, cells.cells, ["--smoke", "--cell", "mnist/two_stage", "--protocol", "squeezenet"], command.OPTIONS)
+    monkeypatch.setattr(
+        train.models,
+        "latents",
+        lambda *args, **options: (
+            precisions.append(jax.config.jax_default_matmul_precision) or encode(*args, **options)
+        ),
+    )
+    runner.main(
+        folder,
+        cells.cells,
+        ["--smoke", "--cell", "mnist/two_stage", "--protocol", "squeezenet"],
+        command.OPTIONS,
+    )
     lines = [line.strip() for line in capsys.readouterr().out.splitlines() if "steps of" in line]
-    assert [line.partition(":")[0] for line in lines] == ["two_stage, after learned_gamma", "learned_gamma", "two_stage"]
+    assert [line.partition(":")[0] for line in lines] == [
+        "two_stage, after learned_gamma",
+        "learned_gamma",
+        "two_stage",
+    ]
     assert precisions == ["highest"]
 
 
@@ -128,7 +172,9 @@ def test_distances_are_announced_once(monkeypatch, capsys):
     progress = cells._announced("fid")
     for done in (64, 128, 192, 256):
         progress(done, 20_000)
-    assert capsys.readouterr().out == "  fid: 20,000 images, about 10 min\n"   # 19,872 images at 64 in 2 s
+    assert (
+        capsys.readouterr().out == "  fid: 20,000 images, about 10 min\n"
+    )  # 19,872 images at 64 in 2 s
     progress = cells._announced("fid")
     progress(64, 64)
     assert capsys.readouterr().out == ""
@@ -183,10 +229,15 @@ def test_what_is_needed_after_training_is_looked_at_before(folder, monkeypatch, 
     assert not (folder / "runs").exists()
 
 
-@pytest.mark.parametrize(("argv", "message"), [
-    (["--protocol", "fid"], "unknown protocol 'fid'"), (["--budget", "2"], "--budget must be at most 1"),
-    (["--budget", "much"], "invalid float value"), (["--budgets", "1"], "Did you mean '--budget'"),
-])
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--protocol", "fid"], "unknown protocol 'fid'"),
+        (["--budget", "2"], "--budget must be at most 1"),
+        (["--budget", "much"], "invalid float value"),
+        (["--budgets", "1"], "Did you mean '--budget'"),
+    ],
+)
 def test_options_that_do_not_exist(folder, argv, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         runner.main(folder, cells.cells, argv, command.OPTIONS)
@@ -221,14 +272,15 @@ def test_points_of_the_curve_have_the_density():
 
 
 def test_ks_by_hand():
-    """All mass at t = 0.6, where the true distribution function is 0.6: from below 0.6, from above 0.4."""
+    """All mass at t = 0.6, where the true distribution function is 0.6: from below 0.6, from above
+    0.4."""
     assert toy.ks(np.full(10, 0.6)) == pytest.approx(0.6)
     assert toy.ks(np.full(10, 1.0)) == pytest.approx(1.0)
 
 
 def test_distance_from_the_curve():
     t = np.linspace(0.1, 0.9, 9)
-    off = toy.curve(t) * np.array([1.1, 1.1, 1.0])   # moved outwards
+    off = toy.curve(t) * np.array([1.1, 1.1, 1.0])  # moved outwards
     found, distance = toy.project(off)
     np.testing.assert_allclose(distance, 0.1, rtol=0.02)
     np.testing.assert_allclose(found, t, atol=2e-3)

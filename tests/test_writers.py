@@ -24,7 +24,9 @@ def one_line(info) -> str:
 def test_append_and_read_keep_every_digit(tmp_path):
     path = tmp_path / "new" / "metrics.jsonl"
     writers.append(path, {"step": 1, "loss": 0.1 + 0.2, "name": "a\nb"})
-    writers.append(str(path), {"step": 2, "loss": np.float32(0.1), "n": np.int64(7), "z": np.arange(3)})
+    writers.append(
+        str(path), {"step": 2, "loss": np.float32(0.1), "n": np.int64(7), "z": np.arange(3)}
+    )
     assert path.read_text() == (
         '{"step": 1, "loss": 0.30000000000000004, "name": "a\\nb"}\n'
         '{"step": 2, "loss": 0.10000000149011612, "n": 7, "z": [0, 1, 2]}\n'
@@ -36,7 +38,9 @@ def test_append_and_read_keep_every_digit(tmp_path):
 
 def test_what_is_not_finite_is_strict_json_and_comes_back_as_floats(tmp_path):
     path = tmp_path / "log.jsonl"
-    writers.append(path, {"a": math.nan, "b": np.float32(np.inf), "c": [-math.inf, {"d": np.float64("nan")}]})
+    writers.append(
+        path, {"a": math.nan, "b": np.float32(np.inf), "c": [-math.inf, {"d": np.float64("nan")}]}
+    )
     text = path.read_text()
     assert text == '{"a": "nan", "b": "inf", "c": ["-inf", {"d": "nan"}]}\n'
 
@@ -51,7 +55,9 @@ def test_what_is_not_finite_is_strict_json_and_comes_back_as_floats(tmp_path):
     assert math.isnan(record["c"][1]["d"])
 
 
-@pytest.mark.parametrize("tail", [b'{"step": 3, "lo', b'{"step": 3}', b'{"step": 3, "lo\n', b"\x00\xff\n", b"17\n"])
+@pytest.mark.parametrize(
+    "tail", [b'{"step": 3, "lo', b'{"step": 3}', b'{"step": 3, "lo\n', b"\x00\xff\n", b"17\n"]
+)
 def test_a_broken_last_line_is_ignored(tmp_path, tail):
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'{"step": 1}\n{"step": 2}\n' + tail)
@@ -81,12 +87,15 @@ def test_append_after_a_cut_off_line_starts_afresh(tmp_path):
 
 def test_cut_back_keeps_the_steps_before_byte_by_byte(tmp_path):
     path = tmp_path / "log.jsonl"
-    path.write_bytes(b'{"step":1,"x":1.50}\n{"step":2}\n{"note":"no step"}\n{"step":3}\n{"step":2,"split":"v"}\n{"st')
+    path.write_bytes(
+        b'{"step":1,"x":1.50}\n{"step":2}\n{"note":"no '
+        b'step"}\n{"step":3}\n{"step":2,"split":"v"}\n{"st'
+    )
     writers.cut_back(str(path), 2)
     assert path.read_bytes() == b'{"step":1,"x":1.50}\n{"step":2}\n{"step":2,"split":"v"}\n'
     before = path.stat().st_ino
     writers.cut_back(path, 2)
-    assert path.stat().st_ino == before   # nothing to do, nothing replaced
+    assert path.stat().st_ino == before  # nothing to do, nothing replaced
     writers.cut_back(path, 0)
     assert path.read_bytes() == b""
     assert os.listdir(tmp_path) == ["log.jsonl"]
@@ -134,10 +143,21 @@ def test_read_curves_by_hand(tmp_path):
 
 def test_json_files_are_replaced_in_one_move(tmp_path, monkeypatch):
     path = tmp_path / "run" / "config.json"
-    writers.write_json(path, {"beta": 1.5, "shape": (28, 28), "best": -math.inf, "data": Path("x") / "y"})
-    assert writers.read_json(str(path)) == {"beta": 1.5, "shape": [28, 28], "best": -math.inf, "data": "x/y"}
+    writers.write_json(
+        path, {"beta": 1.5, "shape": (28, 28), "best": -math.inf, "data": Path("x") / "y"}
+    )
+    assert writers.read_json(str(path)) == {
+        "beta": 1.5,
+        "shape": [28, 28],
+        "best": -math.inf,
+        "data": "x/y",
+    }
     old = path.read_bytes()
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")),
+    )
     with pytest.raises(UserError, match=r"No space left on device\. Free some space") as info:
         writers.write_json(path, {"beta": 2.0})
     one_line(info)
@@ -186,7 +206,9 @@ def test_a_short_write_is_taken_back(tmp_path):
     size = path.stat().st_size
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, old[1]))   # the next line fits by 5 bytes only
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (size + 5, old[1])
+    )  # the next line fits by 5 bytes only
     try:
         with pytest.raises(UserError, match="No space left"):
             writers.append(path, {"step": 2})
@@ -235,5 +257,7 @@ def test_kill_9_leaves_whole_lines(tmp_path):
 def test_nothing_heavy_is_imported(module):
     code = f"import sys, jaxvae.{module}; print([m for m in ('jax', 'flax', 'matplotlib', 'PIL') if m in sys.modules])"
     root = Path(writers.__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "[]\n"

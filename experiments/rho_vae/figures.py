@@ -1,7 +1,9 @@
-"""python -m experiments.rho_vae.figures: draws Figures 1, 3, 4, 5 (loss curves) and 2 (samples) from what has been run.
+"""python -m experiments.rho_vae.figures: draws Figures 1, 3, 4, 5 (loss curves) and 2 (samples)
+from what has been run.
 
-One picture per net with curves, and one of samples per data set, in `figures/`. A method that was not run is
-not drawn. The published curves are known at their first and last epoch: crosses. Jumps run off the top of a panel.
+One picture per net with curves, and one of samples per data set, in `figures/`. A method that was
+not run is not drawn. The published curves are known at their first and last epoch: crosses. Jumps
+run off the top of a panel.
 """
 
 import argparse
@@ -17,26 +19,40 @@ from jaxvae.models.rho_vae import NETS
 from jaxvae.writers import read, read_json
 
 FIGURES = {"vanilla": 1, "beta": 3, "cnn": 4, "info": 5}
-FIRST = {   # epoch 1 of the published curves, decoded from the vector graphics: (normal, AR(1))
-    "mnist.vanilla": (131.5, 123.7), "fashion_mnist.vanilla": (257.6, 241.5), "mnist.cnn": (117.0, 98.8),
-    "fashion_mnist.cnn": (250.1, 233.4), "mnist.beta": (595.7, 553.5), "fashion_mnist.beta": (1318.9, 1260.8),
-}   # those of the info net are in expected.json, as they have cells
-LAST = {"fashion_mnist/info/normal": 14}   # where the last published point is not that of epoch 15
-COLOURS = {"normal": "#0072B2", "normal-paper": "#56B4E9", "ar1-paper": "#009E73", "ar1-readme": "#CC79A7",
-           "ar1-released": "#D55E00"}
+FIRST = {  # epoch 1 of the published curves, decoded from the vector graphics: (normal, AR(1))
+    "mnist.vanilla": (131.5, 123.7),
+    "fashion_mnist.vanilla": (257.6, 241.5),
+    "mnist.cnn": (117.0, 98.8),
+    "fashion_mnist.cnn": (250.1, 233.4),
+    "mnist.beta": (595.7, 553.5),
+    "fashion_mnist.beta": (1318.9, 1260.8),
+}  # those of the info net are in expected.json, as they have cells
+LAST = {"fashion_mnist/info/normal": 14}  # where the last published point is not that of epoch 15
+COLOURS = {
+    "normal": "#0072B2",
+    "normal-paper": "#56B4E9",
+    "ar1-paper": "#009E73",
+    "ar1-readme": "#CC79A7",
+    "ar1-released": "#D55E00",
+}
 PANELS = {"test_loss": "loss as the released code prints it", "elbo": "true negative ELBO"}
 
 
-def curves(name: str, net: str, method: str, results: str = "results") -> list[dict[str, np.ndarray]]:
+def curves(
+    name: str, net: str, method: str, results: str = "results"
+) -> list[dict[str, np.ndarray]]:
     """Returns a curve for each seed, from its newest run: epochs and metrics."""
     path = FOLDER / results / "curves" / f"{name}.{net}.{method}.jsonl"
     seeds: dict[int, list] = {}
     for line in read(path) if path.exists() else []:
         run = seeds.setdefault(line["seed"], [])
         if run and line["steps"] <= run[-1]["steps"]:
-            run.clear()   # a later run of the same seed begins
+            run.clear()  # a later run of the same seed begins
         run.append(line)
-    return [{k: np.asarray([line[k] for line in run]) for k in ("steps", *PANELS)} for run in seeds.values()]
+    return [
+        {k: np.asarray([line[k] for line in run]) for k in ("steps", *PANELS)}
+        for run in seeds.values()
+    ]
 
 
 def draw(net: str, target: Path, results: str = "results") -> bool:
@@ -55,15 +71,28 @@ def draw(net: str, target: Path, results: str = "results") -> bool:
             for method in methods(net):
                 for run in curves(name, net, method, results):
                     epochs = run["steps"] / run["steps"][0]
-                    lines[method], = axes.plot(epochs, sign * run[metric], color=COLOURS[method], lw=1.3)
+                    (lines[method],) = axes.plot(
+                        epochs, sign * run[metric], color=COLOURS[method], lw=1.3
+                    )
                 for run in curves(name, UNIFORM, method, results) if net == "info" else ():
                     axes.plot(1, sign * run[metric][0], "o", color=COLOURS[method], mfc="none")
                     circles = True
             if metric == "test_loss":
                 for k, method in enumerate(("normal", "ar1-released")):
                     cell = f"{name}/{net}/{method}"
-                    first = published[f"{name}/{UNIFORM}/{method}"] if net == "info" else FIRST[f"{name}.{net}"][k]
-                    axes.plot([1, LAST.get(cell, 15)], [first, published[cell]], "x", color=COLOURS[method], ms=8, mew=2)
+                    first = (
+                        published[f"{name}/{UNIFORM}/{method}"]
+                        if net == "info"
+                        else FIRST[f"{name}.{net}"][k]
+                    )
+                    axes.plot(
+                        [1, LAST.get(cell, 15)],
+                        [first, published[cell]],
+                        "x",
+                        color=COLOURS[method],
+                        ms=8,
+                        mew=2,
+                    )
             _cut(axes)
             axes.set_title(f"{name}: {title}", fontsize=10)
             axes.set_xlabel("epoch")
@@ -78,7 +107,8 @@ def draw(net: str, target: Path, results: str = "results") -> bool:
 
 
 def _cut(axes) -> None:
-    """Ends the panel above the highest start of a curve: what jumps higher later runs off its top."""
+    """Ends the panel above the highest start of a curve: what jumps higher later runs off its
+    top."""
     starts, everything = [], []
     for line in axes.lines:
         y = np.asarray(line.get_ydata())
@@ -90,13 +120,16 @@ def _cut(axes) -> None:
 
 
 def samples(name: str, target: Path, results: str = "results") -> bool:
-    """Draws the samples of every posterior of the vanilla net side by side. Returns whether there was any."""
+    """Draws the samples of every posterior of the vanilla net side by side. Returns whether there
+    was any."""
     from matplotlib.figure import Figure
     from PIL import Image
 
     from jaxvae.plots import _save
 
-    paths = {m: FOLDER / results / "samples" / f"{name}.vanilla.{m}.png" for m in methods("vanilla")}
+    paths = {
+        m: FOLDER / results / "samples" / f"{name}.vanilla.{m}.png" for m in methods("vanilla")
+    }
     paths = {m: path for m, path in paths.items() if path.exists()}
     if not paths:
         return False
@@ -113,13 +146,19 @@ def samples(name: str, target: Path, results: str = "results") -> bool:
 def main(results: str = "results", target: Path = FOLDER / "figures") -> None:
     """Draws everything there is."""
     writers.make_folder(target)
-    drawn = [draw(net, target, results) for net in NETS] + [samples(name, target, results) for name in DATA]
+    drawn = [draw(net, target, results) for net in NETS] + [
+        samples(name, target, results) for name in DATA
+    ]
     if not any(drawn):
-        raise UserError("nothing has been run: python -m experiments.rho_vae --cell '*/vanilla/*' first.")
+        raise UserError(
+            "nothing has been run: python -m experiments.rho_vae --cell '*/vanilla/*' first."
+        )
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(prog="python -m experiments.rho_vae.figures", description=__doc__.partition(": ")[2]).parse_args()
+    argparse.ArgumentParser(
+        prog="python -m experiments.rho_vae.figures", description=__doc__.partition(": ")[2]
+    ).parse_args()
     try:
         main()
     except UserError as error:

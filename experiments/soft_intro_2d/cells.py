@@ -1,4 +1,5 @@
-"""Table 2 and Figures 3 and 21 of the Soft-IntroVAE paper, one training run at a time (`sweep` trains many in one program)."""
+"""Table 2 and Figures 3 and 21 of the Soft-IntroVAE paper, one training run at a time (`sweep`
+trains many in one program)."""
 
 import shutil
 from collections.abc import Callable
@@ -16,12 +17,13 @@ from jaxvae.train import NonFinite, fit
 from jaxvae.types import Model
 
 FOLDER = Path(__file__).parent
-FRAME = 2_000   # samples of a frame of the film
+FRAME = 2_000  # samples of a frame of the film
 ALL = {**setting.TABLE_2, **setting.READINGS, **setting.FIGURE_3, **setting.FIGURE_21}
 
 
 def workdir(cell: str, seed: int, smoke: bool = False) -> Path:
-    """Returns the folder of a run, with its checkpoint and film; only the newest run of a cell and seed is kept, not in git."""
+    """Returns the folder of a run, with its checkpoint and film; only the newest run of a cell and
+    seed is kept, not in git."""
     return FOLDER / "runs" / ("smoke" if smoke else "full") / f"{cell.replace('/', '.')}.seed{seed}"
 
 
@@ -33,12 +35,22 @@ def length(smoke: bool) -> tuple[int, int]:
 def config(run: Run, seed: int, smoke: bool) -> dict:
     """Returns what describes a run, for its folder."""
     steps, num_vae = length(smoke)
-    return {"data": run.data, "method": run.method, **run.hyper, "seed": seed, "total_steps": steps, "num_vae": num_vae}
+    return {
+        "data": run.data,
+        "method": run.method,
+        **run.hyper,
+        "seed": seed,
+        "total_steps": steps,
+        "num_vae": num_vae,
+    }
 
 
 def camera(model: Model) -> Callable[..., None]:
-    """Returns (folder, step, params, seed) -> None, which writes samples of the model as one frame of a film."""
-    frame = jax.jit(lambda params, key: model.sample(params, {"encoder": {}, "decoder": {}}, key, FRAME))
+    """Returns (folder, step, params, seed) -> None, which writes samples of the model as one frame
+    of a film."""
+    frame = jax.jit(
+        lambda params, key: model.sample(params, {"encoder": {}, "decoder": {}}, key, FRAME)
+    )
 
     def shoot(folder: Path, step: int, params, seed: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +60,8 @@ def camera(model: Model) -> Callable[..., None]:
 
 
 def train(cell: str, run: Run, seed: int, smoke: bool) -> list[Measure]:
-    """Trains one model and measures it; a run that was killed goes on where it was, a finished one is replaced."""
+    """Trains one model and measures it; a run that was killed goes on where it was, a finished one
+    is replaced."""
     steps, num_vae = length(smoke)
     folder = workdir(cell, seed, smoke)
     if (folder / "finished.json").exists():
@@ -64,9 +77,19 @@ def train(cell: str, run: Run, seed: int, smoke: bool) -> list[Measure]:
     with jax.default_matmul_precision("highest"):
         try:
             frames = 3 if smoke else 30
-            result = fit(phases, setting.optimiser(), source, batch_size=setting.BATCH_SIZE, seed=seed, workdir=folder,
-                         preprocess=preprocess, eval_every=steps // frames, log_every=steps // frames,
-                         config=config(run, seed, smoke), on_eval=film)
+            result = fit(
+                phases,
+                setting.optimiser(),
+                source,
+                batch_size=setting.BATCH_SIZE,
+                seed=seed,
+                workdir=folder,
+                preprocess=preprocess,
+                eval_every=steps // frames,
+                log_every=steps // frames,
+                config=config(run, seed, smoke),
+                on_eval=film,
+            )
         except NonFinite as error:
             print(f"  {error}", flush=True)
             return measure.not_finite(steps)
@@ -77,6 +100,12 @@ def train(cell: str, run: Run, seed: int, smoke: bool) -> list[Measure]:
 
 
 CELLS = [
-    *(Cell(name, lambda seed, smoke, name=name, run=run: train(name, run, seed, smoke)) for name, run in ALL.items()),
-    *(Cell(f"{name}/real", lambda seed, smoke, name=name: measure.floor(name, seed, smoke)) for name in setting.DATA),
+    *(
+        Cell(name, lambda seed, smoke, name=name, run=run: train(name, run, seed, smoke))
+        for name, run in ALL.items()
+    ),
+    *(
+        Cell(f"{name}/real", lambda seed, smoke, name=name: measure.floor(name, seed, smoke))
+        for name in setting.DATA
+    ),
 ]

@@ -1,4 +1,5 @@
-"""Draws the paper's figures from what has been run: the checkpoints in runs/ and the lines in results/.
+"""Draws the paper's figures from what has been run: the checkpoints in runs/ and the lines in
+results/.
 
     python -m experiments.soft_intro_2d.figures [--seed 0]
 
@@ -35,7 +36,8 @@ FRAMES = 8
 
 
 def trained(cell: str, seed: int):
-    """Returns (model, params, state) of the newest finished run of a cell, or None where there is none."""
+    """Returns (model, params, state) of the newest finished run of a cell, or None where there is
+    none."""
     folder = cells.workdir(cell, seed)
     if not (folder / "finished.json").exists():
         return None
@@ -98,7 +100,9 @@ def figure_2(seed: int) -> list[Path]:
             model, params, state = found[f"{name}/{method}"]
             scatter(axes, np.asarray(model.sample(params, state, rng, POINTS)), toy.half_range)
             energy = jax.jit(measure.energy(model))
-            value = grid2d.on_points(lambda x, e=energy, p=params, s=state: e(p, s, x), grid2d.grid(toy.half_range, SIDE))
+            value = grid2d.on_points(
+                lambda x, e=energy, p=params, s=state: e(p, s, x), grid2d.grid(toy.half_range, SIDE)
+            )
             image = np.exp(value.min() - value).reshape(SIDE, SIDE)
             r = toy.half_range
             density[1][i, j - 1].imshow(image, origin="lower", extent=(-r, r, -r, r), cmap="magma")
@@ -123,21 +127,31 @@ def films(seed: int) -> list[Path]:
 
 
 def figure_3() -> list[Path]:
-    """Draws released KL and JSD against m: mean over seeds, with one standard deviation either way."""
+    """Draws released KL and JSD against m: mean over seeds, with one standard deviation either
+    way."""
     results, _ = table.load(cells.FOLDER)
-    lines = [line for line in results if line["cell"] in setting.FIGURE_3 and line["protocol"] == "released"]
+    lines = [
+        line
+        for line in results
+        if line["cell"] in setting.FIGURE_3 and line["protocol"] == "released"
+    ]
     if not any("/m_" in line["cell"] for line in lines):
         return []
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3), dpi=110, layout="constrained")
-    for axes, metric, title in zip(figure.subplots(1, 2), ("histogram_kl", "histogram_jsd"), ("KL", "JSD"), strict=True):
+    for axes, metric, title in zip(
+        figure.subplots(1, 2), ("histogram_kl", "histogram_jsd"), ("KL", "JSD"), strict=True
+    ):
         newest: dict = {}
         for line in lines:
             if line["metric"] == metric:
                 newest.setdefault(line["cell"], {})[line["seed"]] = line["value"]
-        points = [(run.hyper["m"], list(newest[cell].values())) for cell, run in setting.FIGURE_3.items()
-                  if cell in newest and "m" in run.hyper]
+        points = [
+            (run.hyper["m"], list(newest[cell].values()))
+            for cell, run in setting.FIGURE_3.items()
+            if cell in newest and "m" in run.hyper
+        ]
         m, mean = [p[0] for p in points], [statistics.fmean(p[1]) for p in points]
         spread = [statistics.stdev(p[1]) if len(p[1]) > 1 else 0.0 for p in points]
         axes.errorbar(m, mean, spread, color=ORANGE, marker="o", markersize=4, label="IntroVAE")
@@ -155,14 +169,20 @@ def figure_21(seed: int) -> list[Path]:
         return []
     figure, grid = panels(1, 2, 2.6)
     for axes, (method, (model, params, state)) in zip(grid[0], found.items(), strict=True):
-        scatter(axes, np.asarray(model.sample(params, state, jax.random.key(seed), POINTS)), toy2d.toy("8gaussians").half_range)
+        scatter(
+            axes,
+            np.asarray(model.sample(params, state, jax.random.key(seed), POINTS)),
+            toy2d.toy("8gaussians").half_range,
+        )
         axes.set_title(TITLES[method], fontsize=9)
     return [save("figure_21", figure)]
 
 
 def main(argv: list[str] | None = None) -> None:
     """Draws what can be drawn. A user's mistake is one line on stderr and exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.soft_intro_2d.figures", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.soft_intro_2d.figures", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
@@ -170,8 +190,10 @@ def main(argv: list[str] | None = None) -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
-    print("\n".join(str(path.relative_to(cells.FOLDER)) for path in paths) or
-          "nothing has been run yet: python -m experiments.soft_intro_2d --cell 8gaussians/vae")
+    print(
+        "\n".join(str(path.relative_to(cells.FOLDER)) for path in paths)
+        or "nothing has been run yet: python -m experiments.soft_intro_2d --cell 8gaussians/vae"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""What Table 2 of the Soft-IntroVAE paper trained (appendix 9.2.1 and the released code): nets, phases, hyper-parameters.
+"""What Table 2 of the Soft-IntroVAE paper trained (appendix 9.2.1 and the released code): nets,
+phases, hyper-parameters.
 
-Encoder and decoder have four hidden layers of 256 with ReLU (the paper says three) and torch's initialisation. Adam 2e-4,
-divided by 10 at steps 10,000 and 15,000; batch 512, all of it new at every step; 30,000 steps, of which the first 2,000 are
-a plain VAE with the same weights. The code of the VAE and IntroVAE rows was never released: they are trained in the same way.
+Encoder and decoder have four hidden layers of 256 with ReLU (the paper says three) and torch's
+initialisation. Adam 2e-4, divided by 10 at steps 10,000 and 15,000; batch 512, all of it new at
+every step; 30,000 steps, of which the first 2,000 are a plain VAE with the same weights. The code
+of the VAE and IntroVAE rows was never released: they are trained in the same way.
 """
 
 from typing import Any, NamedTuple
@@ -42,9 +44,13 @@ HYPER: dict[str, dict[str, dict[str, float]]] = {
     },
 }
 
-MARGINS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0)   # of Figure 3
-SAME = {"beta_rec": 0.3, "beta_kl": 0.5, "beta_neg": 1.0}   # of Figure 3: IntroVAE's best on 8 Gaussians
-COLLAPSE = {"beta_rec": 0.5, "beta_kl": 1.0}   # of Figure 21
+MARGINS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0)  # of Figure 3
+SAME = {
+    "beta_rec": 0.3,
+    "beta_kl": 0.5,
+    "beta_neg": 1.0,
+}  # of Figure 3: IntroVAE's best on 8 Gaussians
+COLLAPSE = {"beta_rec": 0.5, "beta_kl": 1.0}  # of Figure 21
 
 
 class Run(NamedTuple):
@@ -55,38 +61,54 @@ class Run(NamedTuple):
     hyper: dict[str, float]
 
 
-TABLE_2 = {f"{data}/{method}": Run(data, method, HYPER[data][method]) for data in DATA for method in METHODS}
-READINGS = {   # the IntroVAE rows with the losses of IntroVAE's own code instead of appendix 9.1.1; see the README
-    f"{data}/intro_vae_released": Run(data, "intro_vae_released", HYPER[data]["intro_vae"]) for data in DATA
+TABLE_2 = {
+    f"{data}/{method}": Run(data, method, HYPER[data][method])
+    for data in DATA
+    for method in METHODS
+}
+# the IntroVAE rows with the losses of IntroVAE's own code instead of appendix 9.1.1; see the README
+READINGS = {
+    f"{data}/intro_vae_released": Run(data, "intro_vae_released", HYPER[data]["intro_vae"])
+    for data in DATA
 }
 FIGURE_3 = {
-    **{f"8gaussians/m_{m:g}/intro_vae": Run("8gaussians", "intro_vae", {**SAME, "m": m}) for m in MARGINS},
+    **{
+        f"8gaussians/m_{m:g}/intro_vae": Run("8gaussians", "intro_vae", {**SAME, "m": m})
+        for m in MARGINS
+    },
     "8gaussians/no_m/soft_intro_vae": Run("8gaussians", "soft_intro_vae", SAME),
 }
 FIGURE_21 = {
     "8gaussians/collapse/vae": Run("8gaussians", "vae", COLLAPSE),
-    "8gaussians/collapse/soft_intro_vae": Run("8gaussians", "soft_intro_vae", {**COLLAPSE, "beta_neg": 5.0}),
+    "8gaussians/collapse/soft_intro_vae": Run(
+        "8gaussians", "soft_intro_vae", {**COLLAPSE, "beta_neg": 5.0}
+    ),
 }
 
 
 def search(method: str) -> list[dict[str, float]]:
     """Returns the settings of the grid search of appendix 9.2.1: 81, 1260 or 210 of them.
 
-    The paper gives the numbers of runs and the ranges; the values inside are ours, and hold every entry of Table 5.
+    The paper gives the numbers of runs and the ranges; the values inside are ours, and hold every
+    entry of Table 5.
     """
     if method == "vae":
         values = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
         return [{"beta_rec": rec, "beta_kl": kl} for rec in values for kl in values]
-    settings = [{"beta_rec": rec, "beta_kl": kl, "beta_neg": round(factor * kl, 6)}
-                for rec in (0.05, 0.2, 0.3, 0.4, 0.8, 1.0) for kl in (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0)
-                for factor in (1, 2, 3, 4, 5)]
+    settings = [
+        {"beta_rec": rec, "beta_kl": kl, "beta_neg": round(factor * kl, 6)}
+        for rec in (0.05, 0.2, 0.3, 0.4, 0.8, 1.0)
+        for kl in (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0)
+        for factor in (1, 2, 3, 4, 5)
+    ]
     if method == "soft_intro_vae":
         return settings
     return [{**setting, "m": m} for setting in settings for m in (1.0, 2.0, 3.0, 5.0, 8.0, 10.0)]
 
 
 def build(method: str, hidden: int = 256, **hyper: Any) -> Model:
-    """Returns the model of one method: encoder 199,172 and decoder 198,658 parameters (the released one owns a scalar more)."""
+    """Returns the model of one method: encoder 199,172 and decoder 198,658 parameters (the released
+    one owns a scalar more)."""
     pair = nets.mlp((hidden,) * 4, 2 * LATENT_DIM), nets.mlp((hidden,) * 4, 2)
     if method == "vae":
         return models.plain_vae(*pair, latent_dim=LATENT_DIM, **hyper)
@@ -96,7 +118,9 @@ def build(method: str, hidden: int = 256, **hyper: Any) -> Model:
     return models.soft_intro_vae(*pair, latent_dim=LATENT_DIM, s=S, convention="released", **hyper)
 
 
-def phases(method: str, steps: int = STEPS, num_vae: int = NUM_VAE, hidden: int = 256, **hyper: Any) -> list[Phase]:
+def phases(
+    method: str, steps: int = STEPS, num_vae: int = NUM_VAE, hidden: int = 256, **hyper: Any
+) -> list[Phase]:
     """Returns the run of one method: `num_vae` steps of a plain VAE, then the rest."""
     model = build(method, hidden, **hyper)
     if method == "vae":

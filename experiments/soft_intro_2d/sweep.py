@@ -6,10 +6,11 @@
     python -m experiments.soft_intro_2d.sweep figure_21 [--seeds 0:1]   posterior collapse
     python -m experiments.soft_intro_2d.sweep search [--data 8gaussians] [--method vae]   the grid search: 81 + 1260 + 210
 
-All but the search add lines to results/ and leave checkpoints, and films of the first seed, in runs/, as cells do alone. The
-search writes search/<data>.<method>.jsonl, one line per setting, and prints the best by the released KL + JSD; settings that
-the file has are not trained again (delete it to search anew). `--smoke` runs a few steps of small nets into smoke/. A sweep
-that was stopped goes on with the same command; of a table or figure, with the method at which it was.
+All but the search add lines to results/ and leave checkpoints, and films of the first seed, in
+runs/, as cells do alone. The search writes search/<data>.<method>.jsonl, one line per setting, and
+prints the best by the released KL + JSD; settings that the file has are not trained again (delete
+it to search anew). `--smoke` runs a few steps of small nets into smoke/. A sweep that was stopped
+goes on with the same command; of a table or figure, with the method at which it was.
 """
 
 import argparse
@@ -32,8 +33,12 @@ from jaxvae.errors import UserError, unknown
 from jaxvae.step import init_state, make_train_step
 from jaxvae.types import Batch
 
-SWEEPS = {"table_2": setting.TABLE_2, "readings": setting.READINGS, "figure_3": setting.FIGURE_3,
-          "figure_21": setting.FIGURE_21}
+SWEEPS = {
+    "table_2": setting.TABLE_2,
+    "readings": setting.READINGS,
+    "figure_3": setting.FIGURE_3,
+    "figure_21": setting.FIGURE_21,
+}
 
 
 def width(smoke: bool) -> int:
@@ -41,42 +46,67 @@ def width(smoke: bool) -> int:
     return 16 if smoke else 256
 
 
-def train(name: str, method: str, runs: list[setting.Run], seeds: range, smoke: bool) -> tuple[Ensemble, float]:
-    """Returns the ensemble of all runs of one method with every seed, and the seconds it took, compilation included."""
+def train(
+    name: str, method: str, runs: list[setting.Run], seeds: range, smoke: bool
+) -> tuple[Ensemble, float]:
+    """Returns the ensemble of all runs of one method with every seed, and the seconds it took,
+    compilation included."""
     steps, num_vae = cells.length(smoke)
     hidden = width(smoke)
     names = list(dict.fromkeys(r.data for r in runs))
     hyper = {key: [r.hyper[key] for r in runs] for key in runs[0].hyper}
     folder = FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}"
-    clock = folder / "seconds.json"   # of a run that is gone on with
-    shoot = cells.camera(setting.build(method, hidden, **runs[0].hyper))   # the weights of the loss do not enter samples
+    clock = folder / "seconds.json"  # of a run that is gone on with
+    shoot = cells.camera(
+        setting.build(method, hidden, **runs[0].hyper)
+    )  # the weights of the loss do not enter samples
 
     def on_log(step, state):
         writers.write_json(clock, time.perf_counter() - start)
         for i in range(0, 0 if name.startswith("search") else len(runs) * len(seeds), len(seeds)):
-            shoot(folder / "films" / str(i), step, jax.tree.map(lambda x, i=i: x[i], state.params), seeds.start)
+            shoot(
+                folder / "films" / str(i),
+                step,
+                jax.tree.map(lambda x, i=i: x[i], state.params),
+                seeds.start,
+            )
 
     start = time.perf_counter() - (writers.read_json(clock) if clock.exists() else 0.0)
     with jax.default_matmul_precision("highest"):
         ensemble = train_ensemble(
-            lambda **h: setting.phases(method, steps, num_vae, hidden, **h), setting.optimiser(),
-            [toy2d.toy(n).draw for n in names], seeds=seeds, hyper={**hyper, "data": [names.index(r.data) for r in runs]},
-            batch_size=setting.BATCH_SIZE, workdir=folder, log_every=max(1, steps // 30), save_every=max(1, steps // 6),
+            lambda **h: setting.phases(method, steps, num_vae, hidden, **h),
+            setting.optimiser(),
+            [toy2d.toy(n).draw for n in names],
+            seeds=seeds,
+            hyper={**hyper, "data": [names.index(r.data) for r in runs]},
+            batch_size=setting.BATCH_SIZE,
+            workdir=folder,
+            log_every=max(1, steps // 30),
+            save_every=max(1, steps // 6),
             config={"sweep": name, "method": method, "data": names},
             on_log=on_log,
         )
         jax.block_until_ready(ensemble.train_state)
     seconds = time.perf_counter() - start
     flops = flops_of_step(method, hidden, runs[0].hyper) * steps * len(ensemble.settings)
-    print(f"{method}: {len(ensemble.settings)} members, {seconds:.1f} s, {flops / seconds / 1e12:.3f} TFLOP/s, "
-          f"{len(ensemble.frozen)} frozen", file=sys.stderr, flush=True)
+    print(
+        f"{method}: {len(ensemble.settings)} members, {seconds:.1f} s, "
+        f"{flops / seconds / 1e12:.3f} TFLOP/s, "
+        f"{len(ensemble.frozen)} frozen",
+        file=sys.stderr,
+        flush=True,
+    )
     for i, (step, what) in ensemble.frozen.items():
-        print(f"  not finite at step {step}: {ensemble.settings[i]}, {', '.join(what)}", file=sys.stderr)
+        print(
+            f"  not finite at step {step}: {ensemble.settings[i]}, {', '.join(what)}",
+            file=sys.stderr,
+        )
     return ensemble, seconds
 
 
 def flops_of_step(method: str, hidden: int, hyper: dict[str, float]) -> float:
-    """Returns the floating-point operations of one step of one member, as XLA counts them before it optimises."""
+    """Returns the floating-point operations of one step of one member, as XLA counts them before it
+    optimises."""
     model, tx = setting.build(method, hidden, **hyper), setting.optimiser()
     batch = Batch(jax.numpy.zeros((setting.BATCH_SIZE, 2)))
     state = jax.eval_shape(lambda: init_state(model, tx, jax.random.key(0), batch))
@@ -93,8 +123,11 @@ def measured(ensemble: Ensemble, method: str, runs: list[setting.Run], seeds: ra
                 model = setting.build(method, width(smoke), **runs[0].hyper)
                 meters[data] = measure.meter(data, model, smoke)
             state = member(ensemble, i)
-            numbers = measure.not_finite(steps) if i in ensemble.frozen else \
-                meters[data](state.params, state.state, found["seed"], steps)
+            numbers = (
+                measure.not_finite(steps)
+                if i in ensemble.frozen
+                else meters[data](state.params, state.state, found["seed"], steps)
+            )
             yield i // len(seeds), found["seed"], state, numbers
 
 
@@ -108,18 +141,28 @@ def sweep(name: str, seeds: range, smoke: bool) -> None:
             continue
         runs = list(chosen.values())
         ensemble, seconds = train(name, method, runs, seeds, smoke)
-        command = f"python -m experiments.soft_intro_2d.sweep {name} --seeds {seeds.start}:{seeds.stop}"
-        facts = {**code, "device": runner.device(), "seconds": round(seconds / len(ensemble.settings), 3),
-                 "command": command + (" --smoke" if smoke else "")}
+        command = (
+            f"python -m experiments.soft_intro_2d.sweep {name} --seeds {seeds.start}:{seeds.stop}"
+        )
+        facts = {
+            **code,
+            "device": runner.device(),
+            "seconds": round(seconds / len(ensemble.settings), 3),
+            "command": command + (" --smoke" if smoke else ""),
+        }
         folder = FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}"
         for i, seed, state, numbers in measured(ensemble, method, runs, seeds, smoke):
             cell = list(chosen)[i]
             for number in numbers:
                 line = {"cell": cell, "seed": seed, **number._asdict(), **facts}
-                writers.append(target / f"{cell.replace('/', '.')}.jsonl", table.check_result(line, cell))
+                writers.append(
+                    target / f"{cell.replace('/', '.')}.jsonl", table.check_result(line, cell)
+                )
             keep(cell, runs[i], seed, state, smoke)
             if seed == seeds.start:
-                (folder / "films" / str(i * len(seeds))).rename(cells.workdir(cell, seed, smoke) / "film")
+                (folder / "films" / str(i * len(seeds))).rename(
+                    cells.workdir(cell, seed, smoke) / "film"
+                )
         shutil.rmtree(folder)
 
 
@@ -137,17 +180,18 @@ def keep(cell: str, chosen: setting.Run, seed: int, state, smoke: bool) -> None:
 
 
 def search(names: list[str], methods: list[str], at_once: int, smoke: bool) -> None:
-    """Runs what the files lack of the grid search, `at_once` settings in a program, and prints the best of each file."""
+    """Runs what the files lack of the grid search, `at_once` settings in a program, and prints the
+    best of each file."""
     target = writers.make_folder(FOLDER / ("smoke" if smoke else "search"))
     for data in names:
         for method in methods:
-            settings = setting.search(method)[:4 if smoke else None]
+            settings = setting.search(method)[: 4 if smoke else None]
             path, lines = target / f"{data}.{method}.jsonl", []
             if path.exists() and not smoke:
                 lines = [line for line in writers.read(path) if _hyper(line) in settings]
             done = [_hyper(line) for line in lines]
             for first in range(0, len(settings), at_once):
-                runs = [setting.Run(data, method, h) for h in settings[first:first + at_once]]
+                runs = [setting.Run(data, method, h) for h in settings[first : first + at_once]]
                 if all(r.hyper in done for r in runs):
                     continue
                 name = f"search.{data}.{first}"
@@ -156,12 +200,24 @@ def search(names: list[str], methods: list[str], at_once: int, smoke: bool) -> N
                     if runs[i].hyper in done:
                         continue
                     values = {f"{n.metric}_{n.protocol}": n.value for n in numbers}
-                    lines.append({"data": data, "method": method, **runs[i].hyper, "seed": seed, **values,
-                                  "device": runner.device(), "commit": runner.commit(FOLDER)})
+                    lines.append(
+                        {
+                            "data": data,
+                            "method": method,
+                            **runs[i].hyper,
+                            "seed": seed,
+                            **values,
+                            "device": runner.device(),
+                            "commit": runner.commit(FOLDER),
+                        }
+                    )
                     writers.append(path, lines[-1])
                 shutil.rmtree(FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}")
             best = min(lines, key=_score)
-            print(f"{data}, {method}: best of {len(settings)}: {_hyper(best)}, released KL + JSD = {_score(best):.3f}")
+            print(
+                f"{data}, {method}: best of {len(settings)}: {_hyper(best)}, released KL + JSD = "
+                f"{_score(best):.3f}"
+            )
 
 
 def _hyper(line: dict) -> dict[str, float]:
@@ -176,7 +232,8 @@ def _score(line: dict) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs what the command line asks for. A user's mistake is one line on stderr and exit code 2."""
+    """Runs what the command line asks for. A user's mistake is one line on stderr and exit code
+    2."""
     try:
         _main(argv)
     except UserError as error:
@@ -185,14 +242,40 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _main(argv: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.soft_intro_2d.sweep", allow_abbrev=False,
-                                     description="Trains many cells as one compiled program for each method.")
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.soft_intro_2d.sweep",
+        allow_abbrev=False,
+        description="Trains many cells as one compiled program for each method.",
+    )
     parser.add_argument("sweep", metavar="SWEEP", help=f"{', '.join(SWEEPS)} or search")
-    parser.add_argument("--seeds", default=None, metavar="A:B", help="default: 0:5, as in the paper (figure_21: 0:1)")
-    parser.add_argument("--data", action="append", metavar="NAME", help="of the search; repeatable (default: all four)")
-    parser.add_argument("--method", action="append", metavar="NAME", help="of the search; repeatable (default: all three)")
-    parser.add_argument("--at-once", type=int, default=210, metavar="N", help="settings of the search in one program")
-    parser.add_argument("--smoke", action="store_true", help="a few steps of small nets, kept apart in smoke/")
+    parser.add_argument(
+        "--seeds",
+        default=None,
+        metavar="A:B",
+        help="default: 0:5, as in the paper (figure_21: 0:1)",
+    )
+    parser.add_argument(
+        "--data",
+        action="append",
+        metavar="NAME",
+        help="of the search; repeatable (default: all four)",
+    )
+    parser.add_argument(
+        "--method",
+        action="append",
+        metavar="NAME",
+        help="of the search; repeatable (default: all three)",
+    )
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        default=210,
+        metavar="N",
+        help="settings of the search in one program",
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="a few steps of small nets, kept apart in smoke/"
+    )
 
     def fail(message: str) -> NoReturn:
         raise UserError(f"{message}: see --help.")
@@ -202,15 +285,27 @@ def _main(argv: list[str] | None) -> None:
     if args.sweep not in (*SWEEPS, "search"):
         raise unknown("sweep", args.sweep, (*SWEEPS, "search"))
     if args.sweep == "search":
-        for given, known, what in ((args.data, setting.DATA, "2-D data set"), (args.method, setting.METHODS, "method")):
+        for given, known, what in (
+            (args.data, setting.DATA, "2-D data set"),
+            (args.method, setting.METHODS, "method"),
+        ):
             for name in given or ():
                 if name not in known:
                     raise unknown(what, name, known)
         if args.at_once < 1:
             raise UserError(f"--at-once must be at least 1, not {args.at_once}.")
-        search(args.data or list(setting.DATA), args.method or list(setting.METHODS), args.at_once, args.smoke)
+        search(
+            args.data or list(setting.DATA),
+            args.method or list(setting.METHODS),
+            args.at_once,
+            args.smoke,
+        )
         return
-    sweep(args.sweep, runner.parse_seeds(args.seeds or ("0:1" if args.sweep == "figure_21" else "0:5")), args.smoke)
+    sweep(
+        args.sweep,
+        runner.parse_seeds(args.seeds or ("0:1" if args.sweep == "figure_21" else "0:5")),
+        args.smoke,
+    )
     results, expected = table.load(FOLDER, "smoke" if args.smoke else "results")
     print(table.render(table.join(results, {"cells": []} if args.smoke else expected)))
 

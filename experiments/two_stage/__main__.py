@@ -1,4 +1,5 @@
-"""python -m experiments.two_stage [--protocol P] [--budget SHARE] [--cell C]... [--seeds A:B] [--smoke] [--table]"""
+"""python -m experiments.two_stage [--protocol P] [--budget SHARE] [--cell C]... [--seeds A:B]
+[--smoke] [--table]"""
 
 from experiments import runner
 from experiments.runner import Option
@@ -6,7 +7,12 @@ from experiments.two_stage.cells import FOLDER, cells
 from jaxvae import host
 
 OPTIONS = (
-    Option("protocol", "two-stage-released", str, "how FIDs are measured; squeezenet needs no Inception weights"),
+    Option(
+        "protocol",
+        "two-stage-released",
+        str,
+        "how FIDs are measured; squeezenet needs no Inception weights",
+    ),
     Option("budget", 1.0, float, "share of the published schedule; each is a protocol of its own"),
 )
 

@@ -1,9 +1,10 @@
-"""Table 1 of the two-stage VAE: seven ways to sample, four data sets, every number with its protocol.
+"""Table 1 of the two-stage VAE: seven ways to sample, four data sets, every number with its
+protocol.
 
-    fid                  of 10,000 samples (decoder means; z or u from the prior)
-    fid_reconstruction   of 10,000 reconstructions, z ~ q(z|x) of training images, as the released code takes them
-    elbo, rec, kl        of the test split, nats per image; for "two_stage" under u -> z -> x
-    gamma                the learned decoder variance (its square root is the released code's gamma)
+fid                  of 10,000 samples (decoder means; z or u from the prior)
+fid_reconstruction   of 10,000 reconstructions, z ~ q(z|x) of training images, as the released code takes them
+elbo, rec, kl        of the test split, nats per image; for "two_stage" under u -> z -> x
+gamma                the learned decoder variance (its square root is the released code's gamma)
 """
 
 import functools
@@ -32,18 +33,31 @@ SMOKE_SAMPLES = 64
 def run(asked: Asked, method: str, protocol: str) -> list[Measure]:
     """Trains what the cell needs, draws its samples, and measures it."""
     chosen = PROTOCOLS[protocol]
-    if asked.smoke:   # a tiny number of samples; the features are those of the protocol where its weights are there
+    # a tiny number of samples; the features are those of the protocol where its weights are there
+    if asked.smoke:
         chosen = chosen.with_samples(SMOKE_SAMPLES)
     stage = train.method(asked, method)
     measures = _distances(asked, method, stage, chosen)
     if stage.model.terms is not None:
         test, protocol = train.source(asked, "test"), "nats" + asked.budget.suffix
         with jax.default_matmul_precision("highest"):
-            found = evaluate(stage.model, stage.params, stage.state, test, preprocess=train.PREPROCESS, seed=asked.seed)
-        measures += [Measure(name, protocol, found[name], test.size, stage.steps, PRECISION) for name in ("elbo", "rec", "kl")]
+            found = evaluate(
+                stage.model,
+                stage.params,
+                stage.state,
+                test,
+                preprocess=train.PREPROCESS,
+                seed=asked.seed,
+            )
+        measures += [
+            Measure(name, protocol, found[name], test.size, stage.steps, PRECISION)
+            for name in ("elbo", "rec", "kl")
+        ]
         if method == "learned_gamma":
             name = "decoder variance" + asked.budget.suffix
-            measures.append(Measure("gamma", name, _gamma(asked, stage), test.size, stage.steps, PRECISION))
+            measures.append(
+                Measure("gamma", name, _gamma(asked, stage), test.size, stage.steps, PRECISION)
+            )
     return measures
 
 
@@ -62,16 +76,26 @@ def _distances(asked: Asked, method: str, stage: Stage, protocol: Protocol) -> l
             writers.make_folder(where)
             images = sampler(jax.random.key(asked.seed), 100, "running")
             plots.samples(where / f"{asked.name}.{method}.png", np.asarray(images))
-        found = [("fid", fid.fid(real, sampler, protocol, progress=_announced("fid"), seed=asked.seed))]
+        found = [
+            ("fid", fid.fid(real, sampler, protocol, progress=_announced("fid"), seed=asked.seed))
+        ]
         if method in setting.STAGE_ONE:
             name, sampler = "fid_reconstruction", _reconstructions(asked, stage)
-            found.append((name, fid.fid(real, sampler, protocol, progress=_announced(name), seed=asked.seed)))
-    return [Measure(name, d.protocol + asked.budget.suffix, d.value, d.n, stage.steps, PRECISION) for name, d in found]
+            found.append(
+                (name, fid.fid(real, sampler, protocol, progress=_announced(name), seed=asked.seed))
+            )
+    return [
+        Measure(name, d.protocol + asked.budget.suffix, d.value, d.n, stage.steps, PRECISION)
+        for name, d in found
+    ]
 
 
 def _announced(name: str):
-    """Returns a `progress` that prints once how long a distance will take: hours, for Inception on a CPU."""
-    first: list[tuple[float, int]] = []   # when the first batch was done, and how many images that were
+    """Returns a `progress` that prints once how long a distance will take: hours, for Inception on
+    a CPU."""
+    first: list[
+        tuple[float, int]
+    ] = []  # when the first batch was done, and how many images that were
 
     def progress(done: int, total: int) -> None:
         if len(first) == 1 and done > first[0][1]:
@@ -84,13 +108,18 @@ def _announced(name: str):
 
 
 def _reconstructions(asked: Asked, stage: Stage):
-    """Returns a sampler of reconstructions of training images, drawn at random; z ~ q(z|x), not its mean."""
+    """Returns a sampler of reconstructions of training images, drawn at random; z ~ q(z|x), not its
+    mean."""
     images = train.source(asked, "train")
 
     @functools.partial(jax.jit, static_argnums=4)
     def reconstruct(params, state, rng, x, stats):
         q = stage.model.encode(params, state, x.astype(jnp.float32) / 255, stats=stats)
-        return jnp.clip(stage.model.decode(params, state, distributions.sample(rng, q), stats=stats).mean, 0.0, 1.0)
+        return jnp.clip(
+            stage.model.decode(params, state, distributions.sample(rng, q), stats=stats).mean,
+            0.0,
+            1.0,
+        )
 
     def sampler(rng, n: int, stats: str):
         rng_index, rng_z = jax.random.split(rng)
@@ -101,7 +130,8 @@ def _reconstructions(asked: Asked, stage: Stage):
 
 
 def check(protocol: str) -> None:
-    """Raises `UserError` for an unknown protocol, and one whose weights are not here, damaged, or of another model."""
+    """Raises `UserError` for an unknown protocol, and one whose weights are not here, damaged, or
+    of another model."""
     extractor = EXTRACTORS[protocols.checked(protocol).extractor]
     path = weights.locate(extractor.weights)
     extractor.from_state_dict(weights.read(path), str(path))
@@ -115,7 +145,11 @@ def cells(protocol: str, budget: float) -> Sequence[Cell]:
     def one(name: str, method: str) -> Cell:
         def measure(seed: int, smoke: bool) -> list[Measure]:
             asked = Asked(name, seed, Budget() if smoke else share, smoke)
-            check(protocol)   # before anything is trained; and are the images there that samples are compared with?
+            check(
+                protocol
+                # before anything is trained; and are the images there that samples are compared
+                # with?
+            )
             train.source(asked, PROTOCOLS[protocol].split)
             return run(asked, method, protocol)
 

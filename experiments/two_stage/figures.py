@@ -1,4 +1,5 @@
-"""python -m experiments.two_stage.figures [--data NAME] [--budget SHARE] [--seed S]: draws the paper's figures from runs.
+"""python -m experiments.two_stage.figures [--data NAME] [--budget SHARE] [--seed S]: draws the
+paper's figures from runs.
 
 What has been trained on this machine (in `runs/`) is drawn into `figures/`; nothing is trained.
 
@@ -27,16 +28,28 @@ from jaxvae.metrics import latent
 
 FOLDER = Path(__file__).parent
 LEARNED, FIXED, GREY = "#0072B2", "#D55E00", "0.5"
-NOISY = 15      # images of a row, as in the paper
+NOISY = 15  # images of a row, as in the paper
 
 
 def draw(asked: Asked, target: Path) -> list[Path]:
     """Draws what the runs of one data set, budget and seed allow, and returns the files."""
-    there = {name for name in (*setting.STAGE_ONE, "two_stage") if (asked.folder / name / "finished").exists()}
-    made = [gamma(asked, target / "gamma.png", there)] if there & {"learned_gamma", "fixed_gamma"} else []
+    there = {
+        name
+        for name in (*setting.STAGE_ONE, "two_stage")
+        if (asked.folder / name / "finished").exists()
+    }
+    made = (
+        [gamma(asked, target / "gamma.png", there)]
+        if there & {"learned_gamma", "fixed_gamma"}
+        else []
+    )
     if "learned_gamma" in there:
-        made += [directions(asked, target / "directions.png", target / "rows.png"), target / "rows.png",
-                 variances(asked, target / "variances.png"), reconstructions(asked, target / "reconstructions.png")]
+        made += [
+            directions(asked, target / "directions.png", target / "rows.png"),
+            target / "rows.png",
+            variances(asked, target / "variances.png"),
+            reconstructions(asked, target / "reconstructions.png"),
+        ]
     if "two_stage" in there:
         made.append(singular(asked, target / "singular.png"))
     return made
@@ -49,11 +62,17 @@ def gamma(asked: Asked, path: Path, there: set[str]) -> Path:
     for name, colour in (("learned_gamma", LEARNED), ("fixed_gamma", FIXED)):
         if name not in there:
             continue
-        lines = [line for line in writers.read(asked.folder / name / "metrics.jsonl") if line["split"] == "train"]
+        lines = [
+            line
+            for line in writers.read(asked.folder / name / "metrics.jsonl")
+            if line["split"] == "train"
+        ]
         steps = np.array([line["step"] for line in lines])
         value = np.array([line.get("gamma", 1.0) for line in lines])
         rec = np.array([line["rec"] for line in lines])
-        error = value * (2 * rec / pixels - np.log(2 * np.pi * value))   # of rec = 1/2 sum [e / gamma + log 2 pi gamma]
+        error = value * (
+            2 * rec / pixels - np.log(2 * np.pi * value)
+        )  # of rec = 1/2 sum [e / gamma + log 2 pi gamma]
         axes[0].plot(steps, np.log(value), color=colour, label=name.replace("_", " "))
         axes[1].plot(steps, error, color=colour, label=name.replace("_", " "))
     axes[0].set(xlabel="step", title="log gamma (means between log lines)")
@@ -70,8 +89,12 @@ def directions(asked: Asked, path: Path, rows_path: Path) -> Path:
     found = latent.directions(*where, x, rng=jax.random.key(asked.seed))
     figure, axes = _figure(1)
     axes[0].scatter(found.posterior_variance, found.image_variance, s=14, color=LEARNED)
-    axes[0].set(xlabel="posterior variance of the direction", ylabel="image variance, sum over pixels", yscale="symlog",
-                title=f"{asked.name}: what N(0, 1) on one coordinate of z does")
+    axes[0].set(
+        xlabel="posterior variance of the direction",
+        ylabel="image variance, sum over pixels",
+        yscale="symlog",
+        title=f"{asked.name}: what N(0, 1) on one coordinate of z does",
+    )
     axes[0].set_yscale("symlog", linthresh=0.01)
     # five directions from the smallest posterior variance to the largest
     size = len(found.index)
@@ -82,8 +105,10 @@ def directions(asked: Asked, path: Path, rows_path: Path) -> Path:
     writers.make_folder(rows_path.parent)
     plots.save_png(rows_path, plots.grid(np.clip(np.concatenate(images), 0.0, 1.0), columns=NOISY))
     for i in chosen:
-        print(f"  direction {found.index[i]}: posterior variance {found.posterior_variance[i]:.3f}, "
-              f"image variance {found.image_variance[i]:.4g}")
+        print(
+            f"  direction {found.index[i]}: posterior variance {found.posterior_variance[i]:.3f}, "
+            f"image variance {found.image_variance[i]:.4g}"
+        )
     return _save(path, figure)
 
 
@@ -92,19 +117,30 @@ def variances(asked: Asked, path: Path) -> Path:
     logvar = train.first_latents(asked).source.arrays["logvar"]
     figure, axes = _figure(1)
     axes[0].hist(np.exp(logvar).ravel(), bins=np.linspace(0.0, 1.2, 61), color=LEARNED)
-    axes[0].set(xlabel="posterior variance", ylabel="images x directions", title=f"{asked.name}, learned gamma")
+    axes[0].set(
+        xlabel="posterior variance",
+        ylabel="images x directions",
+        title=f"{asked.name}, learned gamma",
+    )
     return _save(path, figure)
 
 
 def singular(asked: Asked, path: Path) -> Path:
-    """Draws the singular values of z and u drawn from the posteriors of the training images, and of a Gaussian."""
+    """Draws the singular values of z and u drawn from the posteriors of the training images, and of
+    a Gaussian."""
     z_source, second = train.first_latents(asked), train.stage_two(asked)
     examples = z_source.source.read(np.arange(z_source.source.size))
     z = z_source.preprocess(jax.random.key(asked.seed), examples).x
-    u = distributions.sample(jax.random.key(asked.seed + 1), second.model.encode(second.params, second.state, z))
+    u = distributions.sample(
+        jax.random.key(asked.seed + 1), second.model.encode(second.params, second.state, z)
+    )
     ideal = np.random.default_rng(asked.seed).normal(size=z.shape)
     figure, axes = _figure(1)
-    lines = (("first stage, z", z, LEARNED), ("second stage, u", u, FIXED), ("Gaussian draws", ideal, GREY))
+    lines = (
+        ("first stage, z", z, LEARNED),
+        ("second stage, u", u, FIXED),
+        ("Gaussian draws", ideal, GREY),
+    )
     for name, values, colour in lines:
         axes[0].plot(latent.singular_values(np.asarray(values)), color=colour, label=name)
     axes[0].set(xlabel="index", title=f"{asked.name}: singular values of {len(z):,} latents")
@@ -116,7 +152,9 @@ def reconstructions(asked: Asked, path: Path) -> Path:
     """Draws test images above their reconstructions."""
     stage, test = train.stage_one(asked, "learned_gamma"), train.source(asked, "test")
     x = train.PREPROCESS(jax.random.key(0), test.read(np.arange(min(32, test.size)))).x
-    x_hat = stage.model.decode(stage.params, stage.state, stage.model.encode(stage.params, stage.state, x).mean).mean
+    x_hat = stage.model.decode(
+        stage.params, stage.state, stage.model.encode(stage.params, stage.state, x).mean
+    ).mean
     writers.make_folder(path.parent)
     plots.reconstructions(path, np.asarray(x), np.asarray(x_hat))
     return path
@@ -139,7 +177,9 @@ def _save(path: Path, figure) -> Path:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.two_stage.figures", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.two_stage.figures", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--data", default="mnist", choices=[*setting.DATA, "toy_curve"])
     parser.add_argument("--budget", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
@@ -155,8 +195,11 @@ def main(argv: list[str] | None = None) -> None:
     asked = Asked(args.data, args.seed, budget, args.smoke)
     made = draw(asked, target / budget.folder / args.data)
     if not made:
-        raise UserError(f"nothing is trained in {asked.folder}: run python -m experiments.two_stage --cell '{args.data}/*' "
-                        "first, with the same --budget.")
+        raise UserError(
+            f"nothing is trained in {asked.folder}: run python -m experiments.two_stage --cell "
+            f"'{args.data}/*' "
+            "first, with the same --budget."
+        )
     for path in made:
         print(path)
 

@@ -1,8 +1,8 @@
 """Table 1 of the two-stage VAE: data, nets, losses and schedules.
 
-Table 1 is of the InfoGAN-style net with 64 latent dimensions, Adam 1e-4 (halved every `period` epochs), no weight decay.
-MNIST and Fashion-MNIST take the paper's batch of 100; CIFAR-10 and CelebA 64, as the authors say of Table 1 (issue 9 of
-their repository).
+Table 1 is of the InfoGAN-style net with 64 latent dimensions, Adam 1e-4 (halved every `period`
+epochs), no weight decay. MNIST and Fashion-MNIST take the paper's batch of 100; CIFAR-10 and CelebA
+64, as the authors say of Table 1 (issue 9 of their repository).
 """
 
 import math
@@ -16,8 +16,11 @@ from jaxvae.types import Model
 
 LATENT_DIM = 64
 LEARNING_RATE = 1e-4
-COMPONENTS = 10                   # of the Gaussian mixture
-WAE_LAMBDA = {1: 10.0, 3: 100.0}  # by number of colours, as the WAE paper has them for MNIST and CelebA (section 4)
+COMPONENTS = 10  # of the Gaussian mixture
+WAE_LAMBDA = {
+    1: 10.0,
+    3: 100.0,
+}  # by number of colours, as the WAE paper has them for MNIST and CelebA (section 4)
 
 
 class Schedule(NamedTuple):
@@ -36,9 +39,14 @@ SCHEDULES = {
     "cifar10": Schedule(64, 1000, 300, 2000, 600),
     "celeb_a": Schedule(64, 400, 150, 800, 300),
 }
-DATA = {"mnist": "mnist", "fashion_mnist": "fashion_mnist", "cifar10": "cifar10", "celeba": "celeb_a"}   # cell -> data set
+DATA = {
+    "mnist": "mnist",
+    "fashion_mnist": "fashion_mnist",
+    "cifar10": "cifar10",
+    "celeba": "celeb_a",
+}  # cell -> data set
 STAGE_ONE = ("cross_entropy", "fixed_gamma", "learned_gamma", "wae_mmd")
-ON_STAGE_ONE = ("gaussian", "gmm", "two_stage")   # on the latents of learned_gamma
+ON_STAGE_ONE = ("gaussian", "gmm", "two_stage")  # on the latents of learned_gamma
 METHODS = (*STAGE_ONE, *ON_STAGE_ONE)
 
 
@@ -64,11 +72,15 @@ def check_budget(share: float) -> Budget:
     return Budget(share)
 
 
-def length(epochs: int, period: int, size: int, batch_size: int, share: float) -> tuple[int, dict[str, Any]]:
-    """Returns (steps, optimisers by parameter group): `epochs` passes over `size` examples, all times `share`.
+def length(
+    epochs: int, period: int, size: int, batch_size: int, share: float
+) -> tuple[int, dict[str, Any]]:
+    """Returns (steps, optimisers by parameter group): `epochs` passes over `size` examples, all
+    times `share`.
 
-    A step of Adam moves gamma's one parameter by at most the learning rate: at 1e-4 a short run could not bring it to its
-    optimum. So its own learning rate is divided by the share, and it can go as far as in the whole schedule.
+    A step of Adam moves gamma's one parameter by at most the learning rate: at 1e-4 a short run
+    could not bring it to its optimum. So its own learning rate is divided by the share, and it can
+    go as far as in the whole schedule.
     """
     steps = max(1, math.floor(share * epochs * size / batch_size))
     halving = max(1, math.floor(share * period * size / batch_size))
@@ -80,16 +92,26 @@ def length(epochs: int, period: int, size: int, batch_size: int, share: float) -
     return steps, {"encoder": nets_, "decoder": nets_, "likelihood": adam(LEARNING_RATE / share)}
 
 
-def stage_one(method: str, shape: tuple[int, ...], *, shrink: int = 1, latent_dim: int = LATENT_DIM) -> Model:
-    """Returns the first stage of a method: they differ in the decoder's last layer and in the loss."""
+def stage_one(
+    method: str, shape: tuple[int, ...], *, shrink: int = 1, latent_dim: int = LATENT_DIM
+) -> Model:
+    """Returns the first stage of a method: they differ in the decoder's last layer and in the
+    loss."""
     output = "logits" if method == "cross_entropy" else "sigmoid"
     pair = nets.infogan(shape, latent_dim=latent_dim, output=output, shrink=shrink)
     if method == "cross_entropy":
         return models.vae(*pair, latent_dim=latent_dim)
-    if method == "wae_mmd":   # squared error, no KL
+    if method == "wae_mmd":  # squared error, no KL
         weight = WAE_LAMBDA.get(shape[-1], WAE_LAMBDA[3])
-        return models.info_vae(*pair, latent_dim=latent_dim, likelihood="gaussian", gamma=0.5, alpha=1.0, lambda_=weight,
-                               kernel="imq")
+        return models.info_vae(
+            *pair,
+            latent_dim=latent_dim,
+            likelihood="gaussian",
+            gamma=0.5,
+            alpha=1.0,
+            lambda_=weight,
+            kernel="imq",
+        )
     if method not in ("fixed_gamma", "learned_gamma"):
         raise UserError(f"{method} is not a first stage: choose from {', '.join(STAGE_ONE)}.")
     gamma: Any = 1.0 if method == "fixed_gamma" else "learned"

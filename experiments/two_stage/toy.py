@@ -1,10 +1,11 @@
-"""A curve in three dimensions whose density along it is known: stage one finds the curve, stage two the density.
+"""A curve in three dimensions whose density along it is known: stage one finds the curve, stage two
+the density.
 
     x(t) = (cos 3 pi t, sin 3 pi t, 2 t - 1),   t in [0, 1] with density 10/3 on [0, 0.15), 2/9 on [0.15, 0.6), 1 on [0.6, 1]
 
-A sample is projected on the curve. Its distance to it says how well the manifold is known; the Kolmogorov-Smirnov
-distance of its t to the true distribution function, how well the density on it. Real points have a KS distance of about
-0.87 / sqrt(n) on the average: the floor.
+A sample is projected on the curve. Its distance to it says how well the manifold is known; the
+Kolmogorov-Smirnov distance of its t to the true distribution function, how well the density on it.
+Real points have a KS distance of about 0.87 / sqrt(n) on the average: the floor.
 """
 
 from functools import cache
@@ -54,7 +55,8 @@ def project(x: np.ndarray, points: int = 5001) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ks(t: np.ndarray) -> float:
-    """Returns the largest difference between the distribution function of t [n] and the true one."""
+    """Returns the largest difference between the distribution function of t [n] and the true
+    one."""
     t, n = np.sort(t), len(t)
     true = distribution(t)
     return float(max(np.max(np.arange(1, n + 1) / n - true), np.max(true - np.arange(n) / n)))
@@ -66,7 +68,9 @@ def stages(seed: int, smoke: bool):
     steps = 50 if smoke else STEPS
     options = {"steps": steps, "batch_size": BATCH_SIZE, "seed": seed, "log_every": steps}
     tx = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
-    source = data.from_arrays(curve(draw(1000 if smoke else POINTS, seed)).astype(np.float32), name="curve")
+    source = data.from_arrays(
+        curve(draw(1000 if smoke else POINTS, seed)).astype(np.float32), name="curve"
+    )
     pair = nets.mlp(HIDDEN, 2 * LATENT_DIM, heads=2, act="tanh"), nets.mlp(HIDDEN, (3,), act="tanh")
     first = models.vae(*pair, latent_dim=LATENT_DIM, likelihood="gaussian", gamma="learned")
     one = fit(first, tx, source, **options).train_state
@@ -83,13 +87,20 @@ def sample(method: str, seed: int, smoke: bool) -> np.ndarray:
     if method == "learned_gamma":
         model, where = first, (one.params, one.state)
     elif method == "two_stage":
-        model, where = models.two_stage(first, second, latent_dim=LATENT_DIM), models.join_stages(one, two)
+        model, where = (
+            models.two_stage(first, second, latent_dim=LATENT_DIM),
+            models.join_stages(one, two),
+        )
     else:
         components = 1 if method == "gaussian" else setting.COMPONENTS
         prior = models.fit_mixture(z, components, seed=seed)
         model = models.with_mixture(first, latent_dim=LATENT_DIM, components=components)
         where = {"first": one.params, "prior": prior}, {"first": one.state}
-    return np.asarray(jax.jit(model.sample, static_argnums=3)(*where, jax.random.key(seed + 1), 500 if smoke else SAMPLES))
+    return np.asarray(
+        jax.jit(model.sample, static_argnums=3)(
+            *where, jax.random.key(seed + 1), 500 if smoke else SAMPLES
+        )
+    )
 
 
 def run(method: str, seed: int, smoke: bool) -> list[Measure]:
@@ -115,7 +126,8 @@ def floor(seed: int, smoke: bool) -> list[Measure]:
 
 
 def figure(path: Path, seed: int, smoke: bool = False) -> None:
-    """Draws, for each method, its samples in space and the histogram of their t with the true density."""
+    """Draws, for each method, its samples in space and the histogram of their t with the true
+    density."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,5 @@
-"""Trains the stages of a cell, each once for all the cells that share it; a stage that was killed goes on where it was."""
+"""Trains the stages of a cell, each once for all the cells that share it; a stage that was killed
+goes on where it was."""
 
 import time
 from functools import cache
@@ -21,14 +22,14 @@ from jaxvae.types import Batch, Model
 
 FOLDER = Path(__file__).parent
 SMOKE_SHRINK, SMOKE_STEPS, SMOKE_LATENT_DIM = 32, 8, 4
-TRIES = 3   # steps that an announced cost is measured on
+TRIES = 3  # steps that an announced cost is measured on
 PREPROCESS = make_preprocess("grey")
 
 
 class Asked(NamedTuple):
     """What a cell is run for."""
 
-    name: str          # of the data in the cell: "celeba"
+    name: str  # of the data in the cell: "celeba"
     seed: int
     budget: Budget
     smoke: bool
@@ -36,7 +37,12 @@ class Asked(NamedTuple):
     @property
     def folder(self) -> Path:
         """Where its runs are kept, not in git."""
-        return FOLDER / "runs" / ("smoke" if self.smoke else self.budget.folder) / f"{self.name}.seed{self.seed}"
+        return (
+            FOLDER
+            / "runs"
+            / ("smoke" if self.smoke else self.budget.folder)
+            / f"{self.name}.seed{self.seed}"
+        )
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -58,7 +64,8 @@ class Stage(NamedTuple):
 
 
 def source(asked: Asked, split: str) -> Source:
-    """Returns the official split "train" or "test"; the embedded digits, cut to 8x8, for smoke runs."""
+    """Returns the official split "train" or "test"; the embedded digits, cut to 8x8, for smoke
+    runs."""
     return data.load("digits" if asked.smoke else setting.DATA[asked.name], split)
 
 
@@ -67,7 +74,9 @@ def stage_one(asked: Asked, method: str) -> Stage:
     """Returns the first stage of a method, trained on all of "train"."""
     train, schedule = source(asked, "train"), setting.SCHEDULES[setting.DATA[asked.name]]
     model = setting.stage_one(method, train.shape, **asked.sizes)
-    steps, tx = setting.length(schedule.first, schedule.first_period, train.size, schedule.batch_size, asked.budget.share)
+    steps, tx = setting.length(
+        schedule.first, schedule.first_period, train.size, schedule.batch_size, asked.budget.share
+    )
     return _train(asked, method, model, train, PREPROCESS, steps, tx, schedule.batch_size)
 
 
@@ -76,7 +85,9 @@ def first_latents(asked: Asked) -> Latents:
     """Returns q(z|x) of the training images under "learned_gamma"."""
     stage = stage_one(asked, "learned_gamma")
     with jax.default_matmul_precision("highest"):
-        return models.latents(stage.model, stage.params, stage.state, source(asked, "train"), preprocess=PREPROCESS)
+        return models.latents(
+            stage.model, stage.params, stage.state, source(asked, "train"), preprocess=PREPROCESS
+        )
 
 
 @cache
@@ -88,10 +99,13 @@ def stage_two(asked: Asked) -> Stage:
 
 
 def _second(asked: Asked, size: int) -> tuple[Model, int, Any, int]:
-    """Returns model, steps, optimisers and batch size of the second stage, on the latents of so many images."""
+    """Returns model, steps, optimisers and batch size of the second stage, on the latents of so
+    many images."""
     schedule = setting.SCHEDULES[setting.DATA[asked.name]]
     model = setting.stage_two(asked.latent_dim, width=32 if asked.smoke else 1024)
-    steps, tx = setting.length(schedule.second, schedule.second_period, size, schedule.batch_size, asked.budget.share)
+    steps, tx = setting.length(
+        schedule.second, schedule.second_period, size, schedule.batch_size, asked.budget.share
+    )
     return model, SMOKE_STEPS if asked.smoke else steps, tx, schedule.batch_size
 
 
@@ -99,7 +113,9 @@ def _announce_second(asked: Asked) -> None:
     """Prints what the second stage will cost, before there are latents: zeros stand in for them."""
     z = data.from_arrays(np.zeros((source(asked, "train").size, asked.latent_dim), np.float32))
     model, steps, tx, batch_size = _second(asked, z.size)
-    said = cost(model, tx, z, lambda rng, examples: Batch(jnp.asarray(examples["x"])), steps, batch_size)
+    said = cost(
+        model, tx, z, lambda rng, examples: Batch(jnp.asarray(examples["x"])), steps, batch_size
+    )
     print(f"  two_stage, after learned_gamma: {said}", flush=True)
 
 
@@ -117,22 +133,50 @@ def method(asked: Asked, name: str) -> Stage:
     components = 1 if name == "gaussian" else setting.COMPONENTS
     prior = models.fit_mixture(first_latents(asked), components, seed=asked.seed)
     model = models.with_mixture(first.model, latent_dim=asked.latent_dim, components=components)
-    return Stage(model, {"first": first.params, "prior": prior}, {"first": first.state}, first.steps)
+    return Stage(
+        model, {"first": first.params, "prior": prior}, {"first": first.state}, first.steps
+    )
 
 
-def _train(asked: Asked, name: str, model: Model, train: Source, preprocess, steps: int, tx, batch_size: int) -> Stage:
+def _train(
+    asked: Asked,
+    name: str,
+    model: Model,
+    train: Source,
+    preprocess,
+    steps: int,
+    tx,
+    batch_size: int,
+) -> Stage:
     steps = SMOKE_STEPS if asked.smoke else steps
     folder = asked.folder / name
     tx = {group: tx[group] for group in groups(model)}
     if not (folder / "config.json").exists():
         print(f"  {name}: {cost(model, tx, train, preprocess, steps, batch_size)}", flush=True)
     every = max(1, steps // 20)
-    devices = next(n for n in range(jax.device_count(), 0, -1) if batch_size % n == 0)   # 100 cannot be cut over 8
+    devices = next(
+        n for n in range(jax.device_count(), 0, -1) if batch_size % n == 0
+    )  # 100 cannot be cut over 8
     with jax.default_matmul_precision("highest"):
         found: Fit = fit(
-            model, tx, train, steps=steps, batch_size=batch_size, seed=asked.seed, workdir=folder, preprocess=preprocess,
-            log_every=max(1, steps // 100), save_every=every, keep=1, mesh=parallel.make_mesh(jax.devices()[:devices]),
-            config={"cell": f"{asked.name}/{name}", "share": asked.budget.share, "batch_size": batch_size, "seed": asked.seed},
+            model,
+            tx,
+            train,
+            steps=steps,
+            batch_size=batch_size,
+            seed=asked.seed,
+            workdir=folder,
+            preprocess=preprocess,
+            log_every=max(1, steps // 100),
+            save_every=every,
+            keep=1,
+            mesh=parallel.make_mesh(jax.devices()[:devices]),
+            config={
+                "cell": f"{asked.name}/{name}",
+                "share": asked.budget.share,
+                "batch_size": batch_size,
+                "seed": asked.seed,
+            },
         )
     (folder / "finished").touch()
     state = found.train_state
@@ -140,10 +184,14 @@ def _train(asked: Asked, name: str, model: Model, train: Source, preprocess, ste
 
 
 def cost(model: Model, tx, train: Source, preprocess, steps: int, batch_size: int) -> str:
-    """Returns what a training will cost, from its step compiled and run a few times: "12,000 steps of 100: ..."."""
+    """Returns what a training will cost, from its step compiled and run a few times: "12,000 steps
+    of 100: ..."."""
     batch = preprocess(jax.random.key(0), train.read(np.arange(batch_size) % train.size))
     with jax.default_matmul_precision("highest"):
-        state = parallel.put(init_state(model, tx, jax.random.key(0), batch), parallel.replicated(parallel.make_mesh()))
+        state = parallel.put(
+            init_state(model, tx, jax.random.key(0), batch),
+            parallel.replicated(parallel.make_mesh()),
+        )
         step = jax.jit(make_train_step(model, tx), donate_argnums=0).lower(state, batch).compile()
     state, _ = step(state, batch)
     jax.block_until_ready(state)
@@ -155,8 +203,14 @@ def cost(model: Model, tx, train: Source, preprocess, steps: int, batch_size: in
     analysis, memory = step.cost_analysis() or {}, step.memory_analysis()
     flops = (analysis[0] if isinstance(analysis, list) else analysis).get("flops", 0.0)
     resident = 0 if train.arrays is None else sum(values.nbytes for values in train.arrays.values())
-    held = resident + (memory.argument_size_in_bytes + memory.temp_size_in_bytes if memory is not None else 0)
-    work = f", {_scaled(flops * steps)}FLOP at {_scaled(flops * steps / seconds)}FLOP/s" if flops > 0 else ""
+    held = resident + (
+        memory.argument_size_in_bytes + memory.temp_size_in_bytes if memory is not None else 0
+    )
+    work = (
+        f", {_scaled(flops * steps)}FLOP at {_scaled(flops * steps / seconds)}FLOP/s"
+        if flops > 0
+        else ""
+    )
     return f"{steps:,} steps of {batch_size}: about {duration(seconds)}, {max(1, round(held / 2**20)):,} MiB of memory{work}"
 
 

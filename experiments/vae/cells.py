@@ -1,8 +1,9 @@
-"""The vanilla VAE that the rho-VAE paper compares with: facts of its released code, on our own parts.
+"""The vanilla VAE that the rho-VAE paper compares with: facts of its released code, on our own
+parts.
 
 784-400-(10, 10) and 10-400-784, ReLU, Xavier with zero biases, Bernoulli on grey pixels, Adam 1e-3,
-batch 128, 15 passes over the 60,000 training images (469 steps each). Figure 1 of the paper plots the
-loss on the 10,000 test images after each pass.
+batch 128, 15 passes over the 60,000 training images (469 steps each). Figure 1 of the paper plots
+the loss on the 10,000 test images after each pass.
 """
 
 import math
@@ -28,7 +29,8 @@ def vanilla(shape: tuple[int, ...]) -> Model:
 
 
 def released_loss(negative_elbo: float, examples: int, batch_size: int) -> float:
-    """Returns the mean loss that the released code prints: every batch's sum is divided by `batch_size`, the last one's too.
+    """Returns the mean loss that the released code prints: every batch's sum is divided by
+    `batch_size`, the last one's too.
 
     With 10,000 images in 79 batches of 128 that is 10,000 / (79 * 128) = 0.989 of the true mean.
     """
@@ -36,17 +38,28 @@ def released_loss(negative_elbo: float, examples: int, batch_size: int) -> float
 
 
 def run(name: str, seed: int, smoke: bool) -> list[Measure]:
-    """Trains on all of "train" and measures on "test", as the paper does; nothing is chosen by the result."""
+    """Trains on all of "train" and measures on "test", as the paper does; nothing is chosen by the
+    result."""
     train = data.load("digits" if smoke else name, "train")
     test = data.load("digits" if smoke else name, "test")
     steps = 20 if smoke else EPOCHS * math.ceil(train.size / BATCH_SIZE)
     model, preprocess = vanilla(train.shape), make_preprocess("grey")
     with jax.default_matmul_precision("highest"):
-        result = fit(model, optax.adam(1e-3), train, steps=steps, batch_size=BATCH_SIZE, seed=seed, preprocess=preprocess)
+        result = fit(
+            model,
+            optax.adam(1e-3),
+            train,
+            steps=steps,
+            batch_size=BATCH_SIZE,
+            seed=seed,
+            preprocess=preprocess,
+        )
         state = result.train_state
         found = evaluate(model, state.params, state.state, test, preprocess=preprocess, seed=seed)
     value = released_loss(-found["elbo"], test.size, BATCH_SIZE)
-    nats = [Measure(m, "nats", found[m], test.size, steps, PRECISION) for m in ("elbo", "rec", "kl")]
+    nats = [
+        Measure(m, "nats", found[m], test.size, steps, PRECISION) for m in ("elbo", "rec", "kl")
+    ]
     return [Measure("test_loss", "rho-vae-released", value, test.size, steps, PRECISION), *nats]
 
 

@@ -1,8 +1,8 @@
 """The five official builders of TensorFlow Datasets, prepared without TensorFlow.
 
-Each is a subclass of the official one, with its name, version, features, addresses and checksums, so
-that what it writes is found and read under the official name. Only how the official files are opened
-differs: the official code needs TensorFlow's file system and image codecs for that.
+Each is a subclass of the official one, with its name, version, features, addresses and checksums,
+so that what it writes is found and read under the official name. Only how the official files are
+opened differs: the official code needs TensorFlow's file system and image codecs for that.
 
     builder = BUILDERS["mnist"](data_dir=..., file_format="array_record")
     builder.files = {"train-images-idx3-ubyte.gz": path, ...}   # or leave it: then they are downloaded
@@ -26,8 +26,22 @@ from jaxvae.data import idx
 from jaxvae.errors import UserError
 
 CIFAR_RECORD = 1 + 3 * 32 * 32
-CIFAR_BATCHES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
-CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR_BATCHES = {
+    "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+    "test": ("test_batch.bin",),
+}
+CIFAR_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 Example = tuple[int | str, dict[str, Any]]
 
 
@@ -49,9 +63,12 @@ def _paths(builder, dl) -> dict[str, Path]:
     return {name: Path(path) for name, path in dl.download(wanted).items()}
 
 
-OFFICIAL = {name: tfds.builder_cls(name) for name in ("mnist", "fashion_mnist", "cifar10", "svhn_cropped", "celeb_a")}
+OFFICIAL = {
+    name: tfds.builder_cls(name)
+    for name in ("mnist", "fashion_mnist", "cifar10", "svhn_cropped", "celeb_a")
+}
 
-with registered.skip_registration():   # the names are taken by the official classes
+with registered.skip_registration():  # the names are taken by the official classes
 
     class MNIST(OFFICIAL["mnist"]):
         """MNIST from its four idx files."""
@@ -65,7 +82,10 @@ with registered.skip_registration():   # the names are taken by the official cla
             return {split: self._generate_examples(split, paths) for split in idx.FILES}
 
         def _generate_examples(self, split: str, paths: dict[str, Path]) -> Iterator[Example]:
-            x, label = (idx.read_file(self.name, split, file, paths[f"{file}.gz"]) for file in idx.FILES[split])
+            x, label = (
+                idx.read_file(self.name, split, file, paths[f"{file}.gz"])
+                for file in idx.FILES[split]
+            )
             for i in range(len(x)):
                 yield i, {"image": png(x[i, ..., None]), "label": int(label[i])}
 
@@ -94,7 +114,10 @@ with registered.skip_registration():   # the names are taken by the official cla
             for name, content in cifar_batches(paths, CIFAR_BATCHES[split]):
                 x, label = cifar_records(name, content)
                 for image, number in zip(x, label, strict=True):
-                    yield index, {"id": f"{split}_{index:05d}", "image": png(image), "label": int(number)}
+                    yield (
+                        index,
+                        {"id": f"{split}_{index:05d}", "image": png(image), "label": int(number)},
+                    )
                     index += 1
 
     class SvhnCropped(OFFICIAL["svhn_cropped"]):
@@ -106,7 +129,9 @@ with registered.skip_registration():   # the names are taken by the official cla
 
         def _split_generators(self, dl):
             paths = _paths(self, dl)
-            return {split: self._generate_examples(split, paths) for split in ("train", "test", "extra")}
+            return {
+                split: self._generate_examples(split, paths) for split in ("train", "test", "extra")
+            }
 
         def _generate_examples(self, split: str, paths: dict[str, Path]) -> Iterator[Example]:
             x, label = svhn_arrays(paths[f"{split}_32x32.mat"])
@@ -114,7 +139,8 @@ with registered.skip_registration():   # the names are taken by the official cla
                 yield i, {"id": f"{split}_{i:06d}", "image": png(x[i]), "label": int(label[i])}
 
     class CelebA(OFFICIAL["celeb_a"]):
-        """CelebA from img_align_celeba.zip (or the folder in it) and its four lists; the JPEG files stay as they are."""
+        """CelebA from img_align_celeba.zip (or the folder in it) and its four lists; the JPEG files
+        stay as they are."""
 
         name = "celeb_a"
         files: dict[str, Path] | None = None
@@ -122,11 +148,17 @@ with registered.skip_registration():   # the names are taken by the official cla
 
         def _split_generators(self, dl):
             paths = _paths(self, dl)
-            return {split: self._generate_examples(i, paths) for i, split in enumerate(("train", "validation", "test"))}
+            return {
+                split: self._generate_examples(i, paths)
+                for i, split in enumerate(("train", "validation", "test"))
+            }
 
         def _generate_examples(self, partition: int, paths: dict[str, Path]) -> Iterator[Example]:
-            chosen = sorted(name for name, (number,) in _table(paths["list_eval_partition.txt"], 0)[1].items()
-                            if number == partition)
+            chosen = sorted(
+                name
+                for name, (number,) in _table(paths["list_eval_partition.txt"], 0)[1].items()
+                if number == partition
+            )
             landmark_names, landmarks = _table(paths["list_landmarks_align_celeba.txt"], 2)
             attribute_names, attributes = _table(paths["list_attr_celeba.txt"], 2)
             _, identity = _table(paths["identity_CelebA.txt"], 0)
@@ -135,14 +167,23 @@ with registered.skip_registration():   # the names are taken by the official cla
                 try:
                     rows = landmarks[name], attributes[name], identity[name]
                 except KeyError:
-                    raise UserError(f"{name} is in list_eval_partition.txt, but not in every other list of CelebA: "
-                                    "fetch the lists again.") from None
-                yield name, {
-                    "image": io.BytesIO(read(name)),
-                    "landmarks": dict(zip(landmark_names, rows[0], strict=True)),
-                    "attributes": {key: value > 0 for key, value in zip(attribute_names, rows[1], strict=True)},
-                    "identity": {"Identity_No": rows[2][0]},
-                }
+                    raise UserError(
+                        f"{name} is in list_eval_partition.txt, but not in every other list of "
+                        "CelebA: "
+                        "fetch the lists again."
+                    ) from None
+                yield (
+                    name,
+                    {
+                        "image": io.BytesIO(read(name)),
+                        "landmarks": dict(zip(landmark_names, rows[0], strict=True)),
+                        "attributes": {
+                            key: value > 0
+                            for key, value in zip(attribute_names, rows[1], strict=True)
+                        },
+                        "identity": {"Identity_No": rows[2][0]},
+                    },
+                )
 
 
 BUILDERS = {cls.name: cls for cls in (MNIST, FashionMNIST, Cifar10, SvhnCropped, CelebA)}
@@ -152,7 +193,8 @@ BUILDERS = {cls.name: cls for cls in (MNIST, FashionMNIST, Cifar10, SvhnCropped,
 
 
 def cifar_batches(paths: dict[str, Path], names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    """Yields the .bin files called `names`, in this order, from the folder or the archive in `paths`."""
+    """Yields the .bin files called `names`, in this order, from the folder or the archive in
+    `paths`."""
     folder = paths["cifar-10-binary.tar.gz"]
     if os.path.isdir(folder):
         for name in names:
@@ -168,18 +210,26 @@ def cifar_batches(paths: dict[str, Path], names: tuple[str, ...]) -> Iterator[tu
         raise UserError(f"{folder} is damaged ({error}): fetch it again.") from None
     for name in names:
         if name not in found:
-            raise UserError(f"{folder} lacks {name}: it is not the official archive; fetch it again.")
+            raise UserError(
+                f"{folder} lacks {name}: it is not the official archive; fetch it again."
+            )
         yield name, found[name]
 
 
 def cifar_records(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Returns x [n, 32, 32, 3] and label [n] of a .bin file: one label byte, then red, green and blue planes."""
+    """Returns x [n, 32, 32, 3] and label [n] of a .bin file: one label byte, then red, green and
+    blue planes."""
     if not content or len(content) % CIFAR_RECORD:
-        raise UserError(f"{name} holds {len(content)} bytes, no multiple of {CIFAR_RECORD}: it is truncated; fetch it again.")
+        raise UserError(
+            f"{name} holds {len(content)} bytes, no multiple of {CIFAR_RECORD}: it is truncated; "
+            "fetch it again."
+        )
     records = np.frombuffer(content, np.uint8).reshape(-1, CIFAR_RECORD)
     label = records[:, 0]
     if label.max() > 9:
-        raise UserError(f"{name} holds the label {label.max()}, but CIFAR-10 has 0 to 9: fetch it again.")
+        raise UserError(
+            f"{name} holds the label {label.max()}, but CIFAR-10 has 0 to 9: fetch it again."
+        )
     return np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), label
 
 
@@ -190,20 +240,30 @@ def svhn_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         content = loadmat(path)
         x, label = np.moveaxis(content["X"], -1, 0), content["y"].reshape(-1)
-    except Exception as error:   # whatever a damaged MATLAB file makes scipy raise
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): fetch it again.") from None
+    except Exception as error:  # whatever a damaged MATLAB file makes scipy raise
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error}): fetch it again."
+        ) from None
     if len(x) != len(label) or label.min() < 1 or label.max() > 10:
-        raise UserError(f"{path} holds {len(x)} images and {len(label)} labels from {label.min()} to {label.max()}, "
-                        "which must be 1 to 10: fetch it again.")
+        raise UserError(
+            f"{path} holds {len(x)} images and {len(label)} labels from {label.min()} to "
+            f"{label.max()}, "
+            "which must be 1 to 10: fetch it again."
+        )
     return np.ascontiguousarray(x), label % 10
 
 
 def celeba_reader(path: Path):
-    """Returns file name -> JPEG bytes, from img_align_celeba.zip or the folder extracted from it."""
+    """Returns file name -> JPEG bytes, from img_align_celeba.zip or the folder extracted from
+    it."""
+
     def missing(name: str) -> UserError:
-        return UserError(f"{path} lacks {name}, which list_eval_partition.txt names: fetch it again.")
+        return UserError(
+            f"{path} lacks {name}, which list_eval_partition.txt names: fetch it again."
+        )
 
     if os.path.isdir(path):
+
         def read(name: str) -> bytes:
             try:
                 return (Path(path) / name).read_bytes()
@@ -231,7 +291,8 @@ def celeba_names(partition: Path) -> list[str]:
 
 
 def _table(path: Path, header: int) -> tuple[list[str], dict[str, list[int]]]:
-    """Returns the column names and {file name: numbers} of one of CelebA's lists, which has `header` lines before them."""
+    """Returns the column names and {file name: numbers} of one of CelebA's lists, which has
+    `header` lines before them."""
     try:
         lines = Path(path).read_text().splitlines()
         columns = lines[1].split() if header == 2 else []

@@ -13,17 +13,28 @@ def roots(data_dir: PathLike | None = None) -> list[str]:
     `data_dir` alone where it is given; else JAXVAE_DATA_DIR, TFDS_DATA_DIR, ~/.cache/jaxvae and
     ~/tensorflow_datasets. A folder may be an address such as gs://bucket/data.
     """
-    chosen = [data_dir] if data_dir else [os.environ.get("JAXVAE_DATA_DIR"), os.environ.get("TFDS_DATA_DIR"), *DEFAULTS]
+    chosen = (
+        [data_dir]
+        if data_dir
+        else [os.environ.get("JAXVAE_DATA_DIR"), os.environ.get("TFDS_DATA_DIR"), *DEFAULTS]
+    )
     return list(dict.fromkeys(expand(root) for root in chosen if root))
 
 
 def target(data_dir: PathLike | None = None) -> str:
-    """Returns the folder to prepare in: `data_dir`, else TFDS_DATA_DIR, else JAXVAE_DATA_DIR, else ~/tensorflow_datasets."""
-    return expand(data_dir or os.environ.get("TFDS_DATA_DIR") or os.environ.get("JAXVAE_DATA_DIR") or DEFAULTS[1])
+    """Returns the folder to prepare in: `data_dir`, else TFDS_DATA_DIR, else JAXVAE_DATA_DIR, else
+    ~/tensorflow_datasets."""
+    return expand(
+        data_dir
+        or os.environ.get("TFDS_DATA_DIR")
+        or os.environ.get("JAXVAE_DATA_DIR")
+        or DEFAULTS[1]
+    )
 
 
 def expand(root: PathLike) -> str:
-    """Returns `root` with ~ spelled out, and a scheme whose slashes `Path` has merged (gs:/bucket) as it was."""
+    """Returns `root` with ~ spelled out, and a scheme whose slashes `Path` has merged (gs:/bucket)
+    as it was."""
     root = os.path.expanduser(os.fspath(root))
     scheme, colon, rest = root.partition(":/")
     if colon and scheme.isalnum() and len(scheme) > 1:

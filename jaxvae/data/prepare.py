@@ -1,7 +1,8 @@
-"""`jaxvae data prepare` and `jaxvae data list`: the official files, checked, as TFDS data sets in ArrayRecord form.
+"""`jaxvae data prepare` and `jaxvae data list`: the official files, checked, as TFDS data sets in
+ArrayRecord form.
 
-A data set is built in a hidden folder beside its place, read back, and moved there whole: after a full
-disk, a kill or a lost connection there is either all of it or nothing.
+A data set is built in a hidden folder beside its place, read back, and moved there whole: after a
+full disk, a kill or a lost connection there is either all of it or nothing.
 """
 
 import contextlib
@@ -22,10 +23,14 @@ from jaxvae.data import idx, places, prepared
 from jaxvae.errors import UserError, unknown
 
 NAMES = ("mnist", "fashion_mnist", "cifar10", "svhn_cropped", "celeb_a")
-SPACE = {   # MiB that a data set takes while it is prepared, about
-    "mnist": 40, "fashion_mnist": 70, "cifar10": 300, "svhn_cropped": 3500, "celeb_a": 3000,
+SPACE = {  # MiB that a data set takes while it is prepared, about
+    "mnist": 40,
+    "fashion_mnist": 70,
+    "cifar10": 300,
+    "svhn_cropped": 3500,
+    "celeb_a": 3000,
 }
-CIFAR_MD5 = {   # of the files in cifar-10-binary.tar.gz
+CIFAR_MD5 = {  # of the files in cifar-10-binary.tar.gz
     "data_batch_1.bin": ("5dd7e06a14cb22eb9f671a540d1b7c25",),
     "data_batch_2.bin": ("5ea93a67294ea407fff1d09f752e9692",),
     "data_batch_3.bin": ("942cd6a4bcdd0dd3c604fbe906cb4421",),
@@ -34,21 +39,29 @@ CIFAR_MD5 = {   # of the files in cifar-10-binary.tar.gz
     # the official one, and one known to differ in 20 images that were kept as JPEG
     "test_batch.bin": ("803d5f7f4d78ea53de84dbe85f74fb6d", "4fd89b928a74095080b56355876466c0"),
 }
-TIMEOUT = 5   # seconds to wait for an answer
+TIMEOUT = 5  # seconds to wait for an answer
 
 
-def prepare(name: str, *, data_dir: places.PathLike | None = None, source: places.PathLike | None = None,
-            say=print) -> prepared.Copy:
-    """Returns the prepared copy of `name` in `places.target(data_dir)`, made now unless it is there already.
+def prepare(
+    name: str,
+    *,
+    data_dir: places.PathLike | None = None,
+    source: places.PathLike | None = None,
+    say=print,
+) -> prepared.Copy:
+    """Returns the prepared copy of `name` in `places.target(data_dir)`, made now unless it is there
+    already.
 
     Args:
         name: one of `NAMES`.
         data_dir: where to; may be an address such as gs://bucket/data.
-        source: a folder with the official archives, or with the official files that are in them; None: download.
+        source: a folder with the official archives, or with the official files that are in them;
+            None: download.
         say: called with a line about each stage.
 
     Raises:
-        UserError: for files that are missing or damaged (all of them are named), no network, no space.
+        UserError: for files that are missing or damaged (all of them are named), no network, no
+            space.
     """
     if name not in NAMES:
         raise unknown("data set", name, NAMES)
@@ -67,8 +80,10 @@ def prepare(name: str, *, data_dir: places.PathLike | None = None, source: place
             say(note)
     final = f"{root}/{name}/{cls.VERSION}"
 
-    def taken() -> UserError:   # of another format, or without its page
-        return UserError(f"{final} is taken by something else: move it away, or choose another --data-dir.")
+    def taken() -> UserError:  # of another format, or without its page
+        return UserError(
+            f"{final} is taken by something else: move it away, or choose another --data-dir."
+        )
 
     if not places.remote(root) and os.path.isdir(final) and os.listdir(final):
         raise taken()
@@ -77,12 +92,18 @@ def prepare(name: str, *, data_dir: places.PathLike | None = None, source: place
         os.makedirs(place, exist_ok=True)
         free = shutil.disk_usage(place).free / 2**20
         if free < SPACE[name]:
-            raise UserError(f"{name} needs about {SPACE[name]:,} MiB in {place}, which has {free:,.0f} MiB free: "
-                            "free some space, or choose another folder with --data-dir.")
+            raise UserError(
+                f"{name} needs about {SPACE[name]:,} MiB in {place}, which has {free:,.0f} MiB "
+                "free: "
+                "free some space, or choose another folder with --data-dir."
+            )
         _clean(place, name)
     if files is None:
         check_network(cls)
-    with _disk(place, name), tempfile.TemporaryDirectory(dir=place, prefix=f".preparing-{name}-") as hidden:
+    with (
+        _disk(place, name),
+        tempfile.TemporaryDirectory(dir=place, prefix=f".preparing-{name}-") as hidden,
+    ):
         made = _build(cls, hidden, files, place, say)
         verify(made)
         if places.remote(root):
@@ -99,12 +120,17 @@ def prepare(name: str, *, data_dir: places.PathLike | None = None, source: place
                     raise taken() from None
                 say(f"{name} is there already, another process was faster: {there.folder}")
                 return there
-    say(f"{name}: {', '.join(f'{k} {n:,}' for k, n in made.counts.items())} examples, {made.bytes / 2**20:.1f} MiB in {final}")
+    say(
+        f"{name}: {', '.join(f'{k} {n:,}' for k, n in made.counts.items())} examples, "
+        f"{made.bytes / 2**20:.1f} MiB in {final}"
+    )
     return made._replace(folder=final)
 
 
 def _there(root: str, name: str) -> prepared.Copy | None:
-    return next((copy for copy in prepared.copies_in(root, name) if copy.format == "array_record"), None)
+    return next(
+        (copy for copy in prepared.copies_in(root, name) if copy.format == "array_record"), None
+    )
 
 
 def _build(cls, hidden: str, files: dict[str, Path] | None, place: str, say) -> prepared.Copy:
@@ -120,23 +146,32 @@ def _build(cls, hidden: str, files: dict[str, Path] | None, place: str, say) -> 
     download = tfds.download.DownloadConfig(try_download_gcs=False)
     say(f"{'downloading and preparing' if files is None else 'preparing'} {cls.name}")
     limit = shuffle.MAX_MEM_BUFFER_SIZE
-    shuffle.MAX_MEM_BUFFER_SIZE = 2**40   # beyond it TFDS shuffles with TensorFlow's file system
-    downloads = f"{place}/downloads" if files is None else f"{hidden}/downloads"   # kept for the next attempt
+    shuffle.MAX_MEM_BUFFER_SIZE = 2**40  # beyond it TFDS shuffles with TensorFlow's file system
+    downloads = (
+        f"{place}/downloads" if files is None else f"{hidden}/downloads"
+    )  # kept for the next attempt
     try:
-        with contextlib.redirect_stdout(io.StringIO()):   # TFDS announces sizes it does not know
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces sizes it does not know
             builder.download_and_prepare(download_dir=downloads, download_config=download)
     except (UserError, OSError, MemoryError) as error:
-        if not isinstance(error, requests.RequestException):   # which is an OSError, but not the disk's
+        if not isinstance(
+            error, requests.RequestException
+        ):  # which is an OSError, but not the disk's
             raise
         why = str(error).strip().splitlines()[0]
-        raise UserError(f"{cls.name} could not be downloaded ({type(error).__name__}: {why[:300]}). {by_hand(cls)}") from None
+        raise UserError(
+            f"{cls.name} could not be downloaded ({type(error).__name__}: {why[:300]}). "
+            f"{by_hand(cls)}"
+        ) from None
     except Exception as error:
         inner = _user_error(error)
         if inner is not None:
             raise inner from None
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = by_hand(cls) if files is None else "Check the files, or report this."
-        raise UserError(f"{cls.name} could not be prepared ({type(error).__name__}: {why[:300]}). {hint}") from None
+        raise UserError(
+            f"{cls.name} could not be prepared ({type(error).__name__}: {why[:300]}). {hint}"
+        ) from None
     finally:
         shuffle.MAX_MEM_BUFFER_SIZE = limit
     return prepared.copies_in(hidden, cls.name)[0]
@@ -154,24 +189,32 @@ def _user_error(error: BaseException | None) -> UserError | None:
 
 
 def verify(copy: prepared.Copy) -> None:
-    """Raises `UserError` unless every record of a copy can be read back and is as long as it was."""
+    """Raises `UserError` unless every record of a copy can be read back and is as long as it
+    was."""
     for split, count in copy.counts.items():
         found = sum(len(chunk) for chunk in prepared.records(copy, split))
         if found != count or not count:
-            raise UserError(f"{copy.name} was not written whole ({split}: {found} of {count} examples): is the disk full?")
+            raise UserError(
+                f"{copy.name} was not written whole ({split}: {found} of {count} examples): is "
+                "the disk full?"
+            )
 
 
 def _upload(folder: str, final: str) -> None:
-    """Copies a prepared folder behind an address, its page last, without which nothing looks whole."""
+    """Copies a prepared folder behind an address, its page last, without which nothing looks
+    whole."""
     with prepared._readable(final):
         target = prepared._path(final)
         target.mkdir(parents=True, exist_ok=True)
-        for file in sorted(Path(folder).iterdir(), key=lambda path: path.name == "dataset_info.json"):
+        for file in sorted(
+            Path(folder).iterdir(), key=lambda path: path.name == "dataset_info.json"
+        ):
             (target / file.name).write_bytes(file.read_bytes())
 
 
 def _clean(place: str, name: str) -> None:
-    """Removes what a killed preparation left: hidden folders of this data set, older than an hour."""
+    """Removes what a killed preparation left: hidden folders of this data set, older than an
+    hour."""
     import time
 
     for path in Path(place).glob(f".preparing-{name}-*"):
@@ -185,8 +228,11 @@ def _disk(place: str, name: str) -> Iterator[None]:
         yield
     except OSError as error:
         why = error.strerror or str(error)
-        raise UserError(f"{name} cannot be prepared in {place}: {why}. Nothing of it was kept: free some space, or choose "
-                        "another folder with --data-dir.") from None
+        raise UserError(
+            f"{name} cannot be prepared in {place}: {why}. Nothing of it was kept: free some "
+            "space, or choose "
+            "another folder with --data-dir."
+        ) from None
 
 
 # ---- the official files --------------------------------------------------------------------
@@ -194,8 +240,11 @@ def _disk(place: str, name: str) -> Iterator[None]:
 
 def by_hand(cls, files: Collection[str] | None = None) -> str:
     """Returns which files to fetch by hand (default: all), and what to do with them."""
-    urls = ", ".join(f"{info.filename} from {url}" for url, info in cls.url_infos.items()
-                     if files is None or info.filename in files)
+    urls = ", ".join(
+        f"{info.filename} from {url}"
+        for url, info in cls.url_infos.items()
+        if files is None or info.filename in files
+    )
     return f"Fetch by hand: {urls}; then: jaxvae data prepare {cls.name} --from DIR"
 
 
@@ -203,24 +252,34 @@ def check_network(cls) -> None:
     """Raises `UserError` within seconds where the server of an official file does not answer."""
     import requests
 
-    for host in {f"{u.scheme}://{u.netloc}": url for url in cls.url_infos for u in [urllib.parse.urlparse(url)]}.values():
+    for host in {
+        f"{u.scheme}://{u.netloc}": url
+        for url in cls.url_infos
+        for u in [urllib.parse.urlparse(url)]
+    }.values():
         try:
             with requests.get(host, stream=True, timeout=TIMEOUT) as answer:
                 answer.raise_for_status()
         except requests.RequestException as error:
             where = urllib.parse.urlparse(host).netloc
-            raise UserError(f"{where} does not answer ({type(error).__name__}), so {cls.name} cannot be downloaded. "
-                            f"{by_hand(cls)}") from None
+            raise UserError(
+                f"{where} does not answer ({type(error).__name__}), so {cls.name} cannot be "
+                "downloaded. "
+                f"{by_hand(cls)}"
+            ) from None
 
 
 def check_files(cls, folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Returns official file name -> path in `folder` (or in its subfolder of the data set's name), all checked, and remarks.
+    """Returns official file name -> path in `folder` (or in its subfolder of the data set's name),
+    all checked, and remarks.
 
     Raises:
         UserError: with every file that is missing or damaged.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: give --from the one with the official files of {cls.name}.")
+        raise UserError(
+            f"{folder} is not a folder: give --from the one with the official files of {cls.name}."
+        )
     found: dict[str, Path] = {}
     missing, damaged, notes = [], {}, []
     for info in cls.url_infos.values():
@@ -253,7 +312,11 @@ def _find(name: str, file: str, folder: Path) -> Path | None:
         if (base / file).is_file():
             return base / file
         if file == "cifar-10-binary.tar.gz":
-            extracted = [place for place in (base / "cifar-10-batches-bin", base) if any(place.glob("*_batch*.bin"))]
+            extracted = [
+                place
+                for place in (base / "cifar-10-batches-bin", base)
+                if any(place.glob("*_batch*.bin"))
+            ]
         if file == "img_align_celeba.zip":
             extracted = [place for place in (base / "img_align_celeba",) if place.is_dir()]
         there = [path for path in extracted if path.exists()]
@@ -264,12 +327,14 @@ def _find(name: str, file: str, folder: Path) -> Path | None:
 
 def _problem(name: str, info: Any, path: Path) -> tuple[str, str]:
     """Returns what is wrong with a file ("" for nothing), and a remark ("" for none)."""
-    if name in idx.ADDRESSES:   # the content is compared: the files may be packed anew
+    if name in idx.ADDRESSES:  # the content is compared: the files may be packed anew
         file = info.filename.removesuffix(".gz")
         split = next(split for split, files in idx.FILES.items() if file in files)
         try:
             idx.read_file(name, split, file, path)
-        except UserError as error:   # without the path and the address, which are said once for all files
+        except (
+            UserError
+        ) as error:  # without the path and the address, which are said once for all files
             other = re.search(r" holds (\w+), not ", str(error))
             why = re.search(r" is damaged \((.*)\): fetch it again", str(error))
             return f"it is {other[1]}'s" if other else why[1] if why else str(error), ""
@@ -278,7 +343,11 @@ def _problem(name: str, info: Any, path: Path) -> tuple[str, str]:
         size = path.stat().st_size
         if size != int(info.size):
             return f"{size:,} bytes instead of {int(info.size):,}", ""
-        return ("" if _digest(path, "sha256") == info.checksum else "its checksum is not that of the official file"), ""
+        return (
+            ""
+            if _digest(path, "sha256") == info.checksum
+            else "its checksum is not that of the official file"
+        ), ""
     if name == "cifar10":
         wrong = [file for file in CIFAR_MD5 if not (path / file).is_file()]
         if wrong:
@@ -290,17 +359,18 @@ def _problem(name: str, info: Any, path: Path) -> tuple[str, str]:
         changed = [file for file, known in CIFAR_MD5.items() if digests[file] != known[0]]
         note = f"{', '.join(changed)} is a known variant of the official file: 20 of its images went through JPEG."
         return "", note if changed else ""
-    return "", ""   # CelebA's folder: `_images_problem`
+    return "", ""  # CelebA's folder: `_images_problem`
 
 
 def _images_problem(folder: Path, partition: Path) -> str:
-    """Returns what is wrong with CelebA's extracted images, every one of which is decoded, or ""."""
+    """Returns what is wrong with CelebA's extracted images, every one of which is decoded, or
+    ""."""
     from jaxvae.data.builders import celeba_names
 
     def decodes(name: str) -> bool:
         try:
             prepared.decode_image((folder / name).read_bytes())
-        except Exception:   # Pillow raises many kinds
+        except Exception:  # Pillow raises many kinds
             return False
         return True
 
@@ -309,7 +379,10 @@ def _images_problem(folder: Path, partition: Path) -> str:
         bad = [name for name, good in zip(names, pool.map(decodes, names), strict=True) if not good]
     lost = [name for name in bad if not (folder / name).is_file()]
     problems = []
-    for what, some in (("lacks", lost), ("cannot decode", [name for name in bad if name not in set(lost)])):
+    for what, some in (
+        ("lacks", lost),
+        ("cannot decode", [name for name in bad if name not in set(lost)]),
+    ):
         if some:
             shown = ", ".join(some[:3]) + (", ..." if len(some) > 3 else "")
             problems.append(f"{what} {shown} ({len(some):,} of {len(names):,} images)")
@@ -325,7 +398,8 @@ def _digest(path: Path, kind: str) -> str:
 
 
 def listing(data_dir: places.PathLike | None = None) -> list[tuple[str, str, str, str]]:
-    """Returns a row (name, examples, size, where) for every data set: each copy found, or how to get one."""
+    """Returns a row (name, examples, size, where) for every data set: each copy found, or how to
+    get one."""
     from jaxvae.data import source
 
     rows = []
@@ -333,18 +407,27 @@ def listing(data_dir: places.PathLike | None = None) -> list[tuple[str, str, str
         data_set = source.DATA_SETS[name]
         if data_set.files is None:
             counts = ", ".join(f"{split} {count:,}" for split, count in data_set.counts.items())
-            rows.append((name, counts, "", "made in memory" if name.startswith("fake") else "comes with scikit-learn"))
+            rows.append(
+                (
+                    name,
+                    counts,
+                    "",
+                    "made in memory" if name.startswith("fake") else "comes with scikit-learn",
+                )
+            )
             continue
         copies, problems = [], []
         for root in places.roots(data_dir):
             try:
                 copies += prepared.copies_in(root, data_set.files)
-            except UserError as error:   # a listing goes on
+            except UserError as error:  # a listing goes on
                 problems.append((name, "", "", str(error)))
         rows += problems
         for copy in copies:
             counts = ", ".join(f"{split} {count:,}" for split, count in copy.counts.items())
-            rows.append((name, counts, f"{copy.bytes / 2**20:.1f} MiB", f"{copy.folder} ({copy.format})"))
+            rows.append(
+                (name, counts, f"{copy.bytes / 2**20:.1f} MiB", f"{copy.folder} ({copy.format})")
+            )
         if name in idx.ADDRESSES:
             paths = idx.find(name, "train", data_dir)[0]
             if paths:
@@ -352,6 +435,7 @@ def listing(data_dir: places.PathLike | None = None) -> list[tuple[str, str, str
                 rows.append((name, counts, "", f"{paths[0].parent} (official files)"))
                 copies = paths
         if not copies and not problems:
-            rows.append((name, "", "", f"not found: jaxvae data prepare {data_set.files} [--from DIR]"))
+            rows.append(
+                (name, "", "", f"not found: jaxvae data prepare {data_set.files} [--from DIR]")
+            )
     return rows
-

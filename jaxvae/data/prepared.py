@@ -1,9 +1,11 @@
-"""Reading what TensorFlow Datasets has prepared, without TensorFlow where it is in ArrayRecord form.
+"""Reading what TensorFlow Datasets has prepared, without TensorFlow where it is in ArrayRecord
+form.
 
-TFDS stores examples in an order of its own: by a hash of their keys. For the data sets that `jaxvae`
-knows, that order is undone here, so that examples come in the order of the official files however they
-arrived, and the contents are compared with the official checksums where there are any. A split is
-decoded once, and kept as .npy files beside the prepared data (in memory where that cannot be written).
+TFDS stores examples in an order of its own: by a hash of their keys. For the data sets that
+`jaxvae` knows, that order is undone here, so that examples come in the order of the official files
+however they arrived, and the contents are compared with the official checksums where there are any.
+A split is decoded once, and kept as .npy files beside the prepared data (in memory where that
+cannot be written).
 """
 
 import contextlib
@@ -23,17 +25,18 @@ import numpy as np
 from jaxvae.data import places
 from jaxvae.errors import UserError
 
-RESIDENT_BYTES = 2**32    # splits larger than this are streamed from the disk
-CHUNK = 4096              # records in memory at a time
+RESIDENT_BYTES = 2**32  # splits larger than this are streamed from the disk
+CHUNK = 4096  # records in memory at a time
 
 
 class Copy(NamedTuple):
-    """A prepared data set: a folder such as ROOT/mnist/3.0.1, and what its dataset_info.json says."""
+    """A prepared data set: a folder such as ROOT/mnist/3.0.1, and what its dataset_info.json
+    says."""
 
     name: str
     folder: str
-    format: str               # "array_record", "tfrecord", ...
-    counts: dict[str, int]    # split -> examples
+    format: str  # "array_record", "tfrecord", ...
+    counts: dict[str, int]  # split -> examples
     bytes: int
 
     @property
@@ -42,7 +45,8 @@ class Copy(NamedTuple):
 
 
 def find(name: str, data_dir: places.PathLike | None = None) -> Copy | None:
-    """Returns the copy of `name` to be used: the first ArrayRecord one in `places.roots`, else the first other one."""
+    """Returns the copy of `name` to be used: the first ArrayRecord one in `places.roots`, else the
+    first other one."""
     copies = [copy for root in places.roots(data_dir) for copy in copies_in(root, name)]
     return next((c for c in copies if c.format == "array_record"), copies[0] if copies else None)
 
@@ -54,7 +58,9 @@ def copies_in(root: str, name: str) -> list[Copy]:
         if not base.is_dir():
             return []
         pages = [page for page in base.glob("*/dataset_info.json") if _numbers(page.parent.name)]
-        pages += [page for page in base.glob("*/*/dataset_info.json") if _numbers(page.parent.name)]   # with a config
+        pages += [
+            page for page in base.glob("*/*/dataset_info.json") if _numbers(page.parent.name)
+        ]  # with a config
         pages.sort(key=lambda page: _numbers(page.parent.name), reverse=True)
         return [_copy(name, page) for page in pages]
 
@@ -66,12 +72,18 @@ def _copy(name: str, page: Any) -> Copy:
         size = sum(int(s.get("numBytes", 0)) for s in info["splits"])
         return Copy(name, os.fspath(page.parent), info.get("fileFormat", "tfrecord"), counts, size)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{page} is damaged ({type(error).__name__}: {error}): prepare {name} again.") from None
+        raise UserError(
+            f"{page} is damaged ({type(error).__name__}: {error}): prepare {name} again."
+        ) from None
 
 
 def _numbers(version: str) -> tuple[int, ...] | None:
     parts = version.split(".")
-    return tuple(int(p) for p in parts) if len(parts) == 3 and all(p.isdigit() for p in parts) else None
+    return (
+        tuple(int(p) for p in parts)
+        if len(parts) == 3 and all(p.isdigit() for p in parts)
+        else None
+    )
 
 
 def _path(root: str) -> Any:
@@ -90,12 +102,19 @@ def _readable(root: str) -> Iterator[None]:
     except (ImportError, OSError, RuntimeError) as error:
         if not places.remote(root):
             raise UserError(f"{root} cannot be read: {error}.") from None
-        hint = "pip install 'jaxvae[gcs]', and log in with gcloud" if root.startswith("gs://") else "check the address"
-        raise UserError(f"{root} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}): {hint}.") from None
+        hint = (
+            "pip install 'jaxvae[gcs]', and log in with gcloud"
+            if root.startswith("gs://")
+            else "check the address"
+        )
+        raise UserError(
+            f"{root} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}): {hint}."
+        ) from None
 
 
 def local(copy: Copy) -> Copy:
-    """Returns the copy itself, or where it lies behind an address, one fetched into ~/.cache/jaxvae/remote."""
+    """Returns the copy itself, or where it lies behind an address, one fetched into
+    ~/.cache/jaxvae/remote."""
     if not places.remote(copy.folder):
         return copy
     mark = hashlib.sha256(copy.folder.encode()).hexdigest()[:12]
@@ -123,10 +142,12 @@ def _writing(folder: Path) -> Iterator[Path]:
 
 
 def records(copy: Copy, split: str) -> Iterator[list[dict[str, Any]]]:
-    """Yields the examples of a split in stored order, some thousands at a time, images still as PNG or JPEG bytes.
+    """Yields the examples of a split in stored order, some thousands at a time, images still as PNG
+    or JPEG bytes.
 
     Raises:
-        UserError: for files that are missing or damaged, and for other formats than ArrayRecord without TensorFlow.
+        UserError: for files that are missing or damaged, and for other formats than ArrayRecord
+            without TensorFlow.
     """
     import tensorflow_datasets as tfds
 
@@ -134,9 +155,11 @@ def records(copy: Copy, split: str) -> Iterator[list[dict[str, Any]]]:
     decoders = {"image": tfds.decode.SkipDecoding()}
     try:
         builder = tfds.builder_from_directory(copy.folder)
-    except Exception as error:   # a missing or broken features.json
+    except Exception as error:  # a missing or broken features.json
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{copy.folder} is damaged ({why}): delete it and prepare {copy.name} again.") from None
+        raise UserError(
+            f"{copy.folder} is damaged ({why}): delete it and prepare {copy.name} again."
+        ) from None
     if copy.format != "array_record":
         yield from _with_tensorflow(copy, builder, split, decoders)
         return
@@ -147,24 +170,33 @@ def records(copy: Copy, split: str) -> Iterator[list[dict[str, Any]]]:
             raise ValueError(f"{size} records where dataset_info.json says {copy.counts[split]}")
         for start in range(0, size, CHUNK):
             yield source.__getitems__(range(start, min(start + CHUNK, size)))
-    except Exception as error:   # array_record raises what its C++ part says
+    except Exception as error:  # array_record raises what its C++ part says
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{copy.folder} is damaged ({split}: {why}): delete it and prepare {copy.name} again.") from None
+        raise UserError(
+            f"{copy.folder} is damaged ({split}: {why}): delete it and prepare {copy.name} again."
+        ) from None
 
 
-def _with_tensorflow(copy: Copy, builder: Any, split: str, decoders: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
+def _with_tensorflow(
+    copy: Copy, builder: Any, split: str, decoders: dict[str, Any]
+) -> Iterator[list[dict[str, Any]]]:
     import tensorflow_datasets as tfds
 
     try:
         import tensorflow as tf
     except ImportError:
         raise UserError(
-            f"{copy.folder} is in {copy.format} form, which needs TensorFlow: pip install 'jaxvae[tf]', or prepare it again "
+            f"{copy.folder} is in {copy.format} form, which needs TensorFlow: pip install "
+            "'jaxvae[tf]', or prepare it again "
             f"without: jaxvae data prepare {copy.name} --data-dir DIR."
         ) from None
-    tf.config.set_visible_devices([], "GPU")   # the accelerator is JAX's
-    data = builder.as_dataset(split=split, shuffle_files=False, decoders=decoders,
-                              read_config=tfds.ReadConfig(interleave_cycle_length=1))
+    tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's
+    data = builder.as_dataset(
+        split=split,
+        shuffle_files=False,
+        decoders=decoders,
+        read_config=tfds.ReadConfig(interleave_cycle_length=1),
+    )
     chunk = []
     for example in tfds.as_numpy(data):
         chunk.append(example)
@@ -185,7 +217,8 @@ def decode_image(content: bytes) -> np.ndarray:
 
 
 def stored_order(size: int, split: str, key: Callable[[int], int | str]) -> list[int]:
-    """Returns the official position of each stored example: TFDS sorts by the MD5 of split name and key."""
+    """Returns the official position of each stored example: TFDS sorts by the MD5 of split name and
+    key."""
     salt = hashlib.md5(split.encode())
 
     def mark(i: int) -> bytes:
@@ -199,15 +232,22 @@ def stored_order(size: int, split: str, key: Callable[[int], int | str]) -> list
 # ---- whole splits --------------------------------------------------------------------------
 
 
-def read(copy: Copy, split: str, *, key: Callable[[int], int | str] | None = None,
-         crop: Callable[[np.ndarray], np.ndarray] | None = None, tag: str = "",
-         check: Callable[[np.ndarray, np.ndarray], bool] | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+def read(
+    copy: Copy,
+    split: str,
+    *,
+    key: Callable[[int], int | str] | None = None,
+    crop: Callable[[np.ndarray], np.ndarray] | None = None,
+    tag: str = "",
+    check: Callable[[np.ndarray, np.ndarray], bool] | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns x [n, H, W, C] uint8 and label [n] int32 (None without labels) of a whole split.
 
     Args:
         copy: where it is.
         split: an official split.
-        key: position in the official files -> the key under which the builder stored it; None: stored order.
+        key: position in the official files -> the key under which the builder stored it; None:
+            stored order.
         crop: applied to every image [H, W, C] as it is decoded; `tag` names it in the cache.
         check: (x, label) -> whether this is the official content.
 
@@ -215,18 +255,25 @@ def read(copy: Copy, split: str, *, key: Callable[[int], int | str] | None = Non
         UserError: for damage, other contents than the official ones, and images of several sizes.
     """
     if split not in copy.counts:
-        raise UserError(f"{copy.folder} has no split {split!r}, only {', '.join(copy.counts)}: prepare {copy.name} again.")
+        raise UserError(
+            f"{copy.folder} has no split {split!r}, only {', '.join(copy.counts)}: prepare "
+            f"{copy.name} again."
+        )
     info = (_path(copy.folder) / "dataset_info.json").read_bytes()
     root = places.cache() / "remote" if places.remote(copy.folder) else Path(copy.folder).parents[1]
-    name = "-".join(filter(None, (copy.name, copy.version, split, tag, hashlib.sha256(info).hexdigest()[:12])))
+    name = "-".join(
+        filter(None, (copy.name, copy.version, split, tag, hashlib.sha256(info).hexdigest()[:12]))
+    )
     folder = root / ".jaxvae" / name
-    with contextlib.suppress(OSError, ValueError, EOFError):   # no cache, or a broken one
+    with contextlib.suppress(OSError, ValueError, EOFError):  # no cache, or a broken one
         return _load(folder, copy.counts[split])
     x, label = _decode(copy, split, key, crop)
     if check is not None and not check(x, label):
-        raise UserError(f"{copy.folder} does not hold the official {copy.name} ({split}: another checksum): "
-                        f"delete it and prepare {copy.name} again.")
-    with contextlib.suppress(OSError):   # a read-only or full disk: the arrays stay in memory
+        raise UserError(
+            f"{copy.folder} does not hold the official {copy.name} ({split}: another checksum): "
+            f"delete it and prepare {copy.name} again."
+        )
+    with contextlib.suppress(OSError):  # a read-only or full disk: the arrays stay in memory
         if folder.exists():
             shutil.rmtree(folder)
         with _writing(folder) as new:
@@ -255,22 +302,29 @@ def _decode(copy: Copy, split: str, key, crop) -> tuple[np.ndarray, np.ndarray |
     def decode(example: dict[str, Any]) -> np.ndarray:
         try:
             image = decode_image(example["image"])
-        except Exception as error:   # Pillow raises many kinds
-            raise UserError(f"{copy.folder} is damaged ({split}: {str(error).splitlines()[0]}): delete it and prepare "
-                            f"{copy.name} again.") from None
+        except Exception as error:  # Pillow raises many kinds
+            raise UserError(
+                f"{copy.folder} is damaged ({split}: {str(error).splitlines()[0]}): delete it and "
+                "prepare "
+                f"{copy.name} again."
+            ) from None
         return image if crop is None else crop(image)
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for chunk in records(copy, split):
             if "image" not in chunk[0]:
-                raise UserError(f"{copy.folder} holds no feature called image, only {', '.join(chunk[0])}.")
+                raise UserError(
+                    f"{copy.folder} holds no feature called image, only {', '.join(chunk[0])}."
+                )
             for image, example in zip(pool.map(decode, chunk), chunk, strict=True):
                 if x is None:
                     x = np.empty((size, *image.shape), np.uint8)
                     label = np.empty(size, np.int32) if "label" in example else None
                 if image.shape != x.shape[1:]:
-                    raise UserError(f"{copy.folder} holds images of shape {image.shape} and {x.shape[1:]}: "
-                                    "write them to a folder, and load that with a size.")
+                    raise UserError(
+                        f"{copy.folder} holds images of shape {image.shape} and {x.shape[1:]}: "
+                        "write them to a folder, and load that with a size."
+                    )
                 x[positions[at]] = image
                 if label is not None:
                     label[positions[at]] = example["label"]

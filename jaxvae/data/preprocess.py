@@ -1,4 +1,5 @@
-"""What turns examples into a `Batch` inside the compiled step: bytes cross the bus, floats do not."""
+"""What turns examples into a `Batch` inside the compiled step: bytes cross the bus, floats do
+not."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -15,23 +16,25 @@ PIXELS = ("grey", "binarised", "dequantised")
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
 
-def make_preprocess(pixels: Literal["grey", "binarised", "dequantised"] = "grey",
-                    num_classes: int | None = None) -> Callable[[Array, dict[str, Array]], Batch]:
+def make_preprocess(
+    pixels: Literal["grey", "binarised", "dequantised"] = "grey", num_classes: int | None = None
+) -> Callable[[Array, dict[str, Array]], Batch]:
     """Returns `preprocess(rng, examples) -> Batch`, to be called inside `jit`.
 
         grey          x = byte / 255
         binarised     x ~ Bernoulli(byte / 255), drawn anew at every visit
         dequantised   x = (byte + u) / 256,  u ~ U[0, 1), so that x is in [0, 1)
 
-    Floating-point x is not scaled: "grey" leaves it as it is, "binarised" takes it as probabilities.
+    Floating-point x is not scaled: "grey" leaves it as it is, "binarised" takes it as
+    probabilities.
 
     Args:
         pixels: one of the three.
         num_classes: where given, `cond` is the one-hot label [B, num_classes].
 
     Returns:
-        A function of a key and of examples {"x": uint8 or float32 [B, ...], "label": int32 [B]} as a
-        `Source` reads them, which returns a `Batch` of float32.
+        A function of a key and of examples {"x": uint8 or float32 [B, ...], "label": int32 [B]} as
+        a `Source` reads them, which returns a `Batch` of float32.
 
     Raises:
         UserError: for an unknown kind of pixels and a number of classes below 1; when called, for
@@ -47,8 +50,10 @@ def make_preprocess(pixels: Literal["grey", "binarised", "dequantised"] = "grey"
         if num_classes is None:
             return Batch(x)
         if "label" not in examples:
-            raise UserError("num_classes needs labels, and these examples have none: use a labelled source, "
-                            "or leave num_classes out.")
+            raise UserError(
+                "num_classes needs labels, and these examples have none: use a labelled source, "
+                "or leave num_classes out."
+            )
         return Batch(x, jax.nn.one_hot(examples["label"], num_classes, dtype=jnp.float32))
 
     return preprocess
@@ -60,9 +65,11 @@ def _pixels(rng: Array, x: Array, pixels: str) -> Array:
         raise UserError(f"x must be uint8 or floating point, not {x.dtype}.")
     if pixels == "dequantised":
         if not is_bytes:
-            raise UserError(f"dequantised pixels need bytes (uint8), not {x.dtype}: use pixels='grey'.")
+            raise UserError(
+                f"dequantised pixels need bytes (uint8), not {x.dtype}: use pixels='grey'."
+            )
         x = (x.astype(jnp.float32) + noise.uniform(rng, x.shape)) / 256
-        return jnp.minimum(x, _BELOW_ONE)   # in float32 255 + u can round to 256
+        return jnp.minimum(x, _BELOW_ONE)  # in float32 255 + u can round to 256
     if is_bytes:
         x = x.astype(jnp.float32) / 255
     if pixels == "binarised":

@@ -10,7 +10,8 @@ import numpy as np
 
 
 def ahead(function: Callable[[Any], Any], items: Iterable[Any], depth: int = 2) -> Iterator[Any]:
-    """Yields function(item) for every item, in order, while up to `depth` later ones are being computed in threads."""
+    """Yields function(item) for every item, in order, while up to `depth` later ones are being
+    computed in threads."""
     items, waiting = iter(items), deque()
     with ThreadPoolExecutor(depth) as pool:
         try:
@@ -36,10 +37,13 @@ class Reader:
     def __init__(self, read: Callable[[int], dict[str, np.ndarray]], depth: int):
         self.read, self.depth = read, depth
         self.ready: dict[int, Future] = {}
-        self.pool = ThreadPoolExecutor(max(2, min(4, os.cpu_count() or 1)), thread_name_prefix="jaxvae-read")
+        self.pool = ThreadPoolExecutor(
+            max(2, min(4, os.cpu_count() or 1)), thread_name_prefix="jaxvae-read"
+        )
 
     def take(self, first: int, count: int) -> list[dict[str, np.ndarray]]:
-        """Returns the batches of steps first, ..., first + count - 1, and begins to read those after them."""
+        """Returns the batches of steps first, ..., first + count - 1, and begins to read those
+        after them."""
         for step in [step for step in self.ready if step < first]:
             self.ready.pop(step).cancel()
         for step in range(first, first + count + self.depth):

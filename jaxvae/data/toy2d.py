@@ -1,4 +1,5 @@
-"""Four distributions of points in the plane, drawn inside the compiled step: new data at every step, no file.
+"""Four distributions of points in the plane, drawn inside the compiled step: new data at every
+step, no file.
 
 U is uniform on [0, 1), N standard normal, both drawn anew wherever they appear:
 
@@ -7,7 +8,8 @@ U is uniform on [0, 1), N standard normal, both drawn anew wherever they appear:
     checkerboard  x_1 = 4 U - 2, x_2 = U - 2 Bernoulli(1/2) + (floor(x_1) mod 2); 2 (x_1, x_2)
     rings         radius 3, 2.25, 1.5 or 0.75, an angle of an even grid; + 0.08 N
 
-Source: the released code of Daniel & Tamar 2021 (arXiv 2012.13253), section 6.1, from which we took the formulas.
+Source: the released code of Daniel & Tamar 2021 (arXiv 2012.13253), section 6.1, from which we took
+the formulas.
 """
 
 import math
@@ -27,8 +29,8 @@ from jaxvae.types import Array, Batch
 class Toy(NamedTuple):
     """A distribution in the plane."""
 
-    draw: Callable       # (rng, n) -> x [n, 2] float32
-    half_range: float    # R: metrics look at [-R, R]^2, as the released code does
+    draw: Callable  # (rng, n) -> x [n, 2] float32
+    half_range: float  # R: metrics look at [-R, R]^2, as the released code does
 
 
 def _pick(rng: Array, n: int, options: int) -> Array:
@@ -47,24 +49,32 @@ def _spiral(rng: Array, n: int) -> Array:
     rng_t, rng_width, rng_noise = jax.random.split(rng, 3)
     half = (n + 1) // 2
     t = 3.0 * math.pi * jnp.sqrt(noise.uniform(rng_t, (half,)))
-    arm = jnp.stack([-t * jnp.cos(t), t * jnp.sin(t)], axis=1) + 0.5 * noise.uniform(rng_width, (half, 2))
+    arm = jnp.stack([-t * jnp.cos(t), t * jnp.sin(t)], axis=1) + 0.5 * noise.uniform(
+        rng_width, (half, 2)
+    )
     return jnp.concatenate([arm, -arm])[:n] / 3.0 + 0.1 * noise.normal(rng_noise, (n, 2))
 
 
 def _checkerboard(rng: Array, n: int) -> Array:
     rng_1, rng_2, rng_row = jax.random.split(rng, 3)
     x_1 = 4.0 * noise.uniform(rng_1, (n,)) - 2.0
-    x_2 = noise.uniform(rng_2, (n,)) - 2.0 * _pick(rng_row, n, 2).astype(jnp.float32) + jnp.mod(jnp.floor(x_1), 2.0)
+    x_2 = (
+        noise.uniform(rng_2, (n,))
+        - 2.0 * _pick(rng_row, n, 2).astype(jnp.float32)
+        + jnp.mod(jnp.floor(x_1), 2.0)
+    )
     return 2.0 * jnp.stack([x_1, x_2], axis=1)
 
 
 def _rings(rng: Array, n: int) -> Array:
     rng_pick, rng_noise = jax.random.split(rng)
     count = max(n // 4, 1)
-    row = _pick(rng_pick, n, 4 * count)   # of a list of 4 rings, `count` points each
+    row = _pick(rng_pick, n, 4 * count)  # of a list of 4 rings, `count` points each
     radius = 3.0 * (1.0 - 0.25 * (row // count).astype(jnp.float32))
     angle = (2.0 * math.pi / count) * (row % count).astype(jnp.float32)
-    return radius[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1) + 0.08 * noise.normal(rng_noise, (n, 2))
+    return radius[:, None] * jnp.stack(
+        [jnp.cos(angle), jnp.sin(angle)], axis=1
+    ) + 0.08 * noise.normal(rng_noise, (n, 2))
 
 
 TOYS = {
@@ -89,10 +99,11 @@ def draw(name: str, rng: Array, n: int) -> Array:
 
 
 def generated(name: str) -> tuple[Source, Callable[[Array, dict[str, Array]], Batch]]:
-    """Returns (source, preprocess) for `fit`: the source holds nothing, and preprocess draws each batch in the step.
+    """Returns (source, preprocess) for `fit`: the source holds nothing, and preprocess draws each
+    batch in the step.
 
-        source, preprocess = toy2d.generated("rings")
-        fit(model, tx, source, preprocess=preprocess, steps=30_000, batch_size=512)
+    source, preprocess = toy2d.generated("rings")
+    fit(model, tx, source, preprocess=preprocess, steps=30_000, batch_size=512)
     """
     chosen = toy(name)
 

@@ -1,4 +1,5 @@
-"""Distances between two sets of features, on the host in float64: Fréchet's from moments, and the kernel distance."""
+"""Distances between two sets of features, on the host in float64: Fréchet's from moments, and the
+kernel distance."""
 
 from typing import NamedTuple
 
@@ -12,17 +13,18 @@ from jaxvae.errors import UserError
 class Statistics(NamedTuple):
     """Mean and covariance of n features."""
 
-    mean: np.ndarray   # [d]
-    cov: np.ndarray    # [d, d], with the divisor n - 1
+    mean: np.ndarray  # [d]
+    cov: np.ndarray  # [d, d], with the divisor n - 1
     n: int
 
 
 class Moments(NamedTuple):
-    """What a set of features adds up to: its size, mean, and sum of centred products. Parts merge in any order."""
+    """What a set of features adds up to: its size, mean, and sum of centred products. Parts merge
+    in any order."""
 
     n: int
-    mean: np.ndarray       # [d] float64
-    products: np.ndarray   # [d, d] float64: sum of (x - mean)(x - mean)'
+    mean: np.ndarray  # [d] float64
+    products: np.ndarray  # [d, d] float64: sum of (x - mean)(x - mean)'
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Moments":
@@ -50,44 +52,61 @@ class Moments(NamedTuple):
         return Statistics(self.mean, self.products / (self.n - 1), self.n)
 
 
-def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
+def frechet_distance(
+    mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray
+) -> float:
     """Returns the squared Fréchet (2-Wasserstein) distance of two Gaussians, in float64.
 
         |m1 - m2|^2 + tr C1 + tr C2 - 2 tr (C1 C2)^(1/2)
 
-    The last trace is the sum of the singular values of A'B, where C1 = AA' and C2 = BB' have as many columns
-    as the covariances have rank; so singular ones lose no digits (Heusel et al. 2017, arXiv 1706.08500, Eq. 6).
+    The last trace is the sum of the singular values of A'B, where C1 = AA' and C2 = BB' have as
+    many columns as the covariances have rank; so singular ones lose no digits (Heusel et al. 2017,
+    arXiv 1706.08500, Eq. 6).
 
     Args:
         mean1, mean2: [d].
         cov1, cov2: [d, d], symmetric, without negative eigenvalues (beyond rounding).
 
     Raises:
-        UserError: for shapes that do not fit, values that are not finite, and what is not a covariance.
+        UserError: for shapes that do not fit, values that are not finite, and what is not a
+            covariance.
     """
     return distance_and_ranks(mean1, cov1, mean2, cov2)[0]
 
 
-def distance_and_ranks(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray,
-                       cov2: np.ndarray) -> tuple[float, int, int]:
+def distance_and_ranks(
+    mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray
+) -> tuple[float, int, int]:
     """Returns `frechet_distance`, and the rank of each covariance."""
     mean1, mean2 = (np.atleast_1d(np.asarray(m, np.float64)) for m in (mean1, mean2))
     cov1, cov2 = (np.atleast_2d(np.asarray(c, np.float64)) for c in (cov1, cov2))
-    if mean1.ndim != 1 or mean1.shape != mean2.shape or not cov1.shape == cov2.shape == (mean1.size,) * 2:
-        raise UserError(f"means of shape {mean1.shape} and {mean2.shape} and covariances of shape {cov1.shape} and "
-                        f"{cov2.shape} do not fit: give [d], [d, d], [d], [d, d].")
+    if (
+        mean1.ndim != 1
+        or mean1.shape != mean2.shape
+        or not cov1.shape == cov2.shape == (mean1.size,) * 2
+    ):
+        raise UserError(
+            f"means of shape {mean1.shape} and {mean2.shape} and covariances of shape "
+            f"{cov1.shape} and "
+            f"{cov2.shape} do not fit: give [d], [d, d], [d], [d, d]."
+        )
     with _one_thread():
         a, b = _factor(cov1), _factor(cov2)
         common = scipy.linalg.svdvals(a.T @ b).sum() if a.size and b.size else 0.0
     if not (np.isfinite(mean1).all() and np.isfinite(mean2).all()):
         raise UserError("a mean holds values that are not finite.")
     value = np.square(mean1 - mean2).sum() + np.trace(cov1) + np.trace(cov2) - 2.0 * common
-    return max(float(value), 0.0), a.shape[1], b.shape[1]   # a difference of equals can round below 0
+    return (
+        max(float(value), 0.0),
+        a.shape[1],
+        b.shape[1],
+    )  # a difference of equals can round below 0
 
 
 def _one_thread():
-    """Returns a context in which BLAS keeps to one core: on a busy machine its threads wait for each other, and a matrix
-    of 512 columns takes 40 times as long; on an idle one little is lost."""
+    """Returns a context in which BLAS keeps to one core: on a busy machine its threads wait for
+    each other, and a matrix of 512 columns takes 40 times as long; on an idle one little is
+    lost."""
     return threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
@@ -106,7 +125,8 @@ def _factor(cov: np.ndarray) -> np.ndarray:
 
 
 def polynomial_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """Returns the unbiased squared MMD of features x [n, d] and y [m, d] under the kernel (x.y / d + 1)^3.
+    """Returns the unbiased squared MMD of features x [n, d] and y [m, d] under the kernel (x.y / d
+    + 1)^3.
 
     It can be negative (Binkowski et al. 2018, arXiv 1801.01401, section 4).
     """
@@ -122,11 +142,20 @@ def polynomial_mmd(x: np.ndarray, y: np.ndarray) -> float:
     return float(within(x) + within(y) - 2.0 * kernel(x, y).mean())
 
 
-def kernel_distances(x: np.ndarray, y: np.ndarray, *, subsets: int, size: int, seed: int) -> np.ndarray:
-    """Returns `polynomial_mmd` of `subsets` random subsets of `size` features of each, without repetition inside one."""
+def kernel_distances(
+    x: np.ndarray, y: np.ndarray, *, subsets: int, size: int, seed: int
+) -> np.ndarray:
+    """Returns `polynomial_mmd` of `subsets` random subsets of `size` features of each, without
+    repetition inside one."""
+
     def choose(n: int, number: int) -> np.ndarray:
         raw = np.random.Philox(key=np.array([seed, number], np.uint64)).random_raw(n)
         return np.argsort(raw, kind="stable")[:size]
 
     with _one_thread():
-        return np.array([polynomial_mmd(x[choose(len(x), 2 * i)], y[choose(len(y), 2 * i + 1)]) for i in range(subsets)])
+        return np.array(
+            [
+                polynomial_mmd(x[choose(len(x), 2 * i)], y[choose(len(y), 2 * i + 1)])
+                for i in range(subsets)
+            ]
+        )

@@ -1,6 +1,7 @@
 """How well a model fits a distribution in the plane, on a grid over [-R, R]^2. Lower is better.
 
-Two conventions (Daniel & Tamar 2021, arXiv 2012.13253, section 6.1, and what its released code computes):
+Two conventions (Daniel & Tamar 2021, arXiv 2012.13253, section 6.1, and what its released code
+computes):
 
 "released"   p, q are histogram *densities* on 100 x 100 cells; what lies outside [-R, R]^2 is left out. A sum
              over cells is divided by the 100 rows, and no cell area enters:
@@ -32,17 +33,18 @@ import numpy as np
 from jaxvae.errors import UserError, check_count, check_number, unknown
 from jaxvae.types import Array
 
-CELLS = 100          # a side
-TINY = 1e-14         # the released code's guard against ln 0
-GRID = 1024          # points a side for the ELBO
-BLOCK = 2**16        # samples or points at a time
+CELLS = 100  # a side
+TINY = 1e-14  # the released code's guard against ln 0
+GRID = 1024  # points a side for the ELBO
+BLOCK = 2**16  # samples or points at a time
 CONVENTIONS = ("released", "standard")
 
 Convention = Literal["released", "standard"]
 
 
 def histogram_kl(real, fake, *, half_range: float, convention: Convention = "standard") -> float:
-    """Returns the divergence KL(real || fake) between two histograms; see the module for both conventions.
+    """Returns the divergence KL(real || fake) between two histograms; see the module for both
+    conventions.
 
     Args:
         real, fake: samples [n, 2] and [m, 2].
@@ -50,27 +52,40 @@ def histogram_kl(real, fake, *, half_range: float, convention: Convention = "sta
         convention: "released" or "standard" (nats).
 
     Raises:
-        UserError: for samples of another shape or not finite, a range that holds none, an unknown convention.
+        UserError: for samples of another shape or not finite, a range that holds none, an unknown
+            convention.
     """
-    return kl_of_counts(*_both(real, fake, half_range, convention), half_range=half_range, convention=convention)
+    return kl_of_counts(
+        *_both(real, fake, half_range, convention), half_range=half_range, convention=convention
+    )
 
 
 def histogram_jsd(real, fake, *, half_range: float, convention: Convention = "standard") -> float:
-    """Returns the Jensen-Shannon divergence between two histograms; see the module for both conventions.
+    """Returns the Jensen-Shannon divergence between two histograms; see the module for both
+    conventions.
 
     Arguments and errors are those of `histogram_kl`.
     """
-    return jsd_of_counts(*_both(real, fake, half_range, convention), half_range=half_range, convention=convention)
+    return jsd_of_counts(
+        *_both(real, fake, half_range, convention), half_range=half_range, convention=convention
+    )
 
 
-def gn_elbo(neg_elbo: Callable[[Array], Array], samples, *, half_range: float, convention: Convention = "released",
-            side: int = GRID) -> float:
+def gn_elbo(
+    neg_elbo: Callable[[Array], Array],
+    samples,
+    *,
+    half_range: float,
+    convention: Convention = "released",
+    side: int = GRID,
+) -> float:
     """Returns the grid-normalised ELBO: the negative ELBO of data against that of all the plane.
 
         released   mean_i l(x_i) / (sum over grid of l + sum_i l(x_i))     a flat l scores 1 / (1024^2 + n)
         standard   mean_i l(x_i) / mean over grid of l                     a flat l scores 1, whatever grid and n
 
-    with l = neg_elbo and a grid of 1024 x 1024 points from -R to R. The paper's Table 2 shows it in units of 1e-7.
+    with l = neg_elbo and a grid of 1024 x 1024 points from -R to R. The paper's Table 2 shows it in
+    units of 1e-7.
 
     Args:
         neg_elbo: x [n, 2] -> [n], such as L(x, D(mean)) + KL(q(z|x) || N(0, I)); best jitted.
@@ -92,13 +107,15 @@ def gn_elbo(neg_elbo: Callable[[Array], Array], samples, *, half_range: float, c
 
 
 def grid(half_range: float, side: int = GRID) -> np.ndarray:
-    """Returns the points of an even grid over [-R, R]^2, ends included: [side^2, 2] float32, row by row from the bottom."""
+    """Returns the points of an even grid over [-R, R]^2, ends included: [side^2, 2] float32, row by
+    row from the bottom."""
     axis = np.linspace(-half_range, half_range, side, dtype=np.float32)
     return np.stack([np.tile(axis, side), np.repeat(axis, side)], axis=1)
 
 
 def on_points(function: Callable[[Array], Array], points) -> np.ndarray:
-    """Returns `function` of points [n, 2] -> [n] as float64, block by block: give a jitted one, it is compiled once.
+    """Returns `function` of points [n, 2] -> [n] as float64, block by block: give a jitted one, it
+    is compiled once.
 
     Raises:
         UserError: where it does not return one number per point.
@@ -106,34 +123,43 @@ def on_points(function: Callable[[Array], Array], points) -> np.ndarray:
     points = np.asarray(points)
     size = min(BLOCK, len(points))
     blocks = -(-len(points) // size)
-    padded = np.pad(points, ((0, blocks * size - len(points)), (0, 0)), mode="edge").reshape(blocks, size, 2)
+    padded = np.pad(points, ((0, blocks * size - len(points)), (0, 0)), mode="edge").reshape(
+        blocks, size, 2
+    )
     values = []
     for block in padded:
         value = function(jnp.asarray(block))
         if value.shape != (size,):
-            raise UserError(f"neg_elbo must return one number per point, [{size}], not shape {value.shape}.")
+            raise UserError(
+                f"neg_elbo must return one number per point, [{size}], not shape {value.shape}."
+            )
         values.append(np.asarray(value, np.float64))
-    return np.concatenate(values)[:len(points)]
+    return np.concatenate(values)[: len(points)]
 
 
 # ---- counting ------------------------------------------------------------------------------
 
 
 def edges(half_range: float) -> np.ndarray:
-    """Returns the 101 borders of the cells along one axis, as the float32 numbers that sort float32 like exact borders."""
+    """Returns the 101 borders of the cells along one axis, as the float32 numbers that sort float32
+    like exact borders."""
     exact = np.linspace(-half_range, half_range, CELLS + 1)
     rounded = exact.astype(np.float32)
-    return np.where(rounded.astype(np.float64) < exact, np.nextafter(rounded, np.float32(np.inf)), rounded)
+    return np.where(
+        rounded.astype(np.float64) < exact, np.nextafter(rounded, np.float32(np.inf)), rounded
+    )
 
 
 def counts(x: Array, half_range: float) -> Array:
-    """Returns how many points of x [n, 2] lie in each cell, then how many outside: [100 * 100 + 1] int32. Pure.
+    """Returns how many points of x [n, 2] lie in each cell, then how many outside: [100 * 100 + 1]
+    int32. Pure.
 
-    The cell of x is row x_1, column x_2, as in NumPy's `histogram2d`; the borders at R belong to the last cells.
+    The cell of x is row x_1, column x_2, as in NumPy's `histogram2d`; the borders at R belong to
+    the last cells.
     """
     border = jnp.asarray(edges(half_range))
     cell = jnp.searchsorted(border, x, side="right").astype(jnp.int32) - 1
-    if float(edges(half_range)[-1]) == half_range:   # else no float32 lies on it
+    if float(edges(half_range)[-1]) == half_range:  # else no float32 lies on it
         cell = jnp.where(x == border[-1], CELLS - 1, cell)
     inside = jnp.all((cell >= 0) & (cell < CELLS) & jnp.isfinite(x), axis=-1)
     index = jnp.where(inside, cell[:, 0] * CELLS + cell[:, 1], CELLS * CELLS)
@@ -174,11 +200,16 @@ def jsd_of_counts(real, fake, *, half_range: float, convention: Convention = "st
     if convention == "released":
         p, q = _density(real, half_range), _density(fake, half_range)
         m = 0.5 * (p + q)
-        return float(np.sum(2.0 * _times_log(m, m) - m * np.log(p + TINY) - m * np.log(q + TINY)) / (2 * CELLS))
+        return float(
+            np.sum(2.0 * _times_log(m, m) - m * np.log(p + TINY) - m * np.log(q + TINY))
+            / (2 * CELLS)
+        )
     real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
     p, q = real / real.sum(), fake / fake.sum()
     m = 0.5 * (p + q)
-    return float(0.5 * np.sum(_times_log(p, p) + _times_log(q, q) - _times_log(p, m) - _times_log(q, m)))
+    return float(
+        0.5 * np.sum(_times_log(p, p) + _times_log(q, q) - _times_log(p, m) - _times_log(q, m))
+    )
 
 
 def _times_log(p: np.ndarray, q: np.ndarray) -> np.ndarray:
@@ -187,10 +218,13 @@ def _times_log(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def _density(count, half_range: float) -> np.ndarray:
-    """Returns the density of each cell [100 * 100] over what lies inside, as NumPy's `histogram2d(density=True)`."""
+    """Returns the density of each cell [100 * 100] over what lies inside, as NumPy's
+    `histogram2d(density=True)`."""
     inside = np.asarray(count, np.float64)[:-1]
     if inside.sum() == 0:
-        raise UserError(f"no sample lies in [-{half_range:g}, {half_range:g}]^2: use a larger half_range.")
+        raise UserError(
+            f"no sample lies in [-{half_range:g}, {half_range:g}]^2: use a larger half_range."
+        )
     return inside / inside.sum() / (2.0 * half_range / CELLS) ** 2
 
 
@@ -204,14 +238,15 @@ def _check(half_range: float, convention: str) -> None:
 
 
 def _both(real, fake, half_range: float, convention: str) -> tuple[Array, Array]:
-    _check(half_range, convention)   # before anything is counted
+    _check(half_range, convention)  # before anything is counted
     real = _samples("real", real, half_range)
     fake = _samples("fake", fake)
     return counts(jnp.asarray(real), half_range), counts(jnp.asarray(fake), half_range)
 
 
 def _samples(name: str, x, half_range: float | None = None) -> np.ndarray:
-    """Returns samples [n, 2] as float32, after a warning where part of them lies outside the range (if one is given)."""
+    """Returns samples [n, 2] as float32, after a warning where part of them lies outside the range
+    (if one is given)."""
     x = np.asarray(x)
     if x.ndim != 2 or x.shape[1] != 2 or len(x) == 0:
         raise UserError(f"{name} must be points [n, 2], not shape {x.shape}.")
@@ -221,7 +256,9 @@ def _samples(name: str, x, half_range: float | None = None) -> np.ndarray:
     if half_range is not None:
         outside = float(np.mean(np.any(np.abs(x) > half_range, axis=1)))
         if outside:
-            warnings.warn(f"{outside:.2%} of {name} lie outside [-{half_range:g}, {half_range:g}]^2: use a larger half_range.",
-                          stacklevel=4)
+            warnings.warn(
+                f"{outside:.2%} of {name} lie outside [-{half_range:g}, {half_range:g}]^2: use a "
+                "larger half_range.",
+                stacklevel=4,
+            )
     return x
-

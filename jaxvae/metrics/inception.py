@@ -1,9 +1,10 @@
-"""Inception-v3 as FID uses it: the net of 2015-12-05 whose weights pytorch-fid publishes, as plain JAX functions.
+"""Inception-v3 as FID uses it: the net of 2015-12-05 whose weights pytorch-fid publishes, as plain
+JAX functions.
 
-It is torchvision's Inception-v3 (Szegedy et al. 2015, arXiv 1512.00567) but for what TensorFlow's graph
-does otherwise: average pools divide by the pixels inside the image, the pool of the last block is a
-maximum, and there are 1008 classes. Parameters are a dictionary with the names of pytorch-fid's state
-dictionary, convolutions as [H, W, in, out].
+It is torchvision's Inception-v3 (Szegedy et al. 2015, arXiv 1512.00567) but for what TensorFlow's
+graph does otherwise: average pools divide by the pixels inside the image, the pool of the last
+block is a maximum, and there are 1008 classes. Parameters are a dictionary with the names of
+pytorch-fid's state dictionary, convolutions as [H, W, in, out].
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from jaxvae.types import Array
 DIMENSION = 2048
 SIDE = 299
 CLASSES = 1008
-EPSILON = 1e-3     # of its BatchNorm
+EPSILON = 1e-3  # of its BatchNorm
 
 Params = dict[str, Array]
 
@@ -28,10 +29,11 @@ Params = dict[str, Array]
 class Ops(NamedTuple):
     """What a net is made of, so that one description serves several purposes (and libraries)."""
 
-    conv: Callable           # (name, x, features, kernel, stride=1, same=True): without a bias, then BatchNorm and ReLU
-    max_pool: Callable       # (x, stride): 3x3
-    average_pool: Callable   # x: 3x3, stride 1, the mean over the pixels that are inside the image
-    join: Callable           # (*branches): channels beside each other
+    # (name, x, features, kernel, stride=1, same=True): without a bias, then BatchNorm and ReLU
+    conv: Callable
+    max_pool: Callable  # (x, stride): 3x3
+    average_pool: Callable  # x: 3x3, stride 1, the mean over the pixels that are inside the image
+    join: Callable  # (*branches): channels beside each other
 
 
 def net(ops: Ops, x: Any) -> dict[str, Any]:
@@ -70,7 +72,12 @@ def _block_a(ops: Ops, x: Any, width: int) -> Any:
     five = conv("branch5x5_2", conv("branch5x5_1", x, 48, (1, 1)), 64, (5, 5))
     three = conv("branch3x3dbl_2", conv("branch3x3dbl_1", x, 64, (1, 1)), 96, (3, 3))
     three = conv("branch3x3dbl_3", three, 96, (3, 3))
-    return ops.join(conv("branch1x1", x, 64, (1, 1)), five, three, conv("branch_pool", ops.average_pool(x), width, (1, 1)))
+    return ops.join(
+        conv("branch1x1", x, 64, (1, 1)),
+        five,
+        three,
+        conv("branch_pool", ops.average_pool(x), width, (1, 1)),
+    )
 
 
 def _block_b(ops: Ops, x: Any) -> Any:
@@ -87,9 +94,19 @@ def _block_c(ops: Ops, x: Any, width: int) -> Any:
     seven = conv("branch7x7_2", conv("branch7x7_1", x, width, (1, 1)), width, (1, 7))
     seven = conv("branch7x7_3", seven, 192, (7, 1))
     twice = conv("branch7x7dbl_1", x, width, (1, 1))
-    for number, features, kernel in ((2, width, (7, 1)), (3, width, (1, 7)), (4, width, (7, 1)), (5, 192, (1, 7))):
+    for number, features, kernel in (
+        (2, width, (7, 1)),
+        (3, width, (1, 7)),
+        (4, width, (7, 1)),
+        (5, 192, (1, 7)),
+    ):
         twice = conv(f"branch7x7dbl_{number}", twice, features, kernel)
-    return ops.join(conv("branch1x1", x, 192, (1, 1)), seven, twice, conv("branch_pool", ops.average_pool(x), 192, (1, 1)))
+    return ops.join(
+        conv("branch1x1", x, 192, (1, 1)),
+        seven,
+        twice,
+        conv("branch_pool", ops.average_pool(x), 192, (1, 1)),
+    )
 
 
 def _block_d(ops: Ops, x: Any) -> Any:
@@ -105,19 +122,28 @@ def _block_e(ops: Ops, x: Any, pool: Callable) -> Any:
     """8x8: 1x1, 3x3 as 1x3 beside 3x1, the same behind a 3x3, pool."""
     conv = ops.conv
     three = conv("branch3x3_1", x, 384, (1, 1))
-    three = ops.join(conv("branch3x3_2a", three, 384, (1, 3)), conv("branch3x3_2b", three, 384, (3, 1)))
+    three = ops.join(
+        conv("branch3x3_2a", three, 384, (1, 3)), conv("branch3x3_2b", three, 384, (3, 1))
+    )
     twice = conv("branch3x3dbl_2", conv("branch3x3dbl_1", x, 448, (1, 1)), 384, (3, 3))
-    twice = ops.join(conv("branch3x3dbl_3a", twice, 384, (1, 3)), conv("branch3x3dbl_3b", twice, 384, (3, 1)))
-    return ops.join(conv("branch1x1", x, 320, (1, 1)), three, twice, conv("branch_pool", pool(x), 192, (1, 1)))
+    twice = ops.join(
+        conv("branch3x3dbl_3a", twice, 384, (1, 3)), conv("branch3x3dbl_3b", twice, 384, (3, 1))
+    )
+    return ops.join(
+        conv("branch1x1", x, 320, (1, 1)), three, twice, conv("branch_pool", pool(x), 192, (1, 1))
+    )
 
 
 def _max_pool(x: Array, stride: int) -> Array:
     pad = "SAME" if stride == 1 else "VALID"
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, stride, stride, 1), pad)
+    return jax.lax.reduce_window(
+        x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, stride, stride, 1), pad
+    )
 
 
 def _average_pool(x: Array) -> Array:
     """3x3, stride 1: the mean over the pixels that are inside the image."""
+
     def total(x):
         return jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
 
@@ -133,15 +159,21 @@ def activations(params: Params, x: Array, *, stats: str = "running") -> dict[str
     Args:
         params: of `from_state_dict`.
         x: [B, 299, 299, 3] in [-1, 1]; at least 75 pixels a side.
-        stats: "running", or "batch" for BatchNorm with the moments of this batch (what Soft-IntroVAE's FID does).
+        stats: "running", or "batch" for BatchNorm with the moments of this batch (what
+            Soft-IntroVAE's FID does).
     """
     if stats not in ("running", "batch"):
         raise unknown("stats", stats, ("running", "batch"))
 
     def conv(name, x, features, kernel, stride=1, same=True):
         pad = [(side // 2 if same else 0,) * 2 for side in kernel]
-        x = jax.lax.conv_general_dilated(x, params[f"{name}.conv.weight"], (stride, stride), pad,
-                                         dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        x = jax.lax.conv_general_dilated(
+            x,
+            params[f"{name}.conv.weight"],
+            (stride, stride),
+            pad,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
         mean, var = params[f"{name}.bn.running_mean"], params[f"{name}.bn.running_var"]
         if stats == "batch":
             mean = x.mean(axis=(0, 1, 2))
@@ -155,7 +187,8 @@ def activations(params: Params, x: Array, *, stats: str = "running") -> dict[str
 
 
 def features(params: Params, x: Array, *, stats: str = "running") -> Array:
-    """Returns pool3, the mean of the last block over places: [B, 2048], for x and stats as in `activations`."""
+    """Returns pool3, the mean of the last block over places: [B, 2048], for x and stats as in
+    `activations`."""
     return activations(params, x, stats=stats)["pool3"]
 
 
@@ -167,19 +200,34 @@ def shapes() -> dict[str, tuple[int, ...]]:
         found[f"{name}.conv.weight"] = (features, x.shape[-1], *kernel)
         for part in ("weight", "bias", "running_mean", "running_var"):
             found[f"{name}.bn.{part}"] = (features,)
-        height, width = x.shape[1:3] if same else ((n - k) // stride + 1 for n, k in zip(x.shape[1:3], kernel, strict=True))
+        height, width = (
+            x.shape[1:3]
+            if same
+            else ((n - k) // stride + 1 for n, k in zip(x.shape[1:3], kernel, strict=True))
+        )
         return jnp.zeros((x.shape[0], height, width, features))
 
-    jax.eval_shape(lambda x: net(OPS._replace(conv=conv), x), jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32))
+    jax.eval_shape(
+        lambda x: net(OPS._replace(conv=conv), x),
+        jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32),
+    )
     return {**found, "fc.weight": (CLASSES, DIMENSION), "fc.bias": (CLASSES,)}
 
 
 def from_state_dict(found: Mapping[str, np.ndarray], what: str = "Inception-v3") -> Params:
-    """Returns the parameters from a state dictionary as pytorch-fid's (counters of batches are left out).
+    """Returns the parameters from a state dictionary as pytorch-fid's (counters of batches are left
+    out).
 
     Raises:
-        UserError: for weights of another model, such as torchvision's own Inception-v3 (1000 classes).
+        UserError: for weights of another model, such as torchvision's own Inception-v3 (1000
+            classes).
     """
     chosen = weights.select(found, shapes(), what)
-    return {name: value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T if name == "fc.weight" else value
-            for name, value in chosen.items()}
+    return {
+        name: value.transpose(2, 3, 1, 0)
+        if value.ndim == 4
+        else value.T
+        if name == "fc.weight"
+        else value
+        for name, value in chosen.items()
+    }

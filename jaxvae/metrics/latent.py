@@ -1,4 +1,5 @@
-"""What a latent space looks like: which directions carry the data, and how far its distribution is from N(0, I).
+"""What a latent space looks like: which directions carry the data, and how far its distribution is
+from N(0, I).
 
 Sources: Dai & Wipf 2019 (arXiv 1903.05789), Figures 1, 9 and 10.
 """
@@ -16,23 +17,32 @@ from jaxvae.types import Array, Model, Params, State
 class Directions(NamedTuple):
     """Each latent direction, those with the smallest posterior variance first."""
 
-    index: np.ndarray               # [D] which coordinate of z
+    index: np.ndarray  # [D] which coordinate of z
     posterior_variance: np.ndarray  # [D] mean over x of Var q(z_j|x)
-    image_variance: np.ndarray      # [D] sum over pixels of the variance that noise on z_j makes, mean over x
+    image_variance: (
+        np.ndarray
+    )  # [D] sum over pixels of the variance that noise on z_j makes, mean over x
 
 
 def posterior_variance(dist: Any) -> Array:
     """Returns Var q(z_j|x) [B, D] of a posterior that has a `variance`."""
     if not hasattr(dist, "variance"):
-        raise UserError(f"{type(dist).__name__} has no variance: give it a property `variance`, the shape of its mean.")
+        raise UserError(
+            f"{type(dist).__name__} has no variance: give it a property `variance`, the shape of "
+            "its mean."
+        )
     return dist.variance
 
 
-def directions(model: Model, params: Params, state: State, x: Array, *, rng: Array, samples: int = 15) -> Directions:
-    """Returns how much noise N(0, 1) on one coordinate of z at a time, around the posterior mean, changes the image.
+def directions(
+    model: Model, params: Params, state: State, x: Array, *, rng: Array, samples: int = 15
+) -> Directions:
+    """Returns how much noise N(0, 1) on one coordinate of z at a time, around the posterior mean,
+    changes the image.
 
-    In a direction that the decoder ignores the posterior is the prior (variance 1), and the image does not change; in one
-    that carries the data its variance is small, and the image changes (Theorem 4 of the paper).
+    In a direction that the decoder ignores the posterior is the prior (variance 1), and the image
+    does not change; in one that carries the data its variance is small, and the image changes
+    (Theorem 4 of the paper).
 
     Args:
         x: images [B, H, W, C].
@@ -51,14 +61,20 @@ def directions(model: Model, params: Params, state: State, x: Array, *, rng: Arr
     @jax.jit
     def effect(j, rng):
         images = along(model, params, state, q.mean, j, jax.random.normal(rng, (samples,)))
-        return jnp.mean(jnp.sum(jnp.var(images, axis=1, ddof=1), axis=tuple(range(1, images.ndim - 1))))
+        return jnp.mean(
+            jnp.sum(jnp.var(images, axis=1, ddof=1), axis=tuple(range(1, images.ndim - 1)))
+        )
 
-    changes = np.asarray([effect(j, jax.random.fold_in(rng, j)) for j in range(q.mean.shape[-1])], np.float64)
+    changes = np.asarray(
+        [effect(j, jax.random.fold_in(rng, j)) for j in range(q.mean.shape[-1])], np.float64
+    )
     order = np.argsort(variance, kind="stable")
     return Directions(order, variance[order], changes[order])
 
 
-def along(model: Model, params: Params, state: State, z: Array, j: Array | int, offsets: Array) -> Array:
+def along(
+    model: Model, params: Params, state: State, z: Array, j: Array | int, offsets: Array
+) -> Array:
     """Returns decoder means at z + offset e_j: [B, len(offsets), H, W, C] for z [B, D]."""
     moved = jnp.repeat(z[:, None], len(offsets), axis=1).at[:, :, j].add(offsets)
     x = model.decode(params, state, moved.reshape(-1, z.shape[-1])).mean
@@ -66,7 +82,8 @@ def along(model: Model, params: Params, state: State, z: Array, j: Array | int, 
 
 
 def singular_values(z: np.ndarray) -> np.ndarray:
-    """Returns the singular values [D] of latents z [n, D], largest first; for n draws of N(0, I) all are about sqrt(n)."""
+    """Returns the singular values [D] of latents z [n, D], largest first; for n draws of N(0, I)
+    all are about sqrt(n)."""
     z = np.asarray(z, np.float64)
     if z.ndim != 2 or not np.isfinite(z).all():
         raise UserError(f"latents must be finite and of shape [n, D], not {z.shape}.")

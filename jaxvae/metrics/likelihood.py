@@ -1,10 +1,11 @@
-"""How likely a model finds data: ELBO, importance-weighted bounds, bits per dimension, and what its latents carry.
+"""How likely a model finds data: ELBO, importance-weighted bounds, bits per dimension, and what its
+latents carry.
 
     iw_k(x) = log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x),   z_k ~ q(z|x)
 
-is a lower bound of log p(x) in expectation, the ELBO for K = 1, and it rises to log p(x) with K (Burda et
-al. 2016, arXiv 1509.00519, Eq. 8). Everything here is per example, in nats, and at the highest matmul
-precision; means and spreads are taken on the host in float64.
+is a lower bound of log p(x) in expectation, the ELBO for K = 1, and it rises to log p(x) with K
+(Burda et al. 2016, arXiv 1509.00519, Eq. 8). Everything here is per example, in nats, and at the
+highest matmul precision; means and spreads are taken on the host in float64.
 """
 
 import math
@@ -24,10 +25,14 @@ from jaxvae.errors import UserError, check_count
 from jaxvae.loop import PREPROCESS, Preprocess
 from jaxvae.types import Array, Batch, Model, Params, State, Terms
 
-ACTIVE = 0.01          # variance of a posterior mean over the data above which its dimension is active
-ROW_BYTES = {"cpu": 2**22}   # of decoded examples at a time: the CPU's cache; an accelerator takes more
+ACTIVE = 0.01  # variance of a posterior mean over the data above which its dimension is active
+ROW_BYTES = {
+    "cpu": 2**22
+}  # of decoded examples at a time: the CPU's cache; an accelerator takes more
 MORE_ROW_BYTES = 2**28
-LEAST_ROW = 512        # numbers that a decoded example counts for at least: hidden layers are wider than points in the plane
+# numbers that a decoded example counts for at least: hidden layers are wider than points in the
+# plane
+LEAST_ROW = 512
 
 Values = dict[str, np.ndarray]
 
@@ -36,7 +41,7 @@ class Estimate(NamedTuple):
     """A mean over a data set with its standard error, and how it was measured."""
 
     value: float
-    error: float       # standard error of the mean over examples
+    error: float  # standard error of the mean over examples
     n: int
     protocol: str
 
@@ -46,11 +51,21 @@ def log_prior(z: Array) -> Array:
     return distributions.Normal(jnp.zeros_like(z), jnp.zeros_like(z)).log_prob(z)
 
 
-def log_weights(model: Model, params: Params, state: State, rngs: Array, batch: Batch, *, stats: str = "running",
-                q: Any = None) -> Array:
-    """Returns log p(x|z_k) + log p(z_k) - log q(z_k|x), z_k ~ q(z|x): [K, B], one key of `rngs` [K] for each draw.
+def log_weights(
+    model: Model,
+    params: Params,
+    state: State,
+    rngs: Array,
+    batch: Batch,
+    *,
+    stats: str = "running",
+    q: Any = None,
+) -> Array:
+    """Returns log p(x|z_k) + log p(z_k) - log q(z_k|x), z_k ~ q(z|x): [K, B], one key of `rngs` [K]
+    for each draw.
 
-    p(z) is N(0, I), unless the model has weights of its own (`Model.log_weight`): z is then all its latents.
+    p(z) is N(0, I), unless the model has weights of its own (`Model.log_weight`): z is then all its
+    latents.
 
     Args:
         q: the posterior of this batch, where it is known already.
@@ -58,10 +73,10 @@ def log_weights(model: Model, params: Params, state: State, rngs: Array, batch: 
     if model.log_weight is not None:
         return jax.vmap(lambda rng: model.log_weight(params, state, rng, batch, stats=stats))(rngs)
     q = model.encode(params, state, batch.x, batch.cond, stats=stats) if q is None else q
-    z = jax.vmap(q.sample)(rngs)   # [K, B, D]
+    z = jax.vmap(q.sample)(rngs)  # [K, B, D]
     count, size = z.shape[:2]
 
-    def rows(x):   # [B, ...] -> [K B, ...]
+    def rows(x):  # [B, ...] -> [K B, ...]
         return jnp.broadcast_to(x[None], (count, *x.shape)).reshape(count * size, *x.shape[1:])
 
     cond = None if batch.cond is None else rows(batch.cond)
@@ -71,16 +86,18 @@ def log_weights(model: Model, params: Params, state: State, rngs: Array, batch: 
 
 
 def _flat(p: Any, x: Array) -> tuple[Any, Array]:
-    """Returns pixelwise `p` and `x` [B, n], laid out flat in memory: XLA sums images of one channel 50 times slower on CPU."""
+    """Returns pixelwise `p` and `x` [B, n], laid out flat in memory: XLA sums images of one channel
+    50 times slower on CPU."""
     if not isinstance(p, (distributions.Normal, distributions.Bernoulli)):
-        return p, x   # may need the shape of x
+        return p, x  # may need the shape of x
     leaves = [jnp.broadcast_to(leaf, x.shape).reshape(len(x), -1) for leaf in (*p, x)]
     *leaves, x = jax.lax.optimization_barrier(leaves)
     return type(p)(*leaves), x
 
 
 def make_iw_bound(model: Model, k: int, *, chunk: int, stats: str = "running") -> Callable:
-    """Returns `iw(params, state, rng, batch) -> iw_k(x) [B]` in nats, pure, with `chunk` draws in memory at a time.
+    """Returns `iw(params, state, rng, batch) -> iw_k(x) [B]` in nats, pure, with `chunk` draws in
+    memory at a time.
 
     The k-th draw has the key fold_in(rng, k): the bound does not depend on `chunk`.
     """
@@ -105,8 +122,8 @@ def make_iw_bound(model: Model, k: int, *, chunk: int, stats: str = "running") -
 
 
 def make_terms(model: Model, *, stats: str = "running") -> Callable:
-    """Returns `terms(params, state, rng, batch) -> {name: [B] or [B, D]}`: `elbo`, `rec`, `kl`, and where the
-    posterior has them `kl_per_dim` and `mean`."""
+    """Returns `terms(params, state, rng, batch) -> {name: [B] or [B, D]}`: `elbo`, `rec`, `kl`, and
+    where the posterior has them `kl_per_dim` and `mean`."""
     if model.terms is None or model.encode is None:
         raise UserError("this model has no evidence lower bound: it does not encode.")
 
@@ -135,11 +152,13 @@ def per_example(
     mesh: Mesh | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Values:
-    """Returns `function(params, state, rng, batch) -> {name: [B, ...]}` over a whole source: {name: [n, ...]}.
+    """Returns `function(params, state, rng, batch) -> {name: [B, ...]}` over a whole source: {name:
+    [n, ...]}.
 
-    It is compiled once; batches are padded to equal slices of the devices, the last one to the others' size, and what the
-    padding gave is dropped. Noise is the same at every call and on any number of devices; it depends on `batch_size`.
-    `progress` is called as (examples done, examples in all).
+    It is compiled once; batches are padded to equal slices of the devices, the last one to the
+    others' size, and what the padding gave is dropped. Noise is the same at every call and on any
+    number of devices; it depends on `batch_size`. `progress` is called as (examples done, examples
+    in all).
     """
     mesh = parallel.make_mesh() if mesh is None else mesh
     preprocess = make_preprocess() if preprocess is None else preprocess
@@ -158,29 +177,45 @@ def per_example(
     rng = parallel.put(jax.random.fold_in(jax.random.key(seed), PREPROCESS), whole)
     parts, pending = [], []
     with jax.default_matmul_precision("highest"):
-        blocks = ahead(lambda start: source.read(np.minimum(np.arange(start, start + size), source.size - 1)), starts)
+        blocks = ahead(
+            lambda start: source.read(np.minimum(np.arange(start, start + size), source.size - 1)),
+            starts,
+        )
         for start, examples in zip(starts, blocks, strict=True):
             number = parallel.put(np.int32(start // stride), whole)
             pending.append(compiled(params, state, rng, number, parallel.put(examples, cut)))
-            if len(pending) > 1:   # one in flight behind the one computed, so memory stays bounded
+            if len(pending) > 1:  # one in flight behind the one computed, so memory stays bounded
                 parts.append(jax.device_get(pending.pop(0)))
                 if progress is not None:
                     progress(min(len(parts) * stride, source.size), source.size)
         parts += jax.device_get(pending)
     if progress is not None:
         progress(source.size, source.size)
-    return {name: np.concatenate([part[name][:stride] for part in parts])[:source.size] for name in parts[0]}
+    return {
+        name: np.concatenate([part[name][:stride] for part in parts])[: source.size]
+        for name in parts[0]
+    }
 
 
-def iw_bound(model: Model, params: Params, state: State, source: Source, *, k: int = 5000, chunk: int | None = None,
-             stats: str = "running", **options: Any) -> np.ndarray:
+def iw_bound(
+    model: Model,
+    params: Params,
+    state: State,
+    source: Source,
+    *,
+    k: int = 5000,
+    chunk: int | None = None,
+    stats: str = "running",
+    **options: Any,
+) -> np.ndarray:
     """Returns iw_k(x) in nats for every example: [n].
 
     Draws and examples are taken in pieces, so that the memory does not grow with either.
 
     Args:
         k: draws for each example.
-        chunk: draws at a time; default: what fits the processor's cache, or 256 MiB on an accelerator.
+        chunk: draws at a time; default: what fits the processor's cache, or 256 MiB on an
+            accelerator.
         options: of `per_example`.
 
     Raises:
@@ -195,7 +230,9 @@ def iw_bound(model: Model, params: Params, state: State, source: Source, *, k: i
         space = ROW_BYTES.get(jax.default_backend(), MORE_ROW_BYTES)
         chunk = max(1, min(k, space // (4 * max(math.prod(source.shape), LEAST_ROW) * batch_size)))
     bound = make_iw_bound(model, k, chunk=chunk, stats=stats)
-    found = per_example(lambda *args: {"iw": bound(*args)}, params, state, source, batch_size=batch_size, **options)
+    found = per_example(
+        lambda *args: {"iw": bound(*args)}, params, state, source, batch_size=batch_size, **options
+    )
     return found["iw"]
 
 
@@ -218,15 +255,19 @@ def active_units(means: np.ndarray, threshold: float = ACTIVE) -> tuple[int, np.
 Pixels = Literal["grey", "binarised", "dequantised"]
 
 
-def bits_per_dim(nll: float, shape: tuple[int, ...], *, pixels: Pixels, likelihood: str) -> tuple[float, str]:
-    """Returns bits per dimension of a negative log-likelihood in nats per example, and what they are bits of.
+def bits_per_dim(
+    nll: float, shape: tuple[int, ...], *, pixels: Pixels, likelihood: str
+) -> tuple[float, str]:
+    """Returns bits per dimension of a negative log-likelihood in nats per example, and what they
+    are bits of.
 
         dequantised, density over x = (byte + u) / 256:   nll / (D ln 2) + 8
         binarised, probability of 0s and 1s:              nll / (D ln 2)
 
-    The first is an upper bound of the bits of a model over bytes (Theis et al. 2016, arXiv 1511.01844, section
-    3.1). Grey pixels have none: a density over values that are only ever multiples of 1/255 has no upper
-    bound, and a Bernoulli's cross-entropy on grey values is no likelihood.
+    The first is an upper bound of the bits of a model over bytes (Theis et al. 2016, arXiv
+    1511.01844, section 3.1). Grey pixels have none: a density over values that are only ever
+    multiples of 1/255 has no upper bound, and a Bernoulli's cross-entropy on grey values is no
+    likelihood.
 
     Raises:
         UserError: for grey pixels, and a likelihood that is not over such pixels.
@@ -236,5 +277,8 @@ def bits_per_dim(nll: float, shape: tuple[int, ...], *, pixels: Pixels, likeliho
         return bits + 8.0, "bits per dimension of bytes, uniform dequantisation"
     if pixels == "binarised" and likelihood == "bernoulli":
         return bits, "bits per dimension of binarised pixels"
-    raise UserError(f"{pixels} pixels with a {likelihood} likelihood have no bits per dimension: train with --pixels "
-                    "dequantised (Gaussian) or --pixels binarised (Bernoulli).")
+    raise UserError(
+        f"{pixels} pixels with a {likelihood} likelihood have no bits per dimension: train with "
+        "--pixels "
+        "dequantised (Gaussian) or --pixels binarised (Bernoulli)."
+    )

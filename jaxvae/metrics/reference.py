@@ -1,4 +1,5 @@
-"""Statistics of real images, kept on the disk: they cost as much as those of the samples and never change."""
+"""Statistics of real images, kept on the disk: they cost as much as those of the samples and never
+change."""
 
 import hashlib
 import io
@@ -17,32 +18,60 @@ from jaxvae.data import Source, places
 from jaxvae.errors import UserError
 from jaxvae.metrics.frechet import Statistics
 
-VERSION = 1    # of what is kept
-LOOKED_AT = 64   # examples of a streamed source that are compared
+VERSION = 1  # of what is kept
+LOOKED_AT = 64  # examples of a streamed source that are compared
 
 
-def cached(folder: places.PathLike, source: Source, about: dict[str, Any], n: int, dimension: int,
-           make: Callable[[], Statistics]) -> Statistics:
-    """Returns `make()`, from a file in `folder` where it was made before of the same images in the same way.
+def cached(
+    folder: places.PathLike,
+    source: Source,
+    about: dict[str, Any],
+    n: int,
+    dimension: int,
+    make: Callable[[], Statistics],
+) -> Statistics:
+    """Returns `make()`, from a file in `folder` where it was made before of the same images in the
+    same way.
 
-    The file is that of the data set's name, split, size, shape and content (of a streamed one, of some examples), and
-    of everything in `about`. One that is damaged is made again; where the folder cannot be written, that is said.
+    The file is that of the data set's name, split, size, shape and content (of a streamed one, of
+    some examples), and of everything in `about`. One that is damaged is made again; where the
+    folder cannot be written, that is said.
     """
-    key = json.dumps({"version": VERSION, "data": source.name, "split": source.split, "size": source.size,
-                      "shape": source.shape, "content": content(source), **about}, sort_keys=True)
-    words = re.sub(r"[^\w.-]+", "_", f"{source.name}-{source.split}-{about.get('extractor', '')}")[-80:]
+    key = json.dumps(
+        {
+            "version": VERSION,
+            "data": source.name,
+            "split": source.split,
+            "size": source.size,
+            "shape": source.shape,
+            "content": content(source),
+            **about,
+        },
+        sort_keys=True,
+    )
+    words = re.sub(r"[^\w.-]+", "_", f"{source.name}-{source.split}-{about.get('extractor', '')}")[
+        -80:
+    ]
     path = Path(folder) / f"{words}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
     if path.exists():
         try:
             return _read(path, key, n, dimension)
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, NotImplementedError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            EOFError,
+            TypeError,
+            zipfile.BadZipFile,
+            NotImplementedError,
+        ) as error:
             print(f"jaxvae: {path} is damaged ({error}): it is made again.", file=sys.stderr)
     found = make()
     file = io.BytesIO()
     np.savez(file, mean=found.mean, cov=found.cov, n=found.n, key=key)
     try:
         writers.write_bytes(path, file.getvalue())
-    except UserError as error:   # the result is worth more than its copy
+    except UserError as error:  # the result is worth more than its copy
         print(f"jaxvae: the statistics of {source.name} are not kept: {error}", file=sys.stderr)
     return found
 
@@ -52,7 +81,11 @@ def _read(path: Path, key: str, n: int, dimension: int) -> Statistics:
         if str(archive["key"]) != key:
             raise ValueError("it belongs to other images")
         found = Statistics(archive["mean"], archive["cov"], int(archive["n"]))
-    fits = found.mean.shape == (dimension,) and found.cov.shape == (dimension, dimension) and found.n == n
+    fits = (
+        found.mean.shape == (dimension,)
+        and found.cov.shape == (dimension, dimension)
+        and found.n == n
+    )
     if not fits or not (np.isfinite(found.mean).all() and np.isfinite(found.cov).all()):
         raise ValueError("its arrays are not what they should be")
     return found
@@ -63,7 +96,9 @@ def content(source: Source) -> str:
     if source.arrays is not None:
         x = source.arrays["x"]
     else:
-        x = source.read(np.linspace(0, source.size - 1, min(LOOKED_AT, source.size)).astype(int))["x"]
+        x = source.read(np.linspace(0, source.size - 1, min(LOOKED_AT, source.size)).astype(int))[
+            "x"
+        ]
     total = hashlib.sha256(f"{x.dtype} {x.shape}".encode())
     for part in np.array_split(x, -(-x.nbytes // 2**24) or 1):
         total.update(np.ascontiguousarray(part).data)

@@ -1,6 +1,8 @@
-"""The features of SqueezeNet 1.1 (Iandola et al. 2016, arXiv 1602.07360) as torchvision publishes them.
+"""The features of SqueezeNet 1.1 (Iandola et al. 2016, arXiv 1602.07360) as torchvision publishes
+them.
 
-Parameters are a dictionary with torchvision's names (`0.weight`, `3.squeeze.weight`, ...), convolutions as [H, W, in, out].
+Parameters are a dictionary with torchvision's names (`0.weight`, `3.squeeze.weight`, ...),
+convolutions as [H, W, in, out].
 """
 
 from collections.abc import Callable, Mapping
@@ -14,9 +16,21 @@ from jaxvae.metrics import weights
 from jaxvae.types import Array
 
 DIMENSION = 512
-SIDE = 224             # pixels of the images that it was trained on
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)   # of ImageNet's pixels in [0, 1], which it expects removed
-FIRES = {3: (16, 64), 4: (16, 64), 6: (32, 128), 7: (32, 128), 9: (48, 192), 10: (48, 192), 11: (64, 256), 12: (64, 256)}
+SIDE = 224  # pixels of the images that it was trained on
+MEAN, STD = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # of ImageNet's pixels in [0, 1], which it expects removed
+FIRES = {
+    3: (16, 64),
+    4: (16, 64),
+    6: (32, 128),
+    7: (32, 128),
+    9: (48, 192),
+    10: (48, 192),
+    11: (64, 256),
+    12: (64, 256),
+}
 POOLS = (2, 5, 8)
 
 Params = dict[str, Array]
@@ -25,9 +39,10 @@ Params = dict[str, Array]
 class Ops(NamedTuple):
     """What the net is made of, so that one description serves several purposes (and libraries)."""
 
-    conv: Callable       # (name, x, features, side, stride), padded by side // 2 where the stride is 1; then ReLU
-    max_pool: Callable   # x: 3x3, stride 2, the last window may be cut off
-    join: Callable       # (*branches): channels beside each other
+    # (name, x, features, side, stride), padded by side // 2 where the stride is 1; then ReLU
+    conv: Callable
+    max_pool: Callable  # x: 3x3, stride 2, the last window may be cut off
+    join: Callable  # (*branches): channels beside each other
 
 
 def net(ops: Ops, x: Any) -> dict[str, Any]:
@@ -40,13 +55,15 @@ def net(ops: Ops, x: Any) -> dict[str, Any]:
         else:
             narrow, wide = FIRES[number]
             x = ops.conv(f"{number}.squeeze", x, narrow, 1, 1)
-            x = ops.join(*(ops.conv(f"{number}.expand{side}x{side}", x, wide, side, 1) for side in (1, 3)))
+            x = ops.join(
+                *(ops.conv(f"{number}.expand{side}x{side}", x, wide, side, 1) for side in (1, 3))
+            )
         found[str(number)] = x
     return found
 
 
 def _max_pool(x: Array) -> Array:
-    ends = [(-(-(n - 3) // 2)) * 2 + 3 - n for n in x.shape[1:3]]   # torch's ceil_mode
+    ends = [(-(-(n - 3) // 2)) * 2 + 3 - n for n in x.shape[1:3]]  # torch's ceil_mode
     pad = ((0, 0), (0, ends[0]), (0, ends[1]), (0, 0))
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pad)
 
@@ -55,7 +72,8 @@ OPS = Ops(None, _max_pool, lambda *branches: jnp.concatenate(branches, axis=-1))
 
 
 def activations(params: Params, x: Array) -> dict[str, Array]:
-    """Returns the output of every part of `features` by torchvision's number, and "pool", the mean over places.
+    """Returns the output of every part of `features` by torchvision's number, and "pool", the mean
+    over places.
 
     Args:
         params: of `from_state_dict`.
@@ -64,10 +82,16 @@ def activations(params: Params, x: Array) -> dict[str, Array]:
     Returns:
         {"1": [B, h, w, 64], ..., "12": [B, h, w, 512], "pool": [B, 512]}, after the ReLU of each.
     """
+
     def conv(name, x, features, side, stride):
         pad = [(0 if stride == 2 else side // 2,) * 2] * 2
-        y = jax.lax.conv_general_dilated(x, params[f"{name}.weight"], (stride, stride), pad,
-                                         dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        y = jax.lax.conv_general_dilated(
+            x,
+            params[f"{name}.weight"],
+            (stride, stride),
+            pad,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
         return jax.nn.relu(y + params[f"{name}.bias"])
 
     found = net(OPS._replace(conv=conv), x)
@@ -75,7 +99,8 @@ def activations(params: Params, x: Array) -> dict[str, Array]:
 
 
 def features(params: Params, x: Array, *, stats: str = "running") -> Array:
-    """Returns the last fire module's output (`features.12`), averaged over places: [B, 512]. It has no BatchNorm."""
+    """Returns the last fire module's output (`features.12`), averaged over places: [B, 512]. It has
+    no BatchNorm."""
     return activations(params, x)["pool"]
 
 
@@ -84,21 +109,33 @@ def shapes() -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
 
     def conv(name, x, features, side, stride):
-        found[f"{name}.weight"], found[f"{name}.bias"] = (features, x.shape[-1], side, side), (features,)
+        found[f"{name}.weight"], found[f"{name}.bias"] = (
+            (features, x.shape[-1], side, side),
+            (features,),
+        )
         return jnp.zeros((*x.shape[:-1], features))
 
-    jax.eval_shape(lambda x: net(OPS._replace(conv=conv), x), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
+    jax.eval_shape(
+        lambda x: net(OPS._replace(conv=conv), x), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    )
     return found
 
 
 def from_state_dict(found: Mapping[str, np.ndarray], what: str = "SqueezeNet 1.1") -> Params:
-    """Returns the parameters from a state dictionary of torchvision's `squeezenet1_1` or of its `features`.
+    """Returns the parameters from a state dictionary of torchvision's `squeezenet1_1` or of its
+    `features`.
 
     Raises:
         UserError: for weights of another model.
     """
     prefix = "features."
     if any(name.startswith(prefix) for name in found):
-        found = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
-    return {name: value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
-            for name, value in weights.select(found, shapes(), what).items()}
+        found = {
+            name.removeprefix(prefix): value
+            for name, value in found.items()
+            if name.startswith(prefix)
+        }
+    return {
+        name: value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+        for name, value in weights.select(found, shapes(), what).items()
+    }

@@ -1,7 +1,9 @@
-"""PyTorch's weight files (.pth, both layouts) as NumPy arrays, without torch and without running what a pickle asks for.
+"""PyTorch's weight files (.pth, both layouts) as NumPy arrays, without torch and without running
+what a pickle asks for.
 
-A state dictionary is a pickle that names a few classes and functions of torch. This reader knows those
-few, gives its own harmless stand-ins for them, and refuses a file that asks for anything else.
+A state dictionary is a pickle that names a few classes and functions of torch. This reader knows
+those few, gives its own harmless stand-ins for them, and refuses a file that asks for anything
+else.
 """
 
 import io
@@ -17,20 +19,38 @@ import numpy as np
 
 from jaxvae.errors import UserError
 
-MAGIC = 0x1950A86A20F9469CFC6C   # first pickle of the older layout
+MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the older layout
 DTYPES = {
-    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8",
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
     "BoolStorage": "bool",
 }
-_Broken = (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, LookupError, ValueError, TypeError, AttributeError,
-           OverflowError, MemoryError, RecursionError, NotImplementedError)
+_Broken = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    NotImplementedError,
+)
 
 
 class _Tensor(NamedTuple):
     """A view of a storage, before the numbers are read."""
 
-    storage: tuple      # (dtype, key, number of elements)
+    storage: tuple  # (dtype, key, number of elements)
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -42,7 +62,7 @@ class _Dict(dict):
 
 
 class _MakeDict:
-    __slots__ = ()      # so that a pickle cannot change the stand-in itself
+    __slots__ = ()  # so that a pickle cannot change the stand-in itself
 
     def __call__(self, *args):
         return _Dict(*args)
@@ -76,12 +96,18 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise UserError(f"the pickle in it asks for {module}.{name}, which no file of weights needs")
+            raise UserError(
+                f"the pickle in it asks for {module}.{name}, which no file of weights needs"
+            )
         return ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> tuple:
         kind, dtype, key, _, size, *view = pid
-        if kind != "storage" or not isinstance(dtype, str) or any(part is not None for part in view):
+        if (
+            kind != "storage"
+            or not isinstance(dtype, str)
+            or any(part is not None for part in view)
+        ):
             raise pickle.UnpicklingError("an unknown kind of storage")
         return dtype, str(key), int(size)
 
@@ -90,25 +116,40 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """Returns the tensors of a state dictionary saved by torch: name -> array, bfloat16 as float32.
 
     Raises:
-        UserError: for a file that is truncated or damaged, holds something else than tensors by name, or whose
-            pickle asks for other names than a state dictionary needs. Nothing of it has been run.
+        UserError: for a file that is truncated or damaged, holds something else than tensors by
+            name, or whose pickle asks for other names than a state dictionary needs. Nothing of it
+            has been run.
     """
     try:
         with open(path, "rb") as file:
             found, storages = (_zip if file.peek(4)[:4] == b"PK\x03\x04" else _legacy)(file)
-            if not isinstance(found, dict) or not all(isinstance(v, _Tensor) for v in found.values()):
-                raise UserError("it holds something else than tensors by name: save model.state_dict()")
+            if not isinstance(found, dict) or not all(
+                isinstance(v, _Tensor) for v in found.values()
+            ):
+                raise UserError(
+                    "it holds something else than tensors by name: save model.state_dict()"
+                )
             return {str(name): _array(tensor, storages) for name, tensor in found.items()}
     except UserError as error:
         raise UserError(f"{path} is not a file of weights: {error}.") from None
     except _Broken as error:
-        raise UserError(f"{path} is not a whole file of weights ({type(error).__name__}: {error}): fetch it again.") from None
+        raise UserError(
+            f"{path} is not a whole file of weights ({type(error).__name__}: {error}): fetch it "
+            "again."
+        ) from None
 
 
 def _zip(file: io.BufferedReader) -> tuple[Any, dict[str, np.ndarray]]:
     """Reads torch's layout since 1.6: a zip archive with data.pkl, and a file for each storage."""
     with zipfile.ZipFile(file) as archive:
-        root = next((name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("data.pkl")), None)
+        root = next(
+            (
+                name.removesuffix("data.pkl")
+                for name in archive.namelist()
+                if name.endswith("data.pkl")
+            ),
+            None,
+        )
         if root is None:
             raise UserError("it is a zip archive without data.pkl")
         order = "little"
@@ -123,7 +164,9 @@ def _zip(file: io.BufferedReader) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _stored(archive: zipfile.ZipFile, name: str) -> bytes:
-    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:   # torch never packs: a small file could hold a huge one
+    if (
+        archive.getinfo(name).compress_type != zipfile.ZIP_STORED
+    ):  # torch never packs: a small file could hold a huge one
         raise UserError("parts of it are compressed, which torch does not do")
     return archive.read(name)
 
@@ -133,7 +176,7 @@ def _legacy(file: io.BufferedReader) -> tuple[Any, dict[str, np.ndarray]]:
     file.seek(0)
     if _Unpickler(file).load() != MAGIC:
         raise UserError("it does not begin as torch's files do")
-    _Unpickler(file).load()   # version of the protocol
+    _Unpickler(file).load()  # version of the protocol
     order = "little" if _Unpickler(file).load().get("little_endian", True) else "big"
     found = _Unpickler(file).load()
     kinds = {key: (dtype, size) for dtype, key, size in (t.storage for t in _tensors(found))}
@@ -169,13 +212,19 @@ def _array(tensor: _Tensor, storages: dict[str, np.ndarray]) -> np.ndarray:
     """Returns a copy of a view, after a proof that it stays inside its storage."""
     values = storages[tensor.storage[1]]
     numbers = (tensor.offset, *tensor.shape, *tensor.stride)
-    if len(tensor.shape) != len(tensor.stride) or not all(isinstance(n, int) and n >= 0 for n in numbers):
+    if len(tensor.shape) != len(tensor.stride) or not all(
+        isinstance(n, int) and n >= 0 for n in numbers
+    ):
         raise ValueError("a tensor of impossible shape")
     count = math.prod(tensor.shape)
-    last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride, strict=True))
+    last = tensor.offset + sum(
+        (n - 1) * step for n, step in zip(tensor.shape, tensor.stride, strict=True)
+    )
     if count > len(values) or (count and last >= len(values)):
         raise ValueError("a tensor that is larger than its storage")
     if not count:
         return np.zeros(tensor.shape, values.dtype)
     strides = tuple(step * values.itemsize for step in tensor.stride)
-    return np.lib.stride_tricks.as_strided(values[tensor.offset:], tensor.shape, strides, writeable=False).copy()
+    return np.lib.stride_tricks.as_strided(
+        values[tensor.offset :], tensor.shape, strides, writeable=False
+    ).copy()

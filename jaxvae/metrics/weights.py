@@ -19,7 +19,7 @@ from jaxvae.errors import UserError, unknown
 from jaxvae.metrics import torch_files
 
 ENVIRONMENT = "JAXVAE_WEIGHTS_DIR"
-TIMEOUT = 5   # seconds to wait for an answer
+TIMEOUT = 5  # seconds to wait for an answer
 SUFFIXES = (".pth", ".pt", ".npz", ".safetensors")
 StateDict = dict[str, np.ndarray]
 
@@ -27,10 +27,10 @@ StateDict = dict[str, np.ndarray]
 class Weights(NamedTuple):
     """A file that a metric needs."""
 
-    file: str           # as it is published; its eight hex digits, where it has them, begin its SHA-256
+    file: str  # as it is published; its eight hex digits, where it has them, begin its SHA-256
     url: str
-    purpose: str        # "FID"
-    others: tuple[str, ...] = ()   # other names under which it is found
+    purpose: str  # "FID"
+    others: tuple[str, ...] = ()  # other names under which it is found
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -44,14 +44,19 @@ KNOWN = {
     "inception": Weights(
         "pt_inception-2015-12-05-6726825d.pth",
         "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
-        "FID and KID"),
+        "FID and KID",
+    ),
     "squeezenet": Weights(
-        "squeezenet1_1-b8a52dc0.pth", "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
-        "the offline protocol squeezenet, LPIPS(squeeze)", ("squeezenet1_1_features.pth",)),
+        "squeezenet1_1-b8a52dc0.pth",
+        "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
+        "the offline protocol squeezenet, LPIPS(squeeze)",
+        ("squeezenet1_1_features.pth",),
+    ),
     "lpips_squeeze": Weights(
         "lpips_squeeze_linear_v0.1.pth",
         "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/squeeze.pth",
-        "LPIPS(squeeze)"),
+        "LPIPS(squeeze)",
+    ),
 }
 
 
@@ -59,18 +64,30 @@ KNOWN = {
 
 
 def folders(data_dir: places.PathLike | None = None) -> list[Path]:
-    """Returns the folders that are searched, first to last: JAXVAE_WEIGHTS_DIR, then those of data sets (`places.roots`)
-    and ~/.cache/jaxvae, in each of which also weights/ and lpips/."""
+    """Returns the folders that are searched, first to last: JAXVAE_WEIGHTS_DIR, then those of data
+    sets (`places.roots`) and ~/.cache/jaxvae, in each of which also weights/ and lpips/."""
     chosen = os.environ.get(ENVIRONMENT)
     first = [Path(os.path.expanduser(chosen))] if chosen else []
-    roots = [Path(root) for root in places.roots(data_dir) if not places.remote(root)] + [places.cache()]
-    return list(dict.fromkeys([*first, *(folder for root in roots for folder in (root, root / "weights", root / "lpips"))]))
+    roots = [Path(root) for root in places.roots(data_dir) if not places.remote(root)] + [
+        places.cache()
+    ]
+    return list(
+        dict.fromkeys(
+            [
+                *first,
+                *(folder for root in roots for folder in (root, root / "weights", root / "lpips")),
+            ]
+        )
+    )
 
 
 def target(data_dir: places.PathLike | None = None) -> Path:
-    """Returns the folder that is to be filled: JAXVAE_WEIGHTS_DIR, else weights/ in `data_dir` or in ~/.cache/jaxvae."""
+    """Returns the folder that is to be filled: JAXVAE_WEIGHTS_DIR, else weights/ in `data_dir` or
+    in ~/.cache/jaxvae."""
     chosen = os.environ.get(ENVIRONMENT)
-    return Path(os.path.expanduser(chosen)) if chosen else Path(data_dir or places.cache()) / "weights"
+    return (
+        Path(os.path.expanduser(chosen)) if chosen else Path(data_dir or places.cache()) / "weights"
+    )
 
 
 def find(name: str, data_dir: places.PathLike | None = None) -> Path | None:
@@ -80,7 +97,8 @@ def find(name: str, data_dir: places.PathLike | None = None) -> Path | None:
 
 
 def locate(name: str, path: places.PathLike | None = None) -> Path:
-    """Returns the file of the weights called `name`: `path` itself, in the folder `path`, or where `find` finds it.
+    """Returns the file of the weights called `name`: `path` itself, in the folder `path`, or where
+    `find` finds it.
 
     Raises:
         UserError: where there is none; it says what to fetch and where to put it.
@@ -89,8 +107,12 @@ def locate(name: str, path: places.PathLike | None = None) -> Path:
     if path is None:
         found = find(name)
         if found is None:
-            raise UserError(f"the weights {known.file} are not here: run `jaxvae weights fetch {name}`, or get {known.url} "
-                            f"by hand and put it into {target()} (or say where it is with {ENVIRONMENT} or a path).")
+            raise UserError(
+                f"the weights {known.file} are not here: run `jaxvae weights fetch {name}`, or "
+                f"get {known.url} "
+                f"by hand and put it into {target()} (or say where it is with {ENVIRONMENT} or a "
+                "path)."
+            )
         return found
     place = Path(os.path.expanduser(path))
     if place.is_dir():
@@ -99,7 +121,9 @@ def locate(name: str, path: places.PathLike | None = None) -> Path:
             raise UserError(f"{place} has none of {', '.join(known.files)}: get {known.url}.")
         return found
     if not place.is_file():
-        raise UserError(f"there is no file {place}: run `jaxvae weights fetch {name}`, or get {known.url}.")
+        raise UserError(
+            f"there is no file {place}: run `jaxvae weights fetch {name}`, or get {known.url}."
+        )
     return place
 
 
@@ -113,10 +137,12 @@ def _known(name: str) -> Weights:
 
 
 def read(path: places.PathLike) -> StateDict:
-    """Returns the arrays of a .pth (either layout of torch), .npz or .safetensors file by name; nothing in it is run.
+    """Returns the arrays of a .pth (either layout of torch), .npz or .safetensors file by name;
+    nothing in it is run.
 
     Raises:
-        UserError: for a file of another kind, and one that is missing, truncated, damaged, or asks for code.
+        UserError: for a file of another kind, and one that is missing, truncated, damaged, or asks
+            for code.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -133,11 +159,23 @@ def _npz(path: Path) -> StateDict:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, ValueError, EOFError, KeyError, AttributeError, TypeError, NotImplementedError) as error:
-        raise UserError(f"{path} is not a whole file of weights ({error}): fetch it again.") from None
+    except (
+        zipfile.BadZipFile,
+        ValueError,
+        EOFError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        NotImplementedError,
+    ) as error:
+        raise UserError(
+            f"{path} is not a whole file of weights ({error}): fetch it again."
+        ) from None
 
 
-def select(found: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], what: str) -> StateDict:
+def select(
+    found: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], what: str
+) -> StateDict:
     """Returns the arrays named in `shapes`, as float32, from those found.
 
     Args:
@@ -146,21 +184,29 @@ def select(found: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]
         what: the net and where the weights came from, for messages.
 
     Raises:
-        UserError: for weights of another model (which names are missing, which shapes differ), or not finite.
+        UserError: for weights of another model (which names are missing, which shapes differ), or
+            not finite.
     """
     missing = [name for name in shapes if name not in found]
     if missing:
-        raise UserError(f"{what}: these are the weights of another model: {len(missing)} of {len(shapes)} names are missing, "
-                        f"such as {missing[0]} (it has {', '.join(list(found)[:2]) or 'nothing'}).")
+        raise UserError(
+            f"{what}: these are the weights of another model: {len(missing)} of {len(shapes)} "
+            "names are missing, "
+            f"such as {missing[0]} (it has {', '.join(list(found)[:2]) or 'nothing'})."
+        )
     wrong = [name for name, shape in shapes.items() if tuple(found[name].shape) != tuple(shape)]
     if wrong:
-        raise UserError(f"{what}: these are the weights of another model: {wrong[0]} has shape "
-                        f"{tuple(found[wrong[0]].shape)} instead of {tuple(shapes[wrong[0]])}"
-                        f"{f', and {len(wrong) - 1} more differ' if len(wrong) > 1 else ''}.")
+        raise UserError(
+            f"{what}: these are the weights of another model: {wrong[0]} has shape "
+            f"{tuple(found[wrong[0]].shape)} instead of {tuple(shapes[wrong[0]])}"
+            f"{f', and {len(wrong) - 1} more differ' if len(wrong) > 1 else ''}."
+        )
     chosen = {name: np.asarray(found[name]).astype(np.float32) for name in shapes}
     damaged = [name for name, value in chosen.items() if not np.isfinite(value).all()]
     if damaged:
-        raise UserError(f"{what}: {damaged[0]} holds values that are not finite: fetch the file again.")
+        raise UserError(
+            f"{what}: {damaged[0]} holds values that are not finite: fetch the file again."
+        )
     return chosen
 
 
@@ -177,11 +223,14 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
 # ---- fetching ------------------------------------------------------------------------------
 
 
-def fetch(name: str, folder: places.PathLike | None = None, *, url: str | None = None, say=print) -> Path:
-    """Returns the file of the weights called `name`, downloaded into `folder` unless it is there, its checksum compared.
+def fetch(
+    name: str, folder: places.PathLike | None = None, *, url: str | None = None, say=print
+) -> Path:
+    """Returns the file of the weights called `name`, downloaded into `folder` unless it is there,
+    its checksum compared.
 
-    What is published with eight hex digits in its name is compared with them, the first of its SHA-256. A
-    file comes under its name only when it is whole.
+    What is published with eight hex digits in its name is compared with them, the first of its
+    SHA-256. A file comes under its name only when it is whole.
 
     Args:
         folder: default: `target()`.
@@ -189,7 +238,8 @@ def fetch(name: str, folder: places.PathLike | None = None, *, url: str | None =
         say: called with a line about each stage.
 
     Raises:
-        UserError: without a network (within seconds), for another file than the published one, and a full disk.
+        UserError: without a network (within seconds), for another file than the published one, and
+            a full disk.
     """
     known = _known(name)
     folder = target() if folder is None else Path(os.path.expanduser(folder))
@@ -198,18 +248,25 @@ def fetch(name: str, folder: places.PathLike | None = None, *, url: str | None =
     by_hand = f"Get {url} by hand and put it into {folder} as {known.file}."
     if path.is_file():
         if want and not _sha256(path).startswith(want):
-            raise UserError(f"{path} is not the published file (its checksum is another): remove it, then fetch again.")
+            raise UserError(
+                f"{path} is not the published file (its checksum is another): remove it, then "
+                "fetch again."
+            )
         say(f"{name} is there already: {path}")
         return path
     if want is None:
-        raise UserError(f"{known.file} is published without a checksum, so it is not downloaded. {by_hand}")
+        raise UserError(
+            f"{known.file} is published without a checksum, so it is not downloaded. {by_hand}"
+        )
     writers.make_folder(folder)
     say(f"downloading {url}")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as hidden:
         part = Path(hidden) / known.file
         _download(url, part, by_hand)
         if not _sha256(part).startswith(want):
-            raise UserError(f"what {url} sent is not the published file (its checksum is another). {by_hand}")
+            raise UserError(
+                f"what {url} sent is not the published file (its checksum is another). {by_hand}"
+            )
         with writers.disk("write", path):
             os.replace(part, path)
     say(f"{name}: {path.stat().st_size / 2**20:.1f} MiB in {path}")
@@ -217,7 +274,8 @@ def fetch(name: str, folder: places.PathLike | None = None, *, url: str | None =
 
 
 def checksum(file: str) -> str | None:
-    """Returns the beginning of the SHA-256 that a published file name carries, as torch's hub names its files."""
+    """Returns the beginning of the SHA-256 that a published file name carries, as torch's hub names
+    its files."""
     match = re.search(r"-([0-9a-f]{8})\.pth$", file)
     return match[1] if match else None
 
@@ -232,10 +290,17 @@ def _download(url: str, part: Path, by_hand: str) -> None:
     from tqdm import tqdm
 
     try:
-        with requests.get(url, stream=True, timeout=TIMEOUT) as answer, contextlib.ExitStack() as stack:
+        with (
+            requests.get(url, stream=True, timeout=TIMEOUT) as answer,
+            contextlib.ExitStack() as stack,
+        ):
             answer.raise_for_status()
             total = int(answer.headers.get("content-length") or 0)
-            bar = stack.enter_context(tqdm(total=total or None, unit="B", unit_scale=True, disable=not sys.stderr.isatty()))
+            bar = stack.enter_context(
+                tqdm(
+                    total=total or None, unit="B", unit_scale=True, disable=not sys.stderr.isatty()
+                )
+            )
             for piece in answer.iter_content(2**20):
                 with writers.disk("write", part), open(part, "ab") as file:
                     file.write(piece)
@@ -243,7 +308,10 @@ def _download(url: str, part: Path, by_hand: str) -> None:
     except (requests.RequestException, ValueError) as error:
         raise UserError(f"{url} cannot be downloaded ({type(error).__name__}). {by_hand}") from None
     if total and part.stat().st_size != total:
-        raise UserError(f"the download of {url} broke off after {part.stat().st_size:,} of {total:,} bytes. {by_hand}")
+        raise UserError(
+            f"the download of {url} broke off after {part.stat().st_size:,} of {total:,} bytes. "
+            f"{by_hand}"
+        )
 
 
 # ---- the commands --------------------------------------------------------------------------

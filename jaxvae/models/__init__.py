@@ -10,6 +10,15 @@ from jaxvae.models.two_stage import join_stages, latents, two_stage
 from jaxvae.models.vae import vae
 
 __all__ = [
-    "fit_mixture", "info_vae", "intro_vae", "join_stages", "latents", "plain_vae", "rho_vae", "soft_intro_vae", "two_stage",
-    "vae", "with_mixture",
+    "fit_mixture",
+    "info_vae",
+    "intro_vae",
+    "join_stages",
+    "latents",
+    "plain_vae",
+    "rho_vae",
+    "soft_intro_vae",
+    "two_stage",
+    "vae",
+    "with_mixture",
 ]

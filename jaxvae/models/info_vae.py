@@ -2,7 +2,8 @@
 
     loss = mean_B [rec + (1 - alpha) KL(q(z|x) || p(z))] + (alpha + lambda - 1) MMD^2(q(z), p(z))
 
-Sources: Zhao, Song & Ermon 2017 (arXiv 1706.02262), Eq. 6; Tolstikhin et al. 2018 (arXiv 1711.01558).
+Sources: Zhao, Song & Ermon 2017 (arXiv 1706.02262), Eq. 6; Tolstikhin et al. 2018 (arXiv
+1711.01558).
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from jaxvae.errors import UserError, check_number, concrete
 from jaxvae.models.vae import vae
 from jaxvae.types import Array, Model, Net
 
-ROUNDING = 1e-6   # 1 - b and b need not add up to 1 in floats
+ROUNDING = 1e-6  # 1 - b and b need not add up to 1 in floats
 
 
 def info_vae(
@@ -26,7 +27,8 @@ def info_vae(
     bandwidth: float | None = None,
     **options: Any,
 ) -> Model:
-    """Returns an InfoVAE. Its one objective is `coupled`: MMD^2 compares the whole batch of z with as many draws from N(0, I).
+    """Returns an InfoVAE. Its one objective is `coupled`: MMD^2 compares the whole batch of z with
+    as many draws from N(0, I).
 
     | alpha | lambda | is                                                         |
     | ----- | ------ | ---------------------------------------------------------- |
@@ -50,16 +52,24 @@ def info_vae(
     for name, value in (("alpha", alpha), ("lambda_", lambda_)):
         check_number(name, value)
     if "beta" in options or "aggregate" in options:
-        raise UserError("info_vae has no beta and no aggregate: KL's weight is 1 - alpha, MMD's alpha + lambda_ - 1.")
+        raise UserError(
+            "info_vae has no beta and no aggregate: KL's weight is 1 - alpha, MMD's alpha + "
+            "lambda_ - 1."
+        )
     check_number("alpha", alpha, most=1.0)
     weight = alpha + lambda_ - 1.0
     if concrete(weight):
         if weight < -ROUNDING:
-            raise UserError(f"lambda must be at least 1 - alpha = {1.0 - alpha:g}, not {lambda_:g} (the rest is MMD's weight).")
+            raise UserError(
+                f"lambda must be at least 1 - alpha = {1.0 - alpha:g}, not {lambda_:g} (the rest "
+                "is MMD's weight)."
+            )
         weight = max(weight, 0.0)
     objectives.check_kernel(kernel, bandwidth)
 
     def aggregate(rng: Array, z: Array) -> Array:
         return weight * objectives.mmd_to_prior(rng, z, kernel=kernel, bandwidth=bandwidth)
 
-    return vae(encoder, decoder, latent_dim=latent_dim, beta=1.0 - alpha, aggregate=aggregate, **options)
+    return vae(
+        encoder, decoder, latent_dim=latent_dim, beta=1.0 - alpha, aggregate=aggregate, **options
+    )

@@ -5,7 +5,8 @@
     encoder:  beta_rec L(x, D(z)) + beta_kl KL(x) + beta_neg [m - KL(fake)]+
     decoder:  beta_rec L(x, D(z)) + beta_neg KL(fake)
 
-Sources: Huang et al. 2018 (arXiv 1807.06358); Daniel & Tamar 2021 (arXiv 2012.13253), Eq. 2 and appendix 9.1.1.
+Sources: Huang et al. 2018 (arXiv 1807.06358); Daniel & Tamar 2021 (arXiv 2012.13253), Eq. 2 and
+appendix 9.1.1.
 """
 
 from typing import Literal
@@ -32,7 +33,8 @@ def intro_vae(
     posterior: str | Posterior = "normal",
     convention: Literal["paper", "released"] = "paper",
 ) -> Model:
-    """Returns an IntroVAE: the objective "encoder_loss", then "decoder_loss" against the updated encoder.
+    """Returns an IntroVAE: the objective "encoder_loss", then "decoder_loss" against the updated
+    encoder.
 
     |                | "paper" (9.1.1 of the Soft-IntroVAE paper) | "released" (IntroVAE's own code)                       |
     | -------------- | ------------------------------------------ | ------------------------------------------------------ |
@@ -41,12 +43,13 @@ def intro_vae(
     | encoder        | as above                                   | beta_neg becomes beta_kl beta_neg                      |
     | decoder        | as above                                   | beta_kl instead of beta_neg                            |
 
-    In "released" the fakes do not move with the encoder. In both, the decoder's reconstruction is that
-    of the z that the encoder drew before it moved.
+    In "released" the fakes do not move with the encoder. In both, the decoder's reconstruction is
+    that of the z that the encoder drew before it moved.
 
     Args:
         encoder: x [B, ...] -> [B, posterior.size(latent_dim)]; takes `cond` if batches have one.
-        decoder: z [B, D] -> x's shape; takes `cond` if batches have one (fakes get the batch's own).
+        decoder: z [B, D] -> x's shape; takes `cond` if batches have one (fakes get the batch's
+            own).
         latent_dim: D.
         m: margin on the KL of fakes, >= 0, in nats; there is no default that works everywhere
             (Table 5 has 1 to 8 in two dimensions; 120 for 256-pixel images with D = 512).
@@ -65,7 +68,9 @@ def intro_vae(
     if convention not in CONVENTIONS:
         raise unknown("convention", convention, CONVENTIONS)
     if m is None:
-        raise UserError("intro_vae needs m, the margin on the KL of generated samples in nats, such as m=1.")
+        raise UserError(
+            "intro_vae needs m, the margin on the KL of generated samples in nats, such as m=1."
+        )
     check_weights(m=m, beta_rec=beta_rec, beta_kl=beta_kl, beta_neg=beta_neg)
     base = plain_vae(encoder, decoder, latent_dim=latent_dim, posterior=posterior)
     q_of = distributions.posterior(posterior)
@@ -84,9 +89,14 @@ def intro_vae(
         error, kl = squared_error(x, rec), distributions.kl(q)
         metrics = {"squared_error": error, "kl": kl, **distributions.metrics(q)}
         if released:
-            kl_rec, kl_fake = distributions.kl(net.E(held(rec))), distributions.kl(net.E(held(fake)))
-            mean = {name: jnp.mean(parallel.gather(v)) for name, v in
-                    {"error": error, "kl": kl, "rec": kl_rec, "fake": kl_fake}.items()}
+            kl_rec, kl_fake = (
+                distributions.kl(net.E(held(rec))),
+                distributions.kl(net.E(held(fake))),
+            )
+            mean = {
+                name: jnp.mean(parallel.gather(v))
+                for name, v in {"error": error, "kl": kl, "rec": kl_rec, "fake": kl_fake}.items()
+            }
             fakes = 0.5 * beta_neg * (hinge(mean["rec"]) + hinge(mean["fake"]))
             loss = beta_rec * mean["error"] + beta_kl * (mean["kl"] + fakes)
             metrics["kl_rec"] = kl_rec
@@ -99,7 +109,10 @@ def intro_vae(
         x, net = batch.x, Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
         n, z = carry
         rec, fake = net.D(held(z)), net.D(n)
-        net.state = {**net.state, "decoder": state["decoder"]}   # the encoder's turn made these passes already
+        net.state = {
+            **net.state,
+            "decoder": state["decoder"],
+        }  # the encoder's turn made these passes already
         error = beta_rec * squared_error(x, rec)
         if released:
             kl_rec, kl_fake = distributions.kl(net.E(rec)), distributions.kl(net.E(fake))

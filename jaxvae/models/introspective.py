@@ -1,4 +1,5 @@
-"""What the introspective models share: passes through both nets, the squared error, and the plain VAE before them."""
+"""What the introspective models share: passes through both nets, the squared error, and the plain
+VAE before them."""
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +12,45 @@ from jaxvae.types import Array, Aux, Batch, Model, Net, Objective, Posterior
 
 
 def squared_error(x: Array, x_hat: Array) -> Array:
-    """Returns sum_i (x_i - x_hat_i)^2 [B]: no 1/2 and no 2 pi, so -log N(x; x_hat, 1/2) without its constant."""
+    """Returns sum_i (x_i - x_hat_i)^2 [B]: no 1/2 and no 2 pi, so -log N(x; x_hat, 1/2) without its
+    constant."""
     return jnp.sum(jnp.square(x - x_hat), axis=tuple(range(1, x.ndim)))
 
 
 class Passes:
-    """Both nets inside one loss, in training mode: `E`, `D` and draws, each pass with a key of its own.
+    """Both nets inside one loss, in training mode: `E`, `D` and draws, each pass with a key of its
+    own.
 
     BatchNorm's averages follow the order of the calls: `state` is the state after the last one.
     """
 
-    def __init__(self, encoder: Net, decoder: Net, posterior: Posterior, params, state, rng: Array, cond: Array | None):
+    def __init__(
+        self,
+        encoder: Net,
+        decoder: Net,
+        posterior: Posterior,
+        params,
+        state,
+        rng: Array,
+        cond: Array | None,
+    ):
         self.nets = {"encoder": encoder, "decoder": decoder}
-        self.build, self.params, self.state, self.rng, self.cond = posterior.build, params, state, rng, cond
+        self.build, self.params, self.state, self.rng, self.cond = (
+            posterior.build,
+            params,
+            state,
+            rng,
+            cond,
+        )
 
     def key(self) -> Array:
         self.rng, key = jax.random.split(self.rng)
         return key
 
     def _apply(self, name: str, x: Array) -> Array:
-        y, new = self.nets[name].apply(self.params[name], self.state[name], x, cond=self.cond, rng=self.key(), train=True)
+        y, new = self.nets[name].apply(
+            self.params[name], self.state[name], x, cond=self.cond, rng=self.key(), train=True
+        )
         self.state = {**self.state, name: new}
         return y
 
@@ -57,14 +77,23 @@ def check_weights(**weights: float | None) -> None:
         check_number(name, value, least=0.0)
 
 
-def plain_vae(encoder: Net, decoder: Net, *, latent_dim: int, beta_rec: float = 1.0, beta_kl: float = 1.0,
-              posterior: str | Posterior = "normal") -> Model:
-    """Returns the VAE in the introspective papers' scale: the phase before them, and their baseline in two dimensions.
+def plain_vae(
+    encoder: Net,
+    decoder: Net,
+    *,
+    latent_dim: int,
+    beta_rec: float = 1.0,
+    beta_kl: float = 1.0,
+    posterior: str | Posterior = "normal",
+) -> Model:
+    """Returns the VAE in the introspective papers' scale: the phase before them, and their baseline
+    in two dimensions.
 
         loss(x) = beta_rec |x - D(z)|^2 + beta_kl KL(q(z|x) || N(0, I)),   z ~ q(z|x)
 
-    The squared error is that of a Gaussian likelihood with variance 1/2, which is what `decode` returns:
-    `terms` and `elbo` are in nats, with its constant. Source: Daniel & Tamar 2021, section 5.
+    The squared error is that of a Gaussian likelihood with variance 1/2, which is what `decode`
+    returns: `terms` and `elbo` are in nats, with its constant. Source: Daniel & Tamar 2021, section
+    5.
 
     Args:
         encoder: x [B, ...] -> [B, posterior.size(latent_dim)].
@@ -74,15 +103,26 @@ def plain_vae(encoder: Net, decoder: Net, *, latent_dim: int, beta_rec: float = 
         posterior: "normal", "ar1", or a `Posterior` whose loss is its KL.
 
     Raises:
-        UserError: for weights below zero, a posterior with a `penalty` ("ar1-readme", "ar1-released"), and as `vae`.
+        UserError: for weights below zero, a posterior with a `penalty` ("ar1-readme",
+            "ar1-released"), and as `vae`.
     """
     check_weights(beta_rec=beta_rec, beta_kl=beta_kl)
-    whole = vae(encoder, decoder, latent_dim=latent_dim, posterior=posterior, likelihood="gaussian", gamma=0.5)
+    whole = vae(
+        encoder,
+        decoder,
+        latent_dim=latent_dim,
+        posterior=posterior,
+        likelihood="gaussian",
+        gamma=0.5,
+    )
     q_of = distributions.posterior(posterior)
     outputs = jax.ShapeDtypeStruct((1, q_of.size(latent_dim)), jnp.float32)
     if hasattr(jax.eval_shape(q_of.build, outputs), "penalty"):
-        raise UserError("introspective models pay the KL of what is sampled, and this posterior's convention pays something "
-                        "else: use posterior='ar1' or 'normal' with them, or this one with vae.")
+        raise UserError(
+            "introspective models pay the KL of what is sampled, and this posterior's convention "
+            "pays something "
+            "else: use posterior='ar1' or 'normal' with them, or this one with vae."
+        )
 
     def loss(params, state, rng, batch: Batch, step, carry):
         net = Passes(encoder, decoder, q_of, params, state, rng, batch.cond)

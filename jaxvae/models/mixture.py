@@ -1,9 +1,10 @@
-"""A prior fitted after training: a Gaussian, or a mixture of Gaussians, of the latents of any trained model.
+"""A prior fitted after training: a Gaussian, or a mixture of Gaussians, of the latents of any
+trained model.
 
     p(z) = sum_k w_k N(z; m_k, L_k L_k'),   x = E p(x|z),  z ~ p(z)
 
-The simplest remedies for latents that are not N(0, I), to compare the two-stage VAE with (Ghosh et al. 2020,
-arXiv 1903.12436, section 4).
+The simplest remedies for latents that are not N(0, I), to compare the two-stage VAE with (Ghosh et
+al. 2020, arXiv 1903.12436, section 4).
 """
 
 from typing import NamedTuple
@@ -21,17 +22,19 @@ from jaxvae.types import Array, Batch, Model
 class Mixture(NamedTuple):
     """A mixture of K Gaussians with full covariances."""
 
-    weight: Array     # [K], adds up to 1
-    mean: Array       # [K, D]
-    factor: Array     # [K, D, D] lower triangular, covariance = factor factor'
+    weight: Array  # [K], adds up to 1
+    mean: Array  # [K, D]
+    factor: Array  # [K, D, D] lower triangular, covariance = factor factor'
 
 
 def fit_mixture(latents: Latents, components: int = 1, *, seed: int = 0) -> Mixture:
-    """Returns the mixture fitted to one draw z ~ q(z|x) of each example: moments for one component, else EM (scikit-learn).
+    """Returns the mixture fitted to one draw z ~ q(z|x) of each example: moments for one component,
+    else EM (scikit-learn).
 
     Args:
         latents: from `latents`.
-        components: K; 1 is the Gaussian with the latents' mean and covariance, 10 is usual for images of ten classes.
+        components: K; 1 is the Gaussian with the latents' mean and covariance, 10 is usual for
+            images of ten classes.
         seed: of the draws and of EM's start.
 
     Raises:
@@ -40,8 +43,13 @@ def fit_mixture(latents: Latents, components: int = 1, *, seed: int = 0) -> Mixt
     check_count("components", components)
     (size, dim), source = (latents.source.size, *latents.source.shape), latents.source
     if size < components * (dim + 1):
-        raise UserError(f"{components} covariance(s) of {dim} dimensions need {components * (dim + 1)} examples, not {size}.")
-    z = np.asarray(latents.preprocess(jax.random.key(seed), source.read(np.arange(size))).x, np.float64)
+        raise UserError(
+            f"{components} covariance(s) of {dim} dimensions need {components * (dim + 1)} "
+            f"examples, not {size}."
+        )
+    z = np.asarray(
+        latents.preprocess(jax.random.key(seed), source.read(np.arange(size))).x, np.float64
+    )
     if components == 1:
         weights, means, covariances = np.ones(1), z.mean(0)[None], np.atleast_2d(np.cov(z.T))[None]
     else:
@@ -55,18 +63,22 @@ def fit_mixture(latents: Latents, components: int = 1, *, seed: int = 0) -> Mixt
 
 def log_prob(prior: Mixture, z: Array) -> Array:
     """Returns log p(z) [B] of z [B, D], in nats."""
-    white = jax.vmap(lambda mean, factor: jax.scipy.linalg.solve_triangular(factor, (z - mean).T, lower=True).T)(
-        prior.mean, prior.factor)                                                                  # [K, B, D]
-    log_det = jnp.sum(jnp.log(jnp.diagonal(prior.factor, axis1=-2, axis2=-1)), axis=-1)            # [K]
-    each = jax.vmap(distributions.Normal(jnp.zeros_like(z), jnp.zeros_like(z)).log_prob)(white)    # [K, B]
+    white = jax.vmap(
+        lambda mean, factor: jax.scipy.linalg.solve_triangular(factor, (z - mean).T, lower=True).T
+    )(prior.mean, prior.factor)  # [K, B, D]
+    log_det = jnp.sum(jnp.log(jnp.diagonal(prior.factor, axis1=-2, axis2=-1)), axis=-1)  # [K]
+    each = jax.vmap(distributions.Normal(jnp.zeros_like(z), jnp.zeros_like(z)).log_prob)(
+        white
+    )  # [K, B]
     return jax.nn.logsumexp(each + (jnp.log(prior.weight) - log_det)[:, None], axis=0)
 
 
 def with_mixture(first: Model, *, latent_dim: int, components: int = 1) -> Model:
-    """Returns `first` with a fitted prior: params are {"first": ..., "prior": Mixture}, state {"first": ...}.
+    """Returns `first` with a fitted prior: params are {"first": ..., "prior": Mixture}, state
+    {"first": ...}.
 
-    `encode`, `decode` are the first stage's; `sample` draws z from the mixture, and importance-weighted bounds are of it. It
-    has no objectives.
+    `encode`, `decode` are the first stage's; `sample` draws z from the mixture, and
+    importance-weighted bounds are of it. It has no objectives.
 
     Args:
         first: any model that decodes.
@@ -83,8 +95,11 @@ def with_mixture(first: Model, *, latent_dim: int, components: int = 1) -> Model
 
     def init(rng: Array, batch: Batch):
         params, state = first.init(rng, batch)
-        standard = Mixture(jnp.full((components,), 1.0 / components), jnp.zeros((components, latent_dim)),
-                           jnp.broadcast_to(jnp.eye(latent_dim), (components, latent_dim, latent_dim)))
+        standard = Mixture(
+            jnp.full((components,), 1.0 / components),
+            jnp.zeros((components, latent_dim)),
+            jnp.broadcast_to(jnp.eye(latent_dim), (components, latent_dim, latent_dim)),
+        )
         return {"first": params, "prior": standard}, {"first": state}
 
     def encode(params, state, x, cond=None, *, stats="running"):
@@ -96,7 +111,10 @@ def with_mixture(first: Model, *, latent_dim: int, components: int = 1) -> Model
     def prior_of(params) -> Mixture:
         prior = Mixture(*params["prior"])
         if prior.mean.shape != (components, latent_dim):
-            raise UserError(f"the prior's means have shape {prior.mean.shape}, not {(components, latent_dim)}: fit it again.")
+            raise UserError(
+                f"the prior's means have shape {prior.mean.shape}, not "
+                f"{(components, latent_dim)}: fit it again."
+            )
         return prior
 
     def log_weight(params, state, rng, batch: Batch, *, stats="running"):
@@ -109,7 +127,7 @@ def with_mixture(first: Model, *, latent_dim: int, components: int = 1) -> Model
         prior = prior_of(params)
         rng_component, rng_z = jax.random.split(rng)
         which = jnp.searchsorted(jnp.cumsum(prior.weight), noise.uniform(rng_component, (n,)))
-        which = jnp.minimum(which, components - 1)   # the weights' sum can round to below 1
+        which = jnp.minimum(which, components - 1)  # the weights' sum can round to below 1
         eps = noise.normal(rng_z, (n, latent_dim))
         z = prior.mean[which] + jnp.einsum("nij,nj->ni", prior.factor[which], eps)
         return decode(params, state, z, cond, stats=stats).mean

@@ -17,7 +17,7 @@ from jaxvae.errors import UserError, unknown
 from jaxvae.models.vae import vae
 from jaxvae.types import Array, Model, Net, Posterior
 
-NETS = ("vanilla", "cnn", "beta", "info")   # of the paper's experiments (`jaxvae.nets.rho`)
+NETS = ("vanilla", "cnn", "beta", "info")  # of the paper's experiments (`jaxvae.nets.rho`)
 
 
 def rho_vae(
@@ -28,7 +28,8 @@ def rho_vae(
     convention: Literal["paper", "readme", "released"] = "paper",
     **options: Any,
 ) -> Model:
-    """Returns a VAE with the AR(1) posterior: `vae(..., posterior="ar1")` with a choice of convention.
+    """Returns a VAE with the AR(1) posterior: `vae(..., posterior="ar1")` with a choice of
+    convention.
 
     | convention | samples                                            | the loss pays                                       |
     | ---------- | -------------------------------------------------- | --------------------------------------------------- |
@@ -36,10 +37,10 @@ def rho_vae(
     | readme     | zeta_j = rho zeta_(j-1) + sd eps_j, as printed     | the KL of "paper"                                   |
     | released   | zeta_j = zeta_(j-1) + sd eps_j, a random walk      | 1/2 abs(mean)^2 + (the rest of "paper") / batch size |
 
-    Whatever the loss pays, the metrics `kl` and `elbo` are exact for what is sampled, so `elbo` is a
-    bound under every convention. `loss` is what is minimised. `rho_abs` and `rho_saturated` (the share of
-    examples with |rho| > 0.999) tell where rho went. Under "released" B is the batch that the loss sees,
-    over all devices; with `accumulate` that is one part of it.
+    Whatever the loss pays, the metrics `kl` and `elbo` are exact for what is sampled, so `elbo` is
+    a bound under every convention. `loss` is what is minimised. `rho_abs` and `rho_saturated` (the
+    share of examples with |rho| > 0.999) tell where rho went. Under "released" B is the batch that
+    the loss sees, over all devices; with `accumulate` that is one part of it.
 
     Args:
         encoder: x [B, ...] -> [B, D + 2]: mean, tanh^-1(rho), log s.
@@ -50,15 +51,21 @@ def rho_vae(
         UserError: for an unknown convention, a posterior beside it, and as `vae`.
     """
     if "posterior" in options:
-        raise UserError(f"rho_vae's posterior is AR(1): use convention, one of {', '.join(CONVENTIONS)}, or `vae`.")
-    return vae(encoder, decoder, latent_dim=latent_dim, posterior=distributions.ar1(convention), **options)
+        raise UserError(
+            f"rho_vae's posterior is AR(1): use convention, one of {', '.join(CONVENTIONS)}, or "
+            "`vae`."
+        )
+    return vae(
+        encoder, decoder, latent_dim=latent_dim, posterior=distributions.ar1(convention), **options
+    )
 
 
 class SampleForMean(NamedTuple):
-    """A posterior whose loss has the *sample* where the KL has the mean, as some of the released nets return it.
+    """A posterior whose loss has the *sample* where the KL has the mean, as some of the released
+    nets return it.
 
-    `drawn` is what is sampled; its log-density and KL are exact. `paid` is the one whose penalty is paid,
-    with z in the place of its mean.
+    `drawn` is what is sampled; its log-density and KL are exact. `paid` is the one whose penalty is
+    paid, with z in the place of its mean.
     """
 
     drawn: Distribution
@@ -95,15 +102,19 @@ class SampleForMean(NamedTuple):
         return distributions.metrics(self.drawn)
 
 
-LEAST_VARIANCE = {("cnn", False): 0.02, ("info", False): 0.01, ("info", True): 0.02}   # (net, correlated); others: exp
+LEAST_VARIANCE = {
+    ("cnn", False): 0.02,
+    ("info", False): 0.01,
+    ("info", True): 0.02,
+}  # (net, correlated); others: exp
 
 
 def net_posterior(net: str, posterior: str) -> Posterior:
     """Returns the posterior called `posterior` on the heads of one of the paper's four nets.
 
     The heads of "info", and of "cnn" with a Normal posterior, give a variance v and no logarithm:
-    logvar = log max(v, least), least = 0.01 ("info", Normal) or 0.02. This is part of these nets: with logvar itself
-    in its place "info" diverges under Adam 1e-3.
+    logvar = log max(v, least), least = 0.01 ("info", Normal) or 0.02. This is part of these nets:
+    with logvar itself in its place "info" diverges under Adam 1e-3.
     ("cnn" with AR(1) clamps inside its encoder, `nets.rho`.)
 
     Args:
@@ -113,7 +124,11 @@ def net_posterior(net: str, posterior: str) -> Posterior:
     if net not in NETS:
         raise unknown("net", net, NETS)
     if posterior not in tuple(POSTERIORS):
-        raise unknown("posterior", posterior if isinstance(posterior, str) else type(posterior).__name__, POSTERIORS)
+        raise unknown(
+            "posterior",
+            posterior if isinstance(posterior, str) else type(posterior).__name__,
+            POSTERIORS,
+        )
     base = POSTERIORS[posterior]
     least = LEAST_VARIANCE.get((net, posterior != "normal"))
     if least is None:

@@ -1,4 +1,5 @@
-"""Soft-IntroVAE: the encoder also learns to tell data from what the decoder makes, the decoder to pass for data.
+"""Soft-IntroVAE: the encoder also learns to tell data from what the decoder makes, the decoder to
+pass for data.
 
     ELBO(x; b_rec, b_kl) = -(b_rec L(x, D(z)) + b_kl KL(q(z|x) || N(0, I))),   z ~ q(z|x),   L(x, y) = sum_i (x_i - y_i)^2
 
@@ -39,7 +40,8 @@ def soft_intro_vae(
     posterior: str | Posterior = "normal",
     convention: Literal["paper", "released"] = "released",
 ) -> Model:
-    """Returns a Soft-IntroVAE: the objective "encoder_loss", then "decoder_loss" against the updated encoder.
+    """Returns a Soft-IntroVAE: the objective "encoder_loss", then "decoder_loss" against the
+    updated encoder.
 
     The two conventions agree in the value of both losses and differ in what is held fixed:
 
@@ -49,17 +51,19 @@ def soft_intro_vae(
     | encoder: the target in L(rec, .)| rec moves with the encoder         | rec moves with the encoder             |
     | decoder: L(fake, D(E(fake)))    | the second decode is held fixed    | the target and E(fake) are held fixed  |
 
-    Line 24 of Algorithm 2 lacks a minus sign (its ascent would raise the error); here it has the sign of
-    Eq. 7. The plain VAE that may come before is `plain_vae`, as a phase of the same run:
-    `fit([Phase(plain_vae(...), num_vae), Phase(soft_intro_vae(...), steps - num_vae)], tx, ...)`; both
-    phases share Adam's moments.
+    Line 24 of Algorithm 2 lacks a minus sign (its ascent would raise the error); here it has the
+    sign of Eq. 7. The plain VAE that may come before is `plain_vae`, as a phase of the same run:
+    `fit([Phase(plain_vae(...), num_vae), Phase(soft_intro_vae(...), steps - num_vae)], tx, ...)`;
+    both phases share Adam's moments.
 
     Args:
         encoder: x [B, ...] -> [B, posterior.size(latent_dim)]; takes `cond` if batches have one.
-        decoder: z [B, D] -> x's shape; takes `cond` if batches have one (fakes get the batch's own).
+        decoder: z [B, D] -> x's shape; takes `cond` if batches have one (fakes get the batch's
+            own).
         latent_dim: D.
         beta_rec, beta_kl: weights of error and KL, >= 0. All weights may be traced.
-        beta_neg: weight of the KL of fakes in the exponential, >= 0; default: latent_dim (section 5).
+        beta_neg: weight of the KL of fakes in the exponential, >= 0; default: latent_dim (section
+            5).
         s: scale of the ELBO, > 0; default: 1 / number of dimensions of x.
         alpha: of Eq. 4, > 0.
         gamma: weight of the fakes' ELBO in the decoder, >= 0 (Eq. 4).
@@ -73,12 +77,15 @@ def soft_intro_vae(
         Training works while `kl_rec` and `kl_fake` stay above `kl`.
 
     Raises:
-        UserError: for weights out of range, an unknown convention or posterior, and as `vae` when initialised.
+        UserError: for weights out of range, an unknown convention or posterior, and as `vae` when
+            initialised.
     """
     if convention not in CONVENTIONS:
         raise unknown("convention", convention, CONVENTIONS)
     beta_neg = float(latent_dim) if beta_neg is None else beta_neg
-    check_weights(beta_rec=beta_rec, beta_kl=beta_kl, beta_neg=beta_neg, gamma=gamma, gamma_r=gamma_r)
+    check_weights(
+        beta_rec=beta_rec, beta_kl=beta_kl, beta_neg=beta_neg, gamma=gamma, gamma_r=gamma_r
+    )
     check_number("alpha", alpha, above=0.0)
     if s is not None:
         check_number("s", s, above=0.0)
@@ -99,7 +106,8 @@ def soft_intro_vae(
         rec = net.D(z)
 
         def exp_elbo(y):
-            """Returns exp(alpha s ELBO(y; beta_rec, beta_neg)) [B] and KL(q(z|y) || N(0, I)) [B]."""
+            """Returns exp(alpha s ELBO(y; beta_rec, beta_neg)) [B] and KL(q(z|y) || N(0, I))
+            [B]."""
             q_y = net.E(held(y) if released else y)
             error, kl = squared_error(y, net.D(net.draw(q_y))), distributions.kl(q_y)
             return jnp.exp(-alpha * scale(x) * (beta_rec * error + beta_neg * kl)), kl
@@ -107,8 +115,15 @@ def soft_intro_vae(
         (exp_rec, kl_rec), (exp_fake, kl_fake) = exp_elbo(rec), exp_elbo(fake)
         error, kl = squared_error(x, rec), distributions.kl(q)
         loss = scale(x) * (beta_rec * error + beta_kl * kl) + 0.5 * (exp_rec + exp_fake) / alpha
-        metrics = {"squared_error": error, "kl": kl, "kl_rec": kl_rec, "kl_fake": kl_fake,
-                   "exp_elbo_rec": exp_rec, "exp_elbo_fake": exp_fake, **distributions.metrics(q)}
+        metrics = {
+            "squared_error": error,
+            "kl": kl,
+            "kl_rec": kl_rec,
+            "kl_fake": kl_fake,
+            "exp_elbo_rec": exp_rec,
+            "exp_elbo_fake": exp_fake,
+            **distributions.metrics(q),
+        }
         return loss, Aux(net.state, metrics, carry=(n, z))
 
     def decoder_loss(params, state, rng, batch: Batch, step, carry):
@@ -123,7 +138,11 @@ def soft_intro_vae(
             if concrete(gamma_r) and gamma_r == 0:
                 return beta_kl * kl
             z_y = net.draw(q_y)
-            error = squared_error(held(y), net.D(held(z_y))) if released else squared_error(y, held(net.D(z_y)))
+            error = (
+                squared_error(held(y), net.D(held(z_y)))
+                if released
+                else squared_error(y, held(net.D(z_y)))
+            )
             return beta_kl * kl + gamma_r * beta_rec * error
 
         fakes = 0.5 * (fake_loss(rec, q_rec) + fake_loss(fake, q_fake))

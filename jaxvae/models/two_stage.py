@@ -1,10 +1,12 @@
-"""The two-stage VAE: a second, small VAE learns how the latents of a trained one are really distributed.
+"""The two-stage VAE: a second, small VAE learns how the latents of a trained one are really
+distributed.
 
     stage one   x -> q(z|x), a VAE on data, best with a learned gamma: it finds the manifold, not the density on it
     stage two   z -> q(u|z), a Gaussian VAE with a learned gamma on z ~ q(z|x), drawn anew at every visit
     sampling    u ~ N(0, I),  z ~ p(z|u),  x = E p(x|z)
 
-Both stages are ordinary VAEs (`vae`, with `nets.second_stage` for the second), trained one after the other with `fit`:
+Both stages are ordinary VAEs (`vae`, with `nets.second_stage` for the second), trained one after
+the other with `fit`:
 
     first = fit(model, ...).train_state
     z = latents(model, first.params, first.state, source)
@@ -12,7 +14,8 @@ Both stages are ordinary VAEs (`vae`, with `nets.second_stage` for the second), 
     both = two_stage(model, model_z, latent_dim=64)
     both.sample(*join_stages(first, second), rng, n)
 
-`mixture` has the simpler ways to replace the prior after training: a Gaussian or a mixture of them, fitted to the latents.
+`mixture` has the simpler ways to replace the prior after training: a Gaussian or a mixture of them,
+fitted to the latents.
 
 Source: Dai & Wipf 2019 (arXiv 1903.05789), section 4.
 """
@@ -33,17 +36,27 @@ from jaxvae.types import Array, Batch, Model, Params, State, Terms
 class Latents(NamedTuple):
     """What the second stage is trained on."""
 
-    source: Source        # q(z|x) of every example, as arrays: "x" is its mean [N, D]
-    preprocess: Any       # (rng, examples) -> Batch of z ~ q(z|x)
+    source: Source  # q(z|x) of every example, as arrays: "x" is its mean [N, D]
+    preprocess: Any  # (rng, examples) -> Batch of z ~ q(z|x)
 
 
-def latents(model: Model, params: Params, state: State, source: Source, *, preprocess: Any = None, batch_size: int = 500,
-            seed: int = 0) -> Latents:
-    """Returns q(z|x) of all of `source`, computed once in evaluation mode, as a source that redraws z at every visit.
+def latents(
+    model: Model,
+    params: Params,
+    state: State,
+    source: Source,
+    *,
+    preprocess: Any = None,
+    batch_size: int = 500,
+    seed: int = 0,
+) -> Latents:
+    """Returns q(z|x) of all of `source`, computed once in evaluation mode, as a source that redraws
+    z at every visit.
 
     Args:
-        model: any model that encodes; its posterior is a NamedTuple of arrays, one of them `mean` [B, D], and all of them
-            [B, ...] or broadcastable to it (a variance that is the same for all x, say).
+        model: any model that encodes; its posterior is a NamedTuple of arrays, one of them `mean`
+            [B, D], and all of them [B, ...] or broadcastable to it (a variance that is the same for
+            all x, say).
         preprocess: that of the first stage (default: bytes to [0, 1]).
         batch_size: images encoded at a time.
         seed: of the preprocessing's noise, where it has any.
@@ -52,46 +65,72 @@ def latents(model: Model, params: Params, state: State, source: Source, *, prepr
         UserError: for a model that does not encode, and latents that are not finite.
     """
     if model.encode is None:
-        raise UserError("the first stage does not encode, so it has no latents: use a model with an encoder.")
+        raise UserError(
+            "the first stage does not encode, so it has no latents: use a model with an encoder."
+        )
     check_count("batch_size", batch_size)
     preprocess = make_preprocess() if preprocess is None else preprocess
+
     @jax.jit
     def encode(params, state, rng, examples):
         batch = preprocess(rng, examples)
         q = model.encode(params, state, batch.x, batch.cond)
         if not hasattr(q, "_fields") or "mean" not in q._fields:
-            raise UserError(f"the second stage needs a posterior with a mean, not {type(q).__name__}.")
+            raise UserError(
+                f"the second stage needs a posterior with a mean, not {type(q).__name__}."
+            )
         return type(q)(*(each(jnp.asarray(value), q.mean) for value in q))
 
-    def each(value, mean):   # a row for each example
+    def each(value, mean):  # a row for each example
         value = value.reshape((1,) * (mean.ndim - value.ndim) + value.shape)
         return jnp.broadcast_to(value, (len(mean), *value.shape[1:]))
 
     rng, parts = jax.random.key(seed), []
-    for start in range(0, source.size, batch_size):   # the last batch is padded: one compilation
+    for start in range(0, source.size, batch_size):  # the last batch is padded: one compilation
         index = np.minimum(np.arange(start, start + batch_size), source.size - 1)
-        q = jax.device_get(encode(params, state, jax.random.fold_in(rng, start), source.read(index)))
-        parts.append([values[:source.size - start] for values in q])
+        q = jax.device_get(
+            encode(params, state, jax.random.fold_in(rng, start), source.read(index))
+        )
+        parts.append([values[: source.size - start] for values in q])
     build, names = type(q), ["x" if name == "mean" else name for name in q._fields]
     arrays = dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
     if not all(np.isfinite(values).all() for values in arrays.values()):
-        raise UserError("the first stage's posteriors are not finite: it has diverged; train it again.")
+        raise UserError(
+            "the first stage's posteriors are not finite: it has diverged; train it again."
+        )
 
     def redraw(rng: Array, examples: dict[str, Array]) -> Batch:
-        return Batch(distributions.sample(rng, build(*(jnp.asarray(examples[name]) for name in names))))
+        return Batch(
+            distributions.sample(rng, build(*(jnp.asarray(examples[name]) for name in names)))
+        )
 
     name = f"latents of {source.name}"
-    return Latents(Source(name, source.split, source.size, arrays["x"].shape[1:],
-                          lambda indices: {key: values[indices] for key, values in arrays.items()}, None, arrays), redraw)
+    return Latents(
+        Source(
+            name,
+            source.split,
+            source.size,
+            arrays["x"].shape[1:],
+            lambda indices: {key: values[indices] for key, values in arrays.items()},
+            None,
+            arrays,
+        ),
+        redraw,
+    )
 
 
 def join_stages(first: Any, second: Any) -> tuple[Params, State]:
-    """Returns (params, state) of the composed model from two things that have `params` and `state` (`TrainState`, `Loaded`)."""
-    return {"first": first.params, "second": second.params}, {"first": first.state, "second": second.state}
+    """Returns (params, state) of the composed model from two things that have `params` and `state`
+    (`TrainState`, `Loaded`)."""
+    return {"first": first.params, "second": second.params}, {
+        "first": first.state,
+        "second": second.state,
+    }
 
 
 def two_stage(first: Model, second: Model, *, latent_dim: int, noise_on_z: bool = True) -> Model:
-    """Returns the composed model of two trained stages: params and state are {"first": ..., "second": ...} (`join_stages`).
+    """Returns the composed model of two trained stages: params and state are {"first": ...,
+    "second": ...} (`join_stages`).
 
         sample     u ~ N(0, I);  z = z_hat(u) + sqrt(gamma_z) eps;  x = x_hat(z)
         encode     q(u | mean of q(z|x))
@@ -99,22 +138,25 @@ def two_stage(first: Model, second: Model, *, latent_dim: int, noise_on_z: bool 
         terms      rec = -log p(x|z),  kl = log q(z|x) - log p(z|u) + KL(q(u|z) || N(0, I)),  z ~ q(z|x), u ~ q(u|z)
         log_weight log p(x|z) + log p(z|u) + log N(u; 0, I) - log q(z|x) - log q(u|z), of importance-weighted bounds
 
-    -(rec + kl) is an unbiased estimate of a lower bound of log p(x) under u -> z -> x; the first stage's own bound has
-    log N(z; 0, I) where this one has the second stage's bound of log p(z). `decode` and `encode` are what people look at:
-    p(x|u) is not `decode` (z has noise), so a bound of log p(x) is one of `terms` and `log_weight`, with the noise on z.
+    -(rec + kl) is an unbiased estimate of a lower bound of log p(x) under u -> z -> x; the first
+    stage's own bound has log N(z; 0, I) where this one has the second stage's bound of log p(z).
+    `decode` and `encode` are what people look at: p(x|u) is not `decode` (z has noise), so a bound
+    of log p(x) is one of `terms` and `log_weight`, with the noise on z.
 
     Args:
         first: of x; any model that encodes and decodes.
         second: of z, with a Gaussian likelihood.
         latent_dim: size of u.
-        noise_on_z: eps as in the released code (gamma_z there is our sqrt(gamma_z)); without it z = z_hat(u).
+        noise_on_z: eps as in the released code (gamma_z there is our sqrt(gamma_z)); without it z =
+            z_hat(u).
 
     Returns:
-        A `Model` without objectives: there is nothing to train jointly. A condition is the first stage's.
+        A `Model` without objectives: there is nothing to train jointly. A condition is the first
+        stage's.
 
     Raises:
-        UserError: for a stage that does not encode and decode; when initialised or used, for a second stage of another
-            size of z or u.
+        UserError: for a stage that does not encode and decode; when initialised or used, for a
+            second stage of another size of z or u.
 
     Source: Dai & Wipf 2019, section 4, steps 1 to 3; released code, two_stage_vae_model.py.
     """
@@ -129,11 +171,17 @@ def two_stage(first: Model, second: Model, *, latent_dim: int, noise_on_z: bool 
         z = jax.eval_shape(lambda p, s: first.encode(p, s, batch.x, batch.cond).mean, params, state)
         try:
             params_z, state_z = second.init(rng_second, Batch(jnp.zeros(z.shape)))
-            u = jax.eval_shape(lambda p, s: second.encode(p, s, jnp.zeros(z.shape)).mean, params_z, state_z)
+            u = jax.eval_shape(
+                lambda p, s: second.encode(p, s, jnp.zeros(z.shape)).mean, params_z, state_z
+            )
         except (UserError, TypeError) as error:
-            raise UserError(f"the second stage does not fit latents of size {z.shape[1:]}: {error}") from None
+            raise UserError(
+                f"the second stage does not fit latents of size {z.shape[1:]}: {error}"
+            ) from None
         if u.shape[1:] != (latent_dim,):
-            raise UserError(f"the second stage's u has size {u.shape[1:]}, not latent_dim={latent_dim}.")
+            raise UserError(
+                f"the second stage's u has size {u.shape[1:]}, not latent_dim={latent_dim}."
+            )
         return {"first": params, "second": params_z}, {"first": state, "second": state_z}
 
     def run(name, function, params, state, values, cond, stats):
@@ -168,14 +216,17 @@ def two_stage(first: Model, second: Model, *, latent_dim: int, noise_on_z: bool 
         return likelihood(params, state, z, cond, stats).mean
 
     def draw(params, state, rng, batch: Batch, stats):
-        """Returns -log p(x|z) and log q(z|x) - log p(z|u) [B], q(u|z) and u, of one draw of z and u."""
+        """Returns -log p(x|z) and log q(z|x) - log p(z|u) [B], q(u|z) and u, of one draw of z and
+        u."""
         rng_z, rng_u = jax.random.split(rng)
         q = posterior(params, state, batch.x, batch.cond, stats)
         z = distributions.sample(rng_z, q)
         rec = -distributions.log_prob(likelihood(params, state, z, batch.cond, stats), batch.x)
         q_u = posterior_u(params, state, z, stats)
         u = distributions.sample(rng_u, q_u)
-        ratio = distributions.log_prob(q, z) - distributions.log_prob(latent(params, state, u, stats), z)
+        ratio = distributions.log_prob(q, z) - distributions.log_prob(
+            latent(params, state, u, stats), z
+        )
         return rec, ratio, q_u, u
 
     def terms(params, state, rng, batch: Batch, *, stats="running"):

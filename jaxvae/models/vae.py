@@ -3,7 +3,8 @@
     loss(x) = rec + beta KL(q(z|x) || N(0, I)),   rec = -log p(x|z),   z ~ q(z|x)
 
 Sources: Kingma & Welling 2014 (arXiv 1312.6114); Doersch 2016 (arXiv 1606.05908), sections 2 and 4
-(conditional); Higgins et al. 2017 (beta); Dai & Wipf 2019 (arXiv 1903.05789), section 3 (learned gamma).
+(conditional); Higgins et al. 2017 (beta); Dai & Wipf 2019 (arXiv 1903.05789), section 3 (learned
+gamma).
 """
 
 from collections.abc import Callable
@@ -35,7 +36,8 @@ def vae(
     free_bits: float = 0.0,
     aggregate: Callable[[Array, Array], Array] | None = None,
 ) -> Model:
-    """Returns a VAE: one objective that moves the groups "encoder", "decoder" and, with a learned gamma, "likelihood".
+    """Returns a VAE: one objective that moves the groups "encoder", "decoder" and, with a learned
+    gamma, "likelihood".
 
     With `likelihood="bernoulli"` the decoder's output is logits, and
 
@@ -45,30 +47,34 @@ def vae(
 
         rec = 1/2 sum_i [(x_i - x_hat_i)^2 / gamma + log gamma + log 2 pi].
 
-    A learned gamma is gamma_floor + exp(2 log_sd), with one scalar `params["likelihood"]["log_sd"]` that starts at 0
-    (the parameter of the two-stage VAE's code: under Adam its scale decides how fast gamma falls). Its optimum is the
-    mean squared error per pixel. Below gamma = 1 / (2 pi e) the loss is negative at that optimum, which is right for a
-    density. On data that the decoder can memorise the optimum is 0: the floor keeps the loss finite there, and the
-    metric `gamma_floored` counts the steps that end within a factor 2 of it.
+    A learned gamma is gamma_floor + exp(2 log_sd), with one scalar `params["likelihood"]["log_sd"]`
+    that starts at 0 (the parameter of the two-stage VAE's code: under Adam its scale decides how
+    fast gamma falls). Its optimum is the mean squared error per pixel. Below gamma = 1 / (2 pi e)
+    the loss is negative at that optimum, which is right for a density. On data that the decoder can
+    memorise the optimum is 0: the floor keeps the loss finite there, and the metric `gamma_floored`
+    counts the steps that end within a factor 2 of it.
 
     Args:
         encoder: x [B, ...] -> [B, posterior.size(latent_dim)]; takes `cond` if batches have one.
         decoder: z [B, D] -> x's shape; takes `cond` if batches have one.
         latent_dim: D.
-        posterior: "normal", "ar1" (one correlation and one variance per example; see `rho_vae` for its
-            conventions), or a `Posterior`.
+        posterior: "normal", "ar1" (one correlation and one variance per example; see `rho_vae` for
+            its conventions), or a `Posterior`.
         likelihood: "bernoulli" (pixels in [0, 1], grey or binary) or "gaussian".
         gamma: decoder variance, > 0, or "learned"; Gaussian likelihood only.
         gamma_floor: of a learned gamma, > 0; the default is a standard deviation of 1e-4.
         beta: weight of the KL, >= 0: a number (it may be traced) or a schedule step -> number.
-        free_bits: nats per latent dimension that cost nothing in the loss (metrics show the true KL).
-        aggregate: (rng, z [B, D]) -> scalar, a term of the aggregated posterior that is added to the mean
-            loss (see `info_vae`); the objective is then `coupled`, and reports the term as `aggregate`.
+        free_bits: nats per latent dimension that cost nothing in the loss (metrics show the true
+            KL).
+        aggregate: (rng, z [B, D]) -> scalar, a term of the aggregated posterior that is added to
+            the mean loss (see `info_vae`); the objective is then `coupled`, and reports the term as
+            `aggregate`.
 
     Returns:
         A `Model` with metrics `loss`, `rec`, `kl`, `elbo` (nats per example), `beta` where it is a
-        schedule, `gamma` and `gamma_floored` where it is learned, and what the posterior reports of itself. `sample` returns
-        decoder means; for draws of x use `distributions.sample(rng, model.decode(...))`.
+        schedule, `gamma` and `gamma_floored` where it is learned, and what the posterior reports of
+        itself. `sample` returns decoder means; for draws of x use `distributions.sample(rng,
+        model.decode(...))`.
 
     Raises:
         UserError: for hyper-parameters out of range, an unknown posterior or likelihood, and when
@@ -82,7 +88,9 @@ def vae(
     if learned and gamma != "learned":
         raise unknown("gamma", gamma, ("learned",))
     if likelihood == "bernoulli" and (learned or (concrete(gamma) and gamma != 1.0)):
-        raise UserError("gamma is the variance of a Gaussian decoder: use likelihood='gaussian' with it.")
+        raise UserError(
+            "gamma is the variance of a Gaussian decoder: use likelihood='gaussian' with it."
+        )
     if not learned:
         check_number("gamma", gamma, above=0.0)
     check_number("gamma_floor", gamma_floor, above=0.0)
@@ -109,12 +117,17 @@ def vae(
         encoder_params, encoder_state = encoder.init(rng_encoder, x, cond)
         z = jnp.zeros((x.shape[0], latent_dim))
         decoder_params, decoder_state = decoder.init(rng_decoder, z, cond)
-        output = jax.eval_shape(lambda: encoder.apply(encoder_params, encoder_state, x, cond=cond, train=False)[0])
+        output = jax.eval_shape(
+            lambda: encoder.apply(encoder_params, encoder_state, x, cond=cond, train=False)[0]
+        )
         distributions.check_posterior(q_of, latent_dim, output)
-        x_hat = jax.eval_shape(lambda: decoder.apply(decoder_params, decoder_state, z, cond=cond, train=False)[0])
+        x_hat = jax.eval_shape(
+            lambda: decoder.apply(decoder_params, decoder_state, z, cond=cond, train=False)[0]
+        )
         if x_hat.shape != x.shape:
             raise UserError(
-                f"the decoder returns shape {x_hat.shape[1:]} per example, the data has {x.shape[1:]}: "
+                f"the decoder returns shape {x_hat.shape[1:]} per example, the data has "
+                f"{x.shape[1:]}: "
                 f"build the decoder for shape {x.shape[1:]}."
             )
         params = {"encoder": encoder_params, "decoder": decoder_params}
@@ -123,11 +136,15 @@ def vae(
         return params, {"encoder": encoder_state, "decoder": decoder_state}
 
     def run_encoder(params, state, x, cond, rng=None, *, train):
-        output, new = encoder.apply(params["encoder"], state["encoder"], x, cond=cond, rng=rng, train=train)
+        output, new = encoder.apply(
+            params["encoder"], state["encoder"], x, cond=cond, rng=rng, train=train
+        )
         return q_of.build(output), {**state, "encoder": new}
 
     def run_decoder(params, state, z, cond, rng=None, *, train):
-        output, new = decoder.apply(params["decoder"], state["decoder"], z, cond=cond, rng=rng, train=train)
+        output, new = decoder.apply(
+            params["decoder"], state["decoder"], z, cond=cond, rng=rng, train=train
+        )
         return likelihood_of(params, output), {**state, "decoder": new}
 
     def loss(params, state, rng, batch: Batch, step, carry):
@@ -141,7 +158,12 @@ def vae(
         weight = objectives.weight_at(beta, step)
         paid = objectives.free_bits_kl(q, free_bits) if free else distributions.penalty(q, z)
         value = objectives.beta_elbo_loss(rec, paid, weight)
-        metrics = {"rec": rec, "kl": kl, "elbo": objectives.elbo(Terms(rec, kl)), **distributions.metrics(q)}
+        metrics = {
+            "rec": rec,
+            "kl": kl,
+            "elbo": objectives.elbo(Terms(rec, kl)),
+            **distributions.metrics(q),
+        }
         if callable(beta):
             metrics["beta"] = weight
         if learned:
@@ -161,14 +183,23 @@ def vae(
     def terms(params, state, rng, batch: Batch, *, stats="running"):
         q = encode(params, state, batch.x, batch.cond, stats=stats)
         p = decode(params, state, distributions.sample(rng, q), batch.cond, stats=stats)
-        return Terms(-distributions.log_prob(p, batch.x), distributions.kl(q), distributions.metrics(q))
+        return Terms(
+            -distributions.log_prob(p, batch.x), distributions.kl(q), distributions.metrics(q)
+        )
 
     def sample(params, state, rng, n, cond=None, *, stats="running"):
         z = noise.normal(rng, (n, latent_dim))
         return decode(params, state, z, cond, stats=stats).mean
 
     groups = ("encoder", "decoder", "likelihood") if learned else ("encoder", "decoder")
-    return Model(init, (Objective(groups, loss, coupled=aggregate is not None),), encode, decode, terms, sample)
+    return Model(
+        init,
+        (Objective(groups, loss, coupled=aggregate is not None),),
+        encode,
+        decode,
+        terms,
+        sample,
+    )
 
 
 def use_batch(stats: str) -> bool:
@@ -180,11 +211,14 @@ def use_batch(stats: str) -> bool:
 
 def _check_float(x: Array) -> None:
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise UserError(f"x must be floating point, not {x.dtype}: scale bytes with x.astype('float32') / 255.")
+        raise UserError(
+            f"x must be floating point, not {x.dtype}: scale bytes with x.astype('float32') / 255."
+        )
 
 
 def _check_data(x: Array, likelihood: str) -> None:
-    """Raises `UserError` for data that no such likelihood fits: integers, non-finite values, pixels outside [0, 1]."""
+    """Raises `UserError` for data that no such likelihood fits: integers, non-finite values, pixels
+    outside [0, 1]."""
     if x.ndim < 2 or 0 in x.shape:
         raise UserError(f"x must be [batch, ...] with no empty axis, not shape {x.shape}.")
     _check_float(x)

@@ -8,4 +8,14 @@ from jaxvae.nets.resnet import resnet
 from jaxvae.nets.rho import rho_nets
 from jaxvae.nets.wae import wae
 
-__all__ = ["conv_decoder", "conv_encoder", "from_linen", "infogan", "mlp", "resnet", "rho_nets", "second_stage", "wae"]
+__all__ = [
+    "conv_decoder",
+    "conv_encoder",
+    "from_linen",
+    "infogan",
+    "mlp",
+    "resnet",
+    "rho_nets",
+    "second_stage",
+    "wae",
+]

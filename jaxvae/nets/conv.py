@@ -25,7 +25,10 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x, *, cond=None, train=False):
         if x.ndim != 4:
-            raise UserError(f"a conv net needs images [batch, height, width, channels], not shape {x.shape}: use an MLP.")
+            raise UserError(
+                f"a conv net needs images [batch, height, width, channels], not shape {x.shape}: "
+                "use an MLP."
+            )
         h, act = x.astype(self.dtype), activation(self.act)
         for width in self.channels:
             h = Conv(width, 4, 2, init_name=self.init_name, dtype=self.dtype)(h)
@@ -37,7 +40,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder in reverse: doubles the image once per entry of `channels`, and crops it to `shape`."""
+    """The encoder in reverse: doubles the image once per entry of `channels`, and crops it to
+    `shape`."""
 
     shape: tuple[int, int, int]
     channels: tuple[int, ...]
@@ -53,14 +57,16 @@ class Decoder(nn.Module):
         scale, act = 2 ** len(self.channels), activation(self.act)
         small = (-(-height // scale), -(-width // scale), self.channels[0])
         h = act(Dense(self.hidden, self.init_name, self.dtype)(join(z.astype(self.dtype), cond)))
-        h = act(Dense(small[0] * small[1] * small[2], self.init_name, self.dtype)(h)).reshape(-1, *small)
+        h = act(Dense(small[0] * small[1] * small[2], self.init_name, self.dtype)(h)).reshape(
+            -1, *small
+        )
         for features in self.channels[1:]:
             h = Conv(features, 4, 2, transposed=True, init_name=self.init_name, dtype=self.dtype)(h)
             h = BatchNorm(dtype=self.dtype)(h, train=train) if self.batch_norm else h
             h = act(h)
         h = Conv(colours, 4, 2, transposed=True, init_name=self.init_name, dtype=self.dtype)(h)
         top, left = (h.shape[1] - height) // 2, (h.shape[2] - width) // 2
-        return h[:, top:top + height, left:left + width].astype(jnp.float32)
+        return h[:, top : top + height, left : left + width].astype(jnp.float32)
 
 
 def _check(channels: tuple[int, ...], hidden: int, act: str, init: str) -> None:
@@ -72,8 +78,16 @@ def _check(channels: tuple[int, ...], hidden: int, act: str, init: str) -> None:
     check_init(init)
 
 
-def conv_encoder(out: int, *, channels: Sequence[int] = (32, 64), hidden: int = 256, act: str = "relu",
-                 batch_norm: bool = False, init: str = "torch", dtype: Any = jnp.float32) -> Net:
+def conv_encoder(
+    out: int,
+    *,
+    channels: Sequence[int] = (32, 64),
+    hidden: int = 256,
+    act: str = "relu",
+    batch_norm: bool = False,
+    init: str = "torch",
+    dtype: Any = jnp.float32,
+) -> Net:
     """Returns a conv encoder as a `Net`: x [B, H, W, C] -> [B, out], float32.
 
     Args:
@@ -88,13 +102,22 @@ def conv_encoder(out: int, *, channels: Sequence[int] = (32, 64), hidden: int = 
     return from_linen(Encoder(tuple(channels), hidden, out, act, batch_norm, init, dtype))
 
 
-def conv_decoder(shape: Sequence[int], *, channels: Sequence[int] = (64, 32), hidden: int = 256, act: str = "relu",
-                 batch_norm: bool = False, init: str = "torch", dtype: Any = jnp.float32) -> Net:
+def conv_decoder(
+    shape: Sequence[int],
+    *,
+    channels: Sequence[int] = (64, 32),
+    hidden: int = 256,
+    act: str = "relu",
+    batch_norm: bool = False,
+    init: str = "torch",
+    dtype: Any = jnp.float32,
+) -> Net:
     """Returns a conv decoder as a `Net`: z [B, D] -> [B, H, W, C], float32 (logits or means).
 
     Args:
         shape: of an image, (H, W, C); any size (the last feature map is cropped to it).
-        channels: of the feature maps, first to last; one 4x4 transposed convolution of stride 2 after each.
+        channels: of the feature maps, first to last; one 4x4 transposed convolution of stride 2
+            after each.
         hidden, act, batch_norm, init, dtype: as in `conv_encoder`.
     """
     shape = tuple(shape)

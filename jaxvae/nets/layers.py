@@ -28,8 +28,13 @@ from jaxvae.types import Array, Net
 
 INITIALISERS = ("torch", "glorot", "xavier", "normal0.02", "cut0.02")
 ACTIVATIONS = {
-    "relu": nn.relu, "tanh": jnp.tanh, "elu": nn.elu, "sigmoid": nn.sigmoid, "softplus": nn.softplus,
-    "leaky_relu": lambda x: nn.leaky_relu(x, 0.2), "identity": lambda x: x,
+    "relu": nn.relu,
+    "tanh": jnp.tanh,
+    "elu": nn.elu,
+    "sigmoid": nn.sigmoid,
+    "softplus": nn.softplus,
+    "leaky_relu": lambda x: nn.leaky_relu(x, 0.2),
+    "identity": lambda x: x,
 }
 
 
@@ -51,35 +56,45 @@ def _weights(name: str, fan_in: int, fan_out: int) -> tuple[Any, Any]:
     check_init(name)
 
     def symmetric(bound):
-        return lambda rng, shape, dtype=jnp.float32: jax.random.uniform(rng, shape, dtype, -bound, bound)
+        return lambda rng, shape, dtype=jnp.float32: jax.random.uniform(
+            rng, shape, dtype, -bound, bound
+        )
 
     if name == "torch":
         bound = symmetric(1.0 / math.sqrt(fan_in))
         return bound, bound
     if name == "cut0.02":
+
         def kernel(rng, shape, dtype=jnp.float32):
             return 0.02 * jax.random.truncated_normal(rng, -2.0, 2.0, shape, dtype)
     else:
-        kernel = nn.initializers.normal(0.02) if name == "normal0.02" else symmetric(math.sqrt(6.0 / (fan_in + fan_out)))
+        kernel = (
+            nn.initializers.normal(0.02)
+            if name == "normal0.02"
+            else symmetric(math.sqrt(6.0 / (fan_in + fan_out)))
+        )
     return kernel, nn.initializers.zeros
 
 
 def _by_norm(module: nn.Module, kernel: Array, train: bool) -> Array:
-    """Returns W / (u' W v), W [rows, outputs], whose largest singular value is about 1 (Miyato et al. 2018, Algorithm 1).
+    """Returns W / (u' W v), W [rows, outputs], whose largest singular value is about 1 (Miyato et
+    al. 2018, Algorithm 1).
 
-    The vectors u and v are state. A training pass does one power iteration, v = W'u / |W'u|, u = Wv / |Wv|, without
-    gradient, and keeps them; an evaluation uses those that are kept. (The two-stage VAE's code, like others of
-    TensorFlow's time, iterates in evaluation too.)
+    The vectors u and v are state. A training pass does one power iteration, v = W'u / |W'u|, u = Wv
+    / |Wv|, without gradient, and keeps them; an evaluation uses those that are kept. (The two-stage
+    VAE's code, like others of TensorFlow's time, iterates in evaluation too.)
     """
     matrix = kernel.reshape(-1, kernel.shape[-1])
     rows, outputs = matrix.shape
-    u = module.variable("spectral_norm", "u", lambda: jax.random.normal(module.make_rng("params"), (rows,)))
+    u = module.variable(
+        "spectral_norm", "u", lambda: jax.random.normal(module.make_rng("params"), (rows,))
+    )
     v = module.variable("spectral_norm", "v", lambda: jnp.zeros((outputs,)))
 
     def unit(x):
         return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x)), 1e-12))
 
-    if train or module.is_initializing():   # so that stored vectors are of use from the first step
+    if train or module.is_initializing():  # so that stored vectors are of use from the first step
         fixed = jax.lax.stop_gradient(matrix)
         v.value = unit(fixed.T @ u.value)
         u.value = unit(fixed @ v.value)
@@ -87,7 +102,8 @@ def _by_norm(module: nn.Module, kernel: Array, train: bool) -> Array:
 
 
 class Dense(nn.Module):
-    """x W + b over the last axis: [B, n] -> [B, features]; with `spectral_norm` W is divided by its largest singular value."""
+    """x W + b over the last axis: [B, n] -> [B, features]; with `spectral_norm` W is divided by its
+    largest singular value."""
 
     features: int
     init_name: str = "torch"
@@ -105,10 +121,11 @@ class Dense(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv_transpose(x: Array, kernel: Array, stride: int, padding: Any) -> Array:
-    """Returns the transposed convolution of x [B, H, W, C] with kernel [k, k, C, O], as `jax.lax.conv_transpose` does.
+    """Returns the transposed convolution of x [B, H, W, C] with kernel [k, k, C, O], as
+    `jax.lax.conv_transpose` does.
 
-    Its gradients are written as those of the convolution that it is the transpose of: XLA on CPU computes the
-    kernel's own tens of times slower. Reverse mode only.
+    Its gradients are written as those of the convolution that it is the transpose of: XLA on CPU
+    computes the kernel's own tens of times slower. Reverse mode only.
     """
     return jax.lax.conv_transpose(x, kernel, (stride, stride), padding, dimension_numbers=_NHWC)
 
@@ -120,15 +137,20 @@ def _conv_transpose_forward(x, kernel, stride, padding):
 def _conv_transpose_backward(stride, padding, kept, g):
     x, kernel = kept
     k = kernel.shape[0]
-    if padding == "SAME":   # as jax.lax counts it, on the dilated input
+    if padding == "SAME":  # as jax.lax counts it, on the dilated input
         before = k - 1 if stride > k - 1 else -(-(k + stride - 2) // 2)
     else:
         before = k - 1 if padding == "VALID" else padding[0][0]
     low = k - 1 - before
-    pads = [(low, (n - 1) * stride + k - low - m) for n, m in zip(x.shape[1:3], g.shape[1:3], strict=True)]
+    pads = [
+        (low, (n - 1) * stride + k - low - m)
+        for n, m in zip(x.shape[1:3], g.shape[1:3], strict=True)
+    ]
 
     def conv(g, turned):
-        return jax.lax.conv_general_dilated(g, turned, (stride, stride), pads, dimension_numbers=_NHWC)
+        return jax.lax.conv_general_dilated(
+            g, turned, (stride, stride), pads, dimension_numbers=_NHWC
+        )
 
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     dx, back = conv(g, turned), jax.vjp(lambda w: conv(g, w), turned)[1]
@@ -140,11 +162,13 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 class Conv(nn.Module):
-    """A square convolution, or with `transposed` its transpose: [B, H, W, C] -> [B, H', W', features].
+    """A square convolution, or with `transposed` its transpose: [B, H, W, C] -> [B, H', W',
+    features].
 
-    `padding` is "SAME", "VALID" or one number for all sides; with "SAME" sides become ceil(side / stride),
-    or side * stride when transposed (the amounts of TensorFlow; for even sides torch's k4 s2 p1 is the same).
-    With `spectral_norm` the kernel, as a matrix [k k channels, features], is divided by its largest singular value.
+    `padding` is "SAME", "VALID" or one number for all sides; with "SAME" sides become ceil(side /
+    stride), or side * stride when transposed (the amounts of TensorFlow; for even sides torch's k4
+    s2 p1 is the same). With `spectral_norm` the kernel, as a matrix [k k channels, features], is
+    divided by its largest singular value.
     """
 
     features: int
@@ -165,26 +189,39 @@ class Conv(nn.Module):
             fan_in, fan_out = fan_out, fan_in
         kernel_init, bias_init = _weights(self.init_name, fan_in, fan_out)
         kernel = self.param("kernel", kernel_init, (k, k, channels, self.features))
-        kernel = (_by_norm(self, kernel, train) if self.spectral_norm else kernel).astype(self.dtype)
+        kernel = (_by_norm(self, kernel, train) if self.spectral_norm else kernel).astype(
+            self.dtype
+        )
         x = x.astype(self.dtype)
         if self.transposed:
             # torch's padding p of a transposed convolution pads the dilated input by k - 1 - p
-            pad = self.padding if isinstance(self.padding, str) else ((k - 1 - self.padding,) * 2,) * 2
+            pad = (
+                self.padding
+                if isinstance(self.padding, str)
+                else ((k - 1 - self.padding,) * 2,) * 2
+            )
             x = conv_transpose(x, kernel, self.stride, pad)
         else:
             pad = self.padding if isinstance(self.padding, str) else [(self.padding,) * 2] * 2
-            x = jax.lax.conv_general_dilated(x, kernel, (self.stride, self.stride), pad, dimension_numbers=_NHWC)
-        return x + self.param("bias", bias_init, (self.features,)).astype(self.dtype) if self.use_bias else x
+            x = jax.lax.conv_general_dilated(
+                x, kernel, (self.stride, self.stride), pad, dimension_numbers=_NHWC
+            )
+        return (
+            x + self.param("bias", bias_init, (self.features,)).astype(self.dtype)
+            if self.use_bias
+            else x
+        )
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last, with the global batch's moments on any number of devices.
+    """Batch normalisation over all axes but the last, with the global batch's moments on any number
+    of devices.
 
     Normalises with the biased variance in training. Running averages, by `convention`:
     "torch": `momentum` 0.1 of the new value, unbiased variance, starting at mean 0, variance 1;
     "tensorflow": biased variance, zero-debiased averages (divided by 1 - (1 - momentum)^t), as
-    `assign_moving_average` keeps them. The scale starts at 1, or with `uniform_scale` at U(0, 1), as PyTorch
-    before 1.2 drew it.
+    `assign_moving_average` keeps them. The scale starts at 1, or with `uniform_scale` at U(0, 1),
+    as PyTorch before 1.2 drew it.
     """
 
     momentum: float = 0.1
@@ -209,13 +246,18 @@ class BatchNorm(nn.Module):
         if train:
             axes, n = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1]) * parallel.axis_size()
             if n < 2:
-                raise UserError("BatchNorm in training needs more than one value per channel: use a larger batch.")
+                raise UserError(
+                    "BatchNorm in training needs more than one value per channel: use a larger "
+                    "batch."
+                )
             mean = parallel.mean(jnp.mean(x, axes))
             var = parallel.mean(jnp.mean(jnp.square(x - mean), axes))
             if not self.is_initializing():
                 keep = 1.0 - self.momentum
                 running_mean.value = keep * running_mean.value + self.momentum * mean
-                running_var.value = keep * running_var.value + self.momentum * (var * n / (n - 1) if torch else var)
+                running_var.value = keep * running_var.value + self.momentum * (
+                    var * n / (n - 1) if torch else var
+                )
                 if count is not None:
                     count.value = count.value + 1.0
         else:
@@ -229,14 +271,16 @@ class BatchNorm(nn.Module):
 
 
 def tf_batch_norm(dtype: Any) -> BatchNorm:
-    """Returns BatchNorm as the two-stage VAE's code has it: TensorFlow's running averages, decay 0.999."""
+    """Returns BatchNorm as the two-stage VAE's code has it: TensorFlow's running averages, decay
+    0.999."""
     return BatchNorm(momentum=0.001, convention="tensorflow", dtype=dtype)
 
 
 class Dropout(nn.Module):
     """Zeroes each value with probability `rate` in training and scales the rest by 1 / (1 - rate).
 
-    Without an rng it returns x: evaluation with `stats="batch"` wants BatchNorm's moments, not dropout.
+    Without an rng it returns x: evaluation with `stats="batch"` wants BatchNorm's moments, not
+    dropout.
 
     Its mask is drawn for the global batch, unlike Linen's own under `pmap`.
     """
@@ -245,7 +289,9 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        if not train or self.rate == 0.0 or not self.has_rng("dropout"):   # batch statistics alone bring no rng
+        if (
+            not train or self.rate == 0.0 or not self.has_rng("dropout")
+        ):  # batch statistics alone bring no rng
             return x
         keep = noise.uniform(self.make_rng("dropout"), x.shape) >= self.rate
         return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
@@ -264,7 +310,9 @@ def log_variance(outputs: Array, dims: int, scale: str) -> Array:
     if scale == "logvar":
         return outputs
     rest, v = outputs[:, :-dims], outputs[:, -dims:]
-    return jnp.concatenate([rest, 2.0 * (v if scale == "log_sd" else jnp.log(1e-6 + nn.softplus(v)))], axis=-1)
+    return jnp.concatenate(
+        [rest, 2.0 * (v if scale == "log_sd" else jnp.log(1e-6 + nn.softplus(v)))], axis=-1
+    )
 
 
 def join(x: Array, cond: Array | None) -> Array:
@@ -279,21 +327,30 @@ def join(x: Array, cond: Array | None) -> Array:
     return jnp.concatenate([x, cond.astype(x.dtype)], axis=-1)
 
 
-def check_images(net: str, shape, latent_dim: int, heads, output: str, *, multiple: int) -> tuple[tuple, tuple]:
-    """Returns shape and heads as tuples, heads with their default; raises `UserError` for what no such net can have."""
+def check_images(
+    net: str, shape, latent_dim: int, heads, output: str, *, multiple: int
+) -> tuple[tuple, tuple]:
+    """Returns shape and heads as tuples, heads with their default; raises `UserError` for what no
+    such net can have."""
     shape = tuple(shape)
     if len(shape) != 3:
         raise UserError(f"the {net} net needs images (height, width, channels), not shape {shape}.")
     for side in shape:
         check_count("a side of the image", side)
     if shape[0] % multiple or shape[1] % multiple:
-        raise UserError(f"the {net} net takes images whose sides {multiple} divides, not {shape[0]}x{shape[1]}: resize them.")
+        raise UserError(
+            f"the {net} net takes images whose sides {multiple} divides, not "
+            f"{shape[0]}x{shape[1]}: resize them."
+        )
     check_count("latent_dim", latent_dim)
     heads = (latent_dim, latent_dim) if heads is None else tuple(heads)
     for width in heads:
         check_count("a head's width", width)
     if output not in ("sigmoid", "logits"):
-        raise UserError(f"output must be 'sigmoid' (Gaussian likelihood) or 'logits' (Bernoulli), not {output!r}.")
+        raise UserError(
+            "output must be 'sigmoid' (Gaussian likelihood) or 'logits' (Bernoulli), not "
+            f"{output!r}."
+        )
     return shape, heads
 
 
@@ -318,12 +375,17 @@ def from_linen(module: nn.Module) -> Net:
         rngs = None if rng is None else {"dropout": rng}
         try:
             if train and state:
-                y, new = module.apply(variables, x, cond=cond, train=True, rngs=rngs, mutable=list(state))
+                y, new = module.apply(
+                    variables, x, cond=cond, train=True, rngs=rngs, mutable=list(state)
+                )
                 return y, dict(new)
             return module.apply(variables, x, cond=cond, train=train, rngs=rngs), state
         except (ScopeCollectionNotFound, ScopeParamNotFoundError, ScopeParamShapeError):
             without = " without a condition" if cond is None else ""
-            raise UserError(f"these parameters do not fit a net for inputs of shape {x.shape[1:]}{without}: they are of "
-                            "another one; build it as it was when they were trained.") from None
+            raise UserError(
+                f"these parameters do not fit a net for inputs of shape {x.shape[1:]}{without}: "
+                "they are of "
+                "another one; build it as it was when they were trained."
+            ) from None
 
     return Net(init, apply)

@@ -37,24 +37,37 @@ class MLP(nn.Module):
         return y.reshape(x.shape[0], *self.out)
 
 
-def mlp(hidden: Sequence[int], out: int | Sequence[int], *, heads: int | Sequence[int] = 1, act: str = "relu",
-        init: str = "torch", skip: bool = False, scale: str = "logvar", dtype: Any = jnp.float32) -> Net:
+def mlp(
+    hidden: Sequence[int],
+    out: int | Sequence[int],
+    *,
+    heads: int | Sequence[int] = 1,
+    act: str = "relu",
+    init: str = "torch",
+    skip: bool = False,
+    scale: str = "logvar",
+    dtype: Any = jnp.float32,
+) -> Net:
     """Returns a perceptron as a `Net`: x [B, ...] (and cond [B, n]) -> [B, *out], float32.
 
     Args:
         hidden: widths of the hidden layers, e.g. `(400,)`; `()` is a linear map.
-        out: outputs, as a number (an encoder: `2 * latent_dim`) or a shape (a decoder: `(28, 28, 1)`).
-        heads: separate last layers whose outputs are put side by side. With `heads=2` an encoder has
-            one for the mean and one for the log-variance, as most released code does; this matters
-            only to initialisers that depend on the number of outputs. A sequence gives the width of each.
+        out: outputs, as a number (an encoder: `2 * latent_dim`) or a shape (a decoder: `(28, 28,
+            1)`).
+        heads: separate last layers whose outputs are put side by side. With `heads=2` an encoder
+            has one for the mean and one for the log-variance, as most released code does; this
+            matters only to initialisers that depend on the number of outputs. A sequence gives the
+            width of each.
         act: relu, leaky_relu (0.2), tanh, elu, sigmoid, softplus or identity.
         init: torch, glorot, xavier, normal0.02 or cut0.02 (see `layers`).
         skip: put the input beside the last hidden layer, before the heads.
-        scale: what the last head is, for an encoder: "logvar", "log_sd", or "softplus" (see `layers.log_variance`).
+        scale: what the last head is, for an encoder: "logvar", "log_sd", or "softplus" (see
+            `layers.log_variance`).
         dtype: of the computation (float32 or bfloat16); parameters and outputs are float32.
 
     Raises:
-        UserError: for widths below 1, an unknown activation, initialiser or scale, or heads that do not divide out.
+        UserError: for widths below 1, an unknown activation, initialiser or scale, or heads that do
+            not divide out.
     """
     out = (out,) if isinstance(out, int) else tuple(out)
     for width in (*hidden, *out):
@@ -76,12 +89,16 @@ def mlp(hidden: Sequence[int], out: int | Sequence[int], *, heads: int | Sequenc
     return from_linen(MLP(tuple(hidden), out, tuple(heads), act, init, dtype, skip, scale))
 
 
-def second_stage(latent_dim: int, *, width: int = 1024, depth: int = 3, dtype: Any = jnp.float32) -> tuple[Net, Net]:
-    """Returns (encoder, decoder) of the two-stage VAE's second stage, z [B, D] -> u [B, D] and back.
+def second_stage(
+    latent_dim: int, *, width: int = 1024, depth: int = 3, dtype: Any = jnp.float32
+) -> tuple[Net, Net]:
+    """Returns (encoder, decoder) of the two-stage VAE's second stage, z [B, D] -> u [B, D] and
+    back.
 
-    Each is `depth` dense layers of `width`, ReLU, with the input put beside the last of them before the heads: mean and
-    log standard deviation of u; the mean of z. Glorot weights, zero biases (two_stage_vae_model.py; the paper says
-    nothing of the concatenation, and takes widths of 1024 for Table 1 and 2048 elsewhere).
+    Each is `depth` dense layers of `width`, ReLU, with the input put beside the last of them before
+    the heads: mean and log standard deviation of u; the mean of z. Glorot weights, zero biases
+    (two_stage_vae_model.py; the paper says nothing of the concatenation, and takes widths of 1024
+    for Table 1 and 2048 elsewhere).
     """
     check_count("latent_dim", latent_dim)
     check_count("depth", depth)

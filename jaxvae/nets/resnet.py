@@ -13,10 +13,11 @@ encoder   conv k3 to `base` channels; a scale block at each of `scales` scales, 
 decoder   dense to 2x2, transposed conv k3 s2 and a scale block for each doubling, conv k3 to C; channels base at the full
           size, twice as many at each half of it, at most 1024
 
-Glorot weights, zero biases; BatchNorm with TensorFlow's running averages, decay 0.999. Figure 11 does not say what the
-shortcuts are.
+Glorot weights, zero biases; BatchNorm with TensorFlow's running averages, decay 0.999. Figure 11
+does not say what the shortcuts are.
 
-Sources: Dai & Wipf 2019 (arXiv 1903.05789), Figure 11; its released code, network/two_stage_vae_model.py.
+Sources: Dai & Wipf 2019 (arXiv 1903.05789), Figure 11; its released code,
+network/two_stage_vae_model.py.
 """
 
 from collections.abc import Sequence
@@ -56,7 +57,11 @@ class Style(nn.Module):
             for _ in range(2):
                 h = h if self.released else tf_batch_norm(self.dtype)(h, train=train)
                 h = Dense(width, "glorot", self.dtype)(nn.relu(h))
-            h = h + (Dense(width, "glorot", self.dtype)(start) if self.released or start.shape != h.shape else start)
+            h = h + (
+                Dense(width, "glorot", self.dtype)(start)
+                if self.released or start.shape != h.shape
+                else start
+            )
         return h
 
 
@@ -88,7 +93,7 @@ class Decoder(Style):
 
     @nn.compact
     def __call__(self, z, *, cond=None, train=False):
-        doublings = self.shape[0].bit_length() - 2          # from 2x2
+        doublings = self.shape[0].bit_length() - 2  # from 2x2
         widths = [min(MOST_CHANNELS, self.base * 2**i) for i in range(doublings, -1, -1)]
         h = Dense(4 * widths[0], "glorot", self.dtype)(z).reshape(-1, 2, 2, widths[0])
         for width in widths[1:]:
@@ -97,22 +102,34 @@ class Decoder(Style):
         return nn.sigmoid(y) if self.output == "sigmoid" else y
 
 
-def resnet(shape: Sequence[int], *, latent_dim: int = 64, heads: Sequence[int] | None = None, convention: str = "released",
-           base: int | None = None, scales: int | None = None, blocks: int | None = None, dense: int = 512,
-           output: str = "sigmoid", dtype: Any = jnp.float32) -> tuple[Net, Net]:
+def resnet(
+    shape: Sequence[int],
+    *,
+    latent_dim: int = 64,
+    heads: Sequence[int] | None = None,
+    convention: str = "released",
+    base: int | None = None,
+    scales: int | None = None,
+    blocks: int | None = None,
+    dense: int = 512,
+    output: str = "sigmoid",
+    dtype: Any = jnp.float32,
+) -> tuple[Net, Net]:
     """Returns (encoder, decoder): x [B, H, W, C] -> [B, sum(heads)], z [B, D] -> [B, H, W, C].
 
     Args:
         shape: of an image, (H, W, C), with H = W a power of two (pad 28x28 to 32x32).
         latent_dim, heads, output, dtype: as in `infogan`.
         convention: "released", or "paper": Figure 11.
-        base: channels at the full size; default 16 released, 32 in the paper (and in the CelebA example of the code).
+        base: channels at the full size; default 16 released, 32 in the paper (and in the CelebA
+            example of the code).
         scales: default 4 released; in the paper 4 for 64x64, else 3.
         blocks: residual blocks of a scale block; default 1 released, 2 in the paper.
         dense: width of the dense block.
 
     Raises:
-        UserError: for images of another form, more scales than the image has halves, and an unknown convention or output.
+        UserError: for images of another form, more scales than the image has halves, and an unknown
+            convention or output.
     """
     if convention not in ("paper", "released"):
         raise unknown("convention", convention, ("paper", "released"))
@@ -120,13 +137,20 @@ def resnet(shape: Sequence[int], *, latent_dim: int = 64, heads: Sequence[int] |
     shape, heads = check_images("ResNet", shape, latent_dim, heads, output, multiple=1)
     side = shape[0]
     if shape[1] != side or side < 4 or side & (side - 1):
-        raise UserError(f"the ResNet takes square images whose side is a power of two, not {side}x{shape[1]}: pad or resize.")
+        raise UserError(
+            f"the ResNet takes square images whose side is a power of two, not {side}x{shape[1]}: "
+            "pad or resize."
+        )
     base = (16 if released else 32) if base is None else base
     scales = (4 if released or side >= 64 else 3) if scales is None else scales
     blocks = (1 if released else 2) if blocks is None else blocks
     for name, value in (("base", base), ("scales", scales), ("blocks", blocks), ("dense", dense)):
         check_count(name, value)
     if 2 ** (scales - 1) > side:
-        raise UserError(f"an image of {side}x{side} has no {scales} scales: use at most {side.bit_length()}.")
+        raise UserError(
+            f"an image of {side}x{side} has no {scales} scales: use at most {side.bit_length()}."
+        )
     style = (released, blocks, dtype)
-    return from_linen(Encoder(*style, base, scales, dense, heads)), from_linen(Decoder(*style, base, shape, output))
+    return from_linen(Encoder(*style, base, scales, dense, heads)), from_linen(
+        Decoder(*style, base, shape, output)
+    )

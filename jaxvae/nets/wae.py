@@ -6,7 +6,8 @@ decoder   dense H/8 W/8 1024, ReLU; transposed conv 512, 256, 128 (k5 s2), each 
 
 Glorot weights, zero biases; BatchNorm with TensorFlow's running averages, decay 0.999.
 
-Sources: Tolstikhin et al. 2018 (arXiv 1711.01558), appendix; Dai & Wipf 2019, released code, class Wae.
+Sources: Tolstikhin et al. 2018 (arXiv 1711.01558), appendix; Dai & Wipf 2019, released code, class
+Wae.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,9 @@ class Encoder(nn.Module):
             h = Conv(width, 5, 1 if i == 0 else 2, init_name="glorot", dtype=self.dtype)(h)
             h = nn.relu(tf_batch_norm(self.dtype)(h, train=train))
         h = h.reshape(h.shape[0], -1)
-        y = jnp.concatenate([Dense(width, "glorot", self.dtype)(h) for width in self.heads], axis=-1)
+        y = jnp.concatenate(
+            [Dense(width, "glorot", self.dtype)(h) for width in self.heads], axis=-1
+        )
         return log_variance(y.astype(jnp.float32), self.heads[-1], "log_sd")
 
 
@@ -54,12 +57,20 @@ class Decoder(nn.Module):
         return nn.sigmoid(y) if self.output == "sigmoid" else y
 
 
-def wae(shape: Sequence[int] = (64, 64, 3), *, latent_dim: int = 64, heads: Sequence[int] | None = None,
-        output: str = "sigmoid", shrink: int = 1, dtype: Any = jnp.float32) -> tuple[Net, Net]:
+def wae(
+    shape: Sequence[int] = (64, 64, 3),
+    *,
+    latent_dim: int = 64,
+    heads: Sequence[int] | None = None,
+    output: str = "sigmoid",
+    shrink: int = 1,
+    dtype: Any = jnp.float32,
+) -> tuple[Net, Net]:
     """Returns (encoder, decoder): x [B, H, W, C] -> [B, sum(heads)], z [B, D] -> [B, H, W, C].
 
     Args:
-        shape: of an image, (H, W, C); 8 divides H and W. The paper's is 64x64x3, with 47,082,627 parameters.
+        shape: of an image, (H, W, C); 8 divides H and W. The paper's is 64x64x3, with 47,082,627
+            parameters.
         latent_dim, heads, output, shrink, dtype: as in `infogan`.
 
     Raises:
@@ -68,4 +79,6 @@ def wae(shape: Sequence[int] = (64, 64, 3), *, latent_dim: int = 64, heads: Sequ
     shape, heads = check_images("WAE", shape, latent_dim, heads, output, multiple=8)
     check_count("shrink", shrink)
     widths = tuple(max(1, width // shrink) for width in (128, 256, 512, 1024))
-    return from_linen(Encoder(widths, heads, dtype)), from_linen(Decoder(shape, widths[::-1], output, dtype))
+    return from_linen(Encoder(widths, heads, dtype)), from_linen(
+        Decoder(shape, widths[::-1], output, dtype)
+    )

@@ -59,17 +59,25 @@ def test_reads_what_was_written(tmp_path):
         x = np.frombuffer(MNIST[images], np.uint8)[16:].reshape(-1, 28, 28, 1)
         np.testing.assert_array_equal(source.arrays["x"], x)
         np.testing.assert_array_equal(source.arrays["label"], list(MNIST[labels][8:]))
-        assert source[:4] == ("mnist", split, COUNTS[split], (28, 28, 1)) and source.num_classes == 10
+        assert (
+            source[:4] == ("mnist", split, COUNTS[split], (28, 28, 1)) and source.num_classes == 10
+        )
         assert source.arrays["x"].dtype == np.uint8 and source.arrays["label"].dtype == np.int32
     part = data.load("mnist", "train[-3:]", data_dir=tmp_path)
-    np.testing.assert_array_equal(part.read([2])["x"][0, :, :, 0].ravel(), list(MNIST[IMAGES][-784:]))
+    np.testing.assert_array_equal(
+        part.read([2])["x"][0, :, :, 0].ravel(), list(MNIST[IMAGES][-784:])
+    )
 
 
 def test_searches_the_argument_alone_or_environment_then_cache(tmp_path, monkeypatch):
     home = write(tmp_path / "home" / ".cache" / "jaxvae" / "mnist", MNIST)
     data.load("mnist", "train")
-    assert f"not in {tmp_path / 'nowhere' / 'mnist'}, {tmp_path / 'nowhere'}:" in refused(tmp_path / "nowhere")
-    write(tmp_path / "env", FASHION)   # found before the cache, and the wrong set: shows which was read
+    assert f"not in {tmp_path / 'nowhere' / 'mnist'}, {tmp_path / 'nowhere'}:" in refused(
+        tmp_path / "nowhere"
+    )
+    write(
+        tmp_path / "env", FASHION
+    )  # found before the cache, and the wrong set: shows which was read
     monkeypatch.setenv("JAXVAE_DATA_DIR", str(tmp_path / "env"))
     assert f"{tmp_path / 'env'} holds fashion_mnist" in refused(None)
     data.load("mnist", "train", data_dir=home)
@@ -81,20 +89,23 @@ def test_searches_the_argument_alone_or_environment_then_cache(tmp_path, monkeyp
 def test_reads_compressed_or_not_whatever_the_name(tmp_path, compressed, named_gz):
     for file, content in MNIST.items():
         (tmp_path / (f"{file}.gz" if named_gz else file)).write_bytes(
-            gzip.compress(content) if compressed else content)
+            gzip.compress(content) if compressed else content
+        )
     assert data.load("mnist", "train", data_dir=tmp_path).size == 12
 
 
 def test_missing_file_says_where_it_looked_and_where_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXVAE_DATA_DIR", "elsewhere")
-    write(tmp_path, {IMAGES: MNIST[IMAGES]})   # its labels are missing
+    write(tmp_path, {IMAGES: MNIST[IMAGES]})  # its labels are missing
     message = refused(tmp_path)
     cache = tmp_path / "home" / ".cache" / "jaxvae"
     assert f"{tmp_path}/mnist, {tmp_path}:" in message
     assert f"not in elsewhere/mnist, elsewhere, {cache}/mnist, {cache}, " in refused(None)
     assert f"mnist needs {LABELS}.gz" in message
     assert f"https://storage.googleapis.com/cvdf-datasets/mnist/{LABELS}.gz" in message
-    assert f"http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{IMAGES}.gz" in refused("a", "fashion_mnist")
+    assert f"http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{IMAGES}.gz" in refused(
+        "a", "fashion_mnist"
+    )
 
 
 def test_the_other_data_set_is_named(tmp_path):
@@ -102,37 +113,45 @@ def test_the_other_data_set_is_named(tmp_path):
     message = refused(tmp_path)
     assert message.startswith(f"{tmp_path} holds fashion_mnist, not mnist: load 'fashion_mnist'")
     assert data.load("fashion_mnist", "train", data_dir=tmp_path).size == 12
-    write(tmp_path, {IMAGES: MNIST[IMAGES]})   # a folder of both
+    write(tmp_path, {IMAGES: MNIST[IMAGES]})  # a folder of both
     assert f"{tmp_path} holds fashion_mnist, not mnist" in refused(tmp_path)
     assert f"{tmp_path} holds mnist, not fashion_mnist" in refused(tmp_path, "fashion_mnist")
 
 
 def _flip(content, at):
-    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1:]
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
 
-@pytest.mark.parametrize("content, why", [
-    (gzip.compress(MNIST[IMAGES])[:-500], "gzip: Compressed file ended before the end-of-stream marker"),
-    (gzip.compress(MNIST[IMAGES])[:-4], "gzip: Compressed file ended"),
-    (gzip.compress(MNIST[IMAGES])[:5], "gzip: Compressed file ended"),
-    (_flip(gzip.compress(MNIST[IMAGES]), -6), "gzip: CRC check failed"),
-    (gzip.compress(MNIST[IMAGES])[:10] + b"\xff" * 200, "gzip: Error -3 while decompressing"),
-    (b"", "starts with nothing"),
-    (b"<html>404</html>", "starts with 3c68746d, not with the magic number 00000803"),
-    (MNIST[LABELS], "starts with 00000801"),
-    (MNIST[IMAGES][:9], "header ends after 9 of 16 bytes"),
-    (MNIST[idx.FILES["test"][0]], r"header says shape (5, 28, 28), not (12, 28, 28)"),
-    (MNIST[IMAGES][:-1], "holds 9407 bytes of data where its header says 9408"),
-    (MNIST[IMAGES] + b"\0", "holds 9409 bytes"),
-    (_flip(MNIST[IMAGES], 5000), "checksum is not that of the official file"),
-])
+@pytest.mark.parametrize(
+    "content, why",
+    [
+        (
+            gzip.compress(MNIST[IMAGES])[:-500],
+            "gzip: Compressed file ended before the end-of-stream marker",
+        ),
+        (gzip.compress(MNIST[IMAGES])[:-4], "gzip: Compressed file ended"),
+        (gzip.compress(MNIST[IMAGES])[:5], "gzip: Compressed file ended"),
+        (_flip(gzip.compress(MNIST[IMAGES]), -6), "gzip: CRC check failed"),
+        (gzip.compress(MNIST[IMAGES])[:10] + b"\xff" * 200, "gzip: Error -3 while decompressing"),
+        (b"", "starts with nothing"),
+        (b"<html>404</html>", "starts with 3c68746d, not with the magic number 00000803"),
+        (MNIST[LABELS], "starts with 00000801"),
+        (MNIST[IMAGES][:9], "header ends after 9 of 16 bytes"),
+        (MNIST[idx.FILES["test"][0]], r"header says shape (5, 28, 28), not (12, 28, 28)"),
+        (MNIST[IMAGES][:-1], "holds 9407 bytes of data where its header says 9408"),
+        (MNIST[IMAGES] + b"\0", "holds 9409 bytes"),
+        (_flip(MNIST[IMAGES], 5000), "checksum is not that of the official file"),
+    ],
+)
 def test_damaged_file(tmp_path, content, why):
     write(tmp_path, MNIST)
     (tmp_path / f"{IMAGES}.gz").write_bytes(content)
     message = refused(tmp_path)
     assert message.startswith(f"{tmp_path / IMAGES}.gz is damaged (")
     assert why in message
-    assert message.endswith(f"fetch it again from https://storage.googleapis.com/cvdf-datasets/mnist/{IMAGES}.gz.")
+    assert message.endswith(
+        f"fetch it again from https://storage.googleapis.com/cvdf-datasets/mnist/{IMAGES}.gz."
+    )
 
 
 def test_file_that_cannot_be_read(tmp_path, monkeypatch):

@@ -30,8 +30,16 @@ def test_folder_of_images_in_the_order_of_names(tmp_path, channels):
     x = write(tmp_path, ["b.png", "a.png", "sub/c.png"], channels=channels)
     source = data.folder(tmp_path, by_class=False)
     np.testing.assert_array_equal(source.arrays["x"], x[[1, 0, 2]])
-    assert source.shape == (6, 5, channels) and source.num_classes is None and source.origin == str(tmp_path)
-    assert data.folder(tmp_path, by_class=False, channels=4 - channels).shape == (6, 5, 4 - channels)
+    assert (
+        source.shape == (6, 5, channels)
+        and source.num_classes is None
+        and source.origin == str(tmp_path)
+    )
+    assert data.folder(tmp_path, by_class=False, channels=4 - channels).shape == (
+        6,
+        5,
+        4 - channels,
+    )
 
 
 def test_folders_by_class_split_and_streamed(tmp_path, monkeypatch):
@@ -42,7 +50,10 @@ def test_folders_by_class_split_and_streamed(tmp_path, monkeypatch):
     np.testing.assert_array_equal(whole.arrays["label"], [0] * 10 + [1] * 10)
     parts = [data.folder(tmp_path, split=s) for s in ("all[:70%]", "all[70%:]")]
     seen = np.concatenate([p.arrays["x"] for p in parts])
-    assert sorted(map(bytes, seen)) == sorted(map(bytes, x)) and set(parts[0].arrays["label"]) == {0, 1}
+    assert sorted(map(bytes, seen)) == sorted(map(bytes, x)) and set(parts[0].arrays["label"]) == {
+        0,
+        1,
+    }
     monkeypatch.setattr(images, "RESIDENT_BYTES", 10)
     streamed = data.folder(tmp_path, split="all[:70%]")
     assert streamed.arrays is None
@@ -56,7 +67,10 @@ def test_crop_then_resize_are_explicit(tmp_path):
     for i, size in enumerate(sizes):
         Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / f"{i}.png")
     message = refused(data.folder, tmp_path)
-    assert "images of 3 sizes (1 of 8x10, 1 of 9x12, 1 of 20x8" in message and "size= (resize) or crop=" in message
+    assert (
+        "images of 3 sizes (1 of 8x10, 1 of 9x12, 1 of 20x8" in message
+        and "size= (resize) or crop=" in message
+    )
     assert data.folder(tmp_path, crop=8).shape == (8, 8, 3)
     assert data.folder(tmp_path, crop=(8, 6), size=4).shape == (4, 4, 3)
     assert data.folder(tmp_path, size=(5, 7)).shape == (5, 7, 3)
@@ -80,26 +94,43 @@ def test_a_bad_file_of_any_part_is_named_whatever_the_split(tmp_path):
     last = np.argsort(np.random.Philox(0).random_raw(10), kind="stable")[-1]
     (tmp_path / f"{last}.png").write_bytes(b"")
     for split in ("all[:80%]", "all[90%:]"):
-        assert f"1 of 10 images in {tmp_path} cannot be used: {last}.png" in refused(data.folder, tmp_path, split=split)
+        assert f"1 of 10 images in {tmp_path} cannot be used: {last}.png" in refused(
+            data.folder, tmp_path, split=split
+        )
     write(tmp_path, [f"{last}.png"], size=(7, 5))
-    assert "images of 2 sizes (9 of 6x5, 1 of 7x5" in refused(data.folder, tmp_path, split="all[:80%]")
-    write(tmp_path, [f"{last}.png"], channels=1)   # colour wins, in every part
-    assert {data.folder(tmp_path, split=s).shape for s in ("all", "all[:80%]", "all[90%:]")} == {(6, 5, 3)}
+    assert "images of 2 sizes (9 of 6x5, 1 of 7x5" in refused(
+        data.folder, tmp_path, split="all[:80%]"
+    )
+    write(tmp_path, [f"{last}.png"], channels=1)  # colour wins, in every part
+    assert {data.folder(tmp_path, split=s).shape for s in ("all", "all[:80%]", "all[90%:]")} == {
+        (6, 5, 3)
+    }
 
 
 def test_sixteen_bits_become_eight_and_thirty_two_are_refused(tmp_path):
     x = np.array([[0, 257 * 7, 65535], [257, 128, 30000]], np.uint16)
     Image.fromarray(x).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(data.folder(tmp_path).arrays["x"][0, ..., 0], [[0, 7, 255], [1, 0, 117]])
+    np.testing.assert_array_equal(
+        data.folder(tmp_path).arrays["x"][0, ..., 0], [[0, 7, 255], [1, 0, 117]]
+    )
     Image.fromarray(x.astype(np.float32)).save(tmp_path / "b.tiff")
-    assert "1 of 2 images" in (message := refused(data.folder, tmp_path)) and "b.tiff (pixels of type F" in message
+    assert (
+        "1 of 2 images" in (message := refused(data.folder, tmp_path))
+        and "b.tiff (pixels of type F" in message
+    )
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"size": (8,)}, "size must be one number, or (height, width)"),
-    ({"channels": 2}, "channels must be 1"), ({"size": 0}, "size must be at least 1"), ({"crop": (3, -1)}, "crop must be"),
-    ({"split": "train"}, "has no split 'train'"), ({"by_class": True}, "images beside its class folders, such as a.png"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": (8,)}, "size must be one number, or (height, width)"),
+        ({"channels": 2}, "channels must be 1"),
+        ({"size": 0}, "size must be at least 1"),
+        ({"crop": (3, -1)}, "crop must be"),
+        ({"split": "train"}, "has no split 'train'"),
+        ({"by_class": True}, "images beside its class folders, such as a.png"),
+    ],
+)
 def test_folder_options_that_cannot_work(tmp_path, options, message):
     write(tmp_path, ["a.png", "b/c.png"])
     assert message in refused(data.folder, tmp_path, **options)
@@ -134,39 +165,58 @@ def test_npz_and_its_keys(tmp_path):
 
 def test_parts_of_an_npz_have_the_classes_of_the_whole(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros((10, 2, 2, 1), np.uint8), label=np.arange(10))
-    assert [data.npz(tmp_path / "a.npz", split=s).num_classes for s in ("all[:80%]", "all[80%:]", "all")] == [10, 10, 10]
+    assert [
+        data.npz(tmp_path / "a.npz", split=s).num_classes for s in ("all[:80%]", "all[80%:]", "all")
+    ] == [10, 10, 10]
     np.savez(tmp_path / "b.npz", x=np.zeros((10, 2, 2, 1), np.uint8), label=np.arange(8))
-    assert "holds 8 labels and 10 examples" in refused(data.npz, tmp_path / "b.npz", split="all[:50%]")
-    np.savez(tmp_path / "c.npz", x=np.zeros((10, 2, 2, 1), np.uint8), label=np.append(np.arange(9), -1))
+    assert "holds 8 labels and 10 examples" in refused(
+        data.npz, tmp_path / "b.npz", split="all[:50%]"
+    )
+    np.savez(
+        tmp_path / "c.npz", x=np.zeros((10, 2, 2, 1), np.uint8), label=np.append(np.arange(9), -1)
+    )
     assert "label runs from -1" in refused(data.npz, tmp_path / "c.npz", split="all[:50%]")
 
 
 def test_iterators_in_memory_and_on_disk(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (9, 3, 3, 1), np.uint8)
-    kinds = {"plain": iter(x), "pairs": ((v, i % 2) for i, v in enumerate(x)),
-             "dicts": ({"x": v, "label": i % 2} for i, v in enumerate(x))}
+    kinds = {
+        "plain": iter(x),
+        "pairs": ((v, i % 2) for i, v in enumerate(x)),
+        "dicts": ({"x": v, "label": i % 2} for i, v in enumerate(x)),
+    }
     for kind, examples in kinds.items():
         source = data.from_iterator(examples)
         np.testing.assert_array_equal(source.arrays["x"], x)
         assert source.num_classes == (None if kind == "plain" else 2)
-    spooled = data.from_iterator(((v, i % 2) for i, v in enumerate(x)), spool=tmp_path / "x.bin", num_classes=3)
+    spooled = data.from_iterator(
+        ((v, i % 2) for i, v in enumerate(x)), spool=tmp_path / "x.bin", num_classes=3
+    )
     assert spooled.arrays is None and spooled.num_classes == 3 and spooled.size == 9
     np.testing.assert_array_equal(spooled.read([8, 1])["x"], x[[8, 1]])
     np.testing.assert_array_equal(spooled.read([8, 1])["label"], [0, 1])
 
 
-@pytest.mark.parametrize(("examples", "message"), [
-    ([], "yields no example"), ([np.zeros(3), np.zeros(4)], "example 1 has shape (4,)"),
-    ([np.zeros(3), (np.zeros(3), 1)], "example 1 has a label"), ([{"y": 1}], "yields y: let it yield x"),
-    ([(1, 2, 3)], "yields 3 values"), ([(np.zeros(3), 0.7)], "label must be a whole number, not 0.7"),
-    ([np.zeros(300)] * 20, "pass spool=FILE"),
-])
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([], "yields no example"),
+        ([np.zeros(3), np.zeros(4)], "example 1 has shape (4,)"),
+        ([np.zeros(3), (np.zeros(3), 1)], "example 1 has a label"),
+        ([{"y": 1}], "yields y: let it yield x"),
+        ([(1, 2, 3)], "yields 3 values"),
+        ([(np.zeros(3), 0.7)], "label must be a whole number, not 0.7"),
+        ([np.zeros(300)] * 20, "pass spool=FILE"),
+    ],
+)
 def test_iterators_that_are_refused(examples, message):
     assert message in refused(data.from_iterator, examples, most_bytes=10_000)
 
 
 def test_a_spool_that_cannot_be_written(tmp_path):
-    assert "cannot write" in refused(data.from_iterator, [np.zeros(3)], spool=tmp_path / "nowhere" / "x")
+    assert "cannot write" in refused(
+        data.from_iterator, [np.zeros(3)], spool=tmp_path / "nowhere" / "x"
+    )
 
 
 def test_load_knows_own_data_by_prefix(tmp_path):
@@ -176,10 +226,17 @@ def test_load_knows_own_data_by_prefix(tmp_path):
     assert data.load(folder, data.splits(folder).train, size=4).shape == (4, 4, 3)
     assert [data.load(npz, split).size for split in data.splits(npz)] == [8, 1, 1]
     assert "size and crop are for folders" in refused(data.load, npz, "all", size=3)
-    assert data.known(folder) and data.known("tfds:x") and not data.known("npz:") and not data.known("images")
+    assert (
+        data.known(folder)
+        and data.known("tfds:x")
+        and not data.known("npz:")
+        and not data.known("images")
+    )
 
 
 def test_names_of_the_machine_do_not_leak_into_tests(monkeypatch, tmp_path):
     official.hide_machine(monkeypatch, tmp_path)
     for name in ("mnist", "cifar10", "celeb_a_140"):
-        assert f"jaxvae data prepare {name.removesuffix('_140')}" in refused(data.load, name, "train")
+        assert f"jaxvae data prepare {name.removesuffix('_140')}" in refused(
+            data.load, name, "train"
+        )

@@ -48,7 +48,8 @@ def refused(function, *args, **options):
 
 @pytest.mark.parametrize("made", NAMES, indirect=True)
 def test_official_builder_prepares_and_reads_back(made, tmp_path):
-    """The official name finds it through TFDS; `load` gives it in the order of the official files."""
+    """The official name finds it through TFDS; `load` gives it in the order of the official
+    files."""
     name, raw, arrays = made
     copy = quiet(name, data_dir=tmp_path / "tfds", source=raw)
     assert copy.counts == official.COUNTS[name]
@@ -61,7 +62,7 @@ def test_official_builder_prepares_and_reads_back(made, tmp_path):
         assert "TFDS" in loaded.origin and str(tmp_path / "tfds") in loaded.origin
         if name == "celeb_a":
             want = np.stack([images.celeb_a_crop(image, 128) for image in x])
-            assert np.abs(loaded.arrays["x"].astype(int) - want).max() <= 3   # JPEG
+            assert np.abs(loaded.arrays["x"].astype(int) - want).max() <= 3  # JPEG
             wide = data.load("celeb_a_140", split, data_dir=tmp_path / "tfds")
             assert wide.shape == loaded.shape == (64, 64, 3) and wide.num_classes is None
             continue
@@ -69,24 +70,35 @@ def test_official_builder_prepares_and_reads_back(made, tmp_path):
         np.testing.assert_array_equal([e["label"] for e in stored], label[order])
         np.testing.assert_array_equal(loaded.arrays["x"], x)
         np.testing.assert_array_equal(loaded.arrays["label"], label)
-        again = data.load(name, split, data_dir=tmp_path / "tfds")   # from the cache
+        again = data.load(name, split, data_dir=tmp_path / "tfds")  # from the cache
         np.testing.assert_array_equal(again.arrays["x"], x)
     cls = tfds.builder_cls(name)
-    assert cls(data_dir=tmp_path / "tfds").data_dir == copy.folder and str(cls.VERSION) == copy.version
+    assert (
+        cls(data_dir=tmp_path / "tfds").data_dir == copy.folder and str(cls.VERSION) == copy.version
+    )
 
 
 @pytest.mark.parametrize("made", ["celeb_a"], indirect=True)
 def test_celeb_a_keeps_lists_and_partition(made, tmp_path):
     _, raw, _ = made
     quiet("celeb_a", data_dir=tmp_path / "tfds", source=raw)
-    example = tfds.data_source("celeb_a", split="validation", data_dir=tmp_path / "tfds", download=False)[0]
-    assert example["attributes"]["5_o_Clock_Shadow"] and not example["attributes"]["Arched_Eyebrows"]
-    assert example["landmarks"]["lefteye_x"] == 0 and example["identity"]["Identity_No"] in range(1, 5)
+    example = tfds.data_source(
+        "celeb_a", split="validation", data_dir=tmp_path / "tfds", download=False
+    )[0]
+    assert (
+        example["attributes"]["5_o_Clock_Shadow"] and not example["attributes"]["Arched_Eyebrows"]
+    )
+    assert example["landmarks"]["lefteye_x"] == 0 and example["identity"]["Identity_No"] in range(
+        1, 5
+    )
 
 
 def test_celeb_a_crops_are_those_of_the_papers():
     image = np.random.default_rng(0).integers(0, 256, (218, 178, 3), np.uint8)
-    for side, rows, columns in ((128, slice(45, 173), slice(25, 153)), (140, slice(39, 179), slice(19, 159))):
+    for side, rows, columns in (
+        (128, slice(45, 173), slice(25, 153)),
+        (140, slice(39, 179), slice(19, 159)),
+    ):
         want = Image.fromarray(image[rows, columns]).resize((64, 64), Image.Resampling.BILINEAR)
         np.testing.assert_array_equal(images.celeb_a_crop(image, side), want)
 
@@ -96,7 +108,9 @@ def test_batches_are_the_same_however_the_data_came(made, tmp_path):
     name, raw, arrays = made
     quiet(name, data_dir=tmp_path / "tfds", source=raw)
     np.savez(tmp_path / "mnist.npz", x=arrays["train"][0], label=arrays["train"][1])
-    sources = [data.load(name, "train[:90%]", data_dir=folder) for folder in (raw, tmp_path / "tfds")]
+    sources = [
+        data.load(name, "train[:90%]", data_dir=folder) for folder in (raw, tmp_path / "tfds")
+    ]
     sources.append(data.npz(tmp_path / "mnist.npz", split="all[:90%]"))
     assert len({source.origin for source in sources}) == 3
     for step in range(4):
@@ -114,7 +128,9 @@ def test_extracted_files_do_as_well_as_the_archive(made, tmp_path):
     for name, content in official.cifar_bins(arrays).items():
         (folder / name).write_bytes(content)
     quiet("cifar10", data_dir=tmp_path / "tfds", source=tmp_path / "unpacked")
-    np.testing.assert_array_equal(data.load("cifar10", "test", data_dir=tmp_path / "tfds").arrays["x"], arrays["test"][0])
+    np.testing.assert_array_equal(
+        data.load("cifar10", "test", data_dir=tmp_path / "tfds").arrays["x"], arrays["test"][0]
+    )
     (folder / "data_batch_2.bin").unlink()
     message = refused(quiet, "cifar10", data_dir=tmp_path / "other", source=tmp_path / "unpacked")
     assert "lacks data_batch_2.bin" in message
@@ -133,8 +149,13 @@ def test_extracted_celeb_a_and_a_lost_image(made, tmp_path):
         (raw / "img_align_celeba" / f"{number:06d}.jpg").unlink()
     cut = raw / "img_align_celeba" / "000007.jpg"
     cut.write_bytes(cut.read_bytes()[:200])
-    message = refused(quiet, "celeb_a", data_dir=tmp_path / "other", source=raw)   # all of them, before the work
-    assert "lacks 000003.jpg, 000005.jpg, 000014.jpg, ... (4 of 18 images), cannot decode 000007.jpg (1 of 18" in message
+    message = refused(
+        quiet, "celeb_a", data_dir=tmp_path / "other", source=raw
+    )  # all of them, before the work
+    assert (
+        "lacks 000003.jpg, 000005.jpg, 000014.jpg, ... (4 of 18 images), cannot decode 000007.jpg "
+        "(1 of 18" in message
+    )
     assert not (tmp_path / "other").exists()
 
 
@@ -145,9 +166,16 @@ def test_every_missing_and_damaged_file_is_named_before_the_work(made, tmp_path,
     content = files[0].read_bytes()
     files[0].write_bytes(content[:-7])
     files[1].unlink()
-    assert main(["data", "prepare", name, "--from", str(raw), "--data-dir", str(tmp_path / "tfds")]) == 2
+    assert (
+        main(["data", "prepare", name, "--from", str(raw), "--data-dir", str(tmp_path / "tfds")])
+        == 2
+    )
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and f"missing: {files[1].name}" in error and f"damaged: {files[0]}" in error
+    assert (
+        error.count("\n") == 1
+        and f"missing: {files[1].name}" in error
+        and f"damaged: {files[0]}" in error
+    )
     assert "Fetch by hand" in error and not (tmp_path / "tfds").exists()
 
 
@@ -157,7 +185,12 @@ def test_only_the_files_in_question_are_to_be_fetched(made, tmp_path):
     file = raw / "train-images-idx3-ubyte.gz"
     file.write_bytes(file.read_bytes()[:-9])
     message = refused(quiet, name, data_dir=tmp_path / "t", source=raw)
-    assert message.count(str(file)) == 1 and message.count("https://") == 1 and "gzip" in message and "t10k" not in message
+    assert (
+        message.count(str(file)) == 1
+        and message.count("https://") == 1
+        and "gzip" in message
+        and "t10k" not in message
+    )
 
 
 @pytest.mark.parametrize("made", ["mnist"], indirect=True)
@@ -165,7 +198,7 @@ def test_two_at_once_and_a_place_that_is_taken(made, tmp_path, monkeypatch):
     name, raw, _ = made
     build, said = prepare._build, []
 
-    def slow(*args):   # the other process finishes while this one works
+    def slow(*args):  # the other process finishes while this one works
         copy = build(*args)
         with monkeypatch.context() as patch:
             patch.setattr(prepare, "_build", build)
@@ -178,7 +211,9 @@ def test_two_at_once_and_a_place_that_is_taken(made, tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "tfds") == [name]
     monkeypatch.setattr(prepare, "_build", lambda *args: pytest.fail("work that is lost"))
     (Path(copy.folder) / "dataset_info.json").unlink()
-    assert "is taken by something else" in refused(quiet, name, data_dir=tmp_path / "tfds", source=raw)
+    assert "is taken by something else" in refused(
+        quiet, name, data_dir=tmp_path / "tfds", source=raw
+    )
 
 
 @pytest.mark.parametrize("made", ["mnist"], indirect=True)
@@ -188,7 +223,9 @@ def test_a_cut_off_cache_is_made_again_and_a_lost_page_is_said(made, tmp_path):
     data.load(name, "train", data_dir=tmp_path / "tfds")
     for file in ("x.npy", "label.npy"):
         next((tmp_path / "tfds" / ".jaxvae").glob(f"*train*/{file}")).write_bytes(b"")
-        np.testing.assert_array_equal(data.load(name, "train", data_dir=tmp_path / "tfds").arrays["x"], arrays["train"][0])
+        np.testing.assert_array_equal(
+            data.load(name, "train", data_dir=tmp_path / "tfds").arrays["x"], arrays["train"][0]
+        )
     (Path(copy.folder) / "features.json").unlink()
     assert "is damaged" in refused(data.load, name, "test", data_dir=tmp_path / "tfds")
 
@@ -203,7 +240,10 @@ def test_a_lost_connection_is_no_full_disk(made, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "check_network", lambda cls: None)
     monkeypatch.setattr(builders.BUILDERS["cifar10"], "download_and_prepare", lost)
     message = refused(quiet, "cifar10", data_dir=tmp_path / "t")
-    assert "could not be downloaded (ConnectionError: connection reset)" in message and "free some space" not in message
+    assert (
+        "could not be downloaded (ConnectionError: connection reset)" in message
+        and "free some space" not in message
+    )
 
 
 @pytest.mark.parametrize("made", ["svhn_cropped"], indirect=True)
@@ -212,7 +252,9 @@ def test_an_altered_file_of_the_right_size_is_refused(made, tmp_path):
     content = bytearray((raw / "test_32x32.mat").read_bytes())
     content[-3] ^= 1
     (raw / "test_32x32.mat").write_bytes(content)
-    assert "test_32x32.mat: its checksum is not" in refused(quiet, "svhn_cropped", data_dir=tmp_path / "t", source=raw)
+    assert "test_32x32.mat: its checksum is not" in refused(
+        quiet, "svhn_cropped", data_dir=tmp_path / "t", source=raw
+    )
 
 
 def test_labels_out_of_range_are_refused(tmp_path):
@@ -221,21 +263,32 @@ def test_labels_out_of_range_are_refused(tmp_path):
     assert "truncated" in refused(builders.cifar_records, "test_batch.bin", record[:-1])
     from scipy.io import savemat
 
-    savemat(tmp_path / "x.mat", {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.array([[0], [10]])})
-    assert "from 0 to 10, which must be 1 to 10" in refused(builders.svhn_arrays, tmp_path / "x.mat")
+    savemat(
+        tmp_path / "x.mat", {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.array([[0], [10]])}
+    )
+    assert "from 0 to 10, which must be 1 to 10" in refused(
+        builders.svhn_arrays, tmp_path / "x.mat"
+    )
     (tmp_path / "x.mat").write_bytes(b"MATLAB 5.0" + bytes(200))
     assert "is damaged" in refused(builders.svhn_arrays, tmp_path / "x.mat")
 
 
 @pytest.mark.parametrize("made", ["cifar10"], indirect=True)
 def test_no_network_is_said_within_seconds(made, tmp_path, monkeypatch, capsys):
-    infos = {f"http://127.0.0.1:9/{i.filename}": i for i in builders.BUILDERS["cifar10"].url_infos.values()}
+    infos = {
+        f"http://127.0.0.1:9/{i.filename}": i
+        for i in builders.BUILDERS["cifar10"].url_infos.values()
+    }
     monkeypatch.setattr(builders.BUILDERS["cifar10"], "url_infos", infos)
     start = time.perf_counter()
     assert main(["data", "prepare", "cifar10", "--data-dir", str(tmp_path / "tfds")]) == 2
     assert time.perf_counter() - start < 20
     error = capsys.readouterr().err
-    assert "127.0.0.1:9 does not answer" in error and "cifar-10-binary.tar.gz from http" in error and "--from DIR" in error
+    assert (
+        "127.0.0.1:9 does not answer" in error
+        and "cifar-10-binary.tar.gz from http" in error
+        and "--from DIR" in error
+    )
 
 
 @pytest.mark.parametrize("made", ["cifar10"], indirect=True)
@@ -246,8 +299,10 @@ def test_downloads_check_the_checksum(made, tmp_path, monkeypatch):
     import threading
 
     _, raw, arrays = made
-    handler = functools.partial(type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *a: None}),
-                                directory=str(raw))
+    handler = functools.partial(
+        type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *a: None}),
+        directory=str(raw),
+    )
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         cls = builders.BUILDERS["cifar10"]
@@ -255,7 +310,9 @@ def test_downloads_check_the_checksum(made, tmp_path, monkeypatch):
         (info,) = cls.url_infos.values()
         monkeypatch.setattr(cls, "url_infos", {address: info})
         quiet("cifar10", data_dir=tmp_path / "tfds")
-        np.testing.assert_array_equal(data.load("cifar10", "test", data_dir=tmp_path / "tfds").arrays["x"], arrays["test"][0])
+        np.testing.assert_array_equal(
+            data.load("cifar10", "test", data_dir=tmp_path / "tfds").arrays["x"], arrays["test"][0]
+        )
         wrong = dataclasses.replace(info, checksum="0" * 64)
         monkeypatch.setattr(cls, "url_infos", {address: wrong})
         message = refused(quiet, "cifar10", data_dir=tmp_path / "other")
@@ -267,12 +324,15 @@ def test_downloads_check_the_checksum(made, tmp_path, monkeypatch):
 def test_too_little_space_is_said_before_the_work(made, tmp_path, monkeypatch):
     _, raw, _ = made
     monkeypatch.setitem(prepare.SPACE, "svhn_cropped", 10**9)
-    assert "needs about 1,000,000,000 MiB" in refused(quiet, "svhn_cropped", data_dir=tmp_path / "tfds", source=raw)
+    assert "needs about 1,000,000,000 MiB" in refused(
+        quiet, "svhn_cropped", data_dir=tmp_path / "tfds", source=raw
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
 def test_a_disk_that_fills_up_leaves_nothing(tmp_path):
-    """A limit on the size of files stands in for the full disk: a process of its own prepares under it."""
+    """A limit on the size of files stands in for the full disk: a process of its own prepares under
+    it."""
     script = f"""
 import resource, signal, sys
 sys.path[:0] = {sys.path!r}
@@ -291,7 +351,9 @@ with pytest.MonkeyPatch.context() as patch:
     except UserError as error:
         print("REFUSED", error)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert "REFUSED" in done.stdout, done.stdout + done.stderr
     assert not list((tmp_path / "tfds").glob("svhn_cropped/**/*"))
     assert [p.name for p in (tmp_path / "tfds").iterdir() if p.name.startswith(".preparing")] == []
@@ -300,7 +362,9 @@ with pytest.MonkeyPatch.context() as patch:
 @pytest.mark.parametrize("made", ["mnist"], indirect=True)
 def test_half_written_and_damaged_copies_are_seen(made, tmp_path, monkeypatch):
     name, raw, arrays = made
-    monkeypatch.setattr(prepare, "verify", lambda copy: (_ for _ in ()).throw(UserError("not written whole")))
+    monkeypatch.setattr(
+        prepare, "verify", lambda copy: (_ for _ in ()).throw(UserError("not written whole"))
+    )
     refused(quiet, name, data_dir=tmp_path / "tfds", source=raw)
     assert not list((tmp_path / "tfds").glob("*/*"))
     monkeypatch.undo()
@@ -309,16 +373,20 @@ def test_half_written_and_damaged_copies_are_seen(made, tmp_path, monkeypatch):
     copy = quiet(name, data_dir=tmp_path / "tfds", source=raw)
     (shard,) = Path(copy.folder).glob("mnist-train*")
     whole = shard.read_bytes()
-    shard.write_bytes(whole[:len(whole) // 2])
+    shard.write_bytes(whole[: len(whole) // 2])
     assert "is damaged" in refused(data.load, name, "train", data_dir=tmp_path / "tfds")
     middle = len(whole) // 2
-    shard.write_bytes(whole[:middle] + bytes(16) + whole[middle + 16:])
+    shard.write_bytes(whole[:middle] + bytes(16) + whole[middle + 16 :])
     assert "is damaged" in refused(data.load, name, "train", data_dir=tmp_path / "tfds")
     shard.write_bytes(whole)
     page = Path(copy.folder) / "dataset_info.json"
     page.write_text("{")
-    assert any("dataset_info.json is damaged" in row[-1] for row in prepare.listing(tmp_path / "tfds"))
-    assert "dataset_info.json is damaged" in refused(data.load, name, "train", data_dir=tmp_path / "tfds")
+    assert any(
+        "dataset_info.json is damaged" in row[-1] for row in prepare.listing(tmp_path / "tfds")
+    )
+    assert "dataset_info.json is damaged" in refused(
+        data.load, name, "train", data_dir=tmp_path / "tfds"
+    )
 
 
 @pytest.mark.parametrize("made", ["cifar10"], indirect=True)
@@ -327,7 +395,10 @@ def test_a_copy_with_other_counts_is_refused(made, tmp_path, monkeypatch):
     quiet(name, data_dir=tmp_path / "tfds", source=raw)
     monkeypatch.setitem(source.DATA_SETS[name].counts, "train", 40)
     message = refused(data.load, name, "train", data_dir=tmp_path / "tfds")
-    assert "holds 35 examples of train, the official cifar10 40" in message and "tfds:cifar10" in message
+    assert (
+        "holds 35 examples of train, the official cifar10 40" in message
+        and "tfds:cifar10" in message
+    )
 
 
 @pytest.mark.parametrize("made", ["mnist"], indirect=True)
@@ -336,7 +407,9 @@ def test_a_copy_with_other_contents_is_refused(made, tmp_path, monkeypatch):
     quiet(name, data_dir=tmp_path / "tfds", source=raw)
     other = official.make(name, tmp_path / "other", seed=1)
     official.pass_as_official(monkeypatch, name, tmp_path / "other", other)
-    assert "does not hold the official mnist" in refused(data.load, name, "train", data_dir=tmp_path / "tfds")
+    assert "does not hold the official mnist" in refused(
+        data.load, name, "train", data_dir=tmp_path / "tfds"
+    )
 
 
 @pytest.mark.parametrize("made", ["fashion_mnist"], indirect=True)
@@ -355,10 +428,21 @@ def test_an_address_is_fetched_once_and_read(made, tmp_path, monkeypatch):
     """gs:// without Google: the paths behind it are local here; a missing gcsfs is said by name."""
     name, raw, arrays = made
     quiet(name, data_dir=tmp_path / "bucket", source=raw)
-    monkeypatch.setattr(prepared, "_path", lambda root: Path(str(root).replace("gs://b", str(tmp_path / "bucket"))))
+    monkeypatch.setattr(
+        prepared, "_path", lambda root: Path(str(root).replace("gs://b", str(tmp_path / "bucket")))
+    )
     monkeypatch.setenv("TFDS_DATA_DIR", "gs://b")
-    monkeypatch.setattr(prepared, "_copy", lambda name, page, real=prepared._copy: real(name, page)._replace(
-        folder=str(page.parent).replace(str(tmp_path / "bucket"), "gs://b")) if "bucket" in str(page) else real(name, page))
+    monkeypatch.setattr(
+        prepared,
+        "_copy",
+        lambda name, page, real=prepared._copy: (
+            real(name, page)._replace(
+                folder=str(page.parent).replace(str(tmp_path / "bucket"), "gs://b")
+            )
+            if "bucket" in str(page)
+            else real(name, page)
+        ),
+    )
     loaded = data.load(name, "train")
     assert "gs://b" in loaded.origin
     np.testing.assert_array_equal(loaded.arrays["x"], arrays["train"][0])
@@ -370,11 +454,19 @@ def test_an_address_is_fetched_once_and_read(made, tmp_path, monkeypatch):
 def test_preparing_again_keeps_what_is_there_and_list_shows_it(made, tmp_path, capsys):
     name, raw, _ = made
     for _ in range(2):
-        assert main(["data", "prepare", name, "--from", str(raw), "--data-dir", str(tmp_path / "tfds")]) == 0
+        assert (
+            main(
+                ["data", "prepare", name, "--from", str(raw), "--data-dir", str(tmp_path / "tfds")]
+            )
+            == 0
+        )
     assert "mnist is there already" in capsys.readouterr().out
     assert main(["data", "list", "--data-dir", str(tmp_path / "tfds")]) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert any("mnist" in row and "train 37, test 11" in row and str(tmp_path / "tfds") in row for row in rows)
+    assert any(
+        "mnist" in row and "train 37, test 11" in row and str(tmp_path / "tfds") in row
+        for row in rows
+    )
     assert any("cifar10" in row and "not found: jaxvae data prepare cifar10" in row for row in rows)
     assert len(rows) >= len(data.names())
 
@@ -398,7 +490,9 @@ def test_a_split_decoded_once_stays_readable_without_a_writable_disk(monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(prepared.np, "save", full)
-    np.testing.assert_array_equal(data.load("mnist", "test", data_dir=tmp_path / "tfds").arrays["x"], arrays["test"][0])
+    np.testing.assert_array_equal(
+        data.load("mnist", "test", data_dir=tmp_path / "tfds").arrays["x"], arrays["test"][0]
+    )
     assert not list((tmp_path / "tfds" / ".jaxvae").glob("*"))
 
 
@@ -421,7 +515,10 @@ def test_fake_data_have_the_shape_of_the_real(name):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("JAXVAE_TEST_DATA" not in os.environ, reason="JAXVAE_TEST_DATA names no folder of official files")
+@pytest.mark.skipif(
+    "JAXVAE_TEST_DATA" not in os.environ,
+    reason="JAXVAE_TEST_DATA names no folder of official files",
+)
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
 def test_official_files_in_full(name, tmp_path):
     """JAXVAE_TEST_DATA holds mnist/, fashion_mnist/ and, as files or archive, cifar-10."""
@@ -442,7 +539,9 @@ def test_official_files_in_full(name, tmp_path):
             np.testing.assert_array_equal(public[i]["image"], loaded.arrays["x"][order[i]])
             assert public[i]["label"] == loaded.arrays["label"][order[i]]
         if name in ("mnist", "fashion_mnist"):
-            np.testing.assert_array_equal(loaded.arrays["x"], data.load(name, split, data_dir=raw).arrays["x"])
+            np.testing.assert_array_equal(
+                loaded.arrays["x"], data.load(name, split, data_dir=raw).arrays["x"]
+            )
 
 
 def test_decoding_refuses_what_is_no_image():

@@ -21,7 +21,9 @@ def strict():
 def test_grey_by_hand(wrap):
     batch = wrap(make_preprocess())(RNG, {"x": BYTES, "label": np.zeros(2, np.int32)})
     expected = np.float32([[0, 0.2, 1], [1 / 255, 128 / 255, 254 / 255]])
-    np.testing.assert_array_max_ulp(np.asarray(batch.x), expected, 1)   # compiled, it may multiply by 1 / 255
+    np.testing.assert_array_max_ulp(
+        np.asarray(batch.x), expected, 1
+    )  # compiled, it may multiply by 1 / 255
     assert batch.x[0, 2] == 1.0 and batch.cond is None
 
 
@@ -50,12 +52,16 @@ def test_binarised_pixels_are_fresh_bernoulli_draws(scale):
     assert set(np.unique(drawn)) == {0.0, 1.0} and drawn.dtype == np.float32
     mean = drawn.mean(axis=0)
     assert mean[0] == 0.0 and mean[3] == 1.0
-    np.testing.assert_allclose(mean, row / 255, atol=5 * 0.5 / np.sqrt(20_000))   # five standard errors
-    assert abs(np.corrcoef(drawn[:, 1], drawn[:, 2])[0, 1]) < 0.04   # pixels are independent
+    np.testing.assert_allclose(
+        mean, row / 255, atol=5 * 0.5 / np.sqrt(20_000)
+    )  # five standard errors
+    assert abs(np.corrcoef(drawn[:, 1], drawn[:, 2])[0, 1]) < 0.04  # pixels are independent
 
 
 def test_dequantised_by_hand(monkeypatch):
-    u = np.array([[0.0, 0.5, 1 - 2**-23], [0.25, 0.75, 0.5]], np.float32)   # 1 - 2^-23 is the largest draw
+    u = np.array(
+        [[0.0, 0.5, 1 - 2**-23], [0.25, 0.75, 0.5]], np.float32
+    )  # 1 - 2^-23 is the largest draw
     monkeypatch.setattr(noise, "uniform", lambda rng, shape: jnp.asarray(u))
     x = np.asarray(make_preprocess("dequantised")(RNG, {"x": BYTES}).x)
     expected = [[0, 51.5 / 256, 1 - 2**-24], [1.25 / 256, 128.75 / 256, 254.5 / 256]]
@@ -72,7 +78,9 @@ def test_dequantised_noise_is_uniform_within_the_byte():
 
 
 def test_cond_is_the_one_hot_label():
-    batch = jax.jit(make_preprocess(num_classes=4))(RNG, {"x": BYTES, "label": np.array([2, 0], np.int32)})
+    batch = jax.jit(make_preprocess(num_classes=4))(
+        RNG, {"x": BYTES, "label": np.array([2, 0], np.int32)}
+    )
     np.testing.assert_array_equal(batch.cond, [[0, 0, 1, 0], [1, 0, 0, 0]])
     assert batch.cond.dtype == jnp.float32
 

@@ -13,10 +13,14 @@ from jaxvae.errors import UserError
 @pytest.fixture
 def hundred(monkeypatch):
     """A data set whose examples say where they stand: train 0..99, test 100..109."""
+
     def read(split, data_dir):
         x = np.arange(100) if split == "train" else np.arange(100, 110)
         return x.astype(np.float32).reshape(-1, 1), x % 3, "counted"
-    known = source_module.DataSet({"train": 100, "test": 10}, read, data.Splits("train[:90]", "train[90:]", "test"), 4, (1,))
+
+    known = source_module.DataSet(
+        {"train": 100, "test": 10}, read, data.Splits("train[:90]", "train[90:]", "test"), 4, (1,)
+    )
     monkeypatch.setitem(source_module.DATA_SETS, "hundred", known)
 
 
@@ -24,8 +28,12 @@ def hundred(monkeypatch):
 def test_every_example_comes_once_an_epoch_although_batches_straddle(size, batch_size):
     batches = [data.batch_indices(size, 3, step, batch_size) for step in range(size)]
     assert all(b.shape == (batch_size,) and b.dtype == np.int32 for b in batches)
-    epochs = np.concatenate(batches).reshape(batch_size, size)   # size * batch_size positions: batch_size epochs
-    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(size), (batch_size, 1)))
+    epochs = np.concatenate(batches).reshape(
+        batch_size, size
+    )  # size * batch_size positions: batch_size epochs
+    np.testing.assert_array_equal(
+        np.sort(epochs, axis=1), np.tile(np.arange(size), (batch_size, 1))
+    )
     assert batch_size == 1 or any((epochs[0] != epoch).any() for epoch in epochs[1:])
 
 
@@ -37,7 +45,7 @@ def test_the_stream_of_indices_never_changes():
 
 def test_batch_indices_depend_on_nothing_but_their_arguments():
     late = data.batch_indices(50, 1, 99, 8)
-    late[:] = 0   # what a caller does to its batch reaches nobody else
+    late[:] = 0  # what a caller does to its batch reaches nobody else
     first = [data.batch_indices(50, 1, step, 8) for step in range(100)]
     source_module._permutation.cache_clear()
     for step in reversed(range(100)):
@@ -52,14 +60,17 @@ def test_batch_indices_of_a_step_that_overflows_int32():
     assert sorted(data.batch_indices(4, 2**64 - 1, step, np.int32(4))) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ((0, 0, 0, 1), "size must be at least 1"),
-    ((5, -1, 0, 1), "seed must be at least 0"),
-    ((5, 2**64, 0, 1), "seed must be below"),
-    ((5, 0, -1, 1), "step must be at least 0"),
-    ((5, 0, 0, 0), "batch_size must be at least 1"),
-    ((5, 0, 0, 2.5), "batch_size must be a whole number"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((0, 0, 0, 1), "size must be at least 1"),
+        ((5, -1, 0, 1), "seed must be at least 0"),
+        ((5, 2**64, 0, 1), "seed must be below"),
+        ((5, 0, -1, 1), "step must be at least 0"),
+        ((5, 0, 0, 0), "batch_size must be at least 1"),
+        ((5, 0, 0, 2.5), "batch_size must be a whole number"),
+    ],
+)
 def test_batch_indices_refuses(arguments, message):
     with pytest.raises(UserError, match=message):
         data.batch_indices(*arguments)
@@ -87,20 +98,23 @@ def test_from_arrays_keeps_bytes_and_makes_floats_float32():
 ROWS = np.zeros((3, 2), np.float32)
 
 
-@pytest.mark.parametrize("x, label, message", [
-    (np.zeros(5, np.uint8), None, r"at least two axes.*not shape \(5,\)"),
-    (np.zeros((0, 8, 8), np.uint8), None, r"none of them empty, not shape \(0, 8, 8\)"),
-    (np.zeros((3, 2), np.int64), None, "uint8 or floating point, not int64"),
-    (np.array([["a", "b"]]), None, "uint8 or floating point"),
-    ([[1.0], [1.0, 2.0]], None, "rows have different shapes"),
-    (np.array([[1.0, np.nan]]), None, "not finite"),
-    (np.array([[1.0, 1e300]]), None, "not finite as float32"),
-    (ROWS, [0.0, 1.0, 2.0], "whole numbers .* not float64"),
-    (ROWS, [[0], [1], [2]], r"of shape \[n\], not int64 of shape \(3, 1\)"),
-    (ROWS, [0, 1], "2 entries, x has 3 examples"),
-    (ROWS, [0, -1, 1], "runs from -1 to 1"),
-    (ROWS, [0, 1, 2**31 - 1], "number the classes from 0"),
-])
+@pytest.mark.parametrize(
+    "x, label, message",
+    [
+        (np.zeros(5, np.uint8), None, r"at least two axes.*not shape \(5,\)"),
+        (np.zeros((0, 8, 8), np.uint8), None, r"none of them empty, not shape \(0, 8, 8\)"),
+        (np.zeros((3, 2), np.int64), None, "uint8 or floating point, not int64"),
+        (np.array([["a", "b"]]), None, "uint8 or floating point"),
+        ([[1.0], [1.0, 2.0]], None, "rows have different shapes"),
+        (np.array([[1.0, np.nan]]), None, "not finite"),
+        (np.array([[1.0, 1e300]]), None, "not finite as float32"),
+        (ROWS, [0.0, 1.0, 2.0], "whole numbers .* not float64"),
+        (ROWS, [[0], [1], [2]], r"of shape \[n\], not int64 of shape \(3, 1\)"),
+        (ROWS, [0, 1], "2 entries, x has 3 examples"),
+        (ROWS, [0, -1, 1], "runs from -1 to 1"),
+        (ROWS, [0, 1, 2**31 - 1], "number the classes from 0"),
+    ],
+)
 def test_from_arrays_refuses(x, label, message):
     with pytest.raises(UserError, match=message) as raised:
         data.from_arrays(x, label)
@@ -114,28 +128,55 @@ def test_from_arrays_checks_num_classes():
         data.from_arrays(ROWS, num_classes=2)
 
 
-@pytest.mark.parametrize("split, start, stop", [
-    ("train", 0, 100), ("test", 100, 110), ("train[:55]", 0, 55), ("train[55:]", 55, 100), ("train[-5:]", 95, 100),
-    ("train[:-5]", 0, 95), ("train[10:20]", 10, 20), ("train[:90%]", 0, 90), ("train[-10%:]", 90, 100),
-    ("train[25%:75%]", 25, 75), ("test[:33%]", 100, 103), ("train[:]", 0, 100), ("train[:100]", 0, 100),
-])
+@pytest.mark.parametrize(
+    "split, start, stop",
+    [
+        ("train", 0, 100),
+        ("test", 100, 110),
+        ("train[:55]", 0, 55),
+        ("train[55:]", 55, 100),
+        ("train[-5:]", 95, 100),
+        ("train[:-5]", 0, 95),
+        ("train[10:20]", 10, 20),
+        ("train[:90%]", 0, 90),
+        ("train[-10%:]", 90, 100),
+        ("train[25%:75%]", 25, 75),
+        ("test[:33%]", 100, 103),
+        ("train[:]", 0, 100),
+        ("train[:100]", 0, 100),
+    ],
+)
 def test_load_slices_as_tensorflow_datasets(hundred, split, start, stop):
     source = data.load("hundred", split)
     np.testing.assert_array_equal(source.arrays["x"][:, 0], np.arange(start, stop))
     np.testing.assert_array_equal(source.arrays["label"], np.arange(start, stop) % 3)
     assert source[:4] == ("hundred", split, stop - start, (1,))
-    assert source.num_classes == 4   # of the data set, not of the part
+    assert source.num_classes == 4  # of the data set, not of the part
 
 
-@pytest.mark.parametrize("split, message", [
-    ("valid", r"hundred has no split 'valid'.*train \(100 examples\), test \(10 examples\)"),
-    ("", "no split ''"), ("train[3]", "no split"), ("train[:5", "no split"), ("train[a:]", "no split"),
-    ("train[:5]x", "no split"), (None, "no split None"), ("train+test", "no split"), ("train[::2]", "no split"),
-    ("train[5:5]", r"'train\[5:5\]' of hundred is empty.*train \(100 examples\)"),
-    ("train[:0]", "is empty"), ("train[100:]", "is empty"), ("train[9:3]", "is empty"), ("test[:1%]", "is empty"),
-    ("train[:101]", "reaches beyond the 100 examples of train"), ("train[-101:]", "reaches beyond"),
-    ("train[:101%]", "reaches beyond"), ("train[10:50%]", "mixes examples and percentages"),
-])
+@pytest.mark.parametrize(
+    "split, message",
+    [
+        ("valid", r"hundred has no split 'valid'.*train \(100 examples\), test \(10 examples\)"),
+        ("", "no split ''"),
+        ("train[3]", "no split"),
+        ("train[:5", "no split"),
+        ("train[a:]", "no split"),
+        ("train[:5]x", "no split"),
+        (None, "no split None"),
+        ("train+test", "no split"),
+        ("train[::2]", "no split"),
+        ("train[5:5]", r"'train\[5:5\]' of hundred is empty.*train \(100 examples\)"),
+        ("train[:0]", "is empty"),
+        ("train[100:]", "is empty"),
+        ("train[9:3]", "is empty"),
+        ("test[:1%]", "is empty"),
+        ("train[:101]", "reaches beyond the 100 examples of train"),
+        ("train[-101:]", "reaches beyond"),
+        ("train[:101%]", "reaches beyond"),
+        ("train[10:50%]", "mixes examples and percentages"),
+    ],
+)
 def test_load_refuses_splits(hundred, split, message):
     with pytest.raises(UserError, match=message) as raised:
         data.load("hundred", split)
@@ -176,5 +217,7 @@ def test_digits_without_scikit_learn(monkeypatch):
 def test_importing_data_imports_nothing_heavy():
     code = "import sys, jaxvae.data; print(sorted({'jax', 'flax', 'sklearn', 'scipy'} & set(sys.modules)))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

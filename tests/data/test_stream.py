@@ -53,7 +53,9 @@ def test_reader_reads_each_step_once_and_in_threads():
 
     reader = Reader(read, depth=4)
     for first, count in ((0, 3), (3, 2), (5, 4)):
-        assert [int(b["x"][0]) for b in reader.take(first, count)] == list(range(first, first + count))
+        assert [int(b["x"][0]) for b in reader.take(first, count)] == list(
+            range(first, first + count)
+        )
     reader.close()
     assert len(seen) == len(set(seen)) and set(range(9)) <= set(seen) <= set(range(13))
 
@@ -62,10 +64,16 @@ def test_reader_reads_each_step_once_and_in_threads():
 def test_streaming_gives_the_bits_of_resident_data(steps_per_call):
     """The same batches and noise: whether the data are on the device changes nothing."""
     streaming, counts = streamed()
-    options = {"valid": source(1)._replace(arrays=None), "eval_every": 10, "steps_per_call": steps_per_call}
+    options = {
+        "valid": source(1)._replace(arrays=None),
+        "eval_every": 10,
+        "steps_per_call": steps_per_call,
+    }
     found = go(20, data=streaming, **options)
     want = go(20, **{**options, "valid": source(1)})
-    for a, b in zip(*(jax.tree.leaves(result.train_state.params) for result in (found, want)), strict=True):
+    for a, b in zip(
+        *(jax.tree.leaves(result.train_state.params) for result in (found, want)), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
     assert found.metrics["valid"] == pytest.approx(want.metrics["valid"], rel=1e-6)
     assert any("jaxvae-read" in name for name in counts["reads"])
@@ -101,6 +109,8 @@ def test_streamed_evaluation_is_exact():
     state = result.train_state
     from small import small
 
-    found, want = (evaluate(small(), state.params, state.state, s, batch_size=24, mesh=one_device())
-                   for s in (streaming, source()))
+    found, want = (
+        evaluate(small(), state.params, state.state, s, batch_size=24, mesh=one_device())
+        for s in (streaming, source())
+    )
     assert found == pytest.approx(want, rel=1e-6)

@@ -16,7 +16,9 @@ N = 20_000
 
 
 def points(name, n=N, seed=0):
-    return np.asarray(jax.jit(lambda key: toy2d.draw(name, key, n))(jax.random.key(seed)), np.float64)
+    return np.asarray(
+        jax.jit(lambda key: toy2d.draw(name, key, n))(jax.random.key(seed)), np.float64
+    )
 
 
 @pytest.mark.parametrize("name", list(toy2d.TOYS))
@@ -26,7 +28,7 @@ def test_shape_range_and_keys(name):
     assert np.abs(x).max() <= toy2d.toy(name).half_range
     np.testing.assert_array_equal(x, points(name))
     assert not np.array_equal(x, points(name, seed=1))
-    assert toy2d.draw(name, jax.random.key(0), 7).shape == (7, 2)   # odd numbers too
+    assert toy2d.draw(name, jax.random.key(0), 7).shape == (7, 2)  # odd numbers too
     np.testing.assert_allclose(x.mean(axis=0), 0, atol=0.06)
 
 
@@ -36,7 +38,9 @@ def test_eight_gaussians():
     distance = np.linalg.norm(x[:, None] - centres, axis=-1)
     nearest = distance.argmin(axis=1)
     np.testing.assert_allclose(np.bincount(nearest) / N, 1 / 8, atol=0.01)
-    np.testing.assert_allclose((x - centres[nearest]).std(axis=0), 0.02 / 1.414, rtol=0.03)   # 0.01414
+    np.testing.assert_allclose(
+        (x - centres[nearest]).std(axis=0), 0.02 / 1.414, rtol=0.03
+    )  # 0.01414
 
 
 def test_spiral_has_two_arms_of_540_degrees():
@@ -48,7 +52,7 @@ def test_spiral_has_two_arms_of_540_degrees():
     gap = np.linalg.norm(x[:2_000, None] - both, axis=-1).min(axis=1)
     assert np.quantile(gap, 0.99) < 0.4
     radius = np.linalg.norm(x, axis=1)
-    assert np.mean(radius > 3.14 / np.sqrt(2)) == pytest.approx(0.5, abs=0.02)   # t^2 is uniform
+    assert np.mean(radius > 3.14 / np.sqrt(2)) == pytest.approx(0.5, abs=0.02)  # t^2 is uniform
 
 
 def test_checkerboard():
@@ -84,7 +88,15 @@ def test_fit_on_drawn_batches():
     spied = model._replace(objectives=(objective._replace(loss=loss),))
     for _ in range(2):
         source, preprocess = toy2d.generated("rings")
-        fit(spied, optax.sgd(1e-3), source, preprocess=preprocess, steps=3, batch_size=16, mesh=one_device())
+        fit(
+            spied,
+            optax.sgd(1e-3),
+            source,
+            preprocess=preprocess,
+            steps=3,
+            batch_size=16,
+            mesh=one_device(),
+        )
     jax.effects_barrier()
     batches = {}
     for step, x in seen:

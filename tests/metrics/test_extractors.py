@@ -1,4 +1,5 @@
-"""Inception and SqueezeNet against torch's own modules with the same weights (make_feature_reference.py)."""
+"""Inception and SqueezeNet against torch's own modules with the same weights
+(make_feature_reference.py)."""
 
 import importlib.util
 import os
@@ -36,7 +37,9 @@ def nhwc(x):
 def engine(protocol, state_dict, side, size):
     """Returns the compiled features of a protocol for images of one size, on one device."""
     source = fid.data.from_arrays(np.zeros((8, side, side, 3), np.uint8))
-    return fid._engine(protocol, state_dict, size, fid.parallel.make_mesh(jax.devices()[:1]), source)
+    return fid._engine(
+        protocol, state_dict, size, fid.parallel.make_mesh(jax.devices()[:1]), source
+    )
 
 
 def test_inception_has_the_names_and_the_size_of_pytorch_fid():
@@ -51,15 +54,21 @@ def test_inception_has_the_names_and_the_size_of_pytorch_fid():
 def test_inception_is_pytorch_fids_block_by_block(reference, state_dict):
     params = inception.from_state_dict(state_dict)
     with jax.default_matmul_precision("highest"):
-        found = jax.jit(inception.activations)(params, nhwc(seeded.images((2, 3, 299, 299)) * 2 - 1))
+        found = jax.jit(inception.activations)(
+            params, nhwc(seeded.images((2, 3, 299, 299)) * 2 - 1)
+        )
     names = [name.split("/")[1] for name in reference if name.startswith("inception/")]
     blocks = [name for name in names if name.startswith(("Conv2d", "Mixed"))]
     assert len(blocks) == 16
     for name in blocks:
         want = reference[f"inception/{name}"]
-        np.testing.assert_allclose(seeded.points(np.asarray(found[name]), len(want)), want, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            seeded.points(np.asarray(found[name]), len(want)), want, atol=1e-4, err_msg=name
+        )
     for name in ("pool3", "logits"):
-        np.testing.assert_allclose(found[name], reference[f"inception/{name}"], atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            found[name], reference[f"inception/{name}"], atol=1e-4, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("side", [32, 320])
@@ -74,8 +83,12 @@ def test_standard_protocol_is_pytorch_fids_pipeline(reference, state_dict, side)
 def test_batch_statistics_are_those_of_a_module_left_in_training_mode(reference, state_dict):
     protocol = fid.PROTOCOLS["soft-intro-released"]._replace(batch_size=4)
     with jax.default_matmul_precision("highest"):
-        found = engine(protocol, state_dict, 32, 64).features(nhwc(seeded.images((4, 3, 32, 32))) * 255)
-    np.testing.assert_allclose(found, reference["inception/batch_statistics"], atol=2e-3)   # moments of 4 x 8 x 8 values
+        found = engine(protocol, state_dict, 32, 64).features(
+            nhwc(seeded.images((4, 3, 32, 32))) * 255
+        )
+    np.testing.assert_allclose(
+        found, reference["inception/batch_statistics"], atol=2e-3
+    )  # moments of 4 x 8 x 8 values
     assert np.abs(found[:2] - reference["inception/pipeline_32"]).mean() > 0.1
     with pytest.raises(UserError, match="unknown stats"):
         inception.features({}, jnp.zeros((1, 299, 299, 3)), stats="train")
@@ -85,25 +98,35 @@ def test_batch_statistics_are_those_of_a_module_left_in_training_mode(reference,
 def test_squeezenet_is_torchvisions_part_by_part(reference, side):
     params = squeezenet.from_state_dict(seeded.state_dict(squeezenet.shapes()))
     with jax.default_matmul_precision("highest"):
-        found = jax.jit(squeezenet.activations)(params, nhwc(seeded.images((2, 3, side, side)) * 2 - 1))
+        found = jax.jit(squeezenet.activations)(
+            params, nhwc(seeded.images((2, 3, side, side)) * 2 - 1)
+        )
     assert found["pool"].shape == (2, squeezenet.DIMENSION)
     for name, value in found.items():
         want = reference[f"squeezenet/{side}/{name}"]
         value = np.asarray(value)
-        np.testing.assert_allclose(value if name == "pool" else seeded.points(value, len(want)), want, rtol=1e-4, atol=1e-4,
-                                   err_msg=name)
+        np.testing.assert_allclose(
+            value if name == "pool" else seeded.points(value, len(want)),
+            want,
+            rtol=1e-4,
+            atol=1e-4,
+            err_msg=name,
+        )
 
 
 def test_squeezenet_takes_the_whole_model_or_its_features():
     part = seeded.state_dict(squeezenet.shapes())
-    whole = {f"features.{name}": value for name, value in part.items()} | {"classifier.1.weight": np.zeros((1000, 512, 1, 1))}
+    whole = {f"features.{name}": value for name, value in part.items()} | {
+        "classifier.1.weight": np.zeros((1000, 512, 1, 1))
+    }
     for name, value in squeezenet.from_state_dict(whole).items():
         np.testing.assert_array_equal(value, squeezenet.from_state_dict(part)[name])
 
 
 @pytest.mark.parametrize("n", [28, 64, 299, 512])
 def test_tensorflows_resizing_by_hand(n):
-    """Pixel i of TensorFlow 1's bilinear resizing lies at i n / side, without half pixels, and stops at the last one."""
+    """Pixel i of TensorFlow 1's bilinear resizing lies at i n / side, without half pixels, and
+    stops at the last one."""
     side = EXTRACTORS["inception-tf"].side
     row = np.random.default_rng(0).random(n)
     at = np.minimum(np.arange(side) * n / side, n - 1)
@@ -120,11 +143,14 @@ def test_reference_is_what_torch_gives_today(reference):
     found = {**make_reference.inception(), **make_reference.squeezenet()}
     assert found.keys() == reference.keys()
     for name, value in found.items():
-        np.testing.assert_allclose(value, reference[name], atol=1e-3 if "batch" in name else 1e-4, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            value, reference[name], atol=1e-3 if "batch" in name else 1e-4, rtol=1e-4, err_msg=name
+        )
 
 
 def test_published_squeezenet_weights_against_torchvision():
-    """With the real weights, where JAXVAE_TEST_DATA or the usual folders have them and torch is there."""
+    """With the real weights, where JAXVAE_TEST_DATA or the usual folders have them and torch is
+    there."""
     path = weights.find("squeezenet", os.environ.get("JAXVAE_TEST_DATA"))
     if path is None or not TORCH:
         pytest.skip("needs the weights of SqueezeNet, torch, torchvision and pytorch_fid")

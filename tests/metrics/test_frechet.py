@@ -26,7 +26,10 @@ def test_diagonal():
     m1, m2, s1, s2 = rng.standard_normal((4, D))
     s1, s2 = np.abs(s1), np.abs(s2)
     s1[:3], s2[2:5] = 0.0, 0.0
-    close(frechet_distance(m1, np.diag(s1**2), m2, np.diag(s2**2)), ((m1 - m2) ** 2).sum() + ((s1 - s2) ** 2).sum())
+    close(
+        frechet_distance(m1, np.diag(s1**2), m2, np.diag(s2**2)),
+        ((m1 - m2) ** 2).sum() + ((s1 - s2) ** 2).sum(),
+    )
 
 
 @pytest.mark.parametrize("zeros", [0, 4])
@@ -35,7 +38,7 @@ def test_commuting(zeros):
     rng = np.random.default_rng(1)
     turn = np.linalg.qr(rng.standard_normal((D, D)))[0]
     s1, s2 = np.abs(rng.standard_normal((2, D)))
-    s1[:zeros], s2[D - zeros:] = 0.0, 0.0
+    s1[:zeros], s2[D - zeros :] = 0.0, 0.0
     c1, c2 = ((turn * s**2) @ turn.T for s in (s1, s2))
     close(frechet_distance(np.zeros(D), c1, np.ones(D), c2), D + ((s1 - s2) ** 2).sum())
 
@@ -52,11 +55,14 @@ def test_random_against_the_matrix_square_root():
 
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
 def test_rank_one(scale):
-    """Covariances aa' and bb': |a|^2 + |b|^2 - 2 |a.b|, however far from full rank, at any scale."""
+    """Covariances aa' and bb': |a|^2 + |b|^2 - 2 |a.b|, however far from full rank, at any
+    scale."""
     rng = np.random.default_rng(3)
     a, b = rng.standard_normal((2, D)) * scale
     want = a @ a + b @ b - 2 * abs(a @ b)
-    found, *ranks = frechet.distance_and_ranks(np.zeros(D), np.outer(a, a), np.zeros(D), np.outer(b, b))
+    found, *ranks = frechet.distance_and_ranks(
+        np.zeros(D), np.outer(a, a), np.zeros(D), np.outer(b, b)
+    )
     assert found == pytest.approx(want, rel=1e-8) and ranks == [1, 1]
 
 
@@ -76,13 +82,18 @@ def test_identical_is_zero():
         found = frechet_distance(np.ones(D), cov, np.ones(D), cov)
         assert 0.0 <= found <= 1e-12 * max(np.trace(cov), 1)
     close(frechet_distance(np.zeros(D), np.zeros((D, D)), np.ones(D), np.zeros((D, D))), D)
-    close(frechet_distance(0.0, 4.0, 3.0, 1.0), 10.0)   # one dimension
+    close(frechet_distance(0.0, 4.0, 3.0, 1.0), 10.0)  # one dimension
 
 
-@pytest.mark.parametrize(("c1", "message"), [
-    (np.zeros((D, D - 1)), "do not fit"), (np.full((D, D), np.nan), "not finite"), (-np.eye(D), "negative eigenvalue"),
-    (np.triu(np.ones((D, D))), "symmetric"),
-])
+@pytest.mark.parametrize(
+    ("c1", "message"),
+    [
+        (np.zeros((D, D - 1)), "do not fit"),
+        (np.full((D, D), np.nan), "not finite"),
+        (-np.eye(D), "negative eigenvalue"),
+        (np.triu(np.ones((D, D))), "symmetric"),
+    ],
+)
 def test_what_is_not_a_covariance(c1, message):
     with pytest.raises(UserError, match=message):
         frechet_distance(np.zeros(D), c1, np.zeros(D), np.eye(D))
@@ -92,7 +103,8 @@ def test_what_is_not_a_covariance(c1, message):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_moments_in_parts_are_those_of_the_whole(seed):
-    """Any split, some parts of one example and some empty, far from the origin where naive sums would lose all digits."""
+    """Any split, some parts of one example and some empty, far from the origin where naive sums
+    would lose all digits."""
     rng = np.random.default_rng(seed)
     x = 1e5 + rng.standard_normal((501, 7)) * [1, 2, 3, 4, 5, 6, 0.1]
     cuts = np.sort(rng.integers(0, len(x), 9))
@@ -120,11 +132,14 @@ def test_polynomial_mmd_by_hand():
 
     xx = np.mean([k(x[i], x[j]) for i in range(3) for j in range(3) if i != j])
     yy = np.mean([k(y[i], y[j]) for i in range(2) for j in range(2) if i != j])
-    assert frechet.polynomial_mmd(x, y) == pytest.approx(xx + yy - 2 * np.mean([k(a, b) for a in x for b in y]), rel=1e-14)
+    assert frechet.polynomial_mmd(x, y) == pytest.approx(
+        xx + yy - 2 * np.mean([k(a, b) for a in x for b in y]), rel=1e-14
+    )
 
 
 def test_kernel_distance_is_unbiased():
-    """Two samples of one distribution: the mean over many subsets is zero within its error; of two, it is not."""
+    """Two samples of one distribution: the mean over many subsets is zero within its error; of two,
+    it is not."""
     rng = np.random.default_rng(5)
     x, y = rng.standard_normal((2, 4000, 8))
     options = {"subsets": 60, "size": 200, "seed": 0}

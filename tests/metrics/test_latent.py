@@ -11,7 +11,9 @@ from jaxvae.metrics import latent
 from jaxvae.models.rho_vae import SampleForMean
 from jaxvae.types import Model
 
-WEIGHTS = jnp.asarray([[0.0, 0.0, 0.0], [3.0, 0.0, 4.0], [1.0, 0.0, 0.0]])   # z [3] -> x [3]: row j is the effect of z_j
+WEIGHTS = jnp.asarray(
+    [[0.0, 0.0, 0.0], [3.0, 0.0, 4.0], [1.0, 0.0, 0.0]]
+)  # z [3] -> x [3]: row j is the effect of z_j
 LOGVAR = jnp.log(jnp.asarray([1.0, 0.01, 0.1]))
 
 
@@ -48,21 +50,31 @@ def test_one_variance_for_all():
 def test_variances_that_differ_though_the_log_variance_is_one(kind):
     rows = 100_000
     dist = kind(jnp.ones((rows, 5)), jnp.full((rows, 1), -0.8), jnp.log(jnp.full((rows, 1), 0.5)))
-    np.testing.assert_allclose(jnp.var(dist.sample(jax.random.key(0)), axis=0), latent.posterior_variance(dist)[0], rtol=0.03)
-    np.testing.assert_array_equal(latent.posterior_variance(SampleForMean(dist, AR1Normal(*dist))), dist.variance)
+    np.testing.assert_allclose(
+        jnp.var(dist.sample(jax.random.key(0)), axis=0),
+        latent.posterior_variance(dist)[0],
+        rtol=0.03,
+    )
+    np.testing.assert_array_equal(
+        latent.posterior_variance(SampleForMean(dist, AR1Normal(*dist))), dist.variance
+    )
     assert latent.posterior_variance(dist)[0, -1] > 2 * latent.posterior_variance(dist)[0, 0]
 
 
 def test_singular_values():
     z = np.random.default_rng(0).normal(size=(50, 4))
-    np.testing.assert_allclose(latent.singular_values(z), np.linalg.svd(z, compute_uv=False), rtol=1e-10)
+    np.testing.assert_allclose(
+        latent.singular_values(z), np.linalg.svd(z, compute_uv=False), rtol=1e-10
+    )
     rank_one = np.outer(np.arange(5.0), [1.0, 2.0])
     np.testing.assert_allclose(latent.singular_values(rank_one), [np.sqrt(30 * 5), 0.0], atol=1e-6)
 
 
 def test_bad_input():
     with pytest.raises(UserError, match="encodes and decodes"):
-        latent.directions(model()._replace(decode=None), {}, {}, jnp.zeros((2, 3)), rng=jax.random.key(0))
+        latent.directions(
+            model()._replace(decode=None), {}, {}, jnp.zeros((2, 3)), rng=jax.random.key(0)
+        )
     with pytest.raises(UserError, match="samples must be at least 2"):
         latent.directions(model(), {}, {}, jnp.zeros((2, 3)), rng=jax.random.key(0), samples=1)
     with pytest.raises(UserError, match="finite"):

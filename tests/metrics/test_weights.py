@@ -44,11 +44,14 @@ class Pickler(pickle._Pickler):
     def save_global(self, obj, name=None):
         self.write(pickle.GLOBAL + "{}\n{}\n".format(*obj.name.rsplit(".", 1)).encode())
 
-    dispatch = {**pickle._Pickler.dispatch, Global: save_global}   # noqa: RUF012
+    dispatch = {**pickle._Pickler.dispatch, Global: save_global}  # noqa: RUF012
 
     def persistent_id(self, obj):
-        return ("storage", Global("torch.FloatStorage"), obj[1], "cuda:0", obj[2], *obj[3:]) if isinstance(obj, tuple) \
-            and obj[:1] == ("S",) else None
+        return (
+            ("storage", Global("torch.FloatStorage"), obj[1], "cuda:0", obj[2], *obj[3:])
+            if isinstance(obj, tuple) and obj[:1] == ("S",)
+            else None
+        )
 
 
 class Call:
@@ -75,9 +78,18 @@ def dump(obj) -> bytes:
 
 def as_calls(arrays, extra=()):
     """Returns the pickled form of a state dictionary."""
-    return {name: Call("torch._utils._rebuild_tensor_v2", ("S", str(i), x.size, *extra), 0, x.shape,
-                       tuple(s // 4 for s in x.strides), False, {})
-            for i, (name, x) in enumerate(arrays.items())}
+    return {
+        name: Call(
+            "torch._utils._rebuild_tensor_v2",
+            ("S", str(i), x.size, *extra),
+            0,
+            x.shape,
+            tuple(s // 4 for s in x.strides),
+            False,
+            {},
+        )
+        for i, (name, x) in enumerate(arrays.items())
+    }
 
 
 def write_zip(path, arrays, body=None, order="little"):
@@ -85,12 +97,19 @@ def write_zip(path, arrays, body=None, order="little"):
         archive.writestr("model/data.pkl", dump(as_calls(arrays)) if body is None else body)
         archive.writestr("model/byteorder", order)
         for i, x in enumerate(arrays.values()):
-            archive.writestr(f"model/data/{i}", x.astype("<f4" if order == "little" else ">f4").tobytes())
+            archive.writestr(
+                f"model/data/{i}", x.astype("<f4" if order == "little" else ">f4").tobytes()
+            )
 
 
 def write_legacy(path, arrays, body=None):
-    raw = [dump(torch_files.MAGIC), dump(1001), dump({"little_endian": True}),
-           dump(as_calls(arrays, (None,))) if body is None else body, dump([str(i) for i in range(len(arrays))])]
+    raw = [
+        dump(torch_files.MAGIC),
+        dump(1001),
+        dump({"little_endian": True}),
+        dump(as_calls(arrays, (None,))) if body is None else body,
+        dump([str(i) for i in range(len(arrays))]),
+    ]
     raw += [struct.pack("<q", x.size) + x.tobytes() for x in arrays.values()]
     path.write_bytes(b"".join(raw))
 
@@ -101,8 +120,11 @@ WRITERS = {"zip": write_zip, "legacy": write_legacy}
 @pytest.fixture
 def arrays():
     rng = np.random.default_rng(0)
-    return {"a.weight": rng.standard_normal((3, 4)).astype(np.float32), "a.bias": rng.standard_normal(5).astype(np.float32),
-            "t": np.asarray(1.5, np.float32)}
+    return {
+        "a.weight": rng.standard_normal((3, 4)).astype(np.float32),
+        "a.bias": rng.standard_normal(5).astype(np.float32),
+        "t": np.asarray(1.5, np.float32),
+    }
 
 
 def same(found, want):
@@ -140,8 +162,17 @@ def test_what_torch_itself_writes(tmp_path, zipped):
 
     base = torch.arange(24.0).reshape(2, 3, 4)
     made = collections.OrderedDict(
-        plain=base, turned=base.permute(2, 0, 1), part=base[1, 1:], half=base.half(), brain=base.bfloat16(),
-        whole=torch.nn.Parameter(base), count=torch.tensor(7), flags=base > 3, empty=base[:0], double=base.double())
+        plain=base,
+        turned=base.permute(2, 0, 1),
+        part=base[1, 1:],
+        half=base.half(),
+        brain=base.bfloat16(),
+        whole=torch.nn.Parameter(base),
+        count=torch.tensor(7),
+        flags=base > 3,
+        empty=base[:0],
+        double=base.double(),
+    )
     made._metadata = {"": {"version": 1}}
     path = tmp_path / "w.pth"
     torch.save(made, path, _use_new_zipfile_serialization=zipped)
@@ -149,7 +180,9 @@ def test_what_torch_itself_writes(tmp_path, zipped):
     assert list(found) == list(made)
     for name, value in made.items():
         value = value.detach()
-        np.testing.assert_array_equal(found[name], (value.float() if name == "brain" else value).numpy())
+        np.testing.assert_array_equal(
+            found[name], (value.float() if name == "brain" else value).numpy()
+        )
         assert found[name].shape == tuple(value.shape)
 
 
@@ -157,7 +190,9 @@ def test_what_torch_itself_writes(tmp_path, zipped):
 
 
 @pytest.mark.parametrize("layout", WRITERS)
-@pytest.mark.parametrize("name", ["os.system", "builtins.eval", "builtins.getattr", "torch.load", "torch.nn.Module"])
+@pytest.mark.parametrize(
+    "name", ["os.system", "builtins.eval", "builtins.getattr", "torch.load", "torch.nn.Module"]
+)
 def test_a_pickle_that_asks_for_code_is_refused(tmp_path, arrays, layout, name):
     path, witness = tmp_path / "w.pth", tmp_path / "ran"
     body = dump({"a": Call(name, f"touch {witness}")})
@@ -179,10 +214,27 @@ def test_stand_ins_cannot_be_changed_by_a_pickle(tmp_path, arrays):
     same(weights.read(tmp_path / "w.pth"), arrays)
 
 
-@pytest.mark.parametrize("offset,shape,stride", [(0, (4, 4), (4, 1)), (10, (3,), (1,)), (0, (2, 2), (0, 100)), (-4, (2,), (1,)),
-                                                 (0, (2**40,), (0,)), (0, (2,), (-1,)), (0, (2, 2), (1,)), (0, ("a",), (1,))])
+@pytest.mark.parametrize(
+    "offset,shape,stride",
+    [
+        (0, (4, 4), (4, 1)),
+        (10, (3,), (1,)),
+        (0, (2, 2), (0, 100)),
+        (-4, (2,), (1,)),
+        (0, (2**40,), (0,)),
+        (0, (2,), (-1,)),
+        (0, (2, 2), (1,)),
+        (0, ("a",), (1,)),
+    ],
+)
 def test_views_outside_their_storage_are_refused(tmp_path, arrays, offset, shape, stride):
-    body = dump({"a": Call("torch._utils._rebuild_tensor_v2", ("S", "0", 12), offset, shape, stride, False, {})})
+    body = dump(
+        {
+            "a": Call(
+                "torch._utils._rebuild_tensor_v2", ("S", "0", 12), offset, shape, stride, False, {}
+            )
+        }
+    )
     write_zip(tmp_path / "w.pth", arrays, body)
     with pytest.raises(UserError, match="not a whole file of weights"):
         weights.read(tmp_path / "w.pth")
@@ -204,10 +256,16 @@ def test_truncated_files_are_refused(tmp_path, arrays, suffix):
             weights.read(path)
 
 
-@pytest.mark.parametrize("body,message", [
-    (dump([1, 2]), "something else than tensors"), (dump({"model": {"a": 1}}), "something else than tensors"),
-    (b"", "EOFError"), (b"\x80\x02}.", None), (b"junk", "whole file"),
-])
+@pytest.mark.parametrize(
+    "body,message",
+    [
+        (dump([1, 2]), "something else than tensors"),
+        (dump({"model": {"a": 1}}), "something else than tensors"),
+        (b"", "EOFError"),
+        (b"\x80\x02}.", None),
+        (b"junk", "whole file"),
+    ],
+)
 def test_archives_that_hold_something_else(tmp_path, arrays, body, message):
     write_zip(tmp_path / "w.pth", arrays, body)
     if message is None:
@@ -246,12 +304,19 @@ def test_packed_archives_other_archives_and_other_files(tmp_path, arrays):
 
 def test_weights_of_another_model():
     good = seeded.state_dict(squeezenet.shapes())
-    with pytest.raises(UserError, match=r"F: .*another model: 1 of 50 names are missing, such as 12.squeeze.bias \(it has 0"):
-        weights.select({k: v for k, v in good.items() if k != "12.squeeze.bias"}, squeezenet.shapes(), "F")
+    with pytest.raises(
+        UserError,
+        match=r"F: .*another model: 1 of 50 names are missing, such as 12.squeeze.bias \(it has 0",
+    ):
+        weights.select(
+            {k: v for k, v in good.items() if k != "12.squeeze.bias"}, squeezenet.shapes(), "F"
+        )
     with pytest.raises(UserError, match=r"0.bias has shape \(65,\) instead of \(64,\)"):
         weights.select({**good, "0.bias": np.zeros(65)}, squeezenet.shapes(), "F")
     with pytest.raises(UserError, match="0.bias holds values that are not finite"):
-        weights.select({**good, "0.bias": np.full(64, np.nan, np.float32)}, squeezenet.shapes(), "F")
+        weights.select(
+            {**good, "0.bias": np.full(64, np.nan, np.float32)}, squeezenet.shapes(), "F"
+        )
     with pytest.raises(UserError, match="50 of 50 names are missing"):
         squeezenet.from_state_dict({"conv1.weight": np.zeros(3)})
 
@@ -259,7 +324,11 @@ def test_weights_of_another_model():
 def test_digest_is_of_names_shapes_and_values(arrays):
     first = weights.digest(arrays)
     assert first == weights.digest(dict(reversed(arrays.items())))
-    for other in ({**arrays, "t": arrays["t"] + 1}, {**arrays, "a.bias": arrays["a.bias"][None]}, {"x": arrays["t"]}):
+    for other in (
+        {**arrays, "t": arrays["t"] + 1},
+        {**arrays, "a.bias": arrays["a.bias"][None]},
+        {"x": arrays["t"]},
+    ):
         assert weights.digest(other) != first
 
 
@@ -277,7 +346,10 @@ def home(tmp_path, monkeypatch):
 
 def test_weights_are_found_in_the_usual_places(home, monkeypatch, arrays):
     assert weights.find("squeezenet") is None
-    with pytest.raises(UserError, match=r"squeezenet1_1-b8a52dc0.pth are not here: run `jaxvae weights fetch squeezenet`"):
+    with pytest.raises(
+        UserError,
+        match=r"squeezenet1_1-b8a52dc0.pth are not here: run `jaxvae weights fetch squeezenet`",
+    ):
         weights.locate("squeezenet")
 
     def put(path):
@@ -293,9 +365,15 @@ def test_weights_are_found_in_the_usual_places(home, monkeypatch, arrays):
     monkeypatch.setenv(weights.ENVIRONMENT, str(home / "own"))
     third = put(home / "own/squeezenet1_1-b8a52dc0.npz")
     assert weights.find("squeezenet") == third and weights.target() == third.parent
-    assert weights.locate("squeezenet", second) == second and weights.locate("squeezenet", second.parent) == second
+    assert (
+        weights.locate("squeezenet", second) == second
+        and weights.locate("squeezenet", second.parent) == second
+    )
     rows = dict(weights.listing())
-    assert rows[third.name] == str(third) and "jaxvae weights fetch inception" in rows[weights.KNOWN["inception"].file]
+    assert (
+        rows[third.name] == str(third)
+        and "jaxvae weights fetch inception" in rows[weights.KNOWN["inception"].file]
+    )
     with pytest.raises(UserError, match="has none of"):
         weights.locate("inception", home / "own")
     with pytest.raises(UserError, match="there is no file"):
@@ -312,7 +390,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        if self.path.endswith("short"):   # breaks off
+        if self.path.endswith("short"):  # breaks off
             self.send_response(200)
             self.send_header("Content-Length", "1000")
             self.end_headers()
@@ -325,7 +403,9 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def server(tmp_path):
     folder = tmp_path / "served"
     folder.mkdir()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as running:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=folder)
+    ) as running:
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
         yield SimpleNamespace(folder=folder, url=f"http://127.0.0.1:{running.server_port}")
@@ -340,7 +420,9 @@ def known(monkeypatch):
 
     body = b"weights" * 1000
     file = f"own-{hashlib.sha256(body).hexdigest()[:8]}.pth"
-    monkeypatch.setitem(weights.KNOWN, "own", weights.Weights(file, "http://127.0.0.1:9/own.pth", "a test"))
+    monkeypatch.setitem(
+        weights.KNOWN, "own", weights.Weights(file, "http://127.0.0.1:9/own.pth", "a test")
+    )
     return file, body
 
 
@@ -353,20 +435,36 @@ def test_fetch_keeps_what_its_name_says(tmp_path, server, known):
     (server.folder / file).write_bytes(body)
     said = []
     path = weights.fetch("own", tmp_path / "to", url=f"{server.url}/{file}", say=said.append)
-    assert path.read_bytes() == body and os.listdir(path.parent) == [file] and said[0] == f"downloading {server.url}/{file}"
-    assert weights.fetch("own", tmp_path / "to", say=said.append) == path and said[-1] == f"own is there already: {path}"
+    assert (
+        path.read_bytes() == body
+        and os.listdir(path.parent) == [file]
+        and said[0] == f"downloading {server.url}/{file}"
+    )
+    assert (
+        weights.fetch("own", tmp_path / "to", say=said.append) == path
+        and said[-1] == f"own is there already: {path}"
+    )
     path.write_bytes(b"damaged")
     with pytest.raises(UserError, match="is not the published file"):
         weights.fetch("own", tmp_path / "to")
 
 
-@pytest.mark.parametrize("what,message", [("other", "sent is not the published file"), ("none", "HTTPError"),
-                                          ("short", "ChunkedEncodingError|ConnectionError|broke off")])
+@pytest.mark.parametrize(
+    "what,message",
+    [
+        ("other", "sent is not the published file"),
+        ("none", "HTTPError"),
+        ("short", "ChunkedEncodingError|ConnectionError|broke off"),
+    ],
+)
 def test_fetch_keeps_nothing_else(tmp_path, server, known, what, message):
     (server.folder / "other").write_bytes(b"<html>")
     with pytest.raises(UserError, match=message) as caught:
         weights.fetch("own", tmp_path / "to", url=f"{server.url}/{what}", say=lambda line: None)
-    assert f"Get {server.url}/{what} by hand and put it into {tmp_path / 'to'} as {known[0]}" in str(caught.value)
+    assert (
+        f"Get {server.url}/{what} by hand and put it into {tmp_path / 'to'} as {known[0]}"
+        in str(caught.value)
+    )
     assert nothing_left(tmp_path / "to")
 
 
@@ -374,7 +472,9 @@ def test_fetch_without_a_network(tmp_path, known, monkeypatch, capsys):
     monkeypatch.setenv(weights.ENVIRONMENT, str(tmp_path / "to"))
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
-    with pytest.raises(UserError, match=r"http://127.0.0.1:9/own.pth cannot be downloaded \(ConnectionError\)"):
+    with pytest.raises(
+        UserError, match=r"http://127.0.0.1:9/own.pth cannot be downloaded \(ConnectionError\)"
+    ):
         weights.fetch("own")
     assert nothing_left(tmp_path / "to")
     with pytest.raises(UserError, match="published without a checksum, so it is not downloaded"):
@@ -398,5 +498,8 @@ def test_commands(home, capsys, monkeypatch):
 
 def test_checksums_are_those_of_the_published_names():
     assert {name: weights.checksum(known.file) for name, known in weights.KNOWN.items()} == {
-        "inception": "6726825d", "squeezenet": "b8a52dc0", "lpips_squeeze": None}
+        "inception": "6726825d",
+        "squeezenet": "b8a52dc0",
+        "lpips_squeeze": None,
+    }
     json.dumps([known.url for known in weights.KNOWN.values()])

@@ -1,7 +1,8 @@
-"""IntroVAE and Soft-IntroVAE against the formulas written out in NumPy, in float64, with linear nets and given noise.
+"""IntroVAE and Soft-IntroVAE against the formulas written out in NumPy, in float64, with linear
+nets and given noise.
 
-What a convention holds fixed is fixed in the NumPy losses too (computed at the parameters `old`), so that their finite
-differences are the gradients that the algorithm means.
+What a convention holds fixed is fixed in the NumPy losses too (computed at the parameters `old`),
+so that their finite differences are the gradients that the algorithm means.
 """
 
 import jax
@@ -24,7 +25,15 @@ RNG = np.random.default_rng(0)
 X = 0.7 * RNG.normal(size=(B, 2))
 NOISE = RNG.normal(size=(6, B, D))
 ZERO = jnp.asarray(0, jnp.int32)
-SOFT = {"beta_rec": 0.6, "beta_kl": 0.3, "beta_neg": 0.9, "s": 0.4, "alpha": 1.5, "gamma": 0.8, "gamma_r": 0.7}
+SOFT = {
+    "beta_rec": 0.6,
+    "beta_kl": 0.3,
+    "beta_neg": 0.9,
+    "s": 0.4,
+    "alpha": 1.5,
+    "gamma": 0.8,
+    "gamma_r": 0.7,
+}
 INTRO = {"beta_rec": 0.6, "beta_kl": 0.3, "beta_neg": 0.9}
 BATCH = Batch(jnp.asarray(X, jnp.float32))
 
@@ -36,13 +45,19 @@ def nets(hidden=()):
 def numpy_params(seed=1):
     """Returns float64 weights of the linear nets; the log-variances stay near zero."""
     rng = np.random.default_rng(seed)
-    return {"encoder": (0.5 * rng.normal(size=(2, 4)), 0.2 * rng.normal(size=4)),
-            "decoder": (rng.normal(size=(2, 2)), 0.2 * rng.normal(size=2))}
+    return {
+        "encoder": (0.5 * rng.normal(size=(2, 4)), 0.2 * rng.normal(size=4)),
+        "decoder": (rng.normal(size=(2, 2)), 0.2 * rng.normal(size=2)),
+    }
 
 
 def jax_params(params):
-    return {name: {"Dense_0": {"kernel": jnp.asarray(w, jnp.float32), "bias": jnp.asarray(b, jnp.float32)}}
-            for name, (w, b) in params.items()}
+    return {
+        name: {
+            "Dense_0": {"kernel": jnp.asarray(w, jnp.float32), "bias": jnp.asarray(b, jnp.float32)}
+        }
+        for name, (w, b) in params.items()
+    }
 
 
 # ---- the papers in NumPy ---------------------------------------------------------------------
@@ -78,17 +93,25 @@ def soft_encoder(convention, old, phi, theta, eps):
     fixed = decode(theta, draw(encode(old["encoder"], X), eps[1]))
     q_r, q_f = encode(phi, rec if convention == "paper" else fixed), encode(phi, fake)
     rr, ff = decode(theta, draw(q_r, eps[2])), decode(theta, draw(q_f, eps[3]))
-    exp_r = np.exp(-h["alpha"] * h["s"] * (h["beta_rec"] * error(rec, rr) + h["beta_neg"] * kl(q_r)))
-    exp_f = np.exp(-h["alpha"] * h["s"] * (h["beta_rec"] * error(fake, ff) + h["beta_neg"] * kl(q_f)))
+    exp_r = np.exp(
+        -h["alpha"] * h["s"] * (h["beta_rec"] * error(rec, rr) + h["beta_neg"] * kl(q_r))
+    )
+    exp_f = np.exp(
+        -h["alpha"] * h["s"] * (h["beta_rec"] * error(fake, ff) + h["beta_neg"] * kl(q_f))
+    )
     real = h["s"] * (h["beta_rec"] * error(X, rec) + h["beta_kl"] * kl(q))
     return real + (exp_r + exp_f) / (2 * h["alpha"])
 
 
 def soft_decoder(convention, old, phi, theta, eps, z):
-    """Algorithm 2, lines 20 to 29, with the sign of Eq. 7; eps: z_rf, z_ff; n and z are those of the encoder's turn."""
+    """Algorithm 2, lines 20 to 29, with the sign of Eq. 7; eps: z_rf, z_ff; n and z are those of
+    the encoder's turn."""
     h, n, total = SOFT, NOISE[0], 0.0
     rec = decode(theta, z)
-    for y, y_old, e in ((rec, decode(old["decoder"], z), eps[0]), (decode(theta, n), decode(old["decoder"], n), eps[1])):
+    for y, y_old, e in (
+        (rec, decode(old["decoder"], z), eps[0]),
+        (decode(theta, n), decode(old["decoder"], n), eps[1]),
+    ):
         q = encode(phi, y)
         z_old = draw(encode(phi, y_old), e)
         if convention == "paper":
@@ -104,12 +127,16 @@ def intro_encoder(convention, old, phi, theta, eps, m):
     h, q = INTRO, encode(phi, X)
     rec, fake = decode(theta, draw(q, eps[0])), decode(theta, eps[1])
     if convention == "paper":
-        return (h["beta_rec"] * error(X, rec) + h["beta_kl"] * kl(q)
-                + h["beta_neg"] * np.maximum(0, m - kl(encode(phi, fake))))
+        return (
+            h["beta_rec"] * error(X, rec)
+            + h["beta_kl"] * kl(q)
+            + h["beta_neg"] * np.maximum(0, m - kl(encode(phi, fake)))
+        )
     fixed = decode(theta, draw(encode(old["encoder"], X), eps[0]))
     pushed = [max(0, m - kl(encode(phi, y)).mean()) for y in (fixed, fake)]
-    return (h["beta_rec"] * error(X, rec).mean()
-            + h["beta_kl"] * (kl(q).mean() + 0.5 * h["beta_neg"] * sum(pushed)))
+    return h["beta_rec"] * error(X, rec).mean() + h["beta_kl"] * (
+        kl(q).mean() + 0.5 * h["beta_neg"] * sum(pushed)
+    )
 
 
 def intro_decoder(convention, old, phi, theta, z, n):
@@ -128,7 +155,7 @@ def differences(loss, weights):
         for index in np.ndindex(w.shape):
             step = np.zeros_like(w)
             step[index] = 1e-5
-            up, down = ([*weights[:i], w + sign * step, *weights[i + 1:]] for sign in (1, -1))
+            up, down = ([*weights[:i], w + sign * step, *weights[i + 1 :]] for sign in (1, -1))
             grad[index] = (np.mean(loss(up)) - np.mean(loss(down))) / 2e-5
         grads.append(grad)
     return grads
@@ -150,14 +177,17 @@ def give(monkeypatch, draws):
 
 
 def loss_and_gradient(monkeypatch, model, i, params, draws, carry=None, batch=BATCH):
-    """Returns loss, gradient (kernel, bias) of the group that objective i moves, and aux, for given noise."""
+    """Returns loss, gradient (kernel, bias) of the group that objective i moves, and aux, for given
+    noise."""
     objective = model.objectives[i]
     (group,) = objective.wrt
     state = {"encoder": {}, "decoder": {}}
 
     def scalar(moved):
         rest = give(monkeypatch, draws)
-        loss, aux = objective.loss({**params, group: moved}, state, jax.random.key(0), batch, ZERO, carry)
+        loss, aux = objective.loss(
+            {**params, group: moved}, state, jax.random.key(0), batch, ZERO, carry
+        )
         assert not rest, "not all noise was used"
         return jnp.mean(loss), (loss, aux)
 
@@ -173,27 +203,45 @@ def assert_grads(have, want):
 
 @pytest.mark.parametrize("convention", ["paper", "released"])
 def test_soft_intro_vae_losses_and_gradients(monkeypatch, convention):
-    old, model = numpy_params(), soft_intro_vae(*nets(), latent_dim=D, convention=convention, **SOFT)
+    old, model = (
+        numpy_params(),
+        soft_intro_vae(*nets(), latent_dim=D, convention=convention, **SOFT),
+    )
     phi, theta, params = old["encoder"], old["decoder"], jax_params(old)
     loss, grads, aux = loss_and_gradient(monkeypatch, model, 0, params, NOISE[:4])
-    np.testing.assert_allclose(loss, soft_encoder(convention, old, phi, theta, NOISE[:4]), rtol=1e-5)
-    assert_grads(grads, differences(lambda w: soft_encoder(convention, old, w, theta, NOISE[:4]), phi))
+    np.testing.assert_allclose(
+        loss, soft_encoder(convention, old, phi, theta, NOISE[:4]), rtol=1e-5
+    )
+    assert_grads(
+        grads, differences(lambda w: soft_encoder(convention, old, w, theta, NOISE[:4]), phi)
+    )
     n, z = aux.carry
     np.testing.assert_allclose(n, NOISE[0], rtol=1e-6)
     np.testing.assert_allclose(z, draw(encode(phi, X), NOISE[1]), rtol=1e-5)
     # the decoder's turn: the encoder has moved, n and z have not
     moved = {**old, "encoder": numpy_params(2)["encoder"]}
-    loss, grads, _ = loss_and_gradient(monkeypatch, model, 1, jax_params(moved), NOISE[4:], carry=(n, z))
+    loss, grads, _ = loss_and_gradient(
+        monkeypatch, model, 1, jax_params(moved), NOISE[4:], carry=(n, z)
+    )
     args = (moved["encoder"], theta, NOISE[4:], np.asarray(z, np.float64))
     np.testing.assert_allclose(loss, soft_decoder(convention, moved, *args), rtol=1e-5)
-    assert_grads(grads, differences(lambda w: soft_decoder(convention, moved, args[0], w, *args[2:]), theta))
+    assert_grads(
+        grads, differences(lambda w: soft_decoder(convention, moved, args[0], w, *args[2:]), theta)
+    )
 
 
 def test_conventions_of_soft_intro_vae_have_equal_losses_and_other_gradients(monkeypatch):
     params = jax_params(numpy_params())
-    models = [soft_intro_vae(*nets(), latent_dim=D, convention=c, **SOFT) for c in ("paper", "released")]
-    for i, draws, carry in ((0, NOISE[:4], None), (1, NOISE[4:], tuple(jnp.asarray(e, jnp.float32) for e in NOISE[:2]))):
-        (loss, grad, _), (loss2, grad2, _) = (loss_and_gradient(monkeypatch, m, i, params, draws, carry) for m in models)
+    models = [
+        soft_intro_vae(*nets(), latent_dim=D, convention=c, **SOFT) for c in ("paper", "released")
+    ]
+    for i, draws, carry in (
+        (0, NOISE[:4], None),
+        (1, NOISE[4:], tuple(jnp.asarray(e, jnp.float32) for e in NOISE[:2])),
+    ):
+        (loss, grad, _), (loss2, grad2, _) = (
+            loss_and_gradient(monkeypatch, m, i, params, draws, carry) for m in models
+        )
         np.testing.assert_allclose(loss, loss2, rtol=1e-6)
         assert np.abs(grad[0] - grad2[0]).max() > 1e-3
 
@@ -201,16 +249,30 @@ def test_conventions_of_soft_intro_vae_have_equal_losses_and_other_gradients(mon
 @pytest.mark.parametrize("m", [0.0, 1.2, 30.0], ids=["off", "some", "all"])
 @pytest.mark.parametrize("convention", ["paper", "released"])
 def test_intro_vae_losses_and_gradients(monkeypatch, convention, m):
-    old, model = numpy_params(), intro_vae(*nets(), latent_dim=D, m=m, convention=convention, **INTRO)
+    old, model = (
+        numpy_params(),
+        intro_vae(*nets(), latent_dim=D, m=m, convention=convention, **INTRO),
+    )
     phi, theta, params = old["encoder"], old["decoder"], jax_params(old)
     loss, grads, aux = loss_and_gradient(monkeypatch, model, 0, params, NOISE[:2])
-    np.testing.assert_allclose(loss, intro_encoder(convention, old, phi, theta, NOISE[:2], m), rtol=1e-5)
-    assert_grads(grads, differences(lambda w: intro_encoder(convention, old, w, theta, NOISE[:2], m), phi))
+    np.testing.assert_allclose(
+        loss, intro_encoder(convention, old, phi, theta, NOISE[:2], m), rtol=1e-5
+    )
+    assert_grads(
+        grads, differences(lambda w: intro_encoder(convention, old, w, theta, NOISE[:2], m), phi)
+    )
     n, z = (np.asarray(v, np.float64) for v in aux.carry)
     moved = {**old, "encoder": numpy_params(2)["encoder"]}
-    loss, grads, _ = loss_and_gradient(monkeypatch, model, 1, jax_params(moved), [], carry=aux.carry)
-    np.testing.assert_allclose(loss, intro_decoder(convention, moved, moved["encoder"], theta, z, n), rtol=1e-5)
-    assert_grads(grads, differences(lambda w: intro_decoder(convention, moved, moved["encoder"], w, z, n), theta))
+    loss, grads, _ = loss_and_gradient(
+        monkeypatch, model, 1, jax_params(moved), [], carry=aux.carry
+    )
+    np.testing.assert_allclose(
+        loss, intro_decoder(convention, moved, moved["encoder"], theta, z, n), rtol=1e-5
+    )
+    assert_grads(
+        grads,
+        differences(lambda w: intro_decoder(convention, moved, moved["encoder"], w, z, n), theta),
+    )
 
 
 def test_the_hinges_differ_where_the_margin_cuts_through_the_batch(monkeypatch):
@@ -225,13 +287,17 @@ def test_plain_vae_loss_and_its_terms(monkeypatch):
     model = plain_vae(*nets(), latent_dim=D, beta_rec=0.8, beta_kl=0.05)
     give(monkeypatch, NOISE[:1])
     state = {"encoder": {}, "decoder": {}}
-    loss, aux = model.objectives[0].loss(jax_params(old), state, jax.random.key(0), BATCH, ZERO, None)
+    loss, aux = model.objectives[0].loss(
+        jax_params(old), state, jax.random.key(0), BATCH, ZERO, None
+    )
     q = encode(old["encoder"], X)
     rec = error(X, decode(old["decoder"], draw(q, NOISE[0])))
     np.testing.assert_allclose(loss, 0.8 * rec + 0.05 * kl(q), rtol=1e-5)
     give(monkeypatch, NOISE[:1])
     terms = model.terms(jax_params(old), state, jax.random.key(0), BATCH)
-    np.testing.assert_allclose(terms.rec, rec + np.log(np.pi), rtol=1e-5)   # -log N(x; x_hat, 1/2), two dimensions
+    np.testing.assert_allclose(
+        terms.rec, rec + np.log(np.pi), rtol=1e-5
+    )  # -log N(x; x_hat, 1/2), two dimensions
     np.testing.assert_allclose(aux.metrics["squared_error"], rec, rtol=1e-5)
 
 
@@ -239,7 +305,8 @@ def test_plain_vae_loss_and_its_terms(monkeypatch):
 
 
 def test_where_every_elbo_is_zero_the_adversarial_part_is_one_over_alpha():
-    """q = prior everywhere and perfect reconstructions: exp(0) = 1 for both fakes; with alpha = 2 that is 1/2."""
+    """q = prior everywhere and perfect reconstructions: exp(0) = 1 for both fakes; with alpha = 2
+    that is 1/2."""
     zero = jax.tree.map(jnp.zeros_like, jax_params(numpy_params()))
     model = soft_intro_vae(*nets(), latent_dim=D, beta_neg=0.9, s=0.5)
     state, batch = {"encoder": {}, "decoder": {}}, Batch(jnp.zeros((B, 2)))
@@ -251,18 +318,26 @@ def test_where_every_elbo_is_zero_the_adversarial_part_is_one_over_alpha():
 
 @pytest.mark.parametrize("convention", ["paper", "released"])
 def test_without_gamma_r_the_second_decode_has_no_gradient(monkeypatch, convention):
-    params, carry = jax_params(numpy_params()), tuple(jnp.asarray(e, jnp.float32) for e in NOISE[:2])
+    params, carry = (
+        jax_params(numpy_params()),
+        tuple(jnp.asarray(e, jnp.float32) for e in NOISE[:2]),
+    )
 
     def grad(gamma_r, draws):
-        model = soft_intro_vae(*nets(), latent_dim=D, convention=convention, **{**SOFT, "gamma_r": gamma_r})
+        model = soft_intro_vae(
+            *nets(), latent_dim=D, convention=convention, **{**SOFT, "gamma_r": gamma_r}
+        )
         return loss_and_gradient(monkeypatch, model, 1, params, draws, carry)[1]
 
-    assert_grads(grad(0.0, []), grad(1e-30, NOISE[4:]))   # left out, or there with no weight
+    assert_grads(grad(0.0, []), grad(1e-30, NOISE[4:]))  # left out, or there with no weight
     assert np.abs(grad(0.0, [])[0] - grad(0.7, NOISE[4:])[0]).max() > 1e-3
 
 
-@pytest.mark.parametrize("build", [lambda *n, **k: soft_intro_vae(*n, **k), lambda *n, **k: intro_vae(*n, m=1.0, **k)],
-                         ids=["soft", "intro"])
+@pytest.mark.parametrize(
+    "build",
+    [lambda *n, **k: soft_intro_vae(*n, **k), lambda *n, **k: intro_vae(*n, m=1.0, **k)],
+    ids=["soft", "intro"],
+)
 @pytest.mark.parametrize("convention", ["paper", "released"])
 def test_each_turn_moves_its_own_net_alone(build, convention):
     model, tx = build(*nets((4,)), latent_dim=D, convention=convention), optax.sgd(0.1)
@@ -271,18 +346,26 @@ def test_each_turn_moves_its_own_net_alone(build, convention):
         alone = model._replace(objectives=tuple(objectives))
         start = init_state(model, tx, jax.random.key(0), BATCH)
         end, _ = make_train_step(alone, tx)(start, BATCH)
-        assert all(jax.tree.leaves(jax.tree.map(np.array_equal, start.params[other], end.params[other])))
-        assert not any(jax.tree.leaves(jax.tree.map(np.array_equal, start.params[mine], end.params[mine])))
+        assert all(
+            jax.tree.leaves(jax.tree.map(np.array_equal, start.params[other], end.params[other]))
+        )
+        assert not any(
+            jax.tree.leaves(jax.tree.map(np.array_equal, start.params[mine], end.params[mine]))
+        )
 
 
 # ---- order, nets with a state, contracts ------------------------------------------------------
 
 
-@pytest.mark.parametrize(("build", "orders"), [
-    (lambda *n: soft_intro_vae(*n, latent_dim=D), ("DEDEDED", "DDEEDD")),
-    (lambda *n: intro_vae(*n, latent_dim=D, m=1.0), ("EDDE", "DDE")),
-    (lambda *n: intro_vae(*n, latent_dim=D, m=1.0, convention="released"), ("EDDEE", "DDEE")),
-], ids=["soft", "intro", "intro released"])
+@pytest.mark.parametrize(
+    ("build", "orders"),
+    [
+        (lambda *n: soft_intro_vae(*n, latent_dim=D), ("DEDEDED", "DDEEDD")),
+        (lambda *n: intro_vae(*n, latent_dim=D, m=1.0), ("EDDE", "DDE")),
+        (lambda *n: intro_vae(*n, latent_dim=D, m=1.0, convention="released"), ("EDDEE", "DDEE")),
+    ],
+    ids=["soft", "intro", "intro released"],
+)
 def test_order_of_the_passes(build, orders):
     """BatchNorm's running averages depend on it."""
     seen = []
@@ -316,10 +399,16 @@ def batch_norm_net(out):
     return from_linen(Net2())
 
 
-@pytest.mark.parametrize("build", [
-    lambda: soft_intro_vae(*nets((4,)), latent_dim=D),
-    lambda: intro_vae(batch_norm_net(2 * D), batch_norm_net(2), latent_dim=D, m=1.0, convention="released"),
-], ids=["soft", "intro with BatchNorm"])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: soft_intro_vae(*nets((4,)), latent_dim=D),
+        lambda: intro_vae(
+            batch_norm_net(2 * D), batch_norm_net(2), latent_dim=D, m=1.0, convention="released"
+        ),
+    ],
+    ids=["soft", "intro with BatchNorm"],
+)
 def test_contracts(build):
     check_model(build(), Batch(jax.random.normal(jax.random.key(3), (16, 2))))
 
@@ -333,10 +422,16 @@ def test_soft_intro_vae_with_batch_norm_and_a_posterior_of_ones_own():
     end, metrics = make_train_step(model, optax.adam(1e-2))(start, BATCH)
     assert np.isfinite(float(metrics["encoder_loss"]))
     for name in ("encoder", "decoder"):
-        assert not any(jax.tree.leaves(jax.tree.map(np.array_equal, start.state[name], end.state[name])))
+        assert not any(
+            jax.tree.leaves(jax.tree.map(np.array_equal, start.state[name], end.state[name]))
+        )
 
 
-SYSTEMS = {"plain": plain_vae, "intro": lambda *n, **k: intro_vae(*n, m=1.0, **k), "soft": soft_intro_vae}
+SYSTEMS = {
+    "plain": plain_vae,
+    "intro": lambda *n, **k: intro_vae(*n, m=1.0, **k),
+    "soft": soft_intro_vae,
+}
 
 
 @pytest.mark.parametrize("build", SYSTEMS.values(), ids=SYSTEMS)
@@ -345,7 +440,9 @@ def test_a_saturated_ar1_posterior_is_counted_in_training(build):
     state = init_state(model, tx, jax.random.key(0), BATCH)
     step = make_train_step(model, tx)
     assert float(step(state, BATCH)[1]["rho_saturated"]) == 0.0
-    state.params["encoder"]["Dense_0"]["bias"] = state.params["encoder"]["Dense_0"]["bias"].at[D].set(50.0)
+    state.params["encoder"]["Dense_0"]["bias"] = (
+        state.params["encoder"]["Dense_0"]["bias"].at[D].set(50.0)
+    )
     state, metrics = step(state, BATCH)
     assert float(metrics["rho_saturated"]) == 1.0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
@@ -354,7 +451,9 @@ def test_a_saturated_ar1_posterior_is_counted_in_training(build):
 @pytest.mark.parametrize("posterior", ["ar1-readme", "ar1-released"])
 @pytest.mark.parametrize("build", SYSTEMS.values(), ids=SYSTEMS)
 def test_a_posterior_whose_convention_pays_no_kl_is_refused(build, posterior):
-    with pytest.raises(UserError, match="this posterior's convention pays something else: use posterior='ar1'"):
+    with pytest.raises(
+        UserError, match="this posterior's convention pays something else: use posterior='ar1'"
+    ):
         build(mlp((), D + 2), mlp((), 2), latent_dim=D, posterior=posterior)
 
 
@@ -365,13 +464,17 @@ def test_hyper_parameters_may_be_traced():
         model = build(**values)
         carry, found = None, []
         for objective in model.objectives:
-            value, aux = objective.loss(params, {"encoder": {}, "decoder": {}}, jax.random.key(1), BATCH, ZERO, carry)
+            value, aux = objective.loss(
+                params, {"encoder": {}, "decoder": {}}, jax.random.key(1), BATCH, ZERO, carry
+            )
             carry = aux.carry
             found.append(jnp.mean(value))
         return jnp.stack(found)
 
-    for build, names in ((lambda **h: soft_intro_vae(*nets(), latent_dim=D, **h), tuple(SOFT)),
-                         (lambda **h: intro_vae(*nets(), latent_dim=D, **h), (*INTRO, "m"))):
+    for build, names in (
+        (lambda **h: soft_intro_vae(*nets(), latent_dim=D, **h), tuple(SOFT)),
+        (lambda **h: intro_vae(*nets(), latent_dim=D, **h), (*INTRO, "m")),
+    ):
         values = {name: jnp.asarray([0.3, 0.9]) for name in names}
         have = jax.jit(jax.vmap(lambda v, build=build: loss(build, v)))(values)
         want = [loss(build, {name: float(v[i]) for name, v in values.items()}) for i in range(2)]
@@ -379,20 +482,44 @@ def test_hyper_parameters_may_be_traced():
         assert abs(float(have[0, 0] - have[1, 0])) > 1e-3
 
 
-@pytest.mark.parametrize(("build", "message"), [
-    (lambda e, d: soft_intro_vae(e, d, latent_dim=D, beta_rec=-1.0), "beta_rec must be at least 0, not -1"),
-    (lambda e, d: soft_intro_vae(e, d, latent_dim=D, beta_neg=-0.1), "beta_neg must be at least 0"),
-    (lambda e, d: soft_intro_vae(e, d, latent_dim=D, s=-0.5), "s must be greater than 0, not -0.5"),
-    (lambda e, d: soft_intro_vae(e, d, latent_dim=D, s=0.0), "s must be greater than 0, not 0"),
-    (lambda e, d: soft_intro_vae(e, d, latent_dim=D, alpha=0.0), "alpha must be greater than 0"),
-    (lambda e, d: soft_intro_vae(e, d, latent_dim=D, gamma_r=float("nan")), "gamma_r must be finite"),
-    (lambda e, d: soft_intro_vae(e, d, latent_dim=D, convention="relased"), "unknown convention 'relased'. Did you mean"),
-    (lambda e, d: soft_intro_vae(e, d, latent_dim=0), "latent_dim must be at least 1"),
-    (lambda e, d: intro_vae(e, d, latent_dim=D), "intro_vae needs m, the margin"),
-    (lambda e, d: intro_vae(e, d, latent_dim=D, m=-1.0), "m must be at least 0, not -1"),
-    (lambda e, d: intro_vae(e, d, latent_dim=D, m=1.0, beta_kl=-1), "beta_kl must be at least 0"),
-    (lambda e, d: plain_vae(e, d, latent_dim=D, beta_kl="1"), "beta_kl must be a number"),
-])
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda e, d: soft_intro_vae(e, d, latent_dim=D, beta_rec=-1.0),
+            "beta_rec must be at least 0, not -1",
+        ),
+        (
+            lambda e, d: soft_intro_vae(e, d, latent_dim=D, beta_neg=-0.1),
+            "beta_neg must be at least 0",
+        ),
+        (
+            lambda e, d: soft_intro_vae(e, d, latent_dim=D, s=-0.5),
+            "s must be greater than 0, not -0.5",
+        ),
+        (lambda e, d: soft_intro_vae(e, d, latent_dim=D, s=0.0), "s must be greater than 0, not 0"),
+        (
+            lambda e, d: soft_intro_vae(e, d, latent_dim=D, alpha=0.0),
+            "alpha must be greater than 0",
+        ),
+        (
+            lambda e, d: soft_intro_vae(e, d, latent_dim=D, gamma_r=float("nan")),
+            "gamma_r must be finite",
+        ),
+        (
+            lambda e, d: soft_intro_vae(e, d, latent_dim=D, convention="relased"),
+            "unknown convention 'relased'. Did you mean",
+        ),
+        (lambda e, d: soft_intro_vae(e, d, latent_dim=0), "latent_dim must be at least 1"),
+        (lambda e, d: intro_vae(e, d, latent_dim=D), "intro_vae needs m, the margin"),
+        (lambda e, d: intro_vae(e, d, latent_dim=D, m=-1.0), "m must be at least 0, not -1"),
+        (
+            lambda e, d: intro_vae(e, d, latent_dim=D, m=1.0, beta_kl=-1),
+            "beta_kl must be at least 0",
+        ),
+        (lambda e, d: plain_vae(e, d, latent_dim=D, beta_kl="1"), "beta_kl must be a number"),
+    ],
+)
 def test_what_they_refuse(build, message):
     with pytest.raises(UserError, match=message):
         build(*nets())

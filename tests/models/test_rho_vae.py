@@ -1,4 +1,5 @@
-"""The rho-VAE under its three conventions against NumPy; the quirks of its released nets; InfoVAE and MMD."""
+"""The rho-VAE under its three conventions against NumPy; the quirks of its released nets; InfoVAE
+and MMD."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,9 @@ X = jnp.asarray(np.random.default_rng(0).uniform(size=(8, *SHAPE)), jnp.float32)
 
 
 def rho_vae(convention="paper", **options):
-    return models.rho_vae(nets.mlp((), D + 2), nets.mlp((), SHAPE), latent_dim=D, convention=convention, **options)
+    return models.rho_vae(
+        nets.mlp((), D + 2), nets.mlp((), SHAPE), latent_dim=D, convention=convention, **options
+    )
 
 
 def loss_of(model, params, state, rng, x=X):
@@ -27,8 +30,12 @@ def loss_of(model, params, state, rng, x=X):
 
 
 def by_hand(params, rng, convention, x=X):
-    """Returns rec, what is paid, the true KL [B], for linear nets, loops instead of products, in float64."""
-    encoder, decoder = (jax.tree.map(lambda v: np.asarray(v, np.float64), params[g]["Dense_0"]) for g in ("encoder", "decoder"))
+    """Returns rec, what is paid, the true KL [B], for linear nets, loops instead of products, in
+    float64."""
+    encoder, decoder = (
+        jax.tree.map(lambda v: np.asarray(v, np.float64), params[g]["Dense_0"])
+        for g in ("encoder", "decoder")
+    )
     x = np.asarray(x, np.float64).reshape(len(x), -1)
     out = x @ encoder["kernel"] + encoder["bias"]
     mean, rho, logvar = out[:, :D], np.tanh(out[:, D]), out[:, D + 1]
@@ -36,7 +43,11 @@ def by_hand(params, rng, convention, x=X):
     eps = np.asarray(noise.normal(jax.random.split(rng, 3)[0], mean.shape), np.float64)
     zeta, var = np.zeros_like(mean), np.zeros_like(mean)
     for j in range(D):
-        a = {"paper": rho, "readme": rho, "released": np.ones_like(rho)}[convention] if j else 0.0 * rho
+        a = (
+            {"paper": rho, "readme": rho, "released": np.ones_like(rho)}[convention]
+            if j
+            else 0.0 * rho
+        )
         fresh = s * (1 - rho**2) if convention == "paper" and j else s
         zeta[:, j] = a * zeta[:, j - 1] + np.sqrt(fresh) * eps[:, j]
         var[:, j] = a**2 * var[:, j - 1] + fresh
@@ -45,7 +56,11 @@ def by_hand(params, rng, convention, x=X):
     of_mean = 0.5 * (mean**2).sum(axis=1)
     rest = 0.5 * (D * (s - 1 - logvar) - (D - 1) * np.log(1 - rho**2))
     log_det = D * logvar + ((D - 1) * np.log(1 - rho**2) if convention == "paper" else 0.0)
-    return rec, of_mean + rest / (len(x) if convention == "released" else 1), of_mean + 0.5 * (var.sum(axis=1) - D - log_det)
+    return (
+        rec,
+        of_mean + rest / (len(x) if convention == "released" else 1),
+        of_mean + 0.5 * (var.sum(axis=1) - D - log_det),
+    )
 
 
 @pytest.mark.parametrize("convention", ["paper", "readme", "released"])
@@ -56,7 +71,9 @@ def test_the_loss(convention):
     rec, paid, kl = by_hand(params, rng, convention)
     np.testing.assert_allclose(loss, rec + paid, rtol=2e-5)
     np.testing.assert_allclose(aux.metrics["kl"], kl, rtol=1e-4)
-    np.testing.assert_allclose(aux.metrics["elbo"], -(rec + kl), rtol=2e-5)   # whatever the loss pays
+    np.testing.assert_allclose(
+        aux.metrics["elbo"], -(rec + kl), rtol=2e-5
+    )  # whatever the loss pays
     terms = model.terms(params, state, rng, Batch(X))
     np.testing.assert_allclose(terms.kl, kl, rtol=1e-4)
     np.testing.assert_array_equal(terms.extra["rho_saturated"], np.zeros(8))
@@ -64,8 +81,13 @@ def test_the_loss(convention):
 
 def test_the_conventions_differ():
     params, state = rho_vae().init(jax.random.key(1), Batch(X))
-    params["encoder"]["Dense_0"]["bias"] = params["encoder"]["Dense_0"]["bias"].at[D].set(1.0)   # a rho away from 0
-    losses = [np.asarray(loss_of(rho_vae(c), params, state, jax.random.key(7))[0]) for c in distributions.CONVENTIONS]
+    params["encoder"]["Dense_0"]["bias"] = (
+        params["encoder"]["Dense_0"]["bias"].at[D].set(1.0)
+    )  # a rho away from 0
+    losses = [
+        np.asarray(loss_of(rho_vae(c), params, state, jax.random.key(7))[0])
+        for c in distributions.CONVENTIONS
+    ]
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert np.mean(np.abs(losses[a] - losses[b])) > 0.01
 
@@ -77,14 +99,18 @@ def test_posterior_ar1_is_the_papers_convention():
     np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("options", [
-    {"likelihood": "gaussian", "gamma": "learned"}, {"beta": 4.0},
-], ids=["learned gamma", "beta"])
+@pytest.mark.parametrize(
+    "options",
+    [{"likelihood": "gaussian", "gamma": "learned"}, {"beta": 4.0}],
+    ids=["learned gamma", "beta"],
+)
 def test_other_options_go_with_it(options):
     model = rho_vae(**options)
     params, state = model.init(jax.random.key(1), Batch(X))
     loss, aux = loss_of(model, params, state, jax.random.key(7))
-    np.testing.assert_allclose(loss, aux.metrics["rec"] + options.get("beta", 1.0) * aux.metrics["kl"], rtol=1e-5)
+    np.testing.assert_allclose(
+        loss, aux.metrics["rec"] + options.get("beta", 1.0) * aux.metrics["kl"], rtol=1e-5
+    )
 
 
 def test_a_condition_goes_with_it():
@@ -107,25 +133,43 @@ def test_a_saturated_posterior_is_counted_in_training():
     assert all(np.isfinite(v).all() for v in jax.tree.leaves(state.params))
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: rho_vae(free_bits=0.5), "free bits need a KL per dimension, which AR1Normal does not have"),
-    (lambda: rho_vae(posterior="ar1-readme"), "rho_vae's posterior is AR.1.: use convention, one of paper, readme, released"),
-    (lambda: rho_vae(["paper"]), r"unknown convention \['paper'\]"),
-    (lambda: distributions.posterior(["ar1"]), r"unknown posterior \['ar1'\]"),
-    (lambda: net_posterior("cnn", distributions.ar1()), "unknown posterior"),
-    (lambda: rho_vae("paperr"), "unknown convention 'paperr'. Did you mean 'paper'?"),
-    (lambda: models.rho_vae(nets.mlp((), 2), nets.mlp((), SHAPE), latent_dim=0), "latent_dim must be at least 1, not 0"),
-    (lambda: released_posterior("dcgan", correlated=True), "unknown net 'dcgan'"),
-    (lambda: models.rho_vae(nets.mlp((), 2 * D), nets.mlp((), SHAPE), latent_dim=D).init(jax.random.key(0), Batch(X)),
-     r"needs \[batch, 5\]"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: rho_vae(free_bits=0.5),
+            "free bits need a KL per dimension, which AR1Normal does not have",
+        ),
+        (
+            lambda: rho_vae(posterior="ar1-readme"),
+            "rho_vae's posterior is AR.1.: use convention, one of paper, readme, released",
+        ),
+        (lambda: rho_vae(["paper"]), r"unknown convention \['paper'\]"),
+        (lambda: distributions.posterior(["ar1"]), r"unknown posterior \['ar1'\]"),
+        (lambda: net_posterior("cnn", distributions.ar1()), "unknown posterior"),
+        (lambda: rho_vae("paperr"), "unknown convention 'paperr'. Did you mean 'paper'?"),
+        (
+            lambda: models.rho_vae(nets.mlp((), 2), nets.mlp((), SHAPE), latent_dim=0),
+            "latent_dim must be at least 1, not 0",
+        ),
+        (lambda: released_posterior("dcgan", correlated=True), "unknown net 'dcgan'"),
+        (
+            lambda: models.rho_vae(nets.mlp((), 2 * D), nets.mlp((), SHAPE), latent_dim=D).init(
+                jax.random.key(0), Batch(X)
+            ),
+            r"needs \[batch, 5\]",
+        ),
+    ],
+)
 def test_what_is_refused_when_the_model_is_built(make, message):
     with pytest.raises(UserError, match=message):
         make()
 
 
 def test_the_model_keeps_the_contracts():
-    check_model(rho_vae("released"), Batch(X))   # the divisor must be the global batch; "paper" is checked with InfoVAE
+    check_model(
+        rho_vae("released"), Batch(X)
+    )  # the divisor must be the global batch; "paper" is checked with InfoVAE
 
 
 # ---- quirks of the released nets -------------------------------------------------------------
@@ -133,12 +177,23 @@ def test_the_model_keeps_the_contracts():
 OUTPUT = np.array([[0.5, -1.0, 2.0, 0.3, 0.7], [0.0, 1.0, -0.5, -0.2, 0.001]])
 
 
-@pytest.mark.parametrize(("net", "posterior", "least"), [
-    ("cnn", "normal", 0.02), ("info", "normal", 0.01), ("info", "ar1", 0.02), ("info", "ar1-readme", 0.02),
-    ("cnn", "ar1", None), ("vanilla", "normal", None), ("beta", "normal", None), ("beta", "ar1", None),
-])
+@pytest.mark.parametrize(
+    ("net", "posterior", "least"),
+    [
+        ("cnn", "normal", 0.02),
+        ("info", "normal", 0.01),
+        ("info", "ar1", 0.02),
+        ("info", "ar1-readme", 0.02),
+        ("cnn", "ar1", None),
+        ("vanilla", "normal", None),
+        ("beta", "normal", None),
+        ("beta", "ar1", None),
+    ],
+)
 def test_the_heads_of_some_nets_give_a_variance_that_has_a_least_value(net, posterior, least):
-    out = jnp.asarray(OUTPUT if posterior != "normal" else np.hstack([OUTPUT[:, :3], OUTPUT[:, 2:]]), jnp.float32)
+    out = jnp.asarray(
+        OUTPUT if posterior != "normal" else np.hstack([OUTPUT[:, :3], OUTPUT[:, 2:]]), jnp.float32
+    )
     plain = distributions.posterior(posterior).build(out)
     q = net_posterior(net, posterior).build(out)
     want = plain.logvar if least is None else np.log(np.maximum(plain.logvar, least))
@@ -175,10 +230,14 @@ def test_the_released_ar1_nets_pay_for_the_sample_in_place_of_the_mean(net):
 
 def info_vae(alpha, lambda_, **options):
     encoder = nets.mlp((), 2 * D if options.get("posterior", "normal") == "normal" else D + 2)
-    return models.info_vae(encoder, nets.mlp((), SHAPE), latent_dim=D, alpha=alpha, lambda_=lambda_, **options)
+    return models.info_vae(
+        encoder, nets.mlp((), SHAPE), latent_dim=D, alpha=alpha, lambda_=lambda_, **options
+    )
 
 
-@pytest.mark.parametrize(("kernel", "bandwidth"), [("gaussian", None), ("gaussian", 0.7), ("imq", None), ("imq", 3.0)])
+@pytest.mark.parametrize(
+    ("kernel", "bandwidth"), [("gaussian", None), ("gaussian", 0.7), ("imq", None), ("imq", 3.0)]
+)
 def test_mmd_by_hand(kernel, bandwidth):
     rng = np.random.default_rng(4)
     x, y = rng.normal(size=(5, 2)), rng.normal(size=(4, 2)) + 1.0
@@ -225,14 +284,17 @@ def test_with_alpha_one_it_is_wae_mmd():
     np.testing.assert_allclose(loss, want, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"alpha": 1.5, "lambda_": 1.0}, "alpha must be at most 1"),
-    ({"alpha": 0.5, "lambda_": 0.2}, "lambda must be at least 1 - alpha = 0.5, not 0.2"),
-    ({"alpha": float("nan"), "lambda_": 0.2}, "alpha must be finite"),
-    ({"alpha": 0.0, "lambda_": 2.0, "kernel": "rbf"}, "unknown kernel 'rbf'"),
-    ({"alpha": 0.0, "lambda_": 2.0, "bandwidth": 0.0}, "bandwidth must be greater than 0"),
-    ({"alpha": 0.0, "lambda_": 2.0, "beta": 2.0}, "info_vae has no beta"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alpha": 1.5, "lambda_": 1.0}, "alpha must be at most 1"),
+        ({"alpha": 0.5, "lambda_": 0.2}, "lambda must be at least 1 - alpha = 0.5, not 0.2"),
+        ({"alpha": float("nan"), "lambda_": 0.2}, "alpha must be finite"),
+        ({"alpha": 0.0, "lambda_": 2.0, "kernel": "rbf"}, "unknown kernel 'rbf'"),
+        ({"alpha": 0.0, "lambda_": 2.0, "bandwidth": 0.0}, "bandwidth must be greater than 0"),
+        ({"alpha": 0.0, "lambda_": 2.0, "beta": 2.0}, "info_vae has no beta"),
+    ],
+)
 def test_what_info_vae_refuses(options, message):
     with pytest.raises(UserError, match=message):
         info_vae(**options)
@@ -250,7 +312,9 @@ def test_a_coupled_loss_refuses_accumulation():
 # ---- presets ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("preset", "parameters"), [("vae", 640_804), ("rho_vae", 637_596), ("info_vae", 640_804)])
+@pytest.mark.parametrize(
+    ("preset", "parameters"), [("vae", 640_804), ("rho_vae", 637_596), ("info_vae", 640_804)]
+)
 def test_presets_build_the_papers_net(preset, parameters, tmp_path):
     model = build(PRESETS[preset](workdir=tmp_path), (28, 28, 1), 10).model
     params, _ = jax.eval_shape(model.init, jax.random.key(0), Batch(jnp.zeros((2, 28, 28, 1))))

@@ -1,4 +1,5 @@
-"""The composed model of two stages, latents redrawn at every visit, priors fitted afterwards, the floor of gamma."""
+"""The composed model of two stages, latents redrawn at every visit, priors fitted afterwards, the
+floor of gamma."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,8 @@ def source(n: int = 40) -> data.Source:
 
 
 def test_the_first_stage_passes_the_conformance_suite():
-    """With spectral norm, transposed convolutions and TensorFlow's BatchNorm; the second is an MLP."""
+    """With spectral norm, transposed convolutions and TensorFlow's BatchNorm; the second is an
+    MLP."""
     check_model(first(), images())
 
 
@@ -64,7 +66,7 @@ def test_latents_are_the_posteriors_and_are_redrawn(posterior):
     model = first(posterior=posterior)
     params, state = model.init(RNG, images())
     images_ = source()
-    found = models.latents(model, params, state, images_, batch_size=16)   # 40 is no multiple
+    found = models.latents(model, params, state, images_, batch_size=16)  # 40 is no multiple
     x = jnp.asarray(images_.arrays["x"], jnp.float32) / 255
     q = model.encode(params, state, x)
     np.testing.assert_allclose(found.source.arrays["x"], q.mean, rtol=1e-5, atol=1e-6)
@@ -82,12 +84,23 @@ def test_latents_of_a_posterior_with_one_variance_for_all():
     """Of any shape that broadcasts to the mean's."""
     model, x = linear(2.0, 0.1, 0.2), np.arange(6, dtype=np.float32).reshape(3, 2)
     for logvar in (jnp.zeros(()), jnp.zeros(2), jnp.zeros((1, 2)), jnp.zeros((3, 1))):
-        one = model._replace(encode=lambda params, state, x, cond=None, logvar=logvar: Normal(2.0 * x, logvar[:len(x)]
-                                                                                              if logvar.ndim == 2 else logvar))
-        found = models.latents(one, {}, {}, data.from_arrays(x), preprocess=lambda rng, examples: Batch(examples["x"]),
-                               batch_size=3)
+        one = model._replace(
+            encode=lambda params, state, x, cond=None, logvar=logvar: Normal(
+                2.0 * x, logvar[: len(x)] if logvar.ndim == 2 else logvar
+            )
+        )
+        found = models.latents(
+            one,
+            {},
+            {},
+            data.from_arrays(x),
+            preprocess=lambda rng, examples: Batch(examples["x"]),
+            batch_size=3,
+        )
         z = found.preprocess(RNG, found.source.read(np.arange(3))).x
-        np.testing.assert_allclose(z, distributions.sample(RNG, Normal(2.0 * jnp.asarray(x), jnp.zeros((3, 2)))), rtol=1e-6)
+        np.testing.assert_allclose(
+            z, distributions.sample(RNG, Normal(2.0 * jnp.asarray(x), jnp.zeros((3, 2)))), rtol=1e-6
+        )
 
 
 def test_parameters_are_no_constants_of_the_program_that_encodes():
@@ -119,7 +132,8 @@ def test_a_model_that_does_not_encode_has_no_latents():
 
 
 def linear(weight: float, variance: float, gamma: float) -> Model:
-    """Returns a scalar VAE whose q(z|x) = N(weight x, variance) and p(x|z) = N(z / weight, gamma), without nets."""
+    """Returns a scalar VAE whose q(z|x) = N(weight x, variance) and p(x|z) = N(z / weight, gamma),
+    without nets."""
 
     def init(rng, batch):
         return {"encoder": {}, "decoder": {}}, {}
@@ -143,7 +157,8 @@ def test_samples_have_the_variance_of_the_chain(noise):
 
 
 def test_terms_bound_the_likelihood_of_the_chain():
-    """log p(x) of the linear chain is known: z ~ N(0, 4 + 0.3), x ~ N(z / 2, 0.2). The bound is below it, on the average."""
+    """log p(x) of the linear chain is known: z ~ N(0, 4 + 0.3), x ~ N(z / 2, 0.2). The bound is
+    below it, on the average."""
     model = two_stage(linear(2.0, 0.1, 0.2), linear(0.5, 0.1, 0.3), latent_dim=1)
     params, state = model.init(RNG, Batch(jnp.zeros((2, 1))))
     x = jnp.full((20_000, 1), 0.7)
@@ -151,7 +166,8 @@ def test_terms_bound_the_likelihood_of_the_chain():
     bound = -float(jnp.mean(terms.rec + terms.kl))
     variance = 4.3 / 4 + 0.2
     exact = -0.5 * (0.7**2 / variance + np.log(2 * np.pi * variance))
-    # by hand: E of log N(x; z/2, .2) + log N(z; 2u, .3) - log q(z|x) - KL(q(u|z)), q(z|x) = N(1.4, .1), q(u|z) = N(z/2, .1)
+    # by hand: E of log N(x; z/2, .2) + log N(z; 2u, .3) - log q(z|x) - KL(q(u|z)), q(z|x) = N(1.4,
+    # .1), q(u|z) = N(z/2, .1)
     rec = 0.5 * (0.1 / 4 / 0.2 + np.log(2 * np.pi * 0.2))
     log_p_z = -0.5 * (4 * 0.1 / 0.3 + np.log(2 * np.pi * 0.3))
     entropy = 0.5 * np.log(2 * np.pi * np.e * 0.1)
@@ -161,12 +177,15 @@ def test_terms_bound_the_likelihood_of_the_chain():
 
 
 def test_importance_weighted_bounds_are_of_the_chain():
-    """p(x|u) is not decode(u): with N(0, I) and decode the bound would miss the noise on z. log p(x) is known."""
-    model = two_stage(linear(1.0, 0.4, 0.2), linear(1.0, 0.8, 1.0), latent_dim=1)   # z = u + noise, x = z + less
+    """p(x|u) is not decode(u): with N(0, I) and decode the bound would miss the noise on z. log
+    p(x) is known."""
+    model = two_stage(
+        linear(1.0, 0.4, 0.2), linear(1.0, 0.8, 1.0), latent_dim=1
+    )  # z = u + noise, x = z + less
     params, state = model.init(RNG, Batch(jnp.zeros((2, 1))))
     x = np.array([[-2.0], [0.1], [1.3]], np.float32)
     variance = 1.0 + 1.0 + 0.2
-    exact = -0.5 * (x[:, 0].astype(np.float64)**2 / variance + np.log(2 * np.pi * variance))
+    exact = -0.5 * (x[:, 0].astype(np.float64) ** 2 / variance + np.log(2 * np.pi * variance))
     images_ = data.from_arrays(x)
     found = likelihood.iw_bound(model, params, state, images_, k=8000)
     np.testing.assert_allclose(found, exact, atol=0.05)
@@ -174,7 +193,9 @@ def test_importance_weighted_bounds_are_of_the_chain():
     assert np.abs(wrong - exact).max() > 0.2
     many = Batch(jnp.repeat(jnp.asarray(x), 4000, axis=0))
     one, terms = model.log_weight(params, state, RNG, many), model.terms(params, state, RNG, many)
-    assert float(jnp.mean(one)) == pytest.approx(-float(jnp.mean(terms.rec + terms.kl)), abs=0.05)   # one draw: the ELBO
+    assert float(jnp.mean(one)) == pytest.approx(
+        -float(jnp.mean(terms.rec + terms.kl)), abs=0.05
+    )  # one draw: the ELBO
     assert float(jnp.mean(one)) < exact.mean()
 
 
@@ -187,16 +208,23 @@ def test_decode_and_encode_are_the_stages_one_after_the_other():
     want = one.decode(params["first"], state["first"], z).mean
     np.testing.assert_allclose(model.decode(params, state, u).mean, want, rtol=1e-6)
     z = one.encode(params["first"], state["first"], batch.x).mean
-    np.testing.assert_allclose(model.encode(params, state, batch.x).mean,
-                               two.encode(params["second"], state["second"], z).mean, rtol=1e-6)
+    np.testing.assert_allclose(
+        model.encode(params, state, batch.x).mean,
+        two.encode(params["second"], state["second"], z).mean,
+        rtol=1e-6,
+    )
 
 
 def test_any_first_stage_will_do():
     """A conditional VAE with an AR(1) posterior, and a Soft-IntroVAE."""
     cond = jax.nn.one_hot(jnp.arange(16) % 2, 2)
-    conditional = models.vae(nets.mlp((8,), D + 2), nets.mlp((8,), SHAPE), latent_dim=D, posterior="ar1")
+    conditional = models.vae(
+        nets.mlp((8,), D + 2), nets.mlp((8,), SHAPE), latent_dim=D, posterior="ar1"
+    )
     weights = {"beta_rec": 1.0, "beta_kl": 1.0, "beta_neg": 1.0}
-    soft = models.soft_intro_vae(nets.mlp((8,), 2 * D), nets.mlp((8,), SHAPE), latent_dim=D, **weights)
+    soft = models.soft_intro_vae(
+        nets.mlp((8,), 2 * D), nets.mlp((8,), SHAPE), latent_dim=D, **weights
+    )
     for model, batch in ((conditional, Batch(images().x, cond)), (soft, images())):
         both = two_stage(model, second(), latent_dim=D)
         params, state = both.init(RNG, batch)
@@ -218,19 +246,31 @@ def test_two_stages_trained_one_after_the_other():
     assert float(x.max()) <= 1.0
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: two_stage(first(3), second(4), latent_dim=4), r"the second stage does not fit latents of size \(3,\)"),
-    (lambda: two_stage(first(3), second(3), latent_dim=5), r"u has size \(3,\), not latent_dim=5"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: two_stage(first(3), second(4), latent_dim=4),
+            r"the second stage does not fit latents of size \(3,\)",
+        ),
+        (
+            lambda: two_stage(first(3), second(3), latent_dim=5),
+            r"u has size \(3,\), not latent_dim=5",
+        ),
+    ],
+)
 def test_a_second_stage_of_another_size(make, message):
     with pytest.raises(UserError, match=message):
         make().init(RNG, images())
 
 
-@pytest.mark.parametrize(("two", "latent_dim", "message"), [
-    (4, 4, r"the first stage: these parameters do not fit a net for inputs of shape \(4,\)"),
-    (3, 5, r"the second stage: these parameters do not fit a net for inputs of shape \(5,\)"),
-])
+@pytest.mark.parametrize(
+    ("two", "latent_dim", "message"),
+    [
+        (4, 4, r"the first stage: these parameters do not fit a net for inputs of shape \(4,\)"),
+        (3, 5, r"the second stage: these parameters do not fit a net for inputs of shape \(5,\)"),
+    ],
+)
 def test_stages_that_were_trained_apart_and_do_not_fit(two, latent_dim, message):
     """As they are joined after training, without `init`."""
     one, other = first(3), second(two)
@@ -258,10 +298,16 @@ def points(n: int = 4000):
     which = (rng.random(n) < 0.25).astype(int)
     z = means[which] + np.einsum("nij,nj->ni", factors[which], rng.normal(size=(n, 2)))
     arrays = {"x": z.astype(np.float32), "logvar": np.full((n, 2), -30.0, np.float32)}
-    made = data.from_arrays(arrays["x"])._replace(arrays=arrays, read=lambda i: {k: v[i] for k, v in arrays.items()})
+    made = data.from_arrays(arrays["x"])._replace(
+        arrays=arrays, read=lambda i: {k: v[i] for k, v in arrays.items()}
+    )
 
     def redraw(rng, examples):
-        return Batch(distributions.sample(rng, Normal(jnp.asarray(examples["x"]), jnp.asarray(examples["logvar"]))))
+        return Batch(
+            distributions.sample(
+                rng, Normal(jnp.asarray(examples["x"]), jnp.asarray(examples["logvar"]))
+            )
+        )
 
     return Latents(made, redraw), z, means, factors
 
@@ -296,11 +342,15 @@ def test_importance_weighted_bounds_are_of_the_mixture():
     x = z[:6].astype(np.float32)
 
     def log_p(points, extra):
-        each = [w * stats.multivariate_normal(m, f @ f.T + extra * np.eye(2)).pdf(points)
-                for w, m, f in zip(*(np.asarray(v, np.float64) for v in prior), strict=True)]
+        each = [
+            w * stats.multivariate_normal(m, f @ f.T + extra * np.eye(2)).pdf(points)
+            for w, m, f in zip(*(np.asarray(v, np.float64) for v in prior), strict=True)
+        ]
         return np.log(np.sum(each, axis=0))
 
-    np.testing.assert_allclose(mixture.log_prob(prior, jnp.asarray(x)), log_p(x, 0.0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        mixture.log_prob(prior, jnp.asarray(x)), log_p(x, 0.0), rtol=1e-4, atol=1e-4
+    )
     found = likelihood.iw_bound(model, params, state, data.from_arrays(x), k=4000)
     np.testing.assert_allclose(found, log_p(x, 0.2), atol=0.05)
 
@@ -321,7 +371,9 @@ def test_a_prior_of_another_size():
 
 def test_too_few_examples_for_a_mixture():
     z_source, *_ = points(5)
-    with pytest.raises(UserError, match=r"2 covariance\(s\) of 2 dimensions need 6 examples, not 5"):
+    with pytest.raises(
+        UserError, match=r"2 covariance\(s\) of 2 dimensions need 6 examples, not 5"
+    ):
         models.fit_mixture(z_source, 2)
 
 
@@ -329,7 +381,8 @@ def test_too_few_examples_for_a_mixture():
 
 
 def test_gamma_finds_the_mean_squared_error():
-    """With x_hat fixed the optimum is gamma = mean (x - x_hat)^2 (facts of the released code; there its square root)."""
+    """With x_hat fixed the optimum is gamma = mean (x - x_hat)^2 (facts of the released code; there
+    its square root)."""
     model = first()
     batch = images()
     params, state = model.init(RNG, batch)
@@ -351,15 +404,22 @@ def test_gamma_finds_the_mean_squared_error():
     x_hat = model.decode(params, state, distributions.sample(RNG, q)).mean
     mse = float(jnp.mean(jnp.square(batch.x - x_hat)))
     assert float(jnp.exp(2 * log_sd)) == pytest.approx(mse, rel=1e-3)
-    assert float(value) == pytest.approx(64 * (0.5 + 0.5 * np.log(mse) + 0.5 * np.log(2 * np.pi)), rel=1e-3)
+    assert float(value) == pytest.approx(
+        64 * (0.5 + 0.5 * np.log(mse) + 0.5 * np.log(2 * np.pi)), rel=1e-3
+    )
 
 
 def test_gamma_that_runs_to_zero_is_floored_counted_and_said(capsys):
-    """One image that the decoder memorises: gamma falls to the floor, is counted, and nothing is ever infinite."""
+    """One image that the decoder memorises: gamma falls to the floor, is counted, and nothing is
+    ever infinite."""
     x = data.from_arrays(np.full((4, *SHAPE), 255, np.uint8))
     pair = nets.mlp((4,), 2), nets.mlp((4,), SHAPE)
-    model = models.vae(*pair, latent_dim=1, likelihood="gaussian", gamma="learned", gamma_floor=1e-3)
-    found = fit(model, optax.adam(0.05), x, steps=800, batch_size=4, mesh=one_device(), log_every=100)
+    model = models.vae(
+        *pair, latent_dim=1, likelihood="gaussian", gamma="learned", gamma_floor=1e-3
+    )
+    found = fit(
+        model, optax.adam(0.05), x, steps=800, batch_size=4, mesh=one_device(), log_every=100
+    )
     last = found.metrics["train"]
     assert 1e-3 <= last["gamma"] < 2e-3
     assert last["gamma_floored"] == 1.0
@@ -375,7 +435,9 @@ def test_the_floor_keeps_everything_finite():
     params["likelihood"]["log_sd"] = jnp.asarray(-1000.0)
 
     def scalar(params):
-        return jnp.mean(model.objectives[0].loss(params, state, RNG, batch, jnp.zeros((), jnp.int32), None)[0])
+        return jnp.mean(
+            model.objectives[0].loss(params, state, RNG, batch, jnp.zeros((), jnp.int32), None)[0]
+        )
 
     value, grads = jax.value_and_grad(scalar)(params)
     assert np.isfinite(value)

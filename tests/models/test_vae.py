@@ -22,7 +22,10 @@ ZERO = jnp.asarray(0, jnp.int32)
 
 
 def build(encoder=None, decoder=None, **options):
-    encoder, decoder = encoder or mlp((7,), 2 * D, act="tanh"), decoder or mlp((6,), SHAPE, act="tanh")
+    encoder, decoder = (
+        encoder or mlp((7,), 2 * D, act="tanh"),
+        decoder or mlp((6,), SHAPE, act="tanh"),
+    )
     return vae(encoder, decoder, latent_dim=D, **options)
 
 
@@ -35,7 +38,8 @@ def loss_of(model, params, state, batch, rng, step=ZERO):
 
 
 def by_hand(params, batch, rng):
-    """Returns mean, logvar, z and the decoder's output in float64, for the noise that the loss draws."""
+    """Returns mean, logvar, z and the decoder's output in float64, for the noise that the loss
+    draws."""
 
     def net(tree, x):
         tree = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
@@ -62,12 +66,20 @@ def rec_by_hand(x, output, gamma=None):
 
 
 @pytest.mark.parametrize("cond", [None, COND], ids=["plain", "conditional"])
-@pytest.mark.parametrize(("options", "gamma"), [
-    ({}, None), ({"likelihood": "gaussian"}, 1.0), ({"likelihood": "gaussian", "gamma": 0.04}, 0.04),
-], ids=["bernoulli", "gaussian", "gamma"])
-@pytest.mark.parametrize(("beta", "step", "weight"), [
-    (1.0, 0, 1.0), (3.5, 0, 3.5), (optax.linear_schedule(0.0, 2.0, 8), 2, 0.5),
-], ids=["elbo", "beta", "schedule"])
+@pytest.mark.parametrize(
+    ("options", "gamma"),
+    [
+        ({}, None),
+        ({"likelihood": "gaussian"}, 1.0),
+        ({"likelihood": "gaussian", "gamma": 0.04}, 0.04),
+    ],
+    ids=["bernoulli", "gaussian", "gamma"],
+)
+@pytest.mark.parametrize(
+    ("beta", "step", "weight"),
+    [(1.0, 0, 1.0), (3.5, 0, 3.5), (optax.linear_schedule(0.0, 2.0, 8), 2, 0.5)],
+    ids=["elbo", "beta", "schedule"],
+)
 def test_the_loss(cond, options, gamma, beta, step, weight):
     model, batch, rng = build(beta=beta, **options), Batch(X, cond), jax.random.key(5)
     params, state = model.init(jax.random.key(1), batch)
@@ -77,7 +89,7 @@ def test_the_loss(cond, options, gamma, beta, step, weight):
     np.testing.assert_allclose(loss, rec + weight * kl, rtol=2e-5)
     np.testing.assert_allclose(aux.metrics["rec"], rec, rtol=2e-5)
     np.testing.assert_allclose(aux.metrics["kl"], kl, rtol=1e-4)
-    np.testing.assert_allclose(aux.metrics["elbo"], -(rec + kl), rtol=2e-5)   # whatever beta is
+    np.testing.assert_allclose(aux.metrics["elbo"], -(rec + kl), rtol=2e-5)  # whatever beta is
     assert ("beta" in aux.metrics) == callable(beta)
 
 
@@ -86,11 +98,15 @@ def test_free_bits_change_the_loss_and_not_the_metrics():
     params, state = build().init(jax.random.key(1), batch)
     x, mean, logvar, output = by_hand(params, batch, rng)
     kl = kl_by_hand(mean, logvar)
-    floor = float(np.median(kl))   # some dimensions lie below it, some above
+    floor = float(np.median(kl))  # some dimensions lie below it, some above
     loss, aux = loss_of(build(free_bits=floor), params, state, batch, rng)
-    np.testing.assert_allclose(loss, rec_by_hand(x, output) + np.maximum(kl, floor).sum(axis=1), rtol=2e-5)
+    np.testing.assert_allclose(
+        loss, rec_by_hand(x, output) + np.maximum(kl, floor).sum(axis=1), rtol=2e-5
+    )
     np.testing.assert_allclose(aux.metrics["kl"], kl.sum(axis=1), rtol=1e-4)
-    np.testing.assert_allclose(aux.metrics["elbo"], -(rec_by_hand(x, output) + kl.sum(axis=1)), rtol=2e-5)
+    np.testing.assert_allclose(
+        aux.metrics["elbo"], -(rec_by_hand(x, output) + kl.sum(axis=1)), rtol=2e-5
+    )
 
 
 def test_a_learned_gamma_starts_at_one_and_is_the_variance():
@@ -101,7 +117,9 @@ def test_a_learned_gamma_starts_at_one_and_is_the_variance():
     params["likelihood"]["log_sd"] = jnp.asarray(np.log(0.3), jnp.float32)
     loss, aux = loss_of(model, params, state, batch, rng)
     x, mean, logvar, output = by_hand(params, batch, rng)
-    np.testing.assert_allclose(loss, rec_by_hand(x, output, 0.09) + kl_by_hand(mean, logvar).sum(axis=1), rtol=2e-5)
+    np.testing.assert_allclose(
+        loss, rec_by_hand(x, output, 0.09) + kl_by_hand(mean, logvar).sum(axis=1), rtol=2e-5
+    )
     np.testing.assert_allclose(aux.metrics["gamma"], 0.09, rtol=1e-5)
 
 
@@ -119,11 +137,13 @@ def test_a_learned_gamma_reaches_the_mean_squared_error_per_pixel():
 
     def squared_error(rng):
         q = model.encode(params, state, X)
-        return jnp.mean(jnp.square(X - model.decode(params, state, distributions.sample(rng, q)).mean))
+        return jnp.mean(
+            jnp.square(X - model.decode(params, state, distributions.sample(rng, q)).mean)
+        )
 
     error = float(jnp.mean(jax.vmap(squared_error)(jax.random.split(jax.random.key(9), 200))))
     gamma = float(jnp.exp(2.0 * params["likelihood"]["log_sd"]))
-    assert gamma < 0.5   # it started at 1
+    assert gamma < 0.5  # it started at 1
     np.testing.assert_allclose(gamma, error, rtol=0.1)
 
 
@@ -152,8 +172,12 @@ def test_the_condition_is_read_by_both_nets():
     model, batch = build(), Batch(X, COND)
     params, state = model.init(jax.random.key(1), batch)
     z = jnp.zeros((5, D))
-    assert not np.allclose(model.encode(params, state, X, COND).mean, model.encode(params, state, X, 1.0 - COND).mean)
-    assert not np.allclose(model.decode(params, state, z, COND).mean, model.decode(params, state, z, 1.0 - COND).mean)
+    assert not np.allclose(
+        model.encode(params, state, X, COND).mean, model.encode(params, state, X, 1.0 - COND).mean
+    )
+    assert not np.allclose(
+        model.decode(params, state, z, COND).mean, model.decode(params, state, z, 1.0 - COND).mean
+    )
 
 
 def batch_norm_net(out):
@@ -162,7 +186,9 @@ def batch_norm_net(out):
     class Net(nn.Module):
         @nn.compact
         def __call__(self, x, *, cond=None, train):
-            return Dense(out)(BatchNorm()(Dense(8)(x.reshape(x.shape[0], -1)), train=train)).reshape(-1, out)
+            return Dense(out)(
+                BatchNorm()(Dense(8)(x.reshape(x.shape[0], -1)), train=train)
+            ).reshape(-1, out)
 
     return from_linen(Net())
 
@@ -172,20 +198,30 @@ def test_stats_choose_running_averages_or_those_of_the_batch():
     params, state = model.init(jax.random.key(1), batch)
     _, aux = loss_of(model, params, state, batch, jax.random.key(2))
     still = jax.tree.map(np.array_equal, aux.state["encoder"], state["encoder"])
-    assert not any(jax.tree.leaves(still))   # training updates them
+    assert not any(jax.tree.leaves(still))  # training updates them
     assert aux.state["decoder"] == state["decoder"] == {}
     alone = model.encode(params, state, X[:2]).mean
-    np.testing.assert_allclose(alone, model.encode(params, state, X).mean[:2], rtol=1e-5)   # no example sees another
-    assert not np.allclose(model.encode(params, state, X, stats="batch").mean, model.encode(params, state, X).mean)
+    np.testing.assert_allclose(
+        alone, model.encode(params, state, X).mean[:2], rtol=1e-5
+    )  # no example sees another
+    assert not np.allclose(
+        model.encode(params, state, X, stats="batch").mean, model.encode(params, state, X).mean
+    )
     with pytest.raises(UserError, match="unknown stats 'runing'. Did you mean 'running'"):
         model.encode(params, state, X, stats="runing")
 
 
 def test_a_posterior_of_ones_own():
-    unit = Posterior(size=lambda latent_dim: latent_dim, build=lambda mean: distributions.Normal(mean, jnp.zeros(())))
+    unit = Posterior(
+        size=lambda latent_dim: latent_dim,
+        build=lambda mean: distributions.Normal(mean, jnp.zeros(())),
+    )
     model, batch = build(mlp((), D), posterior=unit), Batch(X)
     params, state = model.init(jax.random.key(1), batch)
-    mean = np.asarray(X).reshape(5, -1) @ params["encoder"]["Dense_0"]["kernel"] + params["encoder"]["Dense_0"]["bias"]
+    mean = (
+        np.asarray(X).reshape(5, -1) @ params["encoder"]["Dense_0"]["kernel"]
+        + params["encoder"]["Dense_0"]["bias"]
+    )
     kl = model.terms(params, state, jax.random.key(2), batch).kl
     np.testing.assert_allclose(kl, 0.5 * (mean**2).sum(axis=1), rtol=1e-4)
 
@@ -211,19 +247,28 @@ def test_beta_gamma_and_free_bits_may_be_traced():
 # ---- what it refuses -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"likelihood": "bernouli"}, "unknown likelihood 'bernouli'. Did you mean 'bernoulli'"),
-    ({"posterior": "ar2"}, "unknown posterior 'ar2'"),
-    ({"gamma": 0.5}, "gamma is the variance of a Gaussian decoder: use likelihood='gaussian'"),
-    ({"gamma": "learned"}, "gamma is the variance of a Gaussian decoder: use likelihood='gaussian'"),
-    ({"likelihood": "gaussian", "gamma": "learnt"}, "unknown gamma 'learnt'. Did you mean 'learned'"),
-    ({"likelihood": "gaussian", "gamma": 0.0}, "gamma must be greater than 0, not 0"),
-    ({"likelihood": "gaussian", "gamma": -1.0}, "gamma must be greater than 0, not -1"),
-    ({"likelihood": "gaussian", "gamma": float("inf")}, "gamma must be finite"),
-    ({"beta": -0.1}, "beta must be at least 0, not -0.1"),
-    ({"beta": "1.0"}, "beta must be a number, not '1.0'"),
-    ({"free_bits": -1.0}, "free_bits must be at least 0, not -1"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"likelihood": "bernouli"}, "unknown likelihood 'bernouli'. Did you mean 'bernoulli'"),
+        ({"posterior": "ar2"}, "unknown posterior 'ar2'"),
+        ({"gamma": 0.5}, "gamma is the variance of a Gaussian decoder: use likelihood='gaussian'"),
+        (
+            {"gamma": "learned"},
+            "gamma is the variance of a Gaussian decoder: use likelihood='gaussian'",
+        ),
+        (
+            {"likelihood": "gaussian", "gamma": "learnt"},
+            "unknown gamma 'learnt'. Did you mean 'learned'",
+        ),
+        ({"likelihood": "gaussian", "gamma": 0.0}, "gamma must be greater than 0, not 0"),
+        ({"likelihood": "gaussian", "gamma": -1.0}, "gamma must be greater than 0, not -1"),
+        ({"likelihood": "gaussian", "gamma": float("inf")}, "gamma must be finite"),
+        ({"beta": -0.1}, "beta must be at least 0, not -0.1"),
+        ({"beta": "1.0"}, "beta must be a number, not '1.0'"),
+        ({"free_bits": -1.0}, "free_bits must be at least 0, not -1"),
+    ],
+)
 def test_options_out_of_range(options, message):
     with pytest.raises(UserError, match=message):
         build(**options)
@@ -235,25 +280,44 @@ def test_latent_dim_must_be_a_count(latent_dim):
         vae(mlp((4,), 4), mlp((4,), SHAPE), latent_dim=latent_dim)
 
 
-@pytest.mark.parametrize(("nets", "message"), [
-    ({"encoder": mlp((4,), 2 * D + 1)}, r"needs \[batch, 4\]: build the encoder with out=4"),
-    ({"encoder": mlp((4,), (2 * D, 1))}, r"returns shape \(5, 4, 1\), .* build the encoder with out=4"),
-    ({"decoder": mlp((4,), (3, 3, 1))}, r"returns shape \(3, 3, 1\) per example, the data has \(3, 2, 1\)"),
-    ({"decoder": mlp((4,), 6)}, r"returns shape \(6,\) per example, the data has \(3, 2, 1\)"),
-])
+@pytest.mark.parametrize(
+    ("nets", "message"),
+    [
+        ({"encoder": mlp((4,), 2 * D + 1)}, r"needs \[batch, 4\]: build the encoder with out=4"),
+        (
+            {"encoder": mlp((4,), (2 * D, 1))},
+            r"returns shape \(5, 4, 1\), .* build the encoder with out=4",
+        ),
+        (
+            {"decoder": mlp((4,), (3, 3, 1))},
+            r"returns shape \(3, 3, 1\) per example, the data has \(3, 2, 1\)",
+        ),
+        ({"decoder": mlp((4,), 6)}, r"returns shape \(6,\) per example, the data has \(3, 2, 1\)"),
+    ],
+)
 def test_nets_that_do_not_fit(nets, message):
     with pytest.raises(UserError, match=message):
         build(**nets).init(jax.random.key(0), Batch(X))
 
 
-@pytest.mark.parametrize(("x", "message"), [
-    ((X * 255).astype(jnp.uint8), r"must be floating point, not uint8: scale bytes with x.astype\('float32'\) / 255"),
-    (X * 255, r"needs pixels in \[0, 1\]; these run from .* \(bytes: divide by 255\), or use likelihood='gaussian'"),
-    (X - 0.5, r"needs pixels in \[0, 1\]; these run from -0"),
-    (X.at[0, 0].set(jnp.nan), "x holds values that are not finite"),
-    (X[:0], r"no empty axis, not shape \(0, 3, 2, 1\)"),
-    (jnp.ones(4), r"x must be \[batch, ...\] with no empty axis, not shape \(4,\)"),
-])
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (
+            (X * 255).astype(jnp.uint8),
+            r"must be floating point, not uint8: scale bytes with x.astype\('float32'\) / 255",
+        ),
+        (
+            X * 255,
+            r"needs pixels in \[0, 1\]; these run from .* \(bytes: divide by 255\), or use "
+            r"likelihood='gaussian'",
+        ),
+        (X - 0.5, r"needs pixels in \[0, 1\]; these run from -0"),
+        (X.at[0, 0].set(jnp.nan), "x holds values that are not finite"),
+        (X[:0], r"no empty axis, not shape \(0, 3, 2, 1\)"),
+        (jnp.ones(4), r"x must be \[batch, ...\] with no empty axis, not shape \(4,\)"),
+    ],
+)
 def test_data_that_does_not_fit(x, message):
     with pytest.raises(UserError, match=message):
         build().init(jax.random.key(0), Batch(x))

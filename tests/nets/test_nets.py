@@ -54,11 +54,22 @@ def test_mlp_takes_any_shape_and_depth(shape, hidden):
 
 
 def test_mlp_is_the_composition_of_its_layers():
-    net, x, cond = mlp((4,), 2, act="tanh"), np.linspace(-1, 1, 6).reshape(2, 3), np.array([[1.0], [-1.0]])
-    params, state = net.init(jax.random.key(0), jnp.asarray(x, jnp.float32), jnp.asarray(cond, jnp.float32))
+    net, x, cond = (
+        mlp((4,), 2, act="tanh"),
+        np.linspace(-1, 1, 6).reshape(2, 3),
+        np.array([[1.0], [-1.0]]),
+    )
+    params, state = net.init(
+        jax.random.key(0), jnp.asarray(x, jnp.float32), jnp.asarray(cond, jnp.float32)
+    )
     first, last = params["Dense_0"], params["Dense_1"]
-    want = np.tanh(np.hstack([x, cond]) @ first["kernel"] + first["bias"]) @ last["kernel"] + last["bias"]
-    have = net.apply(params, state, jnp.asarray(x, jnp.float32), cond=jnp.asarray(cond, jnp.float32), train=False)[0]
+    want = (
+        np.tanh(np.hstack([x, cond]) @ first["kernel"] + first["bias"]) @ last["kernel"]
+        + last["bias"]
+    )
+    have = net.apply(
+        params, state, jnp.asarray(x, jnp.float32), cond=jnp.asarray(cond, jnp.float32), train=False
+    )[0]
     np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-6)
 
 
@@ -67,7 +78,9 @@ def test_heads_are_separate_layers_side_by_side():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3)), jnp.float32)
     params, state = net.init(jax.random.key(0), x)
     assert params["Dense_1"]["kernel"].shape == params["Dense_2"]["kernel"].shape == (32, 32)
-    assert np.abs(params["Dense_1"]["kernel"]).max() > np.sqrt(6 / (32 + 64))   # the bound of one layer of 64 outputs
+    assert np.abs(params["Dense_1"]["kernel"]).max() > np.sqrt(
+        6 / (32 + 64)
+    )  # the bound of one layer of 64 outputs
     y, _ = net.apply(params, state, x, train=False)
     params["Dense_2"] = jax.tree.map(jnp.zeros_like, params["Dense_2"])
     half, _ = net.apply(params, state, x, train=False)
@@ -76,10 +89,12 @@ def test_heads_are_separate_layers_side_by_side():
 
 
 def test_bfloat16_nets_return_float32():
-    for net, shape in [(mlp((4,), 2, dtype=jnp.bfloat16), (2, 4, 4, 1)),
-                       (conv_encoder(2, channels=(2,), hidden=4, dtype=jnp.bfloat16), (2, 4, 4, 1)),
-                       (conv_decoder((4, 4, 1), channels=(2,), hidden=4, dtype=jnp.bfloat16), (2, 3))]:
-        params, _, _ = abstract(net, shape)   # which looks at the output's type
+    for net, shape in [
+        (mlp((4,), 2, dtype=jnp.bfloat16), (2, 4, 4, 1)),
+        (conv_encoder(2, channels=(2,), hidden=4, dtype=jnp.bfloat16), (2, 4, 4, 1)),
+        (conv_decoder((4, 4, 1), channels=(2,), hidden=4, dtype=jnp.bfloat16), (2, 3)),
+    ]:
+        params, _, _ = abstract(net, shape)  # which looks at the output's type
         assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
@@ -102,8 +117,12 @@ def test_conv_nets_take_images_of_any_size(shape, channels, batch_norm):
 def test_conv_parameter_counts():
     encoder, _, _ = abstract(conv_encoder(20, channels=(32, 64), hidden=256), (2, 28, 28, 1))
     decoder, _, _ = abstract(conv_decoder((28, 28, 1), channels=(64, 32), hidden=256), (2, 10))
-    assert count(encoder) == (16 * 32 + 32) + (16 * 32 * 64 + 64) + (7 * 7 * 64 * 256 + 256) + (256 * 20 + 20)
-    assert count(decoder) == (10 * 256 + 256) + (256 * 7 * 7 * 64 + 7 * 7 * 64) + (16 * 64 * 32 + 32) + (16 * 32 + 1)
+    assert count(encoder) == (16 * 32 + 32) + (16 * 32 * 64 + 64) + (7 * 7 * 64 * 256 + 256) + (
+        256 * 20 + 20
+    )
+    assert count(decoder) == (10 * 256 + 256) + (256 * 7 * 7 * 64 + 7 * 7 * 64) + (
+        16 * 64 * 32 + 32
+    ) + (16 * 32 + 1)
 
 
 def test_every_pixel_of_an_odd_image_reaches_the_encoder_and_can_be_drawn_by_the_decoder():
@@ -121,8 +140,10 @@ def test_every_pixel_of_an_odd_image_reaches_the_encoder_and_can_be_drawn_by_the
 
 def test_the_condition_reaches_conv_nets():
     cond = jnp.eye(2)
-    for net, x in [(conv_encoder(2, channels=(2,), hidden=4), jnp.ones((2, 4, 4, 1))),
-                   (conv_decoder((4, 4, 1), channels=(2,), hidden=4), jnp.ones((2, 3)))]:
+    for net, x in [
+        (conv_encoder(2, channels=(2,), hidden=4), jnp.ones((2, 4, 4, 1))),
+        (conv_decoder((4, 4, 1), channels=(2,), hidden=4), jnp.ones((2, 3))),
+    ]:
         params, state = net.init(jax.random.key(1), x, cond)
         y, _ = net.apply(params, state, x, cond=cond, train=False)
         assert not np.allclose(y[0], y[1])
@@ -131,29 +152,38 @@ def test_the_condition_reaches_conv_nets():
 # ---- options out of range --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("build", "message"), [
-    (lambda: mlp((0,), 2), "a layer's width must be at least 1, not 0"),
-    (lambda: mlp((4, -3), 2), "a layer's width must be at least 1, not -3"),
-    (lambda: mlp((4.0,), 2), "a layer's width must be a whole number, not 4.0"),
-    (lambda: mlp((4,), 0), "a layer's width must be at least 1, not 0"),
-    (lambda: mlp((4,), 3, heads=2), "2 heads cannot share 3 outputs equally"),
-    (lambda: mlp((4,), 2, heads=0), "heads must be at least 1"),
-    (lambda: mlp((4,), 2, act="gelu2"), "unknown activation 'gelu2'"),
-    (lambda: mlp((4,), 2, init="glorott"), "unknown initialiser 'glorott'. Did you mean 'glorot'"),
-    (lambda: conv_encoder(0), "out must be at least 1"),
-    (lambda: conv_encoder(2, channels=()), "at least one entry in channels"),
-    (lambda: conv_encoder(2, channels=(4, 0)), "a layer's width must be at least 1, not 0"),
-    (lambda: conv_encoder(2, hidden=0), "a layer's width must be at least 1, not 0"),
-    (lambda: conv_encoder(2, act="swishh"), "unknown activation"),
-    (lambda: conv_decoder((8, 8)), r"shape must be \(height, width, channels\), not \(8, 8\)"),
-    (lambda: conv_decoder((8, 0, 1)), "a side of the image must be at least 1, not 0"),
-    (lambda: conv_decoder((8, 8, 1), init="he"), "unknown initialiser 'he'"),
-])
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: mlp((0,), 2), "a layer's width must be at least 1, not 0"),
+        (lambda: mlp((4, -3), 2), "a layer's width must be at least 1, not -3"),
+        (lambda: mlp((4.0,), 2), "a layer's width must be a whole number, not 4.0"),
+        (lambda: mlp((4,), 0), "a layer's width must be at least 1, not 0"),
+        (lambda: mlp((4,), 3, heads=2), "2 heads cannot share 3 outputs equally"),
+        (lambda: mlp((4,), 2, heads=0), "heads must be at least 1"),
+        (lambda: mlp((4,), 2, act="gelu2"), "unknown activation 'gelu2'"),
+        (
+            lambda: mlp((4,), 2, init="glorott"),
+            "unknown initialiser 'glorott'. Did you mean 'glorot'",
+        ),
+        (lambda: conv_encoder(0), "out must be at least 1"),
+        (lambda: conv_encoder(2, channels=()), "at least one entry in channels"),
+        (lambda: conv_encoder(2, channels=(4, 0)), "a layer's width must be at least 1, not 0"),
+        (lambda: conv_encoder(2, hidden=0), "a layer's width must be at least 1, not 0"),
+        (lambda: conv_encoder(2, act="swishh"), "unknown activation"),
+        (lambda: conv_decoder((8, 8)), r"shape must be \(height, width, channels\), not \(8, 8\)"),
+        (lambda: conv_decoder((8, 0, 1)), "a side of the image must be at least 1, not 0"),
+        (lambda: conv_decoder((8, 8, 1), init="he"), "unknown initialiser 'he'"),
+    ],
+)
 def test_options_out_of_range(build, message):
     with pytest.raises(UserError, match=message):
         build()
 
 
 def test_a_conv_net_wants_images():
-    with pytest.raises(UserError, match=r"needs images \[batch, height, width, channels\], not shape \(2, 64\): use"):
+    with pytest.raises(
+        UserError,
+        match=r"needs images \[batch, height, width, channels\], not shape \(2, 64\): use",
+    ):
         nets.conv_encoder(2).init(jax.random.key(0), jnp.zeros((2, 64)))
