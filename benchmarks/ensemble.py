@@ -23,9 +23,9 @@ import optax
 from benchmarks import measure
 from jaxvae import models, nets
 from jaxvae.data import toy2d
-from jaxvae.ensemble import train_ensemble
 from jaxvae.errors import check_count
-from jaxvae.step import init_state, make_train_step
+from jaxvae.train.ensemble import train_ensemble
+from jaxvae.train.step import init_state, make_train_step
 from jaxvae.types import Batch
 
 BATCH_SIZE = 512

@@ -18,7 +18,14 @@ import optax
 import orbax.checkpoint as ocp
 
 from jaxvae import distributions, parallel
-from jaxvae.step import Optimisers, TrainState, groups, init_state, make_train_step, optimisers
+from jaxvae.train.step import (
+    Optimisers,
+    TrainState,
+    groups,
+    init_state,
+    make_train_step,
+    optimisers,
+)
 from jaxvae.types import Array, Aux, Batch, Mean, Model, Terms, Tree
 
 STEPS = 10  # on one trace

@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxvae import parallel, run, writers
+import jaxvae
+from jaxvae import parallel, writers
 from small import EXAMPLE, go, small, source
 
 HERE = Path(__file__).parent
@@ -78,7 +79,7 @@ def test_two_processes_train_resume_and_log_as_one(tmp_path, kind):
         ("train", 20),
         ("valid", 20),
     ]
-    assert run.load(tmp_path / "two", model=small(), example=EXAMPLE).params.keys() == {
+    assert jaxvae.load(tmp_path / "two", model=small(), example=EXAMPLE).params.keys() == {
         "encoder",
         "decoder",
     }

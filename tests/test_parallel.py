@@ -11,7 +11,7 @@ import pytest
 from jaxvae import nets, noise, parallel
 from jaxvae.errors import UserError
 from jaxvae.models import vae
-from jaxvae.step import init_state, make_eval_step, make_train_step
+from jaxvae.train.step import init_state, make_eval_step, make_train_step
 from jaxvae.types import Aux, Batch, Model, Objective
 from systems import SYSTEMS, images
 

@@ -13,8 +13,8 @@ from experiments import runner
 from experiments.soft_intro_2d import cells, figures, measure, setting, sweep
 from jaxvae import table, writers
 from jaxvae.data import toy2d
-from jaxvae.ensemble import Ensemble
 from jaxvae.errors import UserError
+from jaxvae.train.ensemble import Ensemble
 from jaxvae.types import Batch, Model
 
 ROOT = Path(__file__).parents[1] / "experiments" / "soft_intro_2d"

@@ -11,8 +11,8 @@ import pytest
 from jaxvae.models import vae
 from jaxvae.nets import conv_decoder, conv_encoder, from_linen, mlp
 from jaxvae.nets.layers import Dense, Dropout
-from jaxvae.step import init_state, make_eval_step, make_train_step
 from jaxvae.testing import check_model
+from jaxvae.train.step import init_state, make_eval_step, make_train_step
 from jaxvae.types import Batch
 from systems import SYSTEMS, alternating_vae, flow, gan, images, points, to_data, to_latent
 

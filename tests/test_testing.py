@@ -7,10 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvae import nets, noise, parallel, step, testing
+from jaxvae import nets, noise, parallel, testing
 from jaxvae.distributions import Normal
 from jaxvae.models import vae
 from jaxvae.testing import check_model
+from jaxvae.train.step import make_train_step as make_train_step_of
 from jaxvae.types import Aux, Batch, Model, Objective, Terms
 
 SIZE = 16
@@ -216,7 +217,7 @@ def test_a_group_without_parameters_needs_no_gradient():
 
 def test_a_step_that_moves_what_it_must_not(monkeypatch):
     def make_train_step(model, tx):
-        sound = step.make_train_step(model, tx)
+        sound = make_train_step_of(model, tx)
 
         def broken(train_state, batch):
             end, metrics = sound(train_state, batch)

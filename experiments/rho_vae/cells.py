@@ -33,9 +33,8 @@ from experiments.rho_vae import search
 from experiments.runner import Cell, Measure
 from experiments.vae.cells import BATCH_SIZE, EPOCHS, LATENT_DIM, PRECISION, released_loss
 from jaxvae import data, distributions, models, nets, plots, writers
-from jaxvae.data.preprocess import make_preprocess
+from jaxvae.data.preprocess import Preprocess, make_preprocess
 from jaxvae.errors import UserError
-from jaxvae.loop import Preprocess
 from jaxvae.models.rho_vae import net_posterior, released_posterior
 from jaxvae.train import fit
 from jaxvae.types import Batch, Model, Terms

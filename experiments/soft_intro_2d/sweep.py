@@ -25,12 +25,13 @@ import jax
 from experiments import runner
 from experiments.soft_intro_2d import cells, measure, setting
 from experiments.soft_intro_2d.cells import FOLDER
-from jaxvae import run, table, writers
-from jaxvae.checkpoint import Checkpoints
+from jaxvae import table, writers
 from jaxvae.data import toy2d
-from jaxvae.ensemble import Ensemble, member, train_ensemble
 from jaxvae.errors import UserError, unknown
-from jaxvae.step import init_state, make_train_step
+from jaxvae.train import folder as folders
+from jaxvae.train.checkpoint import Checkpoints
+from jaxvae.train.ensemble import Ensemble, member, train_ensemble
+from jaxvae.train.step import init_state, make_train_step
 from jaxvae.types import Batch
 
 SWEEPS = {
@@ -171,7 +172,7 @@ def keep(cell: str, chosen: setting.Run, seed: int, state, smoke: bool) -> None:
     folder = cells.workdir(cell, seed, smoke)
     shutil.rmtree(folder, ignore_errors=True)
     config = cells.config(chosen, seed, smoke)
-    with run.folder(folder, config):
+    with folders.hold(folder, config):
         checkpoints = Checkpoints(folder / "checkpoints", best=None)
         checkpoints.save(state, {}, config=config)
         checkpoints.wait()

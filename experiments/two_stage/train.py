@@ -16,8 +16,8 @@ from jaxvae import data, models, parallel
 from jaxvae.data import Source
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.models.two_stage import Latents
-from jaxvae.step import groups, make_train_step
 from jaxvae.train import Fit, fit, init_state
+from jaxvae.train.step import groups, make_train_step
 from jaxvae.types import Batch, Model
 
 FOLDER = Path(__file__).parent

@@ -1,25 +1,13 @@
-"""Data: `load(name, split)` gives a `Source`, `batch_at(source, seed, step, batch_size)` its
-batches.
+"""Data: `load(name, split)` gives a `Source`, `batch_at(source, seed, step, batch_size)` its batches.
 
-`jaxvae.data.preprocess` turns batches into floats inside the compiled step; this package itself
-needs NumPy only (and Pillow, scikit-learn or TensorFlow Datasets for the data sets that come that
-way).
+`source` is the contract, `sets` the data sets by name; `preprocess` turns batches into floats inside
+the compiled step. Stands on the ground and needs NumPy only (and Pillow, scikit-learn or TensorFlow
+Datasets for the data sets that come that way). May be imported by everything from models upwards.
 """
 
 from jaxvae.data.images import folder, from_iterator, npz
-from jaxvae.data.source import (
-    Source,
-    Splits,
-    batch_at,
-    batch_indices,
-    binarised,
-    from_arrays,
-    known,
-    load,
-    names,
-    overlap,
-    splits,
-)
+from jaxvae.data.sets import known, listing, load, names, overlap, splits
+from jaxvae.data.source import Source, Splits, batch_at, batch_indices, binarised, from_arrays
 
 __all__ = [
     "Source",
@@ -31,6 +19,7 @@ __all__ = [
     "from_arrays",
     "from_iterator",
     "known",
+    "listing",
     "load",
     "names",
     "npz",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxvae.data import places
+from jaxvae.data.source import Source, from_arrays, parse_split
 from jaxvae.errors import UserError, check_count
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -85,7 +86,6 @@ def folder(
         UserError: for a folder without images, files of several sizes, and files that cannot be
             read (how many, which).
     """
-    from jaxvae.data.source import Source, from_arrays, parse_split
 
     root = Path(os.path.expanduser(path))
     files, classes = _files(root, by_class)
@@ -277,7 +277,6 @@ def npz(
     Raises:
         UserError: for a file that cannot be read or lacks the keys, and what `from_arrays` refuses.
     """
-    from jaxvae.data.source import from_arrays, parse_split
 
     path = Path(os.path.expanduser(path))
     try:
@@ -357,7 +356,6 @@ def from_iterator(
         UserError: for an empty iterator, examples of several shapes or types, and too many of them
             for memory.
     """
-    from jaxvae.data.source import Source, from_arrays
 
     rows = iter(_rows(examples))
     first = next(rows, None)

@@ -12,13 +12,16 @@ from jaxvae import noise
 from jaxvae.errors import UserError, check_count, unknown
 from jaxvae.types import Array, Batch
 
+KEY = 0x0DA7A  # folded into a step's key for the noise of preprocessing
 PIXELS = ("grey", "binarised", "dequantised")
+Preprocess = Callable[[Array, dict[str, Array]], Batch]  # (rng, examples) -> Batch, inside jit
+
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
 
 def make_preprocess(
     pixels: Literal["grey", "binarised", "dequantised"] = "grey", num_classes: int | None = None
-) -> Callable[[Array, dict[str, Array]], Batch]:
+) -> Preprocess:
     """Returns `preprocess(rng, examples) -> Batch`, to be called inside `jit`.
 
         grey          x = byte / 255

@@ -18,11 +18,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxvae import distributions, objectives, parallel
-from jaxvae.data.preprocess import make_preprocess
+from jaxvae.data import preprocess as preprocessing
+from jaxvae.data.preprocess import Preprocess, make_preprocess
 from jaxvae.data.source import Source
 from jaxvae.data.stream import ahead
 from jaxvae.errors import UserError, check_count
-from jaxvae.loop import PREPROCESS, Preprocess
 from jaxvae.types import Array, Batch, Model, Params, State, Terms
 
 ACTIVE = 0.01  # variance of a posterior mean over the data above which its dimension is active
@@ -140,6 +140,18 @@ def make_terms(model: Model, *, stats: str = "running") -> Callable:
     return terms
 
 
+def make_log_prob(model: Model, *, stats: str = "running") -> Callable:
+    """Returns `log_prob(params, state, rng, batch) -> {"log_prob": [B]}`, in nats, of a model with
+    an exact density; `rng` is not used."""
+    if model.log_prob is None:
+        raise UserError("this model has no exact density.")
+
+    def log_prob(params: Params, state: State, rng: Array, batch: Batch) -> dict[str, Array]:
+        return {"log_prob": model.log_prob(params, state, batch.x, batch.cond, stats=stats)}
+
+    return log_prob
+
+
 def per_example(
     function: Callable,
     params: Params,
@@ -174,7 +186,7 @@ def per_example(
 
     compiled = jax.jit(one, out_shardings=whole)
     params, state = parallel.put((params, state), whole)
-    rng = parallel.put(jax.random.fold_in(jax.random.key(seed), PREPROCESS), whole)
+    rng = parallel.put(jax.random.fold_in(jax.random.key(seed), preprocessing.KEY), whole)
     parts, pending = [], []
     with jax.default_matmul_precision("highest"):
         blocks = ahead(

@@ -327,15 +327,3 @@ def listing(data_dir: places.PathLike | None = None) -> list[tuple[str, str]]:
         where = str(path) if path else f"not found; {known.purpose}: {fetched}{by_hand}"
         rows.append((path.name if path else known.file, where))
     return rows
-
-
-def run_weights_list(asked) -> int:
-    from jaxvae.doctor import table
-
-    print(table(listing(asked.data_dir)))
-    return 0
-
-
-def run_weights_fetch(asked) -> int:
-    fetch(asked.name, asked.out)
-    return 0

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 import seeded
-from jaxvae import cli, export
+from jaxvae import safetensors
+from jaxvae.cli import main as cli
 from jaxvae.errors import UserError
 from jaxvae.metrics import squeezenet, torch_files, weights
 
@@ -148,7 +149,7 @@ def test_big_endian_archives(tmp_path, arrays):
 
 def test_npz_and_safetensors(tmp_path, arrays):
     np.savez(tmp_path / "w.npz", **arrays)
-    (tmp_path / "w.safetensors").write_bytes(export.dump(arrays, {}))
+    (tmp_path / "w.safetensors").write_bytes(safetensors.dump(arrays, {}))
     for name in ("w.npz", "w.safetensors"):
         found = weights.read(tmp_path / name)
         same({key: found[key] for key in arrays}, arrays)
@@ -248,7 +249,7 @@ def test_truncated_files_are_refused(tmp_path, arrays, suffix):
     elif suffix == "npz":
         np.savez(path, **arrays)
     else:
-        path.write_bytes(export.dump(arrays, {}))
+        path.write_bytes(safetensors.dump(arrays, {}))
     whole = path.read_bytes()
     for cut in sorted({0, 1, 3, 7, *range(9, len(whole), len(whole) // 40), len(whole) - 1}):
         path.write_bytes(whole[:cut])

@@ -16,8 +16,8 @@ from jaxvae.errors import UserError
 from jaxvae.models import intro_vae, plain_vae, soft_intro_vae
 from jaxvae.nets import from_linen, mlp
 from jaxvae.nets.layers import BatchNorm, Dense
-from jaxvae.step import init_state, make_train_step
 from jaxvae.testing import check_model
+from jaxvae.train.step import init_state, make_train_step
 from jaxvae.types import Batch, Net, Posterior
 
 D, B = 2, 8

@@ -8,11 +8,11 @@ import optax
 import pytest
 
 from jaxvae import distributions, models, nets, noise, objectives, parallel
-from jaxvae.config import PRESETS, build
 from jaxvae.errors import UserError
 from jaxvae.models.rho_vae import net_posterior, released_posterior
-from jaxvae.step import init_state, make_train_step
+from jaxvae.presets import PRESETS
 from jaxvae.testing import check_model
+from jaxvae.train.step import init_state, make_train_step
 from jaxvae.types import Batch
 
 D, SHAPE, ZERO = 3, (2, 2, 1), jnp.asarray(0, jnp.int32)
@@ -316,7 +316,7 @@ def test_a_coupled_loss_refuses_accumulation():
     ("preset", "parameters"), [("vae", 640_804), ("rho_vae", 637_596), ("info_vae", 640_804)]
 )
 def test_presets_build_the_papers_net(preset, parameters, tmp_path):
-    model = build(PRESETS[preset](workdir=tmp_path), (28, 28, 1), 10).model
+    model = PRESETS[preset].build(PRESETS[preset].options(workdir=tmp_path), (28, 28, 1), 10).model
     params, _ = jax.eval_shape(model.init, jax.random.key(0), Batch(jnp.zeros((2, 28, 28, 1))))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
     assert parallel.axis_size() == 1

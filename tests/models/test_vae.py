@@ -11,7 +11,7 @@ from jaxvae.errors import UserError
 from jaxvae.models import vae
 from jaxvae.nets import from_linen, mlp
 from jaxvae.nets.layers import BatchNorm, Dense
-from jaxvae.step import init_state, make_train_step
+from jaxvae.train.step import init_state, make_train_step
 from jaxvae.types import Batch, Posterior
 
 D, SHAPE = 2, (3, 2, 1)

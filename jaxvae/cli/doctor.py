@@ -1,0 +1,117 @@
+"""`jaxvae doctor`, `jaxvae data list` and `jaxvae data prepare`: what is here, and what is
+missing."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+
+from jaxvae import data
+from jaxvae.cli import options
+from jaxvae.data import places, prepare
+from jaxvae.metrics import weights
+
+EXTRAS = {  # what is not installed with jaxvae -> what it is for, how to get it
+    "tensorflow": ("TFDS copies in TFRecord form", "pip install 'jaxvae[tf]'"),
+    "gcsfs": ("data behind gs://", "pip install 'jaxvae[gcs]'"),
+    "tensorboardX": ("train --tensorboard", "pip install 'jaxvae[tensorboard]'"),
+}
+
+
+def run_data_prepare(asked: options.DataPrepare) -> int:
+    prepare.prepare(asked.name, data_dir=asked.data_dir, source=asked.from_)
+    return 0
+
+
+def run_data_list(asked: options.DataList) -> int:
+    print(table(data.listing(asked.data_dir)))
+    return 0
+
+
+def run_weights_list(asked: options.WeightsList) -> int:
+    print(table(weights.listing(asked.data_dir)))
+    return 0
+
+
+def run_weights_fetch(asked: options.WeightsFetch) -> int:
+    weights.fetch(asked.name, asked.out)
+    return 0
+
+
+def run_doctor(asked: options.Doctor) -> int:
+    print("versions")
+    print(table(versions()))
+    print("\ndevices")
+    print(table(devices()))
+    print("\ndata")
+    print(table(data.listing(asked.data_dir)))
+    print(f"  looked in {', '.join(places.roots(asked.data_dir))}")
+    print("\nweights")
+    print(table(weights.listing(asked.data_dir)))
+    return 0
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Returns rows of text in columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return "\n".join(f"  {line}".rstrip() for line in lines)
+
+
+def versions() -> list[tuple[str, str, str]]:
+    """Returns (package, version, remark) of Python, what jaxvae requires, and what it can use."""
+    rows = [("python", platform.python_version(), "")]
+    try:
+        required = importlib.metadata.requires("jaxvae") or []
+    except importlib.metadata.PackageNotFoundError:
+        required = ["jax", "flax", "optax"]
+    names = dict.fromkeys(
+        re.split(r"[ ;<>=!~\[(]", line)[0] for line in required if "extra ==" not in line
+    )
+    for name in ("jaxvae", *names, *EXTRAS):
+        try:
+            rows.append((name, importlib.metadata.version(name), ""))
+        except importlib.metadata.PackageNotFoundError:
+            why = (
+                "for {}: {}".format(*EXTRAS[name])
+                if name in EXTRAS
+                else "needed: pip install jaxvae"
+            )
+            rows.append((name, "not installed", why))
+    return rows
+
+
+def devices() -> list[tuple[str, str]]:
+    """Returns what JAX computes on, and how much memory and disk there is."""
+    import jax
+
+    try:
+        found = jax.devices()
+        rows = [("devices", f"{len(found)} x {found[0].device_kind} ({found[0].platform})")]
+        limit = (
+            (found[0].memory_stats() or {}).get("bytes_limit")
+            if found[0].platform != "cpu"
+            else None
+        )
+        if limit:
+            rows.append(("memory of one", f"{limit / 2**30:.1f} GiB"))
+        if found[0].platform == "cpu":
+            rows.append(
+                (
+                    "accelerators",
+                    "none: pip install 'jaxvae[cuda13]' for NVIDIA GPUs, 'jaxvae[tpu]' for Cloud "
+                    "TPU",
+                )
+            )
+    except RuntimeError as error:  # a driver that does not answer
+        rows = [("devices", f"JAX cannot start: {str(error).splitlines()[0]}")]
+    rows.append(("cores", str(os.cpu_count())))
+    if hasattr(os, "sysconf"):
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+        rows.append(("host memory", f"{pages * size / 2**30:.1f} GiB"))
+    rows.append(("free disk here", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB"))
+    return rows

@@ -1,0 +1,197 @@
+"""From the words of a command line to one command.
+
+A user's mistake ends with one line on stderr and exit code 2; a loss that is not finite with 3; a
+run that was asked to stop with 75 (SIGTERM) or 130 (Ctrl-C), after it has saved.
+"""
+
+import contextlib
+import io
+import itertools
+import re
+import sys
+from collections.abc import Sequence
+
+from jaxvae import host
+from jaxvae.errors import UserError, unknown
+
+USAGE = """usage: jaxvae COMMAND ...
+
+commands:
+  train PRESET   train a model; `jaxvae train PRESET --help` lists its options
+{commands}
+
+presets:
+{presets}
+
+options:
+  --version      show the version
+  --help         show this text
+
+example:
+  jaxvae train vae --data digits --latent-dim 2 --workdir runs/digits
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(argv)
+    except UserError as error:
+        print(f"jaxvae: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:  # before a run listens for it: there is nothing to save
+        return 130
+    except (MemoryError, RuntimeError) as error:
+        if (
+            isinstance(error, MemoryError)
+            or "RESOURCE_EXHAUSTED" in str(error)
+            or "Out of memory" in str(error)
+        ):
+            print(
+                "jaxvae: out of memory: use smaller networks, a smaller batch, or --accumulate.",
+                file=sys.stderr,
+            )
+            return 2
+        raise
+
+
+def _main(argv: list[str]) -> int:
+    from jaxvae.cli import options
+    from jaxvae.presets import PRESETS
+
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        presets = "\n".join(
+            f"  {name:<14} {preset.options.__doc__}" for name, preset in PRESETS.items()
+        )
+        rows = "\n".join(
+            f"  {name:<14} {cls.__doc__}" for name, (cls, _) in options.COMMANDS.items()
+        )
+        print(USAGE.format(presets=presets, commands=rows), end="")
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        import jaxvae
+
+        print(f"jaxvae {jaxvae.__version__}")
+        return 0
+    if argv[0] != "train":
+        return _other(argv)
+    if len(argv) == 1:
+        raise UserError(
+            f"train needs a preset: {', '.join(PRESETS)}. Example: jaxvae train vae "
+            "--workdir runs/vae"
+        )
+    if argv[1] in ("-h", "--help"):
+        return _main(["--help"])
+    if argv[1] not in PRESETS:
+        raise unknown("preset", argv[1], PRESETS)
+    settings = parse(PRESETS[argv[1]].options, argv[2:], f"jaxvae train {argv[1]}")
+    settings.check()
+    from jaxvae.data import known, names
+
+    if not known(settings.data):
+        raise unknown("data set", settings.data, names())
+    if settings.convolves:
+        host.keep_freed_memory()
+    from jaxvae.cli.train import run_train
+
+    return run_train(settings)
+
+
+def _other(argv: list[str]) -> int:
+    """Runs a command of `options.COMMANDS`."""
+    import importlib
+
+    from jaxvae.cli import options
+
+    word = argv[0]
+    groups = {name.split()[0] for name in options.COMMANDS if " " in name}
+    if word in groups:
+        known = [name.split()[1] for name in options.COMMANDS if name.startswith(f"{word} ")]
+        if len(argv) == 1 or argv[1] in ("-h", "--help"):
+            return _main(["--help"])
+        if argv[1] not in known:
+            raise unknown(f"command {word}", argv[1], known)
+        word = " ".join(argv[:2])
+    if word not in options.COMMANDS:
+        raise unknown("command", word, {"train", *(name.split()[0] for name in options.COMMANDS)})
+    cls, module = options.COMMANDS[word]
+    settings = parse(cls, argv[len(word.split()) :], f"jaxvae {word}")
+    options.check(settings)
+    metrics = getattr(settings, "metrics", None) or ()
+    if {"fid", "kid"} & set(metrics):  # what takes their features convolves
+        host.keep_freed_memory()
+    function = f"run_{word.replace(' ', '_')}"
+    return getattr(importlib.import_module(f"jaxvae.cli.{module}"), function)(settings)
+
+
+def parse(cls, args: Sequence[str], prog: str):
+    """Returns `args` as the dataclass `cls`, its options explained by --help; a mistake is one
+    line."""
+    import dataclasses
+
+    import tyro
+
+    names = [f"--{f.name.strip('_').replace('_', '-')}" for f in dataclasses.fields(cls)]
+    flags = [
+        f"--no-{f.name.replace('_', '-')}"
+        for f in dataclasses.fields(cls)
+        if f.type in (bool, "bool")
+    ]
+    for arg in args:
+        option = arg.split("=")[0].replace("_", "-")
+        if option.startswith("--") and option not in (*names, *flags, "--help"):
+            raise unknown("option", option, [*names, *flags])
+    problem = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(problem):
+            return tyro.cli(cls, args=list(args), prog=prog)
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise _mistake(problem.getvalue(), prog) from None
+
+
+def _mistake(box: str, prog: str) -> UserError:
+    """Returns the error that says in one line what tyro's box says in many."""
+    text = _one_line(box)
+    choice = re.match(
+        r"invalid choice '(.*?)' for argument '(--\S+)'\. Expected one of \((.*?)\)", text
+    )
+    if choice:
+        return unknown(choice[2], choice[1], re.findall(r"'(.*?)'", choice[3]))
+    kind = re.match(
+        r"Error parsing (--\S+): .*?no type matching (\S+) could be instantiated from \['(.*?)'\]",
+        text,
+    )
+    if kind:
+        return UserError(
+            f"{kind[1]} takes {kind[2]}, not {kind[3]!r}. `{prog} --help` explains it."
+        )
+    missing = re.match(r"Missing from [^:]*: (--\S+ \S+)", text)
+    if missing:
+        return UserError(f"{missing[1]} is required. `{prog} --help` lists the options.")
+    empty = re.match(r"Missing value for argument '(--\S+)'", text)
+    if empty:
+        return UserError(f"{empty[1]} needs a value. `{prog} --help` explains it.")
+    place = re.match(
+        r"Missing (?:from [^:]*: (\S+)|value for argument '(\w+)')", text
+    )  # an argument without an option
+    if place:
+        word = (place[1] or place[2]).upper()
+        return UserError(f"{word} is required, as in `{prog} {word}`. `{prog} --help` explains it.")
+    return UserError(f"{text} `{prog} --help` lists the options.")
+
+
+def _one_line(box: str) -> str:
+    """Returns the first paragraph of a boxed message as one sentence."""
+    rows = [row.strip("│╭╮╰╯─ ") for row in box.splitlines()]
+    rows = [
+        "" if set(row) == {"-"} else row for row in rows
+    ]  # a rule, where the terminal has no lines
+    start = next((i for i, row in enumerate(rows) if row), 0) + 1  # behind the title
+    words = list(itertools.takewhile(bool, itertools.dropwhile(lambda row: not row, rows[start:])))
+    text = re.sub(r"\s+", " ", " ".join(words)).replace("{None}|", "") or "wrong options"
+    return text if text.endswith((".", "!", "?")) else text + "."

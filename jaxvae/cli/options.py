@@ -1,0 +1,208 @@
+"""Options of the commands that use a trained run, and of those about data; nothing heavy is
+imported here."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from jaxvae.errors import UserError, check_count, check_number
+from jaxvae.presets.config import Count, Folder, Text
+
+File = Annotated[Path | None, arg(metavar="FILE")]
+Run = Annotated[Positional[Path], arg(metavar="RUN")]
+METRICS = ("elbo", "log_prob", "kl_per_dim", "active_units", "iw_nll", "bpd", "fid", "kid")
+
+
+@dataclasses.dataclass(frozen=True)
+class _OnRun:
+    run: Run
+    """Folder of a run, or of an exported model."""
+    step: str = "latest"
+    """Checkpoint: latest, best, or a step that was kept."""
+    seed: int = 0
+    """Seed of the noise."""
+    out: File = None
+    """File to write (default: in RUN, named after the command)."""
+    npz: File = None
+    """Also write the numbers to this .npz file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _OnData(_OnRun):
+    split: Text = None
+    """Examples to use (default: the data set's test split)."""
+    data_dir: Folder = None
+    """Where the files of data sets are (default: as for train)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample(_OnRun):
+    """Draw new examples from a trained model."""
+
+    n: int = 64
+    """How many."""
+    label: Count = None
+    """Class of all of them, for a conditional model (default: one class after the other)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruct(_OnData):
+    """Encode and decode examples, each original above its reconstruction."""
+
+    n: int = 32
+    """How many."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interpolate(_OnData):
+    """Decode the way from one example's latent to another's, a row for each pair."""
+
+    n: int = 8
+    """How many pairs."""
+    points: int = 11
+    """Images in a row, both ends included."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Traverse(_OnData):
+    """Decode an example's latent with one dimension at a time moved through its range, a row for
+    each dimension."""
+
+    n: int = 10
+    """How many dimensions: those with the largest KL."""
+    points: int = 11
+    """Images in a row."""
+    width: float = 3.0
+    """The range is from -width to width."""
+    example: int = 0
+    """Which example of the split."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate(_OnData):
+    """Measure a trained model: a table, and the same as JSON."""
+
+    metrics: Annotated[
+        tuple[
+            Literal[
+                "elbo", "log_prob", "kl_per_dim", "active_units", "iw_nll", "bpd", "fid", "kid"
+            ],
+            ...,
+        ]
+        | None,
+        arg(metavar="METRIC ..."),
+    ] = None
+    """What to measure: elbo (with rec and kl), log_prob (of a model with an exact density),
+    kl_per_dim, active_units, iw_nll, bpd, fid, kid (default: elbo and active_units, or log_prob)."""
+    k: int = 5000
+    """Draws for each example of the importance-weighted bound (iw_nll, bpd)."""
+    batch_size: int = 100
+    """Examples at a time."""
+    protocol: Text = None
+    """Of fid and kid: standard, two-stage-released, lucic-2018, soft-intro-released or
+    squeezenet."""
+    samples: Count = None
+    """Generated images for fid and kid, and at most as many real ones where the protocol counts
+    them (default: its own)."""
+    weights: File = None
+    """File or folder of the weights of fid and kid (default: as `jaxvae weights list` shows)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a trained model as safetensors with a JSON description; jaxvae.load reads the folder
+    back."""
+
+    run: Run
+    """Folder of a run."""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """Folder to write: model.safetensors and config.json."""
+    step: str = "latest"
+    """Checkpoint: latest, best, or a step that was kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Show versions, devices, memory, and which data and weights are found; what is missing and how
+    to get it."""
+
+    data_dir: Folder = None
+    """Where the files of data sets are (default: as for train)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataPrepare:
+    """Prepare a data set for TensorFlow Datasets, from the net or from its official files;
+    TensorFlow is not needed."""
+
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    """mnist, fashion_mnist, cifar10, svhn_cropped or celeb_a."""
+    from_: Annotated[Path | None, arg(name="from", metavar="DIR")] = None
+    """Folder with the official archives, or the official files that are in them (default: download
+    them)."""
+    data_dir: Folder = None
+    """Where to (default: $TFDS_DATA_DIR, then $JAXVAE_DATA_DIR, then ~/tensorflow_datasets)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataList:
+    """List the data sets: what is there, how many examples, how large, and where."""
+
+    data_dir: Folder = None
+    """Where to look (default: $JAXVAE_DATA_DIR, $TFDS_DATA_DIR, ~/.cache/jaxvae,
+    ~/tensorflow_datasets)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsFetch:
+    """Download the weights that a metric needs, checked."""
+
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    """inception (FID) or squeezenet (LPIPS, the offline distance)."""
+    out: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Where to (default: $JAXVAE_WEIGHTS_DIR, then ~/.cache/jaxvae/weights)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsList:
+    """List the weights of metrics: where they are, or how to get them."""
+
+    data_dir: Folder = None
+    """Where to look as well (default: as for train)."""
+
+
+COMMANDS = {  # words of the command -> options, module and function
+    "sample": (Sample, "use"),
+    "reconstruct": (Reconstruct, "use"),
+    "interpolate": (Interpolate, "use"),
+    "traverse": (Traverse, "use"),
+    "evaluate": (Evaluate, "use"),
+    "export": (Export, "export"),
+    "doctor": (Doctor, "doctor"),
+    "data prepare": (DataPrepare, "doctor"),
+    "data list": (DataList, "doctor"),
+    "weights fetch": (WeightsFetch, "doctor"),
+    "weights list": (WeightsList, "doctor"),
+}
+
+
+def check(options) -> None:
+    """Raises `UserError` for numbers that no command can use."""
+    for name, least in (
+        ("n", 1),
+        ("points", 2),
+        ("k", 1),
+        ("batch_size", 1),
+        ("seed", 0),
+        ("label", 0),
+        ("example", 0),
+        ("samples", 2),
+    ):
+        if getattr(options, name, None) is not None:
+            check_count(f"--{name.replace('_', '-')}", getattr(options, name), least)
+    if hasattr(options, "width"):
+        check_number("--width", options.width, above=0.0)
+    if getattr(options, "metrics", None) == ():
+        raise UserError(f"--metrics needs at least one of {', '.join(METRICS)}.")

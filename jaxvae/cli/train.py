@@ -1,0 +1,51 @@
+"""`jaxvae train PRESET`."""
+
+import logging
+import sys
+
+import jax
+
+from jaxvae import data as data_sets
+from jaxvae.errors import UserError
+from jaxvae.presets import PRESETS, record, run
+from jaxvae.presets.config import Data, Options, source
+from jaxvae.presets.finish import finish
+from jaxvae.train import NonFinite, folder
+
+
+def run_train(config: Options) -> int:
+    """Trains, evaluates on the test split, draws the pictures and prints a table; returns the exit
+    code."""
+    for name in ("absl", "asyncio"):  # Orbax logs tracebacks of what it also raises
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    jax.config.update("jax_default_matmul_precision", config.precision)
+    preset, data = PRESETS[record.name_of(config)], _data(config)
+    system = preset.build(config, data.train.shape, data.train.num_classes)
+    folder.check(config.workdir, run.identity(config, data.train))
+    lengths = config.lengths(data.train.size)
+    print(
+        f"{config.data}: {data.train.size:,} training images {data.train.shape}, "
+        f"{' + '.join(f'{n:,}' for n in lengths)} steps of {config.batch_size}, "
+        f"{jax.device_count()} {jax.devices()[0].platform} device(s), {config.workdir}"
+    )
+    print(f"data: {data.train.origin}{'' if data.train.arrays else ', streamed'}")
+    try:
+        fit = (preset.train or run.train)(config, system, data, lengths)
+    except NonFinite as error:
+        print(f"jaxvae: {error}", file=sys.stderr)
+        return 3
+    finish(config, system, preset.stages, fit, data.test)
+    return 0
+
+
+def _data(config: Options) -> Data:
+    """Returns the three splits; raises `UserError` for a training split that shares examples with
+    another."""
+    splits = data_sets.splits(config.data, config.data_dir)
+    for part, split in (("test", splits.test), ("validation", splits.valid)):
+        if config.split and data_sets.overlap(config.data, config.split, split, config.data_dir):
+            raise UserError(
+                f"--split {config.split} shares examples with the {part} split {split}: leave "
+                "those out."
+            )
+    return Data(*(source(config, split) for split in (config.split or "train", "valid", "test")))

@@ -1,0 +1,25 @@
+"""Presets: what a named run means. Each is one file: options, and how they become a model.
+
+    config     what a preset is, and the options that all have
+    vae, ...   one preset each
+    parts      nets and optimisers that several build
+    record     options as config.json and as a command line
+    run        a run of a preset; stages: one of two stages
+    finish     pictures and held-out numbers of a finished run
+    load       a model from a run's folder, and as a folder of its own (export)
+
+Stands on training; imported by the command line and by `jaxvae.load`. `PRESETS` is all that the
+command line knows of them: a preset of your own is one more entry.
+"""
+
+from jaxvae.presets import info_vae, intro_vae, rho_vae, soft_intro_vae, two_stage_vae, vae
+from jaxvae.presets.config import Preset
+
+PRESETS: dict[str, Preset] = {
+    "vae": vae.PRESET,
+    "rho_vae": rho_vae.PRESET,
+    "info_vae": info_vae.PRESET,
+    "two_stage_vae": two_stage_vae.PRESET,
+    "soft_intro_vae": soft_intro_vae.PRESET,
+    "intro_vae": intro_vae.PRESET,
+}

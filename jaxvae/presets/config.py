@@ -1,0 +1,158 @@
+"""What a preset is: options as plain data, and the functions that make a model of them.
+
+Options are a frozen dataclass, from which the command line makes its help; nothing heavy is imported
+until something is built.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
+
+from tyro.conf import arg
+
+from jaxvae.errors import UserError, check_count, check_number, check_seed
+
+if TYPE_CHECKING:
+    from jaxvae.data import Source
+    from jaxvae.types import Model
+
+Count = Annotated[int | None, arg(metavar="N")]
+Text = Annotated[str | None, arg(metavar="STR")]
+Folder = Annotated[Path | None, arg(metavar="DIR")]
+Number = Annotated[float | None, arg(metavar="FLOAT")]
+
+PLACES = ("workdir", "data_dir")  # where things lie does not describe a run
+
+
+class Data(NamedTuple):
+    """The three splits of a run."""
+
+    train: "Source"
+    valid: "Source"
+    test: "Source"
+
+
+class System(NamedTuple):
+    """What options become: a model, how it is trained, and what its numbers mean."""
+
+    model: "Model"  # what is evaluated, used and loaded
+    tx: Any = None  # optimisers, as `fit` takes them; None where stages have their own
+    preprocess: Any = None  # (rng, examples) -> Batch
+    phases: Callable[[int], Any] | None = None  # (steps) -> list of Phase; None: `model` all along
+    classes: int | None = None  # of the labels that it is conditioned on
+    latent_dim: int | None = None
+    latent: str = "z"  # what it encodes to, in words
+    pixels: str = "grey"  # what its likelihood is of: grey, binarised or dequantised
+    likelihood: str | None = None  # family of p(x|z), where there is one
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options that every preset has."""
+
+    workdir: Annotated[Path, arg(metavar="DIR")]
+    """Folder of the run; a run in it with the same settings is resumed."""
+    data: str = "digits"
+    """Data set: a name of `jaxvae data list`, folder:PATH (images), npz:FILE, or tfds:NAME."""
+    data_dir: Folder = None
+    """Where the files of data sets are (default: $JAXVAE_DATA_DIR, $TFDS_DATA_DIR, ~/.cache/jaxvae,
+    ~/tensorflow_datasets)."""
+    size: Count = None
+    """Height and width to which the images of a folder are resized."""
+    crop: Count = None
+    """Height and width of the centre of them that is kept, before that."""
+    split: Text = None
+    """Training split, e.g. "train[:1000]" (default: all but the validation and test parts, which it
+    must leave out)."""
+
+    # length and order
+    steps: Count = None
+    """Length of the run in steps."""
+    epochs: Count = None
+    """Length of the run in passes over the training split (default: 20)."""
+    batch_size: int = 128
+    """Examples per step, over all devices."""
+    seed: int = 0
+    """Seed of parameters, noise and data order."""
+
+    # optimisation
+    learning_rate: float = 1e-3
+    """Of Adam."""
+    max_grad_norm: Number = None
+    """Clip gradients to this norm."""
+    ema_decay: Number = None
+    """Decay of a moving average of the parameters, used in evaluation."""
+    accumulate: int = 1
+    """Cut each batch into so many parts to save memory."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the networks' computation; parameters and losses are float32."""
+    precision: Literal["default", "high", "highest"] = "highest"
+    """Precision of float32 matrix products; "default" is TF32 on NVIDIA GPUs, bfloat16 on TPUs."""
+
+    # what is kept
+    log_every: int = 100
+    """Steps between lines of metrics.jsonl."""
+    eval_every: Count = None
+    """Steps between evaluations on the validation split, each with a checkpoint (default: ten in a
+    run)."""
+    save_every: Count = None
+    """Steps between further checkpoints."""
+    keep: int = 2
+    """Newest checkpoints to keep, beside the best one."""
+    progress: bool = True
+    """Show the progress bar."""
+    tensorboard: bool = False
+    """Also write the log for TensorBoard, into RUN/tensorboard."""
+
+    may_differ: ClassVar[tuple[str, ...]] = ()  # options of its own that a resumed run may change
+
+    @property
+    def convolves(self) -> bool:
+        """Whether the nets convolve, which needs another memory allocator on CPU (`host`)."""
+        return False
+
+    def lengths(self, size: int) -> tuple[int, ...]:
+        """Returns the steps of each stage, for `size` training examples."""
+        return (self.steps or math.ceil((self.epochs or 20) * size / self.batch_size),)
+
+    def longer(self, step: int) -> Self:
+        """Returns options that go on with a run that has ended at `step`, for as long again."""
+        return dataclasses.replace(self, steps=2 * step, epochs=None)
+
+    def check(self) -> None:
+        """Raises `UserError` for settings that no run can have."""
+        if self.steps is not None and self.epochs is not None:
+            raise UserError("give --steps or --epochs, not both.")
+        names = ("steps", "epochs", "batch_size", "accumulate", "log_every", "eval_every")
+        self.check_counts(*names, "save_every", "keep", "size", "crop")
+        check_seed("--seed", self.seed)
+        check_number("--learning-rate", self.learning_rate, above=0.0)
+
+    def check_counts(self, *names: str, least: int = 1) -> None:
+        """Raises `UserError` unless the options of these names are whole numbers or not given."""
+        for name in names:
+            if getattr(self, name) is not None:
+                check_count(f"--{name.replace('_', '-')}", getattr(self, name), least)
+
+
+class Preset(NamedTuple):
+    """A named kind of run. What is None is that of a single run of `System.model`."""
+
+    options: type[Options]  # its docstring is what help says of it
+    build: Callable[[Any, tuple[int, ...], int | None], System]  # (config, shape, num_classes)
+    train: Callable | None = None  # (config, system, data, lengths) -> Fit
+    load: Callable | None = None  # (workdir, step, config, system) -> Loaded
+    stages: tuple[str, ...] = ()  # folders in RUN with a run each; the last one numbers the steps
+
+
+def source(config: Options, split: str | None, data_dir: Path | None = None) -> "Source":
+    """Returns a split of a config's data: the one called `split`, or the data set's "train",
+    "valid" or "test"."""
+    from jaxvae import data
+
+    data_dir = config.data_dir if data_dir is None else data_dir
+    if split in ("train", "valid", "test"):
+        split = getattr(data.splits(config.data, data_dir), split)
+    return data.load(config.data, split, data_dir=data_dir, size=config.size, crop=config.crop)

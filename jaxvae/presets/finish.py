@@ -1,0 +1,161 @@
+"""What a finished run gets: its numbers on the test split, its pictures, and a table of both."""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae import plots, writers
+from jaxvae.data import Source
+from jaxvae.models import verbs
+from jaxvae.presets import record
+from jaxvae.presets.config import Options, System
+from jaxvae.train import Fit, evaluate
+from jaxvae.types import Model
+
+NUMBERS = {  # of the test split, and which way is better
+    "elbo": "up is better",
+    "log_prob": "up is better",
+    "rec": "down is better",
+    "kl": "",
+}
+
+
+def finish(
+    config: Options, system: System, stages: tuple[str, ...], fit: Fit, test: Source
+) -> None:
+    """Evaluates a finished run on the test split and draws its pictures, unless both are there;
+    prints the table."""
+    line, names = complete(config, system, stages, fit, test)
+    report(config, line, fit, names)
+
+
+def complete(
+    config: Options, system: System, stages: tuple[str, ...], fit: Fit, test: Source
+) -> tuple[dict, list[str]]:
+    """Evaluates and draws what is not there yet; returns the test split's line (of a model with
+    nothing to measure its step alone) and the names of the pictures.
+
+    Args:
+        stages: of the preset; they are runs of their own, each with its curves.
+    """
+    workdir, step, state = Path(config.workdir), int(fit.train_state.step), fit.train_state
+    model, params = system.model, state.params if state.ema is None else state.ema
+    log = workdir / "metrics.jsonl"
+    lines = writers.read(log) if log.exists() else []
+    lines = [line for line in lines if line.get("split") == "test" and line["step"] == step]
+    if not lines and (model.terms is not None or model.log_prob is not None):
+        options = {"preprocess": system.preprocess, "seed": config.seed}
+        metrics = evaluate(model, params, state.state, test, **options)
+        lines = [{"step": step, "split": "test", **metrics}]
+        writers.append(log, lines[0])
+    names = pictures(system, test.shape)
+    if stages:
+        names.remove("curves")
+    if any(not (workdir / f"{name}.png").exists() for name in names):
+        trained = (model, params, state.state)
+        draw(workdir, *trained, test, system.preprocess, config.seed, system.classes, names)
+        for stage in stages:
+            draw_curves(workdir / stage)
+    return lines[-1] if lines else {"step": step}, names
+
+
+def pictures(system: System, shape: tuple[int, ...]) -> list[str]:
+    """Returns the names of the pictures that can be drawn of this model and of data of `shape`:
+    images have all, points in the plane few."""
+    model, is_image = system.model, len(shape) == 3 and shape[-1] in (1, 3)
+    decodes = is_image and model.decode is not None
+    able = {
+        "samples": model.sample is not None and (is_image or shape == (2,)),
+        "reconstructions": decodes and model.encode is not None,
+        "interpolation": decodes and model.encode is not None,
+        "curves": True,
+        "manifold": decodes and system.latent_dim == 2,
+    }
+    return [name for name, can in able.items() if can]
+
+
+def draw(
+    workdir: Path,
+    model: Model,
+    params,
+    state,
+    source: Source,
+    preprocess,
+    seed: int,
+    classes: int | None,
+    names: list[str],
+) -> None:
+    """Draws the pictures of a run into its folder."""
+    rng = jax.random.key(seed)
+    count = min(64, source.size)
+    batch = preprocess(rng, source.read(np.arange(count)))
+    cond = None
+    if classes is not None:  # samples walk through the classes
+        cond = jax.nn.one_hot(jnp.arange(64) % classes, classes)
+    if "samples" in names:
+        plots.samples(
+            workdir / "samples.png", np.asarray(model.sample(params, state, rng, 64, cond))
+        )
+    if "reconstructions" in names:
+        x_hat = verbs.reconstruct(model, params, state, batch)
+        plots.reconstructions(
+            workdir / "reconstructions.png", np.asarray(batch.x[:32]), np.asarray(x_hat[:32])
+        )
+    if "interpolation" in names:
+        rows = max(1, min(8, count // 2))
+        first = min(rows, count - rows)  # a single example is both ends
+        start, end = (
+            jax.tree.map(lambda v, part=part: v[part], batch)
+            for part in (slice(rows), slice(first, first + rows))
+        )
+        path = verbs.interpolate(model, params, state, start, end)
+        plots.interpolation(workdir / "interpolation.png", np.asarray(path))
+    if "manifold" in names:
+        side = 20
+        z = jnp.asarray(plots.manifold_z(side), jnp.float32)
+        fixed = (
+            None
+            if batch.cond is None
+            else jnp.broadcast_to(batch.cond[:1], (side * side, batch.cond.shape[-1]))
+        )
+        plots.manifold(
+            workdir / "manifold.png", np.asarray(model.decode(params, state, z, fixed).mean)
+        )
+    if "curves" in names:
+        draw_curves(workdir)
+
+
+def draw_curves(workdir: Path) -> None:
+    """Draws what a run's log holds of training and validation, where there is any."""
+    log = workdir / "metrics.jsonl"
+    curves = writers.read_curves(log) if log.exists() else {}
+    curves = {split: curves[split] for split in ("train", "valid") if split in curves}
+    if curves:
+        plots.curves(workdir / "curves.png", curves)
+
+
+def report(config: Options, test: dict, fit: Fit, names: list[str]) -> None:
+    """Prints the held-out numbers of a run and what to try next."""
+    rate = fit.metrics.get("train", {}).get("images_per_s")
+    print(f"\n{config.data}, test split, step {test['step']:,}, nats per image")
+    for name, note in NUMBERS.items():
+        if name in test:
+            print(f"  {name:<9} {test[name]:>10.2f}   {note}".rstrip())
+    if rate is not None:
+        print(f"  {'images/s':<9} {rate:>10,.0f}   in training")
+    print(f"\npictures in {config.workdir}: {', '.join(f'{name}.png' for name in names)}")
+    program = sys.argv[0] if Path(sys.argv[0]).name == "jaxvae" else "jaxvae"
+    name = record.name_of(config)
+    print(
+        "\nnext, go on with this run, train on MNIST (from its four official files), or see every "
+        "option:"
+    )
+    for line in (
+        record.command(config.longer(test["step"])),
+        f"train {name} --data mnist --data-dir DIR --workdir runs/mnist",
+        f"train {name} --help",
+    ):
+        print(f"  {program} {line}")

@@ -1,0 +1,225 @@
+"""A run's folder as a model: `jaxvae.load`; and as a folder that anyone can read: `export`."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae import safetensors, writers
+from jaxvae.errors import UserError
+from jaxvae.presets import record
+from jaxvae.presets.config import System
+from jaxvae.presets.record import Saved
+from jaxvae.train import checkpoint
+from jaxvae.train.checkpoint import Checkpoints, Damaged
+from jaxvae.train.folder import read_config
+from jaxvae.types import Batch, Model, Params, State, Tree
+
+FILE = "model.safetensors"
+
+
+class Loaded(NamedTuple):
+    """A trained model: `model, params, state = jaxvae.load(workdir)`."""
+
+    model: Model
+    params: Params
+    state: State
+
+
+class Opened(NamedTuple):
+    """A run of a preset: what its config.json says, and the system that it describes."""
+
+    saved: Saved
+    system: System
+
+
+def open_run(workdir: str | Path) -> Opened:
+    """Returns what the run in `workdir`, or the exported model, is of.
+
+    Raises:
+        UserError: where no preset made it, and for one stage of a run that is of no use alone.
+    """
+    folder, config = Path(workdir), read_config(workdir)
+    whole = folder.resolve().parent
+    if "preset" not in config and (whole / "config.json").is_file():
+        raise UserError(
+            f"this is the {folder.resolve().name} stage of a run, which cannot be used alone: use "
+            "the folder it is in."
+        )
+    saved = record.from_dict(config, folder)
+    return Opened(saved, saved.preset.build(*saved[1:]))
+
+
+def step_of(workdir: str | Path, step: int | str = "latest") -> int:
+    """Returns the number of the checkpoint that `step` means in a run, or in a folder that `jaxvae
+    export` wrote.
+
+    Of a run of two stages it is the second's.
+
+    Raises:
+        UserError: where there is no such checkpoint.
+    """
+    if (Path(workdir) / "model.safetensors").is_file():
+        return int(writers.read_json(Path(workdir) / "config.json").get("step", 0))
+    checkpoints = checkpoints_of(workdir)
+    kept = checkpoints.steps()
+    if not kept:
+        raise UserError(f"{workdir} has no checkpoint yet.")
+    chosen = kept[-1] if step == "latest" else checkpoints.best_step() if step == "best" else step
+    if chosen not in kept:
+        raise UserError(
+            f"{workdir} has no checkpoint {step!r}: choose latest, best or one of {kept}."
+        )
+    return chosen
+
+
+def checkpoints_of(workdir: str | Path) -> Checkpoints:
+    """Returns the checkpoints of a run, to read; of a run of stages those of the last. Raises
+    `UserError` before that has begun."""
+    folder = Path(workdir)
+    config = read_config(folder)
+    stages = record.from_dict(config).preset.stages if "preset" in config else ()
+    if not stages:
+        return Checkpoints(folder / "checkpoints", read_only=True)
+    *earlier, last = stages
+    if not (folder / last / "config.json").is_file():
+        raise UserError(
+            f"{folder} has no {last} stage yet: start the command that trains it again, or use its "
+            f"{earlier[0]} stage alone, {folder / earlier[0]}."
+        )
+    return Checkpoints(folder / last / "checkpoints", read_only=True)
+
+
+def load(
+    workdir: str | Path,
+    *,
+    step: int | str = "latest",
+    model: Model | None = None,
+    example: Batch | None = None,
+) -> Loaded:
+    """Returns the model of a run with its trained parameters: `model, params, state =
+    load(workdir)`.
+
+    A run with a moving average of its parameters gives the average.
+
+    Args:
+        workdir: the run's folder, or one that `jaxvae export` wrote (which has one step). That of a
+            two-stage VAE gives both stages, composed; the folder `first` in it is a run of its own.
+        step: "latest", "best" (by the validation metric of the run), or a step that was kept; of
+            two stages the second's.
+        model, example: for runs that `fit` made from a model of your own: that model and a batch in
+            the shape of its data. Runs of the command line need neither.
+
+    Raises:
+        UserError: where there is no run or no such checkpoint, it is damaged, or it is of another
+            model.
+    """
+    opened = None
+    if model is None:
+        opened = open_run(workdir)
+        model, example = opened.system.model, _example(opened)
+    elif example is None:
+        raise UserError(
+            "load needs an example batch beside the model: one in the shape of its data."
+        )
+    if (Path(workdir) / FILE).is_file():
+        params, state = jax.eval_shape(model.init, jax.random.key(0), example)
+        return Loaded(model, *_read_exported(workdir, {"params": params, "state": state}).values())
+    chosen = step_of(workdir, step)
+    if opened is not None and opened.saved.preset.load is not None:
+        return opened.saved.preset.load(Path(workdir), chosen, opened.saved.config, opened.system)
+    return _load_checkpoint(Path(workdir), chosen, model, example)
+
+
+def _example(opened: Opened) -> Batch:
+    """Returns a batch in the shape of the run's data."""
+    classes = opened.system.classes
+    cond = None if classes is None else jax.ShapeDtypeStruct((2, classes), jnp.float32)
+    return Batch(jax.ShapeDtypeStruct((2, *opened.saved.shape), jnp.float32), cond)
+
+
+def _load_checkpoint(workdir: Path, step: int, model: Model, example: Batch) -> Loaded:
+    """Returns `model` with the parameters of one checkpoint, or with their moving average."""
+    checkpoints = Checkpoints(Path(workdir) / "checkpoints", read_only=True)
+    try:
+        page = checkpoints.meta(step)
+        params, state = jax.eval_shape(model.init, jax.random.key(0), example)
+        ema = params if any(path.startswith("['ema']") for path in page["tree"]["model"]) else None
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        template = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+            {"params": params, "state": state, "ema": ema},
+        )
+        trees = checkpoints.restore_tree(step, "model", template, page)
+    except Damaged as error:
+        raise UserError(f"{error}: load another of {checkpoints.steps()} with step=...") from None
+    return Loaded(model, trees["ema"] if ema is not None else trees["params"], trees["state"])
+
+
+def export(workdir: str | Path, out: str | Path, *, step: int | str = "latest") -> tuple[int, Path]:
+    """Writes `out`/model.safetensors and `out`/config.json from a run; returns the step and the
+    first file.
+
+    Raises:
+        UserError: where there is no run or no such checkpoint, and for an `out` that holds
+            something else.
+    """
+    out = Path(out)
+    if (Path(workdir) / FILE).is_file():
+        raise UserError(f"{workdir} is an exported model already: copy the folder.")
+    if out.is_dir() and any(out.iterdir()) and not (out / FILE).is_file():
+        raise UserError(f"{out} holds other files: choose an empty or new folder.")
+    config = read_config(workdir)
+    number = step_of(workdir, step)
+    loaded = load(workdir, step=number)
+    metrics = checkpoints_of(workdir).meta(number)["metrics"]
+    stages = open_run(workdir).saved.preset.stages
+    arrays = flatten({"params": loaded.params, "state": loaded.state})
+    writers.write_bytes(
+        out / FILE, safetensors.dump(arrays, {"format": "jaxvae", "step": str(number)})
+    )
+    writers.write_json(
+        out / "config.json",
+        {
+            "config": config,
+            "versions": checkpoint.versions(),
+            "step": number,
+            "metrics": {stages[-1]: metrics} if stages else metrics,
+            "parameters": sum(x.size for name, x in arrays.items() if name.startswith("params.")),
+            "arrays": {name: [list(x.shape), str(x.dtype)] for name, x in arrays.items()},
+        },
+    )
+    return number, out / FILE
+
+
+def _read_exported(folder: str | Path, template: Tree) -> Tree:
+    """Returns the trees of an exported folder in the form of `template` (from `jax.eval_shape`).
+
+    Raises:
+        UserError: for a damaged file, and one of another model.
+    """
+    path = Path(folder) / FILE
+    arrays, wanted = safetensors.read(path), flatten(template)
+    have = {name: (x.shape, x.dtype) for name, x in arrays.items()}
+    need = {name: (x.shape, x.dtype) for name, x in wanted.items()}
+    differing = sorted(
+        name for name in have.keys() | need.keys() if have.get(name) != need.get(name)
+    )
+    if differing:
+        raise UserError(
+            f"{path} is of another model: {', '.join(differing[:3])} "
+            f"differ{'s' if len(differing) == 1 else ''}."
+        )
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.numpy.asarray(arrays[_name(path)]), template
+    )
+
+
+def flatten(tree: Tree) -> dict[str, Any]:
+    """Returns the leaves of `tree` by name."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -1,0 +1,163 @@
+"""The numbers of a trained model on a split of data, each with its protocol."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxvae.data import Source
+from jaxvae.errors import UserError
+from jaxvae.metrics import likelihood
+from jaxvae.presets.config import System
+from jaxvae.types import Params, State
+
+Record = dict[str, Any]  # metric, value, error, n, protocol
+Progress = Callable[[int, int], None] | None
+
+
+class Setting(NamedTuple):
+    """How examples are drawn: the same for every number, so that all are of the same pixels."""
+
+    seed: int = 0
+    batch_size: int = 100
+    k: int = 5000  # draws for each example of the importance-weighted bound
+
+
+def available(system: System) -> tuple[str, ...]:
+    """Returns the metrics that a model is measured by where nobody asks for others; none for a
+    model without any likelihood."""
+    if system.model.log_prob is not None:
+        return ("log_prob",)
+    return ("elbo", "active_units") if system.model.terms is not None else ()
+
+
+def measure(
+    system: System,
+    params: Params,
+    state: State,
+    source: Source,
+    metrics: tuple[str, ...],
+    setting: Setting = Setting(),  # noqa: B008 - a value
+    progress: Progress = None,
+) -> list[Record]:
+    """Returns a record {metric, value, error, n, protocol} for each number of a split; `fid` and
+    `kid` are not among them.
+
+    Args:
+        metrics: of log_prob, elbo (with rec and kl), kl_per_dim, active_units, iw_nll, bpd.
+        progress: called as (examples done, examples in all) where it takes long.
+
+    Raises:
+        UserError: for a metric that this model or its pixels do not have.
+    """
+    trained = (params, state)
+    if "bpd" in metrics:  # refused before the work
+        _bits(system, source, 0.0)
+    rows = []
+    if "log_prob" in metrics:
+        rows += _density(system, trained, source, setting)
+    if {"elbo", "kl_per_dim", "active_units"} & set(metrics):
+        rows += _terms(system, trained, source, metrics, setting)
+    if {"iw_nll", "bpd"} & set(metrics):
+        rows += _bound(system, trained, source, metrics, setting, progress)
+    return rows
+
+
+def _options(system: System, setting: Setting) -> dict[str, Any]:
+    seed, batch_size, _ = setting
+    return {"preprocess": system.preprocess, "seed": seed, "batch_size": batch_size}
+
+
+def _record(metric: str, value: Any, error: float | None, source: Source, protocol: str) -> Record:
+    n = source.size
+    return {"metric": metric, "value": value, "error": error, "n": n, "protocol": protocol}
+
+
+def _pixels(system: System, seed: int) -> str:
+    """Returns what the values are of, in words."""
+    return {
+        "grey": "grey pixels",
+        "binarised": f"pixels drawn as 0 or 1 with seed {seed}",
+        "dequantised": f"uniform dequantisation with seed {seed}",
+    }[system.pixels]
+
+
+def _density(system: System, trained: Any, source: Source, setting: Setting) -> list[Record]:
+    found = likelihood.per_example(
+        likelihood.make_log_prob(system.model), *trained, source, **_options(system, setting)
+    )
+    about = f"nats per example, exact density, {_pixels(system, setting.seed)}"
+    mean = likelihood.estimate(found["log_prob"], about)
+    return [_record("log_prob", mean.value, mean.error, source, mean.protocol)]
+
+
+def _terms(
+    system: System, trained: Any, source: Source, metrics: tuple[str, ...], setting: Setting
+) -> list[Record]:
+    rows = []
+    found = likelihood.per_example(
+        likelihood.make_terms(system.model), *trained, source, **_options(system, setting)
+    )
+    for name, key in (("kl_per_dim", "kl_per_dim"), ("active_units", "mean")):
+        if name in metrics and key not in found:
+            raise UserError(
+                f"{name} needs a posterior with a {key}, which this model's does not have."
+            )
+    if "elbo" in metrics:
+        about = f"nats per example, one draw of z, {_pixels(system, setting.seed)}"
+        for name in ("elbo", "rec", "kl"):
+            mean = likelihood.estimate(found[name], about)
+            rows.append(_record(name, mean.value, mean.error, source, mean.protocol))
+    if "kl_per_dim" in metrics:
+        mean = found["kl_per_dim"].mean(axis=0, dtype=np.float64)
+        about = f"nats, mean over examples, of {system.latent}"
+        rows.append(_record("kl_per_dim", mean, None, source, about))
+    if "active_units" in metrics:
+        count, variance = likelihood.active_units(found["mean"])
+        about = (
+            f"of {len(variance)} dimensions of {system.latent}, variance of posterior means above "
+            f"{likelihood.ACTIVE}"
+        )
+        rows.append(_record("active_units", count, None, source, about))
+    return rows
+
+
+def _bound(
+    system: System,
+    trained: Any,
+    source: Source,
+    metrics: tuple[str, ...],
+    setting: Setting,
+    progress: Progress,
+) -> list[Record]:
+    """Returns the negative log-likelihood and the bits of it: exact where the model has a density,
+    else of the importance-weighted bound."""
+    rows, pixels = [], _pixels(system, setting.seed)
+    if system.model.log_prob is not None:
+        (density,) = _density(system, trained, source, setting)
+        nll, error, how = -density["value"], density["error"], "exact density"
+    else:
+        options, k = _options(system, setting), setting.k
+        values = likelihood.iw_bound(
+            system.model, *trained, source, k=k, progress=progress, **options
+        )
+        nll, error, _, _ = likelihood.estimate(-values, "")
+        how = f"importance-weighted bound, K={k}"
+    if "iw_nll" in metrics:
+        about = f"K={setting.k}" if system.model.log_prob is None else how
+        about = f"nats per example, {about}, {pixels}"
+        rows.append(_record("iw_nll", nll, error, source, about))
+    if "bpd" in metrics:
+        bits, what = _bits(system, source, nll)
+        error /= math.prod(source.shape) * math.log(2.0)
+        rows.append(_record("bpd", bits, error, source, f"{what}, from the {how}"))
+    return rows
+
+
+def _bits(system: System, source: Source, nll: float) -> tuple[float, str]:
+    """Returns bits per dimension of `nll`, and what they are bits of."""
+    family = "bernoulli" if system.likelihood is None else system.likelihood
+    if system.model.log_prob is not None:
+        family = "exact"
+    return likelihood.bits_per_dim(nll, source.shape, pixels=system.pixels, likelihood=family)

@@ -1,0 +1,86 @@
+"""How options are written down: as the words of a command, as config.json, and back."""
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxvae.errors import UserError, unknown
+from jaxvae.presets import PRESETS
+from jaxvae.presets.config import PLACES, Options, Preset
+
+
+class Saved(NamedTuple):
+    """What a run's config.json says of it."""
+
+    preset: Preset
+    config: Options
+    shape: tuple[int, ...]  # of one example
+    num_classes: int | None  # of the data, where they have labels
+
+
+def name_of(config: Options) -> str:
+    """Returns the name of the preset whose options these are."""
+    return next(name for name, preset in PRESETS.items() if type(config) is preset.options)
+
+
+def command(config: Options) -> str:
+    """Returns the words after `jaxvae` that give `config`: the options that differ from the
+    defaults."""
+    words = ["train", name_of(config)]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == field.default:
+            continue
+        option = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [
+                f"--{option}",
+                *(str(v) for v in (value if isinstance(value, tuple) else (value,))),
+            ]
+    return shlex.join(words)
+
+
+def as_dict(config: Options, shape: tuple[int, ...], num_classes: int | None) -> dict[str, Any]:
+    """Returns what `config.json` records: the preset, every field, and the shape of the data."""
+    fields = dataclasses.asdict(config)
+    for name in PLACES:
+        fields.pop(name)
+    return {"preset": name_of(config), **fields, "shape": list(shape), "num_classes": num_classes}
+
+
+def defaults(config: Options) -> dict[str, Any]:
+    """Returns the default of every option that has one, for runs of a version that lacked it."""
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(config)
+        if field.default is not dataclasses.MISSING and field.name not in PLACES
+    }
+
+
+def from_dict(saved: dict[str, Any], workdir: Path = Path()) -> Saved:
+    """Returns what `as_dict` recorded, as the options of a run in `workdir`.
+
+    Raises:
+        UserError: for a run that no preset made, or that another version of jaxvae made.
+    """
+    fields = dict(saved)
+    name = fields.pop("preset", None)
+    if name is None:
+        raise UserError(
+            "this run was made by fit, not by a preset: pass its model and an example batch to "
+            "load."
+        )
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
+    shape, num_classes = tuple(fields.pop("shape")), fields.pop("num_classes")
+    preset = PRESETS[name]
+    unheard = sorted(set(fields) - {field.name for field in dataclasses.fields(preset.options)})
+    if unheard:
+        raise UserError(
+            f"this run has settings that this version does not know: {', '.join(unheard)}."
+        )
+    values = {n: tuple(value) if isinstance(value, list) else value for n, value in fields.items()}
+    return Saved(preset, preset.options(workdir=workdir, **values), shape, num_classes)

@@ -1,0 +1,64 @@
+"""A run of a preset: what identifies it, and its training."""
+
+from pathlib import Path
+
+from jaxvae import writers
+from jaxvae.data import Source
+from jaxvae.presets import record
+from jaxvae.presets.config import Data, Options, System
+from jaxvae.train import Fit, fit
+from jaxvae.train.folder import LENGTH, Identity
+
+
+def identity(config: Options, source: Source) -> Identity:
+    """Returns what makes a run of these options on `source` the same run when it is started
+    again."""
+    return Identity(
+        record.as_dict(config, source.shape, source.num_classes),
+        (*LENGTH, *config.may_differ),
+        record.defaults(config),
+    )
+
+
+def train(config: Options, system: System, data: Data, lengths: tuple[int, ...]) -> Fit:
+    """Trains `system` in the run's folder: what a preset does that says nothing else."""
+    own = identity(config, data.train)
+    return fit_run(config, system, data.train, data.valid, lengths[0], config.workdir, own)
+
+
+def fit_run(
+    config: Options,
+    system: System,
+    source: Source,
+    valid: Source,
+    steps: int,
+    workdir: Path,
+    identity: Identity,
+) -> Fit:
+    """Trains for `steps` steps in `workdir` as the options say.
+
+    A model that has nothing to measure of an example, such as a GAN, is trained without validation.
+    """
+    measurable = system.model.terms is not None or system.model.log_prob is not None
+    phases = None if system.phases is None else system.phases(steps)
+    return fit(
+        system.model if phases is None else phases,
+        system.tx,
+        source,
+        steps=steps if phases is None else None,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        workdir=workdir,
+        preprocess=system.preprocess,
+        valid=valid if measurable else None,
+        log_every=config.log_every,
+        eval_every=config.eval_every or max(1, steps // 10),
+        save_every=config.save_every,
+        keep=config.keep,
+        ema_decay=config.ema_decay,
+        accumulate=config.accumulate,
+        max_grad_norm=config.max_grad_norm,
+        config=identity,
+        progress=config.progress,
+        on_log=writers.tensorboard(Path(workdir) / "tensorboard") if config.tensorboard else None,
+    )

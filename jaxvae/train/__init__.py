@@ -1,0 +1,34 @@
+"""Training: `fit` for one model, `train_ensemble` for many at once, and the pure step for loops of
+your own.
+
+    plan      the phases of a run, and what happens after which step
+    step      the one training step, made from any `Model`
+    loop      many steps in one compiled call
+    driver    the loop that both entries share: plan, engine, recorder
+    fit, ensemble, evaluate, checkpoint, recorder, folder
+
+Knows models and sources of data, no preset and no command; imported by presets and commands.
+"""
+
+from jaxvae.train.ensemble import Ensemble, member, train_ensemble
+from jaxvae.train.evaluate import evaluate, make_evaluator
+from jaxvae.train.fit import Fit, fit
+from jaxvae.train.plan import Phase
+from jaxvae.train.recorder import NonFinite
+from jaxvae.train.step import TrainState, init_state, make_eval_step, make_train_step
+
+__all__ = [
+    "Ensemble",
+    "Fit",
+    "NonFinite",
+    "Phase",
+    "TrainState",
+    "evaluate",
+    "fit",
+    "init_state",
+    "make_eval_step",
+    "make_evaluator",
+    "make_train_step",
+    "member",
+    "train_ensemble",
+]

@@ -1,0 +1,375 @@
+"""Checkpoints of a run, through Orbax: saved asynchronously, whole, checked, and never
+half-written.
+
+A checkpoint holds two trees, so that a model can be loaded without its optimiser: "model" (params,
+state, ema) and "training" (step, opt_state, rng, the running sums of the log), and a JSON page
+"meta" with the shape of both, a fingerprint of their bits, the config, versions and validation
+metrics.
+"""
+
+import contextlib
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from jaxvae import writers
+from jaxvae.errors import UserError
+from jaxvae.train.step import Metrics, TrainState
+from jaxvae.types import Tree
+
+# A checkpoint between two evaluations has no metrics, and needs none: Orbax would say so each time.
+logging.getLogger("absl").addFilter(lambda record: "tracked_metric" not in record.getMessage())
+
+MODEL_FIELDS = ("params", "state", "ema")
+NAMES = ("model", "training", "meta")
+
+
+class Damaged(Exception):
+    """A checkpoint whose files cannot be read or whose bits are not those that were saved."""
+
+
+class Restored(NamedTuple):
+    train_state: TrainState
+    sums: Metrics
+    meta: dict[str, Any]
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the libraries that a result depends on."""
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    found = {"python": platform.python_version()}
+    for name in ("jaxvae", *names):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def describe(tree: Tree) -> dict[str, list]:
+    """Returns {path: [shape, dtype]} of every leaf."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): [list(np.shape(x)), str(x.dtype)] for path, x in leaves}
+
+
+def _words(leaf) -> jax.Array:
+    """Returns the bits of an array as a flat array of unsigned integers of at most 32 bits."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    if leaf.dtype == jnp.bool_:
+        leaf = leaf.astype(jnp.uint8)
+    bits = min(32, leaf.dtype.itemsize * 8)  # 64-bit values become pairs of words
+    return (
+        jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{bits}")).reshape(-1).astype(jnp.uint32)
+    )
+
+
+@jax.jit
+def _fingerprint(tree: Tree) -> tuple[jax.Array, jax.Array]:
+    mixed, finite = [], jnp.array(True)
+    for leaf in jax.tree.leaves(tree):
+        words = _words(leaf)
+        odd = (
+            2 * jnp.arange(words.size, dtype=jnp.uint32) + 1
+        )  # a change of any one word changes the sum
+        mixed.append(jnp.sum(words * odd, dtype=jnp.uint32))
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            finite &= jnp.isfinite(leaf).all()
+    return jnp.stack(mixed), finite
+
+
+def fingerprint(tree: Tree) -> tuple[list[int], bool]:
+    """Returns one number for the bits of each leaf (equal for equal arrays on any devices), and
+    whether all are finite."""
+    mixed, finite = _fingerprint(tree)
+    return [int(x) for x in np.asarray(mixed)], bool(finite)
+
+
+def parts(train_state: TrainState, sums: Metrics) -> dict[str, Tree]:
+    """Returns the two trees of a checkpoint, keyed "model" and "training"."""
+    fields = train_state._asdict()
+    model = {name: fields.pop(name) for name in MODEL_FIELDS}
+    return {"model": model, "training": {**fields, "sums": sums}}
+
+
+class Checkpoints:
+    """The checkpoints of one run folder: the last `keep`, and the best one by a validation metric.
+
+    Args:
+        folder: made where it is missing.
+        keep: how many of the newest to keep, at least 1.
+        best: (metric, "max" or "min") of `metrics` as saved; None keeps only the newest. It is
+            recorded in each checkpoint, so that `best_step` need not be told.
+        read_only: for loading: nothing is made or cleaned up.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        keep: int = 2,
+        best: tuple[str, str] | None = ("elbo", "max"),
+        read_only: bool = False,
+    ):
+        self.folder = Path(folder).absolute()
+        self.best = best
+        score = None if best is None else lambda metrics: _score(metrics, best)
+        policies = [preservation_policy.LatestN(keep)]
+        if best is not None:
+            policies.append(
+                preservation_policy.BestN(
+                    get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
+                )
+            )
+        if read_only and not self.folder.is_dir():
+            raise UserError(f"{self.folder} does not exist: there is no checkpoint to load.")
+        with disk(self.folder):
+            self.manager = ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+                    best_fn=score,  # without it Orbax forgets the metrics at reopening
+                    create=not read_only,
+                    cleanup_tmp_directories=not read_only,
+                ),
+                item_handlers={
+                    "model": ocp.StandardCheckpointHandler(),
+                    "training": ocp.StandardCheckpointHandler(),
+                    "meta": ocp.JsonCheckpointHandler(),
+                },
+            )
+
+    def steps(self) -> list[int]:
+        """Returns the steps that have a whole checkpoint, ascending."""
+        return sorted(self.manager.all_steps())
+
+    def save(
+        self,
+        train_state: TrainState,
+        sums: Metrics,
+        *,
+        config: dict,
+        metrics: dict[str, float] | None = None,
+    ) -> int:
+        """Starts to save and returns the step; the arrays may be donated as soon as this returns.
+
+        Raises:
+            FloatingPointError: where parameters or optimiser state are not finite (nothing is
+                saved).
+            UserError: where the disk refuses.
+        """
+        trees = parts(train_state, sums)
+        marks = {name: fingerprint(tree) for name, tree in trees.items()}
+        if not all(finite for _, finite in marks.values()):
+            raise FloatingPointError("parameters or optimiser state")
+        step = int(train_state.step)
+        meta = {
+            "step": step,
+            "config": config,
+            "versions": versions(),
+            "metrics": metrics,
+            "best": self.best,
+            "tree": {name: describe(tree) for name, tree in trees.items()},
+            "fingerprint": {name: mark for name, (mark, _) in marks.items()},
+        }
+        with disk(self.folder):
+            _check_space(self.folder, trees)
+            self.manager.save(
+                step,
+                args=ocp.args.Composite(
+                    model=ocp.args.StandardSave(trees["model"]),
+                    training=ocp.args.StandardSave(trees["training"]),
+                    meta=ocp.args.JsonSave(meta),
+                ),
+                metrics=metrics
+                if metrics is not None and self.best is not None and self.best[0] in metrics
+                else None,
+                force=True,
+            )
+        return step
+
+    def wait(self) -> None:
+        """Waits until what was saved is on the disk."""
+        with disk(self.folder):
+            self.manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and lets go of the folder."""
+        with disk(self.folder):
+            self.manager.close()
+
+    def delete(self, step: int) -> None:
+        """Removes a checkpoint."""
+        with disk(self.folder):
+            self.manager.delete(step)
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """Returns the page of the checkpoint at `step`; raises `Damaged` where it cannot be
+        read."""
+        try:
+            page = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
+                "meta"
+            ]
+            page["tree"], page["fingerprint"], page["step"]
+        except Exception as error:
+            raise Damaged(
+                f"checkpoint {step} in {self.folder} cannot be read ({type(error).__name__})"
+            ) from error
+        return page
+
+    def best_step(self) -> int | None:
+        """Returns the step with the best validation metric so far, or None where none was
+        measured."""
+        scored = {}
+        for step in self.steps():
+            with contextlib.suppress(Damaged):
+                page = self.meta(step)
+                metrics, best = page["metrics"] or {}, page["best"]
+                if best is not None and best[0] in metrics:
+                    scored[step] = _score(metrics, best)
+        return max(scored, key=scored.get) if scored else None
+
+    def restore_tree(
+        self, step: int, name: str, template: Tree, page: dict[str, Any] | None = None
+    ) -> Tree:
+        """Returns the tree "model" or "training" of the checkpoint at `step`, placed as `template`
+        says.
+
+        Args:
+            template: the shape, type and, where given, sharding of every leaf (as from
+                `jax.eval_shape`).
+
+        Raises:
+            UserError: for a checkpoint of another model, naming the first leaves that differ.
+            Damaged: where files are missing or bits have changed.
+        """
+        page = self.meta(step) if page is None else page
+        _check_same(page["tree"][name], describe(template), self.folder, step)
+        arg = ocp.args.StandardRestore(template)
+        try:
+            tree = self.manager.restore(step, args=ocp.args.Composite(**{name: arg}))[name]
+        except Exception as error:
+            raise Damaged(
+                f"checkpoint {step} in {self.folder} cannot be read ({type(error).__name__})"
+            ) from error
+        if fingerprint(tree)[0] != page["fingerprint"][name]:
+            raise Damaged(f"checkpoint {step} in {self.folder} has changed since it was saved")
+        return tree
+
+    def restore(self, step: int, train_state: TrainState, sums: Metrics) -> Restored:
+        """Returns the checkpoint at `step`, shaped and placed like the `train_state` and `sums`
+        given."""
+        page = self.meta(step)
+        trees = {
+            name: self.restore_tree(step, name, tree, page)
+            for name, tree in parts(train_state, sums).items()
+        }
+        training = dict(trees["training"])
+        sums = training.pop("sums")
+        return Restored(TrainState(**trees["model"], **training), sums, page)
+
+
+def _score(metrics: dict[str, float], best: Sequence[str]) -> float:
+    """Returns what is to be maximised."""
+    name, direction = best
+    return metrics[name] if direction == "max" else -metrics[name]
+
+
+def _check_space(folder: Path, tree: Tree) -> None:
+    """Raises `UserError` where `tree` will not fit: Orbax would fail in its threads, with many
+    tracebacks."""
+    need = 2**20 + sum(x.dtype.itemsize * x.size for x in jax.tree.leaves(tree))
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise _refused(
+            folder,
+            f"a checkpoint takes up to {need / 2**20:.1f} MiB, and {free / 2**20:.1f} MiB are free",
+        )
+
+
+def _check_same(saved: dict[str, list], wanted: dict[str, list], folder: Path, step: int) -> None:
+    differing = [
+        path for path in dict.fromkeys((*saved, *wanted)) if saved.get(path) != wanted.get(path)
+    ]
+    if not differing:
+        return
+
+    def show(entry):
+        return "absent" if entry is None else f"{tuple(entry[0])} {entry[1]}"
+
+    rows = [
+        f"{path} is {show(saved.get(path))} there, {show(wanted.get(path))} here"
+        for path in differing[:3]
+    ]
+    more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
+    raise UserError(
+        f"checkpoint {step} in {folder} is of another model: {'; '.join(rows)}{more}. Use the "
+        "settings of that run."
+    )
+
+
+@contextlib.contextmanager
+def disk(path: Path):
+    """Turns what a disk refuses into one line."""
+    with writers.disk("write to", path):
+        try:
+            yield
+        except ValueError as error:  # how tensorstore says it
+            if any(
+                word in str(error)
+                for word in (
+                    "RESOURCE_EXHAUSTED",
+                    "No space left",
+                    "PERMISSION_DENIED",
+                    "Read-only",
+                )
+            ):
+                raise _refused(path, str(error).splitlines()[0][:200]) from None
+            raise
+
+
+def _refused(path: Path, why: str) -> UserError:
+    return UserError(
+        f"cannot write to {path}: {why}. Free some space, or choose a folder on another disk."
+    )
+
+
+@contextlib.contextmanager
+def lock(workdir: str | Path):
+    """Holds a run folder for one writer; the lock goes with the process, however it ends.
+
+    Raises:
+        UserError: while another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such lock on Windows
+        yield
+        return
+    path = Path(workdir) / ".lock"
+    with disk(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(handle, 32).decode(errors="replace").strip()
+            raise UserError(
+                f"{workdir} is in use by another run (process {owner or 'unknown'}): wait for it, "
+                "or choose another folder."
+            ) from None
+        os.ftruncate(handle, 0)
+        os.write(handle, str(os.getpid()).encode())
+        yield
+    finally:
+        os.close(handle)

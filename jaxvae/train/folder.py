@@ -1,0 +1,159 @@
+"""A run's folder: whose it is, and where a run in it goes on."""
+
+import contextlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxvae import writers
+from jaxvae.errors import UserError
+from jaxvae.train import checkpoint
+from jaxvae.train.checkpoint import Checkpoints, Damaged
+
+LENGTH = (  # what may differ when a run is resumed
+    "steps",
+    "epochs",
+    "log_every",
+    "eval_every",
+    "save_every",
+    "keep",
+    "progress",
+    "tensorboard",
+    "workdir",
+)
+
+
+class Identity(NamedTuple):
+    """What makes a run the same run when it is started again."""
+
+    config: dict[str, Any]  # as JSON has it
+    may_differ: tuple[str, ...] = LENGTH  # names that do not count
+    defaults: dict[str, Any] = {}  # noqa: RUF012 - of names that an older config does not have
+
+
+def identity(config: dict[str, Any] | Identity) -> Identity:
+    """Returns the identity of a run that `config` describes; raises `UserError` as `as_json`."""
+    config = config if isinstance(config, Identity) else Identity(config)
+    return config._replace(config=as_json(config.config), defaults=as_json(config.defaults))
+
+
+def check(workdir: str | Path, run: dict[str, Any] | Identity) -> None:
+    """Raises `UserError` where `workdir` cannot take this run; writes nothing.
+
+    It must be new, empty, or hold a run of the same identity (the fields that differ are listed).
+    """
+    path = Path(workdir)
+    if re.match(r"\w+:/", str(workdir)):  # Path has made one slash of two
+        raise UserError(f"{workdir}: the run folder must be on a local or mounted disk.")
+    try:
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file: choose a folder.")
+        taken = path.is_dir() and any(not name.startswith(".") for name in os.listdir(path))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}. Choose another folder.") from None
+    if not taken:
+        return
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path} holds files but no run of jaxvae: choose an empty or new folder.")
+    wanted, may_differ, defaults = identity(run)
+    saved = {**defaults, **read_config(path)}
+    names = [
+        name
+        for name in dict.fromkeys((*saved, *wanted))
+        if name not in may_differ and saved.get(name) != wanted.get(name)
+    ]
+    if names:
+        rows = ", ".join(f"{n} is {saved.get(n)!r} there and {wanted.get(n)!r} here" for n in names)
+        raise UserError(
+            f"{path} holds a run with another config: {rows}. Use the same settings to resume it, "
+            "or another folder."
+        )
+
+
+def as_json(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns `config` as it will be read back from JSON: NumPy's numbers plain, tuples as lists.
+
+    Raises:
+        UserError: for a value that JSON does not have.
+    """
+    try:
+        return json.loads(
+            json.dumps(
+                config, default=lambda x: x.tolist() if hasattr(x, "tolist") else x.__fspath__()
+            )
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"config must be made of numbers, text, lists and dicts ({error})."
+        ) from None
+
+
+@contextlib.contextmanager
+def hold(workdir: str | Path, run: dict[str, Any] | Identity):
+    """Holds `workdir` for this run: checked (`check`), made where it is missing, and locked by the
+    first process.
+
+    Raises:
+        UserError: as `check`; and where the folder cannot be written or is in use.
+    """
+    run = identity(run)
+    check(workdir, run)
+    path = Path(workdir)
+    if jax.process_index() > 0:  # the first process writes for all
+        yield path
+        return
+    with checkpoint.lock(path):
+        if not (path / "config.json").is_file():
+            writers.write_json(
+                path / "config.json", {"config": run.config, "versions": checkpoint.versions()}
+            )
+        yield path
+
+
+def read_config(workdir: str | Path) -> dict[str, Any]:
+    """Returns the config of the run in `workdir`.
+
+    Raises:
+        UserError: where there is none, or it cannot be read.
+    """
+    page = Path(workdir) / "config.json"
+    if not page.is_file():
+        raise UserError(f"{workdir} holds no run of jaxvae: there is no config.json in it.")
+    content = writers.read_json(page)
+    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+        raise UserError(f"{page} is not the config of a run of jaxvae.")
+    return content["config"]
+
+
+def restore_latest(checkpoints: Checkpoints, template: Any, say=print):
+    """Returns the newest intact checkpoint as (train_state, sums, meta), or None where there is
+    none.
+
+    Damaged ones are reported and removed: what they held is computed again.
+
+    Args:
+        template: step -> (train_state, sums) of the shape that a checkpoint of that step must have.
+
+    Raises:
+        UserError: for a checkpoint of another model, or where every checkpoint is damaged.
+    """
+    steps = checkpoints.steps()
+    for step in reversed(steps):
+        try:
+            restored = checkpoints.restore(step, *template(step))
+        except Damaged as error:
+            say(f"{error}: going back to the checkpoint before it.")
+            damaged = error
+            continue
+        for later in steps[steps.index(step) + 1 :]:
+            checkpoints.delete(later)
+        return restored
+    if steps:
+        raise UserError(
+            f"{damaged}, and there is no other: delete {checkpoints.folder.parent} to start again."
+        )
+    return None

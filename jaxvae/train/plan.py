@@ -1,0 +1,154 @@
+"""The plan of a run: its phases, and what happens after which step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from jaxvae.data.preprocess import Preprocess
+from jaxvae.data.source import Source
+from jaxvae.errors import UserError, check_count
+from jaxvae.train.step import Optimisers
+from jaxvae.types import Model
+
+Trees = tuple[Any, Any]  # (params, state) of a model
+
+
+class Phase(NamedTuple):
+    """A stretch of a run: `model` for `steps` steps. What is None stays as in the phase before, or
+    as `fit` was told.
+
+    `grow((params, state), (new_params, new_state)) -> (params, state)` carries what the phase before
+    has learned over to a model with other trees: it gets the trees as they are and those that
+    `model.init` returns, and returns trees like the latter. A moving average of the parameters is
+    carried over in the same way. A phase with a `tx` or a `grow` starts new optimiser states.
+    """
+
+    model: Model
+    steps: int
+    tx: Optimisers | None = None
+    preprocess: Preprocess | None = None
+    batch_size: int | None = None
+    valid: Source | None = None
+    grow: Callable[[Trees, Trees], Trees] | None = None
+
+
+class Due(NamedTuple):
+    """What is to be done after a step."""
+
+    log: bool
+    evaluate: bool
+    save: bool
+    stop: bool
+
+    @property
+    def checkpoint(self) -> bool:
+        """Whether the state is saved: with every evaluation, at its own interval, and at a stop."""
+        return self.evaluate or self.save or self.stop
+
+
+class Plan(NamedTuple):
+    """The phases of a run, every field but `grow` and `valid` filled in, and its intervals."""
+
+    phases: tuple[Phase, ...]
+    brings_tx: tuple[bool, ...]  # whether a phase has an optimiser of its own
+    log_every: int
+    eval_every: int | None = None  # the last step is evaluated and saved in any case
+    save_every: int | None = None
+
+    @property
+    def total(self) -> int:
+        """The number of steps of the run."""
+        return sum(phase.steps for phase in self.phases)
+
+    def start(self, i: int) -> int:
+        """Returns the step at which phase i begins."""
+        return sum(phase.steps for phase in self.phases[:i])
+
+    def end(self, i: int) -> int:
+        """Returns the step at which phase i ends."""
+        return self.start(i) + self.phases[i].steps
+
+    def restarts(self, i: int) -> bool:
+        """Returns whether phase i begins with new optimiser states."""
+        return i > 0 and (self.brings_tx[i] or self.phases[i].grow is not None)
+
+    def phase_of(self, step: int) -> int:
+        """Returns the phase whose state a checkpoint at `step` holds: at an edge, the one that
+        ends there."""
+        return max(i for i in range(len(self.phases)) if i == 0 or self.start(i) < step)
+
+    def examples_before(self, i: int) -> int:
+        """Returns how many examples, repeats counted, the phases before phase i take."""
+        return sum(phase.steps * phase.batch_size for phase in self.phases[:i])
+
+    def stop_after(self, i: int, step: int, most: int) -> int:
+        """Returns the next step, at most `most` steps away, at which phase i has something to
+        do."""
+        intervals = [every for every in (self.log_every, self.eval_every, self.save_every) if every]
+        return min(self.end(i), step + most, *(step - step % every + every for every in intervals))
+
+    def due(self, step: int, *, stop: bool = False) -> Due:
+        """Returns what is to be done after `step`."""
+        at_edge = any(step == self.end(i) for i in range(len(self.phases)))
+
+        def at(every: int | None) -> bool:
+            return bool(every) and step % every == 0
+
+        evaluate = step == self.total or at(self.eval_every)
+        return Due(at(self.log_every) or at_edge, evaluate, at(self.save_every), stop)
+
+
+def as_phases(model: Model | Sequence[Phase], steps: int | None) -> list[Phase]:
+    """Returns the phases of a run: a model for `steps` steps, or phases with steps of their own.
+
+    Raises:
+        UserError: for steps that are missing, given twice or no whole number above 0.
+    """
+    if isinstance(model, Model):
+        if steps is None:
+            raise UserError("fit needs steps, the length of the run.")
+        phases = [Phase(model, steps)]
+    else:
+        phases = list(model)
+        if steps is not None or not phases:
+            raise UserError(
+                "a run is one model with steps, or a list of at least one Phase with steps of "
+                "their own."
+            )
+    for phase in phases:
+        check_count("steps", phase.steps)
+        if phase.batch_size is not None:
+            check_count("batch_size", phase.batch_size)
+    if phases[0].grow is not None:
+        raise UserError("the first phase has nothing to grow from: leave out its grow.")
+    return phases
+
+
+def make_plan(
+    phases: Sequence[Phase],
+    tx: Optimisers,
+    *,
+    preprocess: Preprocess,
+    batch_size: int,
+    valid: Source | None = None,
+    log_every: int,
+    eval_every: int | None = None,
+    save_every: int | None = None,
+) -> Plan:
+    """Returns the plan in which every phase has what it does not bring from the phase before it,
+    the first one from the arguments.
+
+    Raises:
+        UserError: for an interval that is no whole number above 0.
+    """
+    check_count("log_every", log_every)
+    for name, value in (("eval_every", eval_every), ("save_every", save_every)):
+        if value is not None:
+            check_count(name, value)
+    filled = []
+    known = {"tx": tx, "preprocess": preprocess, "batch_size": batch_size, "valid": valid}
+    for phase in phases:
+        brought = {name: getattr(phase, name) for name in known}
+        known = {n: known[n] if value is None else value for n, value in brought.items()}
+        filled.append(phase._replace(**known))
+    brings_tx = tuple(phase.tx is not None for phase in phases)
+    return Plan(tuple(filled), brings_tx, log_every, eval_every, save_every)

@@ -1,0 +1,173 @@
+"""What a run leaves behind: its log, its checkpoints, its warnings, and the progress bar."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxvae import writers
+from jaxvae.errors import UserError
+from jaxvae.train import folder as folders
+from jaxvae.train.checkpoint import Checkpoints, Restored
+from jaxvae.train.step import TrainState
+from jaxvae.types import Tree
+
+
+class NonFinite(ArithmeticError):
+    """A loss or parameter that is not a number: the run stops, and its last good checkpoint
+    stays."""
+
+
+class Recorder:
+    """Writes the log and the checkpoints of one run; with `folder=None` it keeps nothing.
+
+    Args:
+        folder: of the run, held by this process (`folder.hold`).
+        config: goes into every checkpoint.
+        total: steps of the run.
+        keep, best: as in `Checkpoints`.
+        progress: whether to show a bar with loss, images/s and the time left.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        config: dict[str, Any],
+        total: int,
+        *,
+        keep: int = 2,
+        best: tuple[str, str] | None = None,
+        progress: bool = False,
+    ):
+        self.folder, self.config, self.total = folder, config, total
+        self.log_path = None if folder is None else folder / "metrics.jsonl"
+        self.checkpoints = None
+        if folder is not None:
+            self.checkpoints = Checkpoints(folder / "checkpoints", keep=keep, best=best)
+        self.is_first_process = jax.process_index() == 0
+        self.wants_bar, self.bar, self.drawn = progress, None, time.perf_counter()
+        self.warned: set[str] = set()
+        self.logged_at, self.clock = 0, time.perf_counter()
+
+    def restore(self, template: Callable[[int], tuple[TrainState, Tree]]) -> Restored | None:
+        """Returns the newest intact checkpoint, after cutting the log back to its step; None
+        without one.
+
+        Args:
+            template: step -> (train_state, sums) of the shape of a checkpoint at that step.
+        """
+        if self.checkpoints is None:
+            return None
+        restored = folders.restore_latest(self.checkpoints, template)
+        step = 0 if restored is None else restored.meta["step"]
+        if self.is_first_process:
+            writers.cut_back(self.log_path, step)
+        if step > self.total:
+            print(
+                f"{self.folder} is already at step {step}, beyond the {self.total} asked for: "
+                "nothing to do."
+            )
+        return restored
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Returns the lines of the log so far."""
+        if self.log_path is None or not self.log_path.exists():
+            return []
+        return [line for line in writers.read(self.log_path) if "split" in line]
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Appends a line to the log."""
+        if self.log_path is not None and self.is_first_process:
+            writers.append(self.log_path, line)
+
+    def warn(self, about: str, step: int, warning: str | None) -> None:
+        """Says `warning` on stderr, once for each thing that it is about; nothing for None."""
+        if warning and about not in self.warned and self.is_first_process:
+            self.warned.add(about)
+            where = "" if self.folder is None else f"{self.folder}, "  # which stage of two, for one
+            print(f"jaxvae: {where}step {step}: {warning}", file=sys.stderr)
+
+    def save(self, step: int, train_state: TrainState, sums: Tree, metrics=None) -> None:
+        """Starts to save a checkpoint; raises `NonFinite` where its arrays are not finite."""
+        if self.checkpoints is None:
+            return
+        try:
+            self.checkpoints.save(train_state, sums, config=self.config, metrics=metrics)
+        except FloatingPointError as error:
+            raise self.non_finite(step, [str(error)]) from None
+
+    def non_finite(self, step: int, names: list[str]) -> NonFinite:
+        """Returns the error that names the step, what was not finite there, and what to do."""
+        kept = [] if self.checkpoints is None else self.checkpoints.steps()
+        where = f" The last good checkpoint is of step {kept[-1]}." if kept else ""
+        advice = (
+            "Use a smaller learning rate or clip the gradients (max_grad_norm), in a new folder."
+        )
+        return NonFinite(f"not finite at step {step}: {', '.join(names)}.{where} {advice}")
+
+    # ---- time and the bar ----------------------------------------------------------------
+
+    def begin(self, step: int) -> None:
+        """Shows the bar, where it is wanted and there are steps to do."""
+        if self.wants_bar and step < self.total:
+            from tqdm import tqdm
+
+            self.bar = tqdm(
+                total=self.total,
+                initial=step,
+                unit="step",
+                dynamic_ncols=True,
+                mininterval=0.2,
+                smoothing=0.1,
+            )
+
+    def start_clock(self, step: int) -> None:
+        """Counts steps and seconds from here on."""
+        self.logged_at, self.clock = step, time.perf_counter()
+
+    def rate(self, step: int, batch_size: int) -> float:
+        """Returns examples per second since the clock was started, pauses left out; starts it
+        anew."""
+        rate = (step - self.logged_at) * batch_size / (time.perf_counter() - self.clock)
+        self.start_clock(step)
+        return rate
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Stops the clock inside the block."""
+        start = time.perf_counter()
+        yield
+        self.clock += time.perf_counter() - start
+
+    def show(self, step: int, wait_for: Tree) -> None:
+        """Moves the bar, at most five times a second, to a step that has been computed."""
+        if self.bar is not None and time.perf_counter() - self.drawn > 0.2:
+            jax.block_until_ready(wait_for)
+            self.drawn = time.perf_counter()
+            self.bar.update(step - self.bar.n)
+
+    def note(self, values: dict[str, float], rate: float) -> None:
+        """Shows the loss and the rate beside the bar."""
+        if self.bar is not None:
+            name = "loss" if "loss" in values else next(iter(values), None)
+            loss = values.get(name, float("nan"))
+            self.bar.set_postfix_str(f"loss {loss:.2f}, {rate:,.0f} images/s", refresh=False)
+
+    def wait(self) -> None:
+        """Waits until every checkpoint is on the disk."""
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+
+    def close(self, step: int) -> None:
+        """Ends the bar and lets go of the checkpoints."""
+        if self.bar is not None:
+            self.bar.update(step - self.bar.n)
+            self.bar.close()
+        if self.checkpoints is not None:
+            # what went wrong before matters more; wait() has told the rest
+            with contextlib.suppress(UserError):
+                self.checkpoints.close()

@@ -1,0 +1,266 @@
+"""One training as an engine of the driver: its states, its data, its evaluation."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxvae import parallel
+from jaxvae.data.source import Source, batch_indices
+from jaxvae.errors import UserError, unknown
+from jaxvae.objectives import COLLAPSED, collapse, floored
+from jaxvae.train.checkpoint import Restored
+from jaxvae.train.evaluate import make_evaluator
+from jaxvae.train.loop import Loop, LoopState, compile_loop, empty_sums, no_bad
+from jaxvae.train.plan import Phase, Plan
+from jaxvae.train.recorder import Recorder
+from jaxvae.train.step import (
+    TrainState,
+    groups,
+    init_state,
+    make_eval_step,
+    make_train_step,
+    optimisers,
+)
+from jaxvae.types import Batch, Model, Tree
+
+OnEval = Callable[[int, TrainState], None]
+OnLog = Callable[[int, str, dict[str, float]], None]
+
+
+class Training:
+    """The `driver.Engine` of one training.
+
+    Making it checks nets, data and optimisers of every phase against each other, and what the
+    evaluation measures.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        source: Source,
+        mesh: Mesh,
+        seed: int,
+        options: dict[str, Any],
+        best: str,
+        steps_per_call: int | None = None,
+        on_eval: OnEval | None = None,
+        on_log: OnLog | None = None,
+    ):
+        self.plan, self.source, self.mesh, self.seed = plan, source, mesh, seed
+        self.steps_per_call, self.on_eval, self.on_log = steps_per_call, on_eval, on_log
+        self.everywhere = parallel.replicated(mesh)
+        self.last: dict[str, dict[str, float]] = {}  # split -> the values of its last line
+        self.data: dict[str, jax.Array] | None = None  # put on the devices at first use
+        self.evaluators: dict[int, Callable] = {}
+        for phase in plan.phases:
+            parallel.check_batch(phase.batch_size, mesh)
+        self.steps = [make_train_step(p.model, p.tx, **options) for p in plan.phases]
+        self.examples = [self._example(phase) for phase in plan.phases]
+        self.initial: TrainState | None = self._initial(ema=options["ema_decay"] is not None)
+        self.templates = self._templates()
+        for i in range(len(plan.phases)):
+            self._check_evaluation(i, best)
+
+    def _example(self, phase: Phase) -> Batch:
+        """Returns a batch of a phase, which shows the range of its data."""
+        index = first_indices(self.source, phase.batch_size)
+        return phase.preprocess(jax.random.key(0), self.source.read(index))
+
+    def _moved(self, i: int) -> list[Model]:
+        """Returns the models that share their parameter groups with phase i: those from the last
+        growth up to the next."""
+        phases = self.plan.phases
+        first = max(j for j in range(i + 1) if j == 0 or phases[j].grow is not None)
+        rest = range(i + 1, len(phases))
+        end = next((j for j in rest if phases[j].grow is not None), len(phases))
+        return [phase.model for phase in phases[first:end]]
+
+    def _initial(self, *, ema: bool) -> TrainState:
+        """Returns the state at step 0, with optimiser states for all groups that any phase moves."""
+        objectives = tuple(o for model in self._moved(0) for o in model.objectives)
+        first = self.plan.phases[0]
+        model = first.model._replace(objectives=objectives)
+        rng = jax.random.key(self.seed)
+        return parallel.put(
+            init_state(model, first.tx, rng, self.examples[0], ema=ema), self.everywhere
+        )
+
+    def _restart(self, i: int, train_state: TrainState, example: Batch) -> TrainState:
+        """Returns the state as phase i begins: parameters carried over to a grown model, new
+        optimiser states."""
+        phase, names = self.plan.phases[i], [groups(model) for model in self._moved(i)]
+        names = tuple(dict.fromkeys(name for each in names for name in each))
+        params, state, ema = train_state.params, train_state.state, train_state.ema
+        if phase.grow is not None:
+            rng = jax.random.fold_in(jax.random.split(jax.random.key(self.seed))[0], i)
+            new = phase.model.init(rng, example)
+            params, grown_state = _check_grown(i, phase.grow((params, state), new), new)
+            if ema is not None:
+                ema, _ = _check_grown(i, phase.grow((ema, state), new), new)
+            state = grown_state
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts and float32
+            each = optimisers(phase.tx, names).items()
+            opt_state = {name: tx.init(params[name]) for name, tx in each}
+        return train_state._replace(params=params, state=state, ema=ema, opt_state=opt_state)
+
+    def _templates(self) -> list[tuple[TrainState, Tree]]:
+        """Returns shape and place of state and sums in each phase."""
+        state, found = jax.eval_shape(lambda: self.initial), []
+        for i, (step, example) in enumerate(zip(self.steps, self.examples, strict=True)):
+            if self.plan.restarts(i):
+                state = jax.eval_shape(lambda s, e, i=i: self._restart(i, s, e), state, example)
+            sums = jax.eval_shape(lambda: empty_sums(step, state, example))  # noqa: B023
+            found.append((state, sums))
+        place = self.everywhere
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), found)
+
+    def _check_evaluation(self, i: int, best: str) -> None:
+        """Raises `UserError` where phase i cannot be evaluated, or does not measure `best`."""
+        phase, (state, _) = self.plan.phases[i], self.templates[i]
+        if phase.valid is None:
+            return
+        mask = np.ones(phase.batch_size, np.float32)
+        measured = jax.eval_shape(
+            make_eval_step(phase.model),
+            *(state.params, state.state, state.rng, self.examples[i], mask),
+        )
+        if best not in measured:
+            raise unknown("metric for best", best, measured)
+
+    # ---- what the driver asks for --------------------------------------------------------
+
+    def template(self, i: int) -> tuple[TrainState, Tree]:
+        """Returns shape and place of what `pack` returns in phase i."""
+        return self.templates[i]
+
+    def enter(self, i: int, train_state: TrainState | None) -> LoopState:
+        """Returns the state as phase i begins."""
+        if train_state is None:
+            train_state, self.initial = self.initial, None
+        if self.plan.restarts(i):
+            begin = jax.jit(lambda s, e: self._restart(i, s, e), out_shardings=self.everywhere)
+            train_state = begin(train_state, self.examples[i])
+        return self._loop_state(train_state, self._zeros(i))
+
+    def resume(self, i: int, restored: Restored, recorder: Recorder) -> LoopState:
+        """Returns the state that a checkpoint inside phase i holds."""
+        self.initial = None
+        for line in recorder.lines():
+            self.last[line["split"]] = {
+                name: value for name, value in line.items() if name not in ("step", "split")
+            }
+        return self._loop_state(restored.train_state, restored.sums)
+
+    def pack(self, step: int, loop_state: LoopState) -> tuple[TrainState, Tree]:
+        """Returns what a checkpoint keeps."""
+        return loop_state.train, loop_state.sums
+
+    def compile(self, i: int, loop_state: LoopState) -> Loop:
+        """Returns the compiled loop of phase i."""
+        phase, start, before = self.plan.phases[i], self.plan.start(i), self.plan.examples_before(i)
+        if self.source.arrays is not None and self.data is None:
+            self.data = parallel.put(self.source.arrays, self.everywhere)
+
+        def indices_of(step: int) -> np.ndarray:
+            size, batch_size = self.source.size, phase.batch_size
+            return batch_indices(size, self.seed, step - start, batch_size, first=before)
+
+        return compile_loop(
+            self.steps[i],
+            loop_state,
+            self.source,
+            self.data,
+            preprocess=phase.preprocess,
+            indices_of=indices_of,
+            batch_size=phase.batch_size,
+            mesh=self.mesh,
+            steps_per_call=self.steps_per_call,
+        )
+
+    def check(self, recorder: Recorder, loop_state: LoopState) -> None:
+        """Raises `NonFinite` for the first step at which a metric was not finite."""
+        bad = {n: int(step) for n, step in jax.device_get(loop_state.bad).items() if step >= 0}
+        if bad:
+            first = min(bad.values())
+            raise recorder.non_finite(first, sorted(n for n, step in bad.items() if step == first))
+
+    def report(self, recorder: Recorder, i: int, step: int, loop_state: LoopState) -> LoopState:
+        """Logs the means since the last line; returns the state with empty sums."""
+        sums = jax.device_get(loop_state.sums)
+        values = {name: float(mean) for name, mean in sums.items() if mean.count > 0}
+        rate = recorder.rate(step, self.plan.phases[i].batch_size)
+        recorder.note(values, rate)
+        self._say(recorder, step, "train", {**values, "images_per_s": round(rate, 1)})
+        recorder.warn("gamma", step, floored(values))
+        return loop_state._replace(sums=self._zeros(i))
+
+    def evaluate(
+        self, recorder: Recorder, i: int, step: int, loop_state: LoopState
+    ) -> dict[str, float] | None:
+        """Returns the metrics of the validation split by the model of phase i, logged; None
+        without one."""
+        phase, state = self.plan.phases[i], loop_state.train
+        if phase.valid is None:
+            return None
+        if i not in self.evaluators:
+            options = {"preprocess": phase.preprocess, "seed": self.seed, "mesh": self.mesh}
+            self.evaluators = {i: make_evaluator(phase.model, phase.valid, **options)}
+        params = state.params if state.ema is None else state.ema
+        found = self.evaluators[i](params, state.state)
+        self._say(recorder, step, "valid", found)
+        bad = [name for name, value in found.items() if not math.isfinite(value)]
+        if bad:
+            raise recorder.non_finite(step, [f"{name} of the validation split" for name in bad])
+        recorder.warn("collapse", step, collapse(found.get("kl", COLLAPSED)))
+        return found
+
+    def saved(self, step: int, loop_state: LoopState, evaluated: bool) -> None:
+        """Calls the user's function after an evaluation."""
+        if evaluated and self.on_eval is not None:
+            self.on_eval(step, loop_state.train)
+
+    def _say(self, recorder: Recorder, step: int, split: str, values: dict[str, float]) -> None:
+        self.last[split] = values
+        recorder.write({"step": step, "split": split, **values})
+        if self.on_log is not None and recorder.is_first_process:
+            self.on_log(step, split, values)
+
+    def _zeros(self, i: int) -> Tree:
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self.templates[i][1])
+        return parallel.put(zeros, self.everywhere)
+
+    def _loop_state(self, train_state: TrainState, sums: Tree) -> LoopState:
+        return LoopState(train_state, sums, parallel.put(no_bad(sums), self.everywhere))
+
+
+def _check_grown(i: int, grown: Tree, new: Tree) -> Tree:
+    """Returns `grown` if it is shaped like `new`, the trees that the model of phase i starts with;
+    else raises `UserError`."""
+    have, want = (
+        {jax.tree_util.keystr(path): jnp.shape(x) for path, x in jax.tree.leaves_with_path(tree)}
+        for tree in (tuple(grown), tuple(new))
+    )
+    differing = [path for path in dict.fromkeys((*want, *have)) if have.get(path) != want.get(path)]
+    if differing:
+        path = differing[0]
+        raise UserError(
+            f"grow of phase {i} must return (params, state) like those of its model: {path} is "
+            f"{have.get(path, 'absent')}, and {want.get(path, 'absent')} in the model."
+        )
+    return tuple(grown)
+
+
+def first_indices(source: Source, batch_size: int) -> np.ndarray:
+    """Returns the indices of an example batch that shows the range of the data: bytes have theirs,
+    floats are searched."""
+    index = np.arange(batch_size) % source.size
+    if source.arrays is not None and np.issubdtype(source.arrays["x"].dtype, np.floating):
+        flat = source.arrays["x"].reshape(source.size, -1)
+        ends = [int(flat.min(axis=1).argmin()), int(flat.max(axis=1).argmax())][:batch_size]
+        index[: len(ends)] = ends
+    return index

@@ -1,0 +1,478 @@
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxvae
+import seeded
+from jaxvae import data, safetensors, writers
+from jaxvae.cli import main, options, use
+from jaxvae.errors import UserError
+from jaxvae.metrics import squeezenet
+from jaxvae.presets import load as loading
+from jaxvae.presets import measure as measuring
+from jaxvae.presets import record
+from jaxvae.presets.config import source
+from jaxvae.train import folder as folders
+
+TINY = [
+    "--hidden",
+    "16",
+    "--latent-dim",
+    "3",
+    "--batch-size",
+    "32",
+    "--log-every",
+    "10",
+    "--no-progress",
+    "--steps",
+    "20",
+]
+
+
+def train(folder, *more):
+    assert main(["train", "vae", "--data", "digits", "--workdir", str(folder), *TINY, *more]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train(
+        tmp_path_factory.mktemp("trained") / "run", "--pixels", "binarised", "--tensorboard"
+    )
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    return train(
+        tmp_path_factory.mktemp("trained") / "conditional",
+        "--conditional",
+        "--likelihood",
+        "gaussian",
+        "--pixels",
+        "dequantised",
+        "--ema-decay",
+        "0.5",
+    )
+
+
+def refused(capsys, *argv):
+    assert main([str(a) for a in argv]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("jaxvae: ") and err.count("\n") == 1, err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("command", "shapes"),
+    [
+        (["sample", "--n", "5"], {"x": (5, 8, 8, 1)}),
+        (["reconstruct", "--n", "4"], {"x": (4, 8, 8, 1), "x_hat": (4, 8, 8, 1)}),
+        (["interpolate", "--n", "3", "--points", "4"], {"x": (3, 4, 8, 8, 1)}),
+        (["traverse", "--n", "2", "--points", "5"], {"x": (2, 5, 8, 8, 1), "dimensions": (2,)}),
+    ],
+)
+@pytest.mark.parametrize("which", ["trained", "conditional"])
+def test_command_draws_a_picture_and_keeps_the_numbers(command, shapes, which, request, tmp_path):
+    folder = request.getfixturevalue(which)
+    out, npz = tmp_path / "a.png", tmp_path / "a.npz"
+    assert (
+        main(
+            [
+                command[0],
+                str(folder),
+                *command[1:],
+                "--out",
+                str(out),
+                "--npz",
+                str(npz),
+                "--step",
+                "best",
+            ]
+        )
+        == 0
+    )
+    with Image.open(out) as picture:
+        assert min(picture.size) > 50
+    with np.load(npz) as arrays:
+        assert {name: arrays[name].shape for name in arrays} == shapes
+        first = arrays["x"]
+    assert (
+        main(
+            [
+                command[0],
+                str(folder),
+                *command[1:],
+                "--out",
+                str(out),
+                "--npz",
+                str(npz),
+                "--step",
+                "best",
+            ]
+        )
+        == 0
+    )
+    with np.load(npz) as arrays:
+        np.testing.assert_array_equal(arrays["x"], first)
+
+
+def test_ends_of_an_interpolation_are_reconstructions(trained, tmp_path):
+    assert main(["interpolate", str(trained), "--n", "2", "--npz", str(tmp_path / "i.npz")]) == 0
+    assert main(["reconstruct", str(trained), "--n", "4", "--npz", str(tmp_path / "r.npz")]) == 0
+    with np.load(tmp_path / "i.npz") as i, np.load(tmp_path / "r.npz") as r:
+        np.testing.assert_allclose(i["x"][:, 0], r["x_hat"][:2], atol=1e-5)
+        np.testing.assert_allclose(i["x"][:, -1], r["x_hat"][2:], atol=1e-5)
+    assert (trained / "interpolation.png").exists() and (trained / "reconstructions.png").exists()
+
+
+def test_evaluate_writes_the_table_as_json(trained, capsys):
+    likelihoods = [name for name in options.METRICS if name not in ("fid", "kid")]
+    assert main(["evaluate", str(trained), "--metrics", *likelihoods, "--k", "20"]) == 0
+    shown = capsys.readouterr().out
+    rows = {
+        row["metric"]: row
+        for row in json.loads((trained / "evaluation.json").read_text())["metrics"]
+    }
+    assert set(rows) == {"elbo", "rec", "kl", "kl_per_dim", "active_units", "iw_nll", "bpd"}
+    assert all(name in shown for name in rows)
+    assert rows["elbo"]["value"] == pytest.approx(
+        -rows["rec"]["value"] - rows["kl"]["value"], rel=1e-6
+    )
+    assert rows["iw_nll"]["value"] < -rows["elbo"]["value"] and "K=20" in rows["iw_nll"]["protocol"]
+    assert rows["bpd"]["value"] == pytest.approx(rows["iw_nll"]["value"] / (64 * np.log(2)))
+    assert sum(rows["kl_per_dim"]["value"]) == pytest.approx(rows["kl"]["value"], rel=1e-5)
+    assert (
+        rows["elbo"]["n"] == 360
+        and rows["elbo"]["error"] > 0
+        and "drawn as 0 or 1 with seed 0" in rows["elbo"]["protocol"]
+    )
+    assert rows["elbo"]["value"] == pytest.approx(
+        writers.read(trained / "metrics.jsonl")[-1]["elbo"], rel=0.02
+    )
+
+
+def test_evaluate_says_which_step_and_type_and_has_the_same_pixels_for_all(tmp_path, capsys):
+    """ "latest" is another step tomorrow; and a bound on other pixels is no bound."""
+    folder = train(tmp_path / "run", "--pixels", "binarised", "--dtype", "bfloat16")
+    capsys.readouterr()
+    assert main(["export", str(folder), "--out", str(tmp_path / "out")]) == 0
+    values = []
+    for place, metrics in (
+        (folder, ["elbo", "iw_nll"]),
+        (folder, ["iw_nll"]),
+        (tmp_path / "out", ["elbo"]),
+    ):
+        assert (
+            main(["evaluate", str(place), "--metrics", *metrics, "--k", "1", "--batch-size", "32"])
+            == 0
+        )
+        page = json.loads((place / "evaluation.json").read_text())
+        assert (page["step"], page["precision"], page["batch_size"]) == (
+            20,
+            "bfloat16, highest",
+            32,
+        )
+        values.append({row["metric"]: row["value"] for row in page["metrics"]})
+    assert values[0]["iw_nll"] == values[1]["iw_nll"] and values[0]["elbo"] == values[2]["elbo"]
+    assert "step 20" in capsys.readouterr().out
+
+
+def test_metrics_are_measured_on_the_same_pixels(trained, monkeypatch):
+    seen = []
+    opened = use.open_run(trained)
+    opened = opened._replace(
+        preprocess=lambda rng, examples, real=opened.preprocess: (
+            seen.append(examples["x"].shape) or real(rng, examples)
+        )
+    )
+    measuring.measure(
+        opened.system,
+        *opened.loaded[1:],
+        data.load("digits", "test"),
+        ("elbo", "iw_nll"),
+        measuring.Setting(k=2),
+    )
+    assert len(seen) == 2 and seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("which", ["trained", "conditional"])
+def test_evaluate_distances_always_with_their_protocol(
+    which, request, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("HOME", str(tmp_path))  # and its cache
+    folder, weights = request.getfixturevalue(which), tmp_path / "squeezenet.npz"
+    np.savez(weights, **seeded.state_dict(squeezenet.shapes()))
+    argv = [
+        "evaluate",
+        str(folder),
+        "--metrics",
+        "fid",
+        "elbo",
+        "--out",
+        str(tmp_path / "e.json"),
+        "--weights",
+        str(weights),
+    ]
+    assert main([*argv, "--protocol", "squeezenet", "--samples", "100"]) == 0
+    out, error = capsys.readouterr()
+    rows = {row["metric"]: row for row in json.loads((tmp_path / "e.json").read_text())["metrics"]}
+    assert (
+        {"fid", "elbo"} <= set(rows)
+        and rows["fid"]["value"] > 0
+        and rows["fid"]["n"] == rows["fid"]["reals"] == 100
+    )
+    assert (
+        rows["fid"]["protocol"] == "squeezenet(samples=100,reals=100)"
+        and rows["fid"]["protocol"] in out
+    )
+    about = rows["fid"]["about"]
+    assert (
+        about in out
+        and "100 samples against first 100 of test" in about
+        and "never comparable with a FID" in about
+    )
+    assert "covariance of rank 99 in 512 dimensions" in error and rows["fid"]["note"] in error
+    for more, message in (
+        ([], "needs a protocol"),
+        (["--protocol", "squeezenet"], "asks for 10,000 real images, digits test"),
+        (["--protocol", "squeezent"], "Did you mean 'squeezenet'?"),
+        (["--protocol", "standard", "--samples", "100"], "weights of another model"),
+    ):
+        assert main([*argv, *more]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, error
+
+
+def test_evaluate_dequantised_states_bits_of_bytes(conditional, tmp_path, capsys):
+    assert (
+        main(
+            [
+                "evaluate",
+                str(conditional),
+                "--metrics",
+                "bpd",
+                "--k",
+                "5",
+                "--split",
+                "test[:50]",
+                "--out",
+                str(tmp_path / "e.json"),
+            ]
+        )
+        == 0
+    )
+    (row,) = json.loads((tmp_path / "e.json").read_text())["metrics"]
+    assert "uniform dequantisation" in row["protocol"] and row["n"] == 50
+
+
+@pytest.mark.parametrize("which", ["trained", "conditional"])
+def test_export_and_load_give_the_same_model(which, request, tmp_path, capsys):
+    folder, out = request.getfixturevalue(which), tmp_path / "exported"
+    assert main(["export", str(folder), "--out", str(out)]) == 0
+    assert main(["export", str(folder), "--out", str(out)]) == 0  # again, over itself
+    first, second = jaxvae.load(folder), jaxvae.load(out)
+    for a, b in zip(jax.tree.leaves(first[1:]), jax.tree.leaves(second[1:]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    page = json.loads((out / "config.json").read_text())
+    assert page["step"] == 20 and page["parameters"] == sum(
+        x.size for x in jax.tree.leaves(first.params)
+    )
+    assert main(["sample", str(out)]) == 0 and (out / "samples.png").exists()
+    numpy = pytest.importorskip("safetensors.numpy")
+    arrays = numpy.load_file(out / loading.FILE)
+    np.testing.assert_array_equal(
+        arrays["params.decoder.Dense_0.kernel"], first.params["decoder"]["Dense_0"]["kernel"]
+    )
+    assert "is an exported model already" in refused_export(out, tmp_path / "more")
+
+
+def refused_export(folder, out):
+    with pytest.raises(UserError) as raised:
+        jaxvae.export(folder, out)
+    return str(raised.value)
+
+
+def test_safetensors_keep_every_type(tmp_path):
+    import ml_dtypes
+
+    arrays = {
+        name.lower(): np.arange(6).reshape(2, 3).astype(dtype)
+        for name, dtype in safetensors.TYPES.items()
+    }
+    arrays["scalar"] = np.float32(2.5)
+    (tmp_path / "x").write_bytes(safetensors.dump(arrays, {"a": "b"}))
+    found = safetensors.read(tmp_path / "x")
+    for name, x in arrays.items():
+        assert found[name].dtype == x.dtype and found[name].shape == x.shape
+        np.testing.assert_array_equal(found[name], x)
+    assert found["bf16"].dtype == ml_dtypes.bfloat16
+    with pytest.raises(UserError, match="has the type complex64"):
+        safetensors.dump({"x": np.zeros(2, np.complex64)}, {})
+
+
+def test_damaged_export_is_refused(trained, tmp_path, capsys):
+    out = tmp_path / "exported"
+    assert main(["export", str(trained), "--out", str(out)]) == 0
+    capsys.readouterr()
+    whole = (out / loading.FILE).read_bytes()
+    for content in (whole[:-5], whole[:40], b"", whole + b"x"):
+        (out / loading.FILE).write_bytes(content)
+        assert "is damaged" in refused(capsys, "sample", out)
+    shutil.copy(trained / "config.json", out / "config.json")
+    (out / loading.FILE).write_bytes(safetensors.dump({"params.x": np.zeros(2)}, {}))
+    assert "is of another model" in refused(capsys, "sample", out)
+
+
+def test_tensorboard_files_hold_the_log(trained):
+    files = list((trained / "tensorboard").glob("events*"))
+    assert files
+    content = b"".join(f.read_bytes() for f in files)
+    assert b"train/loss" in content and b"valid/elbo" in content
+
+
+def test_doctor_names_versions_devices_data_and_what_is_missing(capsys, tmp_path):
+    assert main(["doctor", "--data-dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    for text in (
+        "python",
+        "jax",
+        "devices",
+        "cpu",
+        "host memory",
+        "not found: jaxvae data prepare mnist",
+        "weights",
+        "pip install 'jaxvae[tf]'",
+        str(tmp_path / "weights"),
+    ):
+        assert text in out, text
+    (tmp_path / "squeezenet1_1_features.pth").write_bytes(b"")
+    assert main(["doctor", "--data-dir", str(tmp_path)]) == 0
+    assert str(tmp_path / "squeezenet1_1_features.pth") in capsys.readouterr().out
+
+
+def test_own_images_train_from_the_command_line(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        (tmp_path / "p" / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8)).save(
+            tmp_path / "p" / str(i % 2) / f"{i}.png"
+        )
+    argv = [
+        "train",
+        "vae",
+        "--data",
+        f"folder:{tmp_path / 'p'}",
+        "--crop",
+        "10",
+        "--size",
+        "8",
+        "--workdir",
+        str(tmp_path / "run"),
+        *TINY,
+        "--batch-size",
+        "8",
+        "--conditional",
+    ]
+    assert main(argv) == 0
+    assert f"data: {tmp_path / 'p'}" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run"), "--split", "all[50%:]"]) == 0
+    assert (
+        jaxvae.load(tmp_path / "run").params["decoder"]["Dense_1"]["kernel"].shape[-1] == 8 * 8 * 3
+    )
+
+
+def test_a_test_part_of_one_image_will_do_and_none_is_said_before_training(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for count, code in ((12, 0), (3, 2)):
+        folder = tmp_path / f"p{count}"
+        folder.mkdir()
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (4, 4), np.uint8)).save(folder / f"{i}.png")
+        places = ["--data", f"folder:{folder}", "--workdir", str(tmp_path / f"run{count}")]
+        assert main(["train", "vae", *places, *TINY, "--batch-size", "8"]) == code
+    assert "split 'all[90%:]' of p3 is empty" in capsys.readouterr().err
+    assert not (tmp_path / "run3").exists() and (tmp_path / "run12" / "interpolation.png").exists()
+
+
+def test_data_that_are_no_images_lose_no_numbers_to_the_pictures(tmp_path, capsys):
+    for name, shape, drawn in (
+        ("points", (2,), ["curves", "samples"]),
+        ("planes", (2, 4, 4), ["curves"]),
+    ):
+        np.savez(
+            tmp_path / f"{name}.npz", x=np.random.default_rng(0).random((40, *shape), np.float32)
+        )
+        folder = tmp_path / name
+        places = ["--data", f"npz:{folder}.npz", "--workdir", str(folder)]
+        assert (
+            main(["train", "vae", *places, *TINY, "--batch-size", "8", "--likelihood", "gaussian"])
+            == 0
+        )
+        assert sorted(path.stem for path in folder.glob("*.png")) == drawn
+        assert writers.read(folder / "metrics.jsonl")[-1]["split"] == "test"
+        capsys.readouterr()
+        assert main(["reconstruct", str(folder), "--n", "3", "--npz", str(tmp_path / "r.npz")]) == 2
+        assert "no picture can be drawn" in capsys.readouterr().err
+        with np.load(tmp_path / "r.npz") as arrays:
+            assert arrays["x_hat"].shape == (3, *shape)
+        (tmp_path / "r.npz").unlink()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["smaple", "RUN"], "unknown command 'smaple'. Did you mean 'sample'?"),
+        (["data", "prepair", "mnist"], "Did you mean 'prepare'?"),
+        (["data", "prepare", "mnits"], "unknown data set 'mnits'. Did you mean 'mnist'?"),
+        (["data", "prepare"], "NAME"),
+        (["data", "prepare", "mnist", "--from", "nowhere"], "nowhere is not a folder"),
+        (["sample"], "RUN"),
+        (["sample", "nowhere"], "nowhere holds no run of jaxvae"),
+        (["sample", "RUN", "--n", "0"], "--n must be at least 1"),
+        (["sample", "RUN", "--step", "7"], "has no checkpoint 7: choose latest, best or one of"),
+        (["sample", "RUN", "--step", "newest"], "has no checkpoint 'newest'"),
+        (["sample", "RUN", "--label", "1"], "--label is for a conditional model"),
+        (["reconstruct", "RUN", "--split", "validation"], "digits has no split 'validation'"),
+        (["traverse", "RUN", "--example", "1000"], "has 360 examples, numbered from 0"),
+        (["traverse", "RUN", "--points", "1"], "--points must be at least 2"),
+        (["traverse", "RUN", "--width", "nan"], "--width must be finite"),
+        (["evaluate", "RUN", "--metrics"], "--metrics needs at least one of elbo, kl_per_dim"),
+        (["interpolate", "RUN", "--split", "test[:1]"], "needs two examples"),
+        (["evaluate", "RUN", "--metrics", "fid2"], "unknown --metrics 'fid2'"),
+        (["evaluate", "RUN", "--k", "0"], "--k must be at least 1"),
+        (["export", "RUN"], "--out"),
+        (["export", "RUN", "--out", "RUN"], "holds other files: choose an empty or new folder"),
+    ],
+)
+def test_mistakes_are_one_line(trained, tmp_path, monkeypatch, capsys, argv, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(capsys, *[trained if word == "RUN" else word for word in argv])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_grey_pixels_have_no_bits_per_dimension(tmp_path, capsys):
+    train(tmp_path / "run")
+    capsys.readouterr()
+    assert "have no bits per dimension" in refused(
+        capsys, "evaluate", tmp_path / "run", "--metrics", "bpd"
+    )
+
+
+def test_label_out_of_range(conditional, capsys):
+    assert "has the classes 0 to 9" in refused(capsys, "sample", conditional, "--label", "10")
+
+
+def test_help_lists_every_command(capsys):
+    main(["--help"])
+    text = capsys.readouterr().out
+    for name, (cls, _) in options.COMMANDS.items():
+        assert name in text and cls.__doc__ in text
+
+
+def test_split_names_of_a_config_are_those_of_its_data(trained):
+    _, settings, _, _ = record.from_dict(folders.read_config(trained))
+    assert source(settings, "valid").size == data.load("digits", "train[1293:]").size

@@ -1,0 +1,438 @@
+import json
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxvae
+from jaxvae import data, models, nets, parallel, types, writers
+from jaxvae.data.preprocess import make_preprocess
+from jaxvae.errors import UserError
+from jaxvae.train import NonFinite, Phase, evaluate, fit, folder, loop, signals
+from jaxvae.train.checkpoint import Checkpoints
+from jaxvae.train.step import make_eval_step
+from small import EXAMPLE, go, one_device, small, source
+
+
+def params(result):
+    return jax.tree.leaves(jax.device_get(result.train_state.params))
+
+
+def assert_same(a, b):
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def log_of(folder):
+    return [
+        {k: v for k, v in line.items() if k != "images_per_s"}
+        for line in writers.read(folder / "metrics.jsonl")
+    ]
+
+
+def test_log_has_one_line_per_interval_and_the_loss_falls(tmp_path):
+    result = go(32, workdir=tmp_path, valid=source(1), eval_every=12)
+    lines = writers.read(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines if line["split"] == "train"] == [
+        5,
+        10,
+        15,
+        20,
+        25,
+        30,
+        32,
+    ]
+    assert [line["step"] for line in lines if line["split"] == "valid"] == [12, 24, 32]
+    train = [line["loss"] for line in lines if line["split"] == "train"]
+    assert train[-1] < train[0]
+    assert result.metrics["valid"]["elbo"] == lines[-1]["elbo"]
+    assert int(result.train_state.step) == 32
+    assert set(json.loads((tmp_path / "config.json").read_text())) == {"config", "versions"}
+
+
+def test_log_line_is_the_mean_over_its_steps():
+    """With a learning rate of zero, each step's loss can be computed alone from the same keys."""
+    model, tx = small(), optax.sgd(0.0)
+    result = go(3, model=model, tx=tx, log_every=3)
+    state, src, losses = result.train_state, source(), []
+    for step in range(3):
+        x = src.arrays["x"][data.batch_indices(src.size, 0, step, 16)].astype(
+            np.float32
+        ) / np.float32(255)
+        key = jax.random.fold_in(jax.random.fold_in(state.rng, step), 0)
+        loss, _ = model.objectives[0].loss(
+            state.params, state.state, key, types.Batch(jnp.asarray(x)), step, None
+        )
+        losses.append(np.mean(loss))
+    assert result.metrics["train"]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_steps_per_call_changes_no_bit():
+    a, b, c = (params(go(17, steps_per_call=k)) for k in (4, 64, 1))
+    assert_same(a, b)
+    for x, y in zip(a, c, strict=True):  # another program: equal up to rounding
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+
+
+def test_streamed_source_gives_the_bits_of_the_resident_one():
+    resident = source()
+    assert_same(params(go(11, data=resident)), params(go(11, data=resident._replace(arrays=None))))
+
+
+def test_one_device_and_eight_agree():
+    for x, y in zip(params(go(6)), params(go(6, mesh=parallel.make_mesh())), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+
+
+def test_convolutions_are_stepped_one_by_one_on_cpu_and_mlps_are_not():
+    from jaxvae.train import init_state, make_train_step
+
+    encoder, decoder = (
+        nets.conv_encoder(4, channels=(4,), hidden=8),
+        nets.conv_decoder((4, 4, 1), channels=(4,), hidden=8),
+    )
+    conv = models.vae(encoder, decoder, latent_dim=2)
+    for model, most in ((conv, 1), (small(), loop.STEPS_PER_CALL)):
+        tx, mesh = optax.sgd(1e-3), one_device()
+        batch = types.Batch(jnp.zeros((16, 4, 4, 1)))
+        state, step = init_state(model, tx, jax.random.key(0), batch), make_train_step(model, tx)
+        sums = loop.empty_sums(step, state, batch)
+        loop_state = parallel.put(
+            loop.LoopState(state, sums, loop.no_bad(sums)), parallel.replicated(mesh)
+        )
+        compiled = loop.compile_loop(
+            step,
+            loop_state,
+            source(),
+            source().arrays,
+            preprocess=make_preprocess(),
+            indices_of=lambda step: data.batch_indices(100, 0, step, 16),
+            batch_size=16,
+            mesh=mesh,
+        )
+        assert compiled.most == most
+
+
+def test_evaluation_is_the_exact_mean_whatever_the_batch_and_the_devices():
+    """A model whose terms depend on the data alone, so that the mean is known."""
+    model = small()._replace(
+        terms=lambda params, state, rng, batch, stats="running": types.Terms(
+            rec=jnp.sum(batch.x, axis=(1, 2, 3)), kl=jnp.ones(batch.x.shape[0])
+        )
+    )
+    src = source()
+    want = (src.arrays["x"].astype(np.float64) / 255).sum(axis=(1, 2, 3)).mean()
+    for batch_size in (7, 32, 512):
+        for mesh in (one_device(), parallel.make_mesh()):
+            for each in (src, src._replace(arrays=None)):
+                found = evaluate(model, {}, {}, each, batch_size=batch_size, mesh=mesh)
+                assert found["rec"] == pytest.approx(want, rel=1e-6)
+                assert found["elbo"] == pytest.approx(-want - 1, rel=1e-6)
+
+
+def test_evaluation_ignores_what_padding_computes():
+    model = small()._replace(
+        terms=lambda params, state, rng, batch, stats="running": types.Terms(
+            batch.x[:, 0], batch.x[:, 0]
+        )
+    )
+    x = jnp.array([[1.0], [jnp.nan]])
+    found = make_eval_step(model)({}, {}, jax.random.key(0), types.Batch(x), jnp.array([1.0, 0.0]))
+    assert float(found["rec"]) == 1.0
+
+
+def nan_from(step):
+    """A VAE whose reconstruction is not a number from `step` on."""
+    model = small()
+    (objective,) = model.objectives
+
+    def loss(params, state, rng, batch, at, carry):
+        value, aux = objective.loss(params, state, rng, batch, at, carry)
+        poison = jnp.where(at >= step, jnp.nan, 0.0)
+        return value + poison, aux._replace(
+            metrics={**aux.metrics, "rec": aux.metrics["rec"] + poison}
+        )
+
+    return model._replace(objectives=(objective._replace(loss=loss),))
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 64])
+def test_non_finite_loss_stops_the_run_and_names_step_and_metric(tmp_path, steps_per_call):
+    with pytest.raises(
+        NonFinite, match=r"at step 13: loss, rec\. The last good checkpoint is of step 10\."
+    ):
+        go(40, model=nan_from(13), workdir=tmp_path, save_every=5, steps_per_call=steps_per_call)
+    loaded = jaxvae.load(tmp_path, model=small(), example=EXAMPLE)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(loaded.params))
+    assert [line["step"] for line in writers.read(tmp_path / "metrics.jsonl")] == [5, 10]
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
+    """The last step's loss is finite, but its update is not."""
+    model = small()
+    (objective,) = model.objectives
+
+    def loss(params, state, rng, batch, step, carry):
+        value, aux = objective.loss(params, state, rng, batch, step, carry)
+        scale = jnp.where(step == 9, jnp.float32(1e38), 0.0)
+        w = params["encoder"]["Dense_0"]["bias"][0]
+        return value + (
+            w - jax.lax.stop_gradient(w)
+        ) * scale * scale, aux  # a gradient of infinity, a value of 0
+
+    broken = model._replace(objectives=(objective._replace(loss=loss),))
+    with pytest.raises(NonFinite, match="step 10: parameters or optimiser state"):
+        go(10, model=broken, tx=optax.sgd(1.0), workdir=tmp_path, save_every=5)
+    assert Checkpoints(tmp_path / "checkpoints", read_only=True).steps() == [5]
+
+
+def test_a_phase_with_its_own_optimiser_starts_it_anew_and_one_without_goes_on():
+    first, second = small(), small(beta=2.0)
+    for tx, count in ((None, 11), (optax.adam(1e-2), 4)):
+        phases = [Phase(first, 7), Phase(second, 4, tx)]
+        shared = fit(phases, optax.adam(1e-2), source(), batch_size=16, mesh=one_device())
+        assert int(shared.train_state.opt_state["encoder"][0].count) == count
+    alone = go(7, model=first)
+    assert not np.array_equal(params(shared)[0], params(alone)[0])
+
+
+def test_phases_resume_in_the_right_phase(tmp_path):
+    def phases(n):
+        return [Phase(small(), 7), Phase(small(beta=2.0), n, optax.sgd(1e-2))]
+
+    def go_on(n, **options):
+        return fit(
+            phases(n),
+            optax.adam(1e-2),
+            source(),
+            batch_size=16,
+            mesh=one_device(),
+            log_every=3,
+            **options,
+        )
+
+    for n in (1, 3, 6):  # stops inside the second phase, then goes on
+        resumed = go_on(n, workdir=tmp_path)
+    assert_same(params(resumed), params(go_on(6)))
+
+
+def test_ema_is_kept_evaluated_and_loaded(tmp_path):
+    result = go(3, workdir=tmp_path, ema_decay=0.5, valid=source(1))
+    plain = [go(n).train_state.params for n in (1, 2, 3)]
+    want, _ = small().init(
+        jax.random.split(jax.random.key(0))[0], types.Batch(jnp.zeros((16, 4, 4, 1)))
+    )
+    for p in plain:
+        want = jax.tree.map(lambda e, p: 0.5 * e + 0.5 * p, want, p)
+    loaded = jaxvae.load(tmp_path, model=small(), example=EXAMPLE)
+    for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(loaded.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    found = evaluate(small(), loaded.params, loaded.state, source(1), mesh=one_device())
+    assert found["elbo"] == pytest.approx(result.metrics["valid"]["elbo"], rel=1e-5)
+
+
+def test_resumed_run_ends_with_the_same_bits_and_the_same_log(tmp_path):
+    options = {"valid": source(1), "eval_every": 6}
+    whole = go(30, workdir=tmp_path / "whole", **options)
+    stop_at = iter([6, 18])
+    for stop in (next(stop_at), next(stop_at)):
+
+        def raise_sigterm(step, state, stop=stop):
+            if step == stop:
+                signal.raise_signal(signal.SIGTERM)
+
+        with pytest.raises(SystemExit) as stopped:
+            go(30, workdir=tmp_path / "parts", on_eval=raise_sigterm, **options)
+        assert stopped.value.code == signals.EXIT_SIGTERM == 75
+    parts = go(30, workdir=tmp_path / "parts", **options)
+    assert_same(
+        *(
+            jax.tree.leaves(jax.device_get(result.train_state.opt_state))
+            for result in (whole, parts)
+        )
+    )
+    assert_same(params(whole), params(parts))
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
+
+
+def test_log_intervals_that_do_not_meet_the_checkpoints_survive_a_stop(tmp_path):
+    """The sums of an unfinished interval are part of a checkpoint."""
+    whole = go(30, workdir=tmp_path / "whole", log_every=10, save_every=7)
+
+    def interrupt(step, state):
+        if step == 14:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(SystemExit) as stopped:
+        go(30, workdir=tmp_path / "parts", log_every=10, eval_every=14, on_eval=interrupt)
+    assert stopped.value.code == 130
+    parts = go(30, workdir=tmp_path / "parts", log_every=10, save_every=7)
+    assert_same(params(whole), params(parts))
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
+
+
+def test_a_stop_at_the_very_end_is_heard_and_the_run_is_whole(tmp_path):
+    """A Ctrl-C during the last evaluation must not let a script go on to its next run."""
+    with pytest.raises(signals.Stopped) as stopped:
+        go(10, workdir=tmp_path, on_eval=lambda step, state: signal.raise_signal(signal.SIGINT))
+    assert stopped.value.code == 130
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert_same(params(go(10, workdir=tmp_path)), params(go(10)))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_finished_run_is_not_run_again_and_a_longer_one_goes_on(tmp_path):
+    first = go(10, workdir=tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    again = go(10, workdir=tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    assert again.metrics == first.metrics
+    assert_same(params(again), params(first))
+    assert_same(params(go(20, workdir=tmp_path)), params(go(20)))
+
+
+def test_resumes_on_another_number_of_devices(tmp_path):
+    go(10, workdir=tmp_path, mesh=parallel.make_mesh())
+    for x, y in zip(params(go(14, workdir=tmp_path)), params(go(14)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+
+
+def test_best_checkpoint_is_kept_and_loaded(tmp_path):
+    """Validation gets worse from step 5 on: gradient ascent."""
+    tx = optax.sgd(lambda count: jnp.where(count < 5, 1e-2, -1e-2))
+    go(20, tx=tx, workdir=tmp_path, valid=source(1), eval_every=5, keep=1)
+    lines = [line for line in writers.read(tmp_path / "metrics.jsonl") if line["split"] == "valid"]
+    best = max(lines, key=lambda line: line["elbo"])
+    assert best["step"] == 5
+    checkpoints = Checkpoints(tmp_path / "checkpoints", read_only=True)
+    assert checkpoints.steps() == [5, 20]
+    loaded = jaxvae.load(tmp_path, step="best", model=small(), example=EXAMPLE)
+    found = evaluate(small(), loaded.params, loaded.state, source(1), mesh=one_device())
+    assert found["elbo"] == pytest.approx(best["elbo"], rel=1e-5)
+
+
+def test_best_survives_a_resume_with_and_without_a_validation_split(tmp_path):
+    tx = optax.sgd(lambda count: jnp.where(count < 5, 1e-2, -1e-2))
+    kept = lambda: Checkpoints(tmp_path / "checkpoints", read_only=True).steps()  # noqa: E731
+    for steps, valid in ((10, source(1)), (20, source(1)), (25, None)):
+        go(steps, tx=tx, workdir=tmp_path, valid=valid, eval_every=5, keep=1)
+        assert kept() == [5, steps]
+    assert Checkpoints(tmp_path / "checkpoints", read_only=True).best_step() == 5
+
+
+def test_best_may_be_a_minimum_and_load_knows_it(tmp_path):
+    tx = optax.sgd(lambda count: jnp.where(count < 5, 1e-2, -1e-2))
+    go(20, tx=tx, workdir=tmp_path, valid=source(1), eval_every=5, keep=1, best=("elbo", "min"))
+    assert Checkpoints(tmp_path / "checkpoints", read_only=True).best_step() == 20
+
+
+def test_validation_that_is_not_finite_stops_the_run_and_spares_the_best(tmp_path):
+    def terms(params, state, rng, batch, stats="running"):
+        found = model.terms(params, state, rng, batch, stats=stats)
+        late = params["decoder"]["Dense_1"]["bias"].sum() > 8.0  # reached on the way
+        return found._replace(rec=jnp.where(late, jnp.nan, found.rec))
+
+    model = small()
+    x = np.full((64, 4, 4, 1), 255, np.uint8)  # all ones: the output biases rise
+    broken = model._replace(terms=terms)
+    with pytest.raises(
+        NonFinite, match="elbo of the validation split, rec of the validation split"
+    ):
+        go(
+            400,
+            model=broken,
+            data=data.from_arrays(x),
+            workdir=tmp_path,
+            valid=source(1),
+            eval_every=5,
+        )
+    assert Checkpoints(tmp_path / "checkpoints", read_only=True).best_step() is not None
+
+
+def test_final_update_that_is_not_finite_is_seen_without_a_folder():
+    with pytest.raises(NonFinite, match="at step 1: parameters"):
+        go(1, tx=optax.scale(float("inf")))
+
+
+def test_phase_without_an_optimiser_goes_on_with_that_of_the_phase_before(tmp_path):
+    model = small()
+    three = [Phase(model, 4), Phase(model, 4, optax.sgd(1e-2)), Phase(model, 4)]
+    two = [Phase(model, 4), Phase(model, 8, optax.sgd(1e-2))]
+    results = [
+        fit(phases, optax.adam(1e-2), source(), batch_size=16, mesh=one_device())
+        for phases in (three, two)
+    ]
+    assert_same(*(params(result) for result in results))
+
+
+def test_lengths_of_finished_phases_may_not_change(tmp_path):
+    def phases(*lengths):
+        return [Phase(small(), n) for n in lengths]
+
+    options = {"batch_size": 16, "mesh": one_device(), "workdir": tmp_path}
+    fit(phases(4, 4), optax.adam(1e-2), source(), **options)
+    with pytest.raises(UserError, match=r"phases is \[4\] there and \[6\] here"):
+        fit(phases(6, 4), optax.adam(1e-2), source(), **options)
+    fit(phases(4, 6), optax.adam(1e-2), source(), **options)
+
+
+def test_other_data_in_the_folder_are_refused(tmp_path):
+    go(5, workdir=tmp_path)
+    with pytest.raises(UserError, match="size is 100 there and 90 here"):
+        go(10, workdir=tmp_path, data=source(size=90))
+
+
+def test_numbers_of_numpy_are_good_settings(tmp_path):
+    go(
+        5,
+        workdir=tmp_path,
+        seed=np.int64(3),
+        config={"lr": np.float32(0.5), "widths": (1, np.int32(2))},
+    )
+    assert folder.read_config(tmp_path) == {"lr": 0.5, "widths": [1, 2]}
+    go(10, workdir=tmp_path, seed=np.int64(3), config={"lr": 0.5, "widths": [1, 2]})
+
+
+def test_float_data_are_searched_for_their_range():
+    x = np.full((100, 4), 0.5, np.float32)
+    x[77, 2] = 255.0
+    model = models.vae(nets.mlp((4,), 4), nets.mlp((4,), (4,)), latent_dim=2)
+    with pytest.raises(UserError, match=r"needs pixels in \[0, 1\]; these run from 0.5 to 255"):
+        go(5, model=model, data=data.from_arrays(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        (
+            {"batch_size": 12, "mesh": None},
+            "batch_size 12 cannot be cut into equal slices over 8 devices: use",
+        ),
+        ({"log_every": 0}, "log_every must be at least 1"),
+        ({"eval_every": -1}, "eval_every must be at least 1"),
+        ({"steps": None}, "fit needs steps"),
+        ({"accumulate": 3}, "cannot be cut into accumulate=3"),
+        ({"tx": {"encoder": optax.adam(1e-3)}}, r"objectives move \['decoder', 'encoder'\]"),
+        ({"ema_decay": 1.5}, "ema_decay must be below 1"),
+        ({"seed": 2**32}, "seed must be below 2\\*\\*32"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"best": ("elbo", "maximum")}, "best must be"),
+        (
+            {"best": ("eblo", "max"), "valid": source(1)},
+            "unknown metric for best 'eblo'. Did you mean 'elbo'",
+        ),
+        ({"config": {"lr": object()}}, "config must be made of numbers"),
+    ],
+)
+def test_settings_that_cannot_work(tmp_path, options, message):
+    options = {"steps": 5, **options}
+    with pytest.raises(UserError, match=message):
+        go(options.pop("steps"), workdir=tmp_path / "run", **options)
+    assert not (
+        tmp_path / "run"
+    ).exists()  # so that the corrected settings find no folder with the wrong ones
