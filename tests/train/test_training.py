@@ -1,0 +1,143 @@
+"""Phases that bring what is their own: a larger net, other images, another batch size."""
+
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxvae
+from jaxvae import models, nets, types, writers
+from jaxvae.data.preprocess import make_preprocess
+from jaxvae.errors import UserError
+from jaxvae.train import Phase, evaluate, fit
+from small import EXAMPLE, SHAPE, one_device, small, source
+
+EDGE = 7
+
+
+def corner(old, new):
+    """Carries parameters over to wider layers: the old ones are a corner of the new."""
+    return jax.tree.map(lambda o, n: n.at[tuple(map(slice, o.shape))].set(o), old, new)
+
+
+def growing(last=6, tx=None, **brings):
+    return [Phase(small(8), EDGE), Phase(small(16), last, tx, grow=corner, **brings)]
+
+
+def go(phases, **options):
+    options = {"batch_size": 16, "mesh": one_device(), "log_every": 3, **options}
+    return fit(phases, options.pop("tx", optax.adam(1e-2)), source(), **options)
+
+
+def bits(result):
+    return [np.asarray(x) for x in jax.tree.leaves(result.train_state._replace(rng=None))]
+
+
+def log_of(folder):
+    lines = writers.read(folder / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k != "images_per_s"} for line in lines]
+
+
+def test_a_grown_net_starts_from_what_was_learned_and_its_own_fresh_part():
+    before = go([Phase(small(8), EDGE)]).train_state
+    after = go(growing(1, optax.sgd(0.0))).train_state
+    rng = jax.random.fold_in(jax.random.split(jax.random.key(0))[0], 1)
+    fresh, _ = small(16).init(rng, types.Batch(jnp.zeros((16, *SHAPE))))
+    for old, new, grown in zip(
+        *(jax.tree.leaves(tree) for tree in (before.params, fresh, after.params)), strict=True
+    ):
+        inside = tuple(map(slice, old.shape))
+        np.testing.assert_array_equal(grown[inside], old)
+        outside = np.ones(new.shape, bool)
+        outside[inside] = False
+        np.testing.assert_array_equal(np.asarray(grown)[outside], np.asarray(new)[outside])
+    assert after.step == EDGE + 1
+
+
+@pytest.mark.parametrize("stop", [EDGE - 1, EDGE, EDGE + 1])
+@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.5}], ids=["plain", "ema"])
+def test_a_growing_run_resumes_to_the_bit_on_both_sides_of_the_edge(tmp_path, stop, options):
+    options = {"valid": source(1), "eval_every": 4, "log_every": 1, **options}
+    whole = go(growing(), workdir=tmp_path / "whole", **options)
+
+    def raise_sigterm(step, split, values):
+        if (step, split) == (stop, "train"):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        go(growing(), workdir=tmp_path / "parts", on_log=raise_sigterm, **options)
+    steps = [line["step"] for line in log_of(tmp_path / "parts")]
+    assert stop <= max(steps) <= stop + 1
+    parts = go(growing(), workdir=tmp_path / "parts", **options)
+    for a, b in zip(bits(whole), bits(parts), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
+
+
+def test_each_phase_is_evaluated_by_its_own_model_on_its_own_data(tmp_path):
+    kept = {}
+
+    def keep(step, state):
+        kept[step] = jax.device_get(state.params)
+
+    second = source(2, size=40)
+    options = {"valid": source(1), "eval_every": 6, "on_eval": keep, "workdir": tmp_path}
+    go(growing(valid=second), **options)
+    lines = {line["step"]: line for line in log_of(tmp_path) if line["split"] == "valid"}
+    assert sorted(lines) == [6, 12, 13]
+    for step, model, data in ((6, small(8), source(1)), (12, small(16), second)):
+        found = evaluate(model, kept[step], {"encoder": {}, "decoder": {}}, data, mesh=one_device())
+        assert lines[step]["elbo"] == pytest.approx(found["elbo"], rel=1e-5)
+
+
+def test_a_phase_may_see_other_images_in_other_batches():
+    """Bytes are enlarged inside the step, and the nets of the second phase are of that size."""
+
+    def enlarged(rng, examples):
+        x = make_preprocess()(rng, examples).x
+        return types.Batch(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
+
+    seen = []
+
+    def noting(model):
+        (objective,) = model.objectives
+
+        def loss(params, state, rng, batch, step, carry):
+            seen.append(batch.x.shape)
+            return objective.loss(params, state, rng, batch, step, carry)
+
+        return model._replace(objectives=(objective._replace(loss=loss),))
+
+    large = models.vae(nets.mlp((8,), 4), nets.mlp((8,), (8, 8, 1)), latent_dim=2)
+    phases = [
+        Phase(noting(small()), 3),
+        Phase(noting(large), 3, None, enlarged, 8, grow=lambda old, new: new),
+    ]
+    state = go(phases, valid=source(1)).train_state
+    assert state.params["encoder"]["Dense_0"]["kernel"].shape[0] == 64
+    assert {shape for shape in seen if shape[0] > 2} >= {(16, 4, 4, 1), (8, 8, 8, 1)}
+
+
+def test_growth_that_does_not_fit_is_refused_before_a_folder_is_made(tmp_path):
+    phases = [Phase(small(8), 3), Phase(small(16), 3, grow=lambda old, new: old)]
+    with pytest.raises(UserError, match=r"grow of phase 1 .*Dense_0.* is \(8,\), and \(16,\)"):
+        go(phases, workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_net_that_grows_without_being_told_how_is_refused(tmp_path):
+    with pytest.raises(Exception, match="shape"):
+        go([Phase(small(8), 3), Phase(small(16), 3)], workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_grown_run_is_loaded_with_the_model_it_ended_with(tmp_path):
+    result = go(growing(), workdir=tmp_path)
+    loaded = jaxvae.load(tmp_path, model=small(16), example=EXAMPLE)
+    for a, b in zip(
+        jax.tree.leaves(loaded.params), jax.tree.leaves(result.train_state.params), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
