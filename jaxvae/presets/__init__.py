@@ -1,6 +1,6 @@
 """Presets: what a named run means. Each is one file: options, and how they become a model.
 
-    config     what a preset is, and the options that all have
+    config     what a preset is, and the options that all or most have
     vae, ...   one preset each
     parts      nets and optimisers that several build
     record     options as config.json and as a command line

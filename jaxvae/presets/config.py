@@ -1,4 +1,5 @@
-"""What a preset is: options as plain data, and the functions that make a model of them.
+"""What a preset is: options as plain data, and the functions that make a model of them. And the
+options that most presets share: those of a VAE.
 
 Options are a frozen dataclass, from which the command line makes its help; nothing heavy is imported
 until something is built.
@@ -135,6 +136,60 @@ class Options:
         for name in names:
             if getattr(self, name) is not None:
                 check_count(f"--{name.replace('_', '-')}", getattr(self, name), least)
+
+
+@dataclasses.dataclass(frozen=True)
+class VAE(Options):
+    """Train a variational auto-encoder (Kingma & Welling 2014)."""
+
+    net: Literal["mlp", "conv", "infogan"] = "mlp"
+    """Networks of encoder and decoder; infogan, the two-stage VAE's, is for images whose sides 4
+    divides."""
+    hidden: tuple[int, ...] = (400,)
+    """Widths of the hidden layers (mlp: encoder order, reversed in the decoder; conv: the dense
+    layer)."""
+    channels: tuple[int, ...] = (32, 64)
+    """Channels of the encoder's convolutions, reversed in the decoder."""
+    activation: str = "relu"
+    """Activation of hidden layers: relu, leaky_relu, tanh, elu, sigmoid, softplus, identity."""
+    init: str = "torch"
+    """Initialiser: torch, glorot, xavier, normal0.02."""
+    latent_dim: int = 10
+    """Size of z; with 2, the run also draws the latent manifold."""
+    posterior: str = "normal"
+    """Family of q(z|x): normal, ar1, ar1-readme, ar1-released."""
+    likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
+    """Family of p(x|z)."""
+    gamma: Annotated[float | Literal["learned"], arg(metavar="FLOAT|learned")] = 1.0
+    """Variance of a Gaussian likelihood, or "learned"."""
+    gamma_learning_rate: Number = None
+    """That of a learned gamma, whose log standard deviation Adam moves by at most so much a step
+    (default: the same)."""
+    beta: float = 1.0
+    """Weight of the KL."""
+    beta_warmup: int = 0
+    """Steps over which beta rises from 0."""
+    free_bits: float = 0.0
+    """Nats per latent dimension that cost nothing."""
+    pixels: Literal["grey", "binarised", "dequantised"] = "grey"
+    """Pixels as they are, drawn as 0 or 1 at every visit, or with uniform noise added."""
+    conditional: bool = False
+    """Condition encoder and decoder on the label."""
+
+    @property
+    def convolves(self) -> bool:
+        """Whether the nets convolve."""
+        return self.net != "mlp"
+
+    def check(self) -> None:
+        """Raises `UserError` for settings that no run can have."""
+        super().check()
+        self.check_counts("latent_dim")
+        self.check_counts("beta_warmup", least=0)
+        if self.gamma_learning_rate is not None:
+            check_number("--gamma-learning-rate", self.gamma_learning_rate, above=0.0)
+        for name in ("beta", "free_bits"):
+            check_number(f"--{name.replace('_', '-')}", getattr(self, name), least=0.0)
 
 
 class Preset(NamedTuple):

@@ -8,8 +8,7 @@ import optax
 from jaxvae import distributions, nets, objectives
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.errors import UserError
-from jaxvae.presets.config import System
-from jaxvae.presets.vae import VAE
+from jaxvae.presets.config import VAE, System
 from jaxvae.train.step import groups
 from jaxvae.types import Model, Net
 

@@ -4,8 +4,7 @@ import dataclasses
 from typing import Literal
 
 from jaxvae.presets import vae
-from jaxvae.presets.config import Preset, System
-from jaxvae.presets.vae import VAE
+from jaxvae.presets.config import VAE, Preset, System
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from jaxvae.presets.config import Number, Preset, System
-from jaxvae.presets.vae import VAE
+from jaxvae.presets.config import VAE, Number, Preset, System
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,10 +16,9 @@ from jaxvae.data import Source
 from jaxvae.errors import UserError
 from jaxvae.presets import finish, parts, run, vae
 from jaxvae.presets import load as loading
-from jaxvae.presets.config import Data, System
+from jaxvae.presets.config import VAE, Data, System
 from jaxvae.presets.load import Loaded
-from jaxvae.presets.two_stage_vae import FIRST, FIRST_STEP, SECOND, TwoStageVAE
-from jaxvae.presets.vae import VAE
+from jaxvae.presets.two_stage_options import FIRST, FIRST_STEP, SECOND, TwoStageVAE
 from jaxvae.train import Fit, TrainState, init_state, make_train_step
 from jaxvae.train.checkpoint import Checkpoints
 from jaxvae.train.folder import Identity, hold, read_config

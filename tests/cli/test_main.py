@@ -13,7 +13,7 @@ import jaxvae
 from jaxvae import data, writers
 from jaxvae.cli.main import main, parse
 from jaxvae.presets import record
-from jaxvae.presets.vae import VAE
+from jaxvae.presets.config import VAE
 from jaxvae.train.checkpoint import Checkpoints
 
 TINY = [

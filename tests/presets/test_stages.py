@@ -18,9 +18,9 @@ from jaxvae import Batch, data, safetensors, writers
 from jaxvae.cli import main, options
 from jaxvae.errors import UserError
 from jaxvae.presets import PRESETS, record
+from jaxvae.presets.config import VAE
 from jaxvae.presets.load import FILE, open_run
-from jaxvae.presets.two_stage_vae import TwoStageVAE
-from jaxvae.presets.vae import VAE
+from jaxvae.presets.two_stage_options import TwoStageVAE
 from jaxvae.train import evaluate
 from jaxvae.train import folder as folders
 from jaxvae.train.step import init_state, make_train_step
