@@ -161,7 +161,11 @@ def _mistake(box: str, prog: str) -> UserError:
         r"invalid choice '(.*?)' for argument '(--\S+)'\. Expected one of \((.*?)\)", text
     )
     if choice:
-        return unknown(choice[2], choice[1], re.findall(r"'(.*?)'", choice[3]))
+        return unknown(
+            choice[2],
+            choice[1],
+            [word for word in re.findall(r"'(.*?)'", choice[3]) if word != "None"],
+        )
     kind = re.match(
         r"Error parsing (--\S+): .*?no type matching (\S+) could be instantiated from \['(.*?)'\]",
         text,

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from jaxvae.errors import UserError, check_count, check_number
-from jaxvae.presets.config import Count, Folder, Text
+from jaxvae.presets.config import Count, Folder, Text, optional
 
-File = Annotated[Path | None, arg(metavar="FILE")]
+File = Annotated[Path | None, optional("FILE")]
 Run = Annotated[Positional[Path], arg(metavar="RUN")]
 METRICS = ("elbo", "log_prob", "kl_per_dim", "active_units", "iw_nll", "bpd", "fid", "kid")
 
@@ -67,8 +67,7 @@ class Interpolate(_OnData):
 
 @dataclasses.dataclass(frozen=True)
 class Traverse(_OnData):
-    """Decode an example's latent with one dimension at a time moved through its range, a row for
-    each dimension."""
+    """Decode an example's latent with one dimension after the other moved through its range."""
 
     n: int = 10
     """How many dimensions: those with the largest KL."""
@@ -92,28 +91,24 @@ class Evaluate(_OnData):
             ...,
         ]
         | None,
-        arg(metavar="METRIC ..."),
+        optional("{elbo,log_prob,kl_per_dim,active_units,iw_nll,bpd,fid,kid} ..."),
     ] = None
-    """What to measure: elbo (with rec and kl), log_prob (of a model with an exact density),
-    kl_per_dim, active_units, iw_nll, bpd, fid, kid (default: elbo and active_units, or log_prob)."""
+    """What to measure (default: elbo with rec and kl, and active_units; an exact log_prob)."""
     k: int = 5000
     """Draws for each example of the importance-weighted bound (iw_nll, bpd)."""
     batch_size: int = 100
     """Examples at a time."""
     protocol: Text = None
-    """Of fid and kid: standard, two-stage-released, lucic-2018, soft-intro-released or
-    squeezenet."""
+    """Of fid, kid: standard, two-stage-released, lucic-2018, soft-intro-released, squeezenet."""
     samples: Count = None
-    """Generated images for fid and kid, and at most as many real ones where the protocol counts
-    them (default: its own)."""
+    """Generated images for fid and kid, and real ones at most (default: the protocol's)."""
     weights: File = None
     """File or folder of the weights of fid and kid (default: as `jaxvae weights list` shows)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write a trained model as safetensors with a JSON description; jaxvae.load reads the folder
-    back."""
+    """Write a trained model as safetensors and JSON; jaxvae.load reads the folder back."""
 
     run: Run
     """Folder of a run."""
@@ -125,8 +120,7 @@ class Export:
 
 @dataclasses.dataclass(frozen=True)
 class Doctor:
-    """Show versions, devices, memory, and which data and weights are found; what is missing and how
-    to get it."""
+    """Show versions, devices, memory, data and weights; what is missing and how to get it."""
 
     data_dir: Folder = None
     """Where the files of data sets are (default: as for train)."""
@@ -134,14 +128,12 @@ class Doctor:
 
 @dataclasses.dataclass(frozen=True)
 class DataPrepare:
-    """Prepare a data set for TensorFlow Datasets, from the net or from its official files;
-    TensorFlow is not needed."""
+    """Prepare a data set from the net or from its official files, without TensorFlow."""
 
     name: Annotated[Positional[str], arg(metavar="NAME")]
     """mnist, fashion_mnist, cifar10, svhn_cropped or celeb_a."""
-    from_: Annotated[Path | None, arg(name="from", metavar="DIR")] = None
-    """Folder with the official archives, or the official files that are in them (default: download
-    them)."""
+    from_: Annotated[Path | None, optional("DIR", name="from")] = None
+    """Folder with the official archives or the files in them (default: download them)."""
     data_dir: Folder = None
     """Where to (default: $TFDS_DATA_DIR, then $JAXVAE_DATA_DIR, then ~/tensorflow_datasets)."""
 
@@ -151,8 +143,7 @@ class DataList:
     """List the data sets: what is there, how many examples, how large, and where."""
 
     data_dir: Folder = None
-    """Where to look (default: $JAXVAE_DATA_DIR, $TFDS_DATA_DIR, ~/.cache/jaxvae,
-    ~/tensorflow_datasets)."""
+    """Folder of data sets (default: $JAXVAE_DATA_DIR, $TFDS_DATA_DIR, and two below your home)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +152,7 @@ class WeightsFetch:
 
     name: Annotated[Positional[str], arg(metavar="NAME")]
     """inception (FID) or squeezenet (LPIPS, the offline distance)."""
-    out: Annotated[Path | None, arg(metavar="DIR")] = None
+    out: Folder = None
     """Where to (default: $JAXVAE_WEIGHTS_DIR, then ~/.cache/jaxvae/weights)."""
 
 

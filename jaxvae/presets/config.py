@@ -19,10 +19,21 @@ if TYPE_CHECKING:
     from jaxvae.data import Source
     from jaxvae.types import Model
 
-Count = Annotated[int | None, arg(metavar="N")]
-Text = Annotated[str | None, arg(metavar="STR")]
-Folder = Annotated[Path | None, arg(metavar="DIR")]
-Number = Annotated[float | None, arg(metavar="FLOAT")]
+
+def optional(metavar: str, name: str | None = None) -> Any:
+    """Returns the annotation of an option that need not be given: its text says what then
+    happens."""
+    return arg(
+        name=name,
+        metavar=metavar,
+        help_behavior_hint=lambda default: "" if default == "None" else f"(default: {default})",
+    )
+
+
+Count = Annotated[int | None, optional("N")]
+Text = Annotated[str | None, optional("STR")]
+Folder = Annotated[Path | None, optional("DIR")]
+Number = Annotated[float | None, optional("FLOAT")]
 
 PLACES = ("workdir", "data_dir")  # where things lie does not describe a run
 
@@ -58,8 +69,7 @@ class Options:
     data: str = "digits"
     """Data set: a name of `jaxvae data list`, folder:PATH (images), npz:FILE, or tfds:NAME."""
     data_dir: Folder = None
-    """Where the files of data sets are (default: $JAXVAE_DATA_DIR, $TFDS_DATA_DIR, ~/.cache/jaxvae,
-    ~/tensorflow_datasets)."""
+    """Folder of data sets (default: $JAXVAE_DATA_DIR, $TFDS_DATA_DIR, and two below your home)."""
     size: Count = None
     """Height and width to which the images of a folder are resized."""
     crop: Count = None
@@ -96,8 +106,7 @@ class Options:
     log_every: int = 100
     """Steps between lines of metrics.jsonl."""
     eval_every: Count = None
-    """Steps between evaluations on the validation split, each with a checkpoint (default: ten in a
-    run)."""
+    """Steps between evaluations on the validation split, with checkpoints (default: ten a run)."""
     save_every: Count = None
     """Steps between further checkpoints."""
     keep: int = 2
@@ -143,11 +152,9 @@ class VAE(Options):
     """Train a variational auto-encoder (Kingma & Welling 2014)."""
 
     net: Literal["mlp", "conv", "infogan"] = "mlp"
-    """Networks of encoder and decoder; infogan, the two-stage VAE's, is for images whose sides 4
-    divides."""
+    """Networks of encoder and decoder; infogan takes images whose sides 4 divides."""
     hidden: tuple[int, ...] = (400,)
-    """Widths of the hidden layers (mlp: encoder order, reversed in the decoder; conv: the dense
-    layer)."""
+    """Widths of the encoder's hidden layers, reversed in the decoder (conv: the dense layer)."""
     channels: tuple[int, ...] = (32, 64)
     """Channels of the encoder's convolutions, reversed in the decoder."""
     activation: str = "relu"
@@ -163,8 +170,7 @@ class VAE(Options):
     gamma: Annotated[float | Literal["learned"], arg(metavar="FLOAT|learned")] = 1.0
     """Variance of a Gaussian likelihood, or "learned"."""
     gamma_learning_rate: Number = None
-    """That of a learned gamma, whose log standard deviation Adam moves by at most so much a step
-    (default: the same)."""
+    """That of a learned gamma's log standard deviation (default: the same)."""
     beta: float = 1.0
     """Weight of the KL."""
     beta_warmup: int = 0

@@ -19,8 +19,7 @@ class TwoStageVAE(VAE):
     """Train a two-stage VAE: a VAE, then a second one on its latents (Dai & Wipf 2019)."""
 
     net: Literal["mlp", "conv", "infogan"] = "infogan"
-    """Networks of encoder and decoder in the first stage; infogan is for images whose sides 4
-    divides."""
+    """Networks of the first stage; infogan takes images whose sides 4 divides."""
     latent_dim: int = 64
     """Size of z, and of u behind it; with 2, the run also draws the manifold of u."""
     likelihood: Literal["bernoulli", "gaussian"] = "gaussian"
