@@ -1,4 +1,8 @@
-"""One file per system; each constructor returns a `Model`."""
+"""One file per system; each constructor takes nets and hyper-parameters and returns a `Model`.
+
+`verbs` has what one does with a trained model of any kind: reconstruct, interpolate, traverse.
+Stands on distributions, objectives, nets and data; imported by presets, experiments and users.
+"""
 
 from jaxvae.models.info_vae import info_vae
 from jaxvae.models.intro_vae import intro_vae

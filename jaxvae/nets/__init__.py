@@ -1,4 +1,8 @@
-"""Networks: Flax Linen modules behind the `Net` contract. The only place that knows Flax."""
+"""Networks: Flax Linen modules behind the `Net` contract, a file for each family.
+
+The only place that knows Flax. Stands on the ground alone; imported by models that bring nets, by
+presets, experiments and users. A net of your own needs none of this: any pair of functions will do.
+"""
 
 from jaxvae.nets.conv import conv_decoder, conv_encoder
 from jaxvae.nets.infogan import infogan

@@ -1,0 +1,108 @@
+"""The rooms of the package: imports go down, none goes round, and each room says what it is for."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = [  # from the ground up; a room may import its own files and those of lower floors
+    {"errors", "host"},
+    {"types"},
+    {"parallel", "writers", "safetensors"},
+    {"noise", "plots", "table"},
+    {"distributions"},
+    {"objectives"},
+    {"data", "nets"},
+    {"models"},
+    {"metrics"},
+    {"train"},
+    {"testing"},
+    {"presets"},
+    {"cli"},
+    {"__main__"},
+]
+ROOMS = ("cli", "data", "metrics", "models", "nets", "presets", "train")
+# Imports inside functions are for start-up time alone: help must answer before JAX is loaded, and
+# heavy packages that few need are loaded by who needs them.
+STARTUP = {"cli/main.py", *(f"presets/{path.name}" for path in (ROOT / "jaxvae/presets").glob("*"))}
+STARTUP |= {"data/prepare.py"}  # builders load TensorFlow Datasets
+
+
+def module_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_of(path): path for path in sorted((ROOT / "jaxvae").rglob("*.py"))}
+
+
+def imports_of(module):
+    """Yields (imported module of ours, whether inside a function) of every import of a file."""
+    tree = ast.parse(FILES[module].read_text())
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.Lambda))
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in found:
+            while name and name not in FILES:
+                name = name.rpartition(".")[0]
+            if name and name != "jaxvae":
+                yield name, id(node) in inside
+
+
+def floor_of(module):
+    room = module.split(".")[1] if "." in module else module
+    return next((i for i, rooms in enumerate(FLOORS) if room in rooms), None)
+
+
+def test_every_file_is_on_a_floor():
+    assert [m for m in FILES if m != "jaxvae" and floor_of(m) is None] == []
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if module != "jaxvae"])
+def test_imports_go_down(module):
+    room = module.split(".")[1]
+    for name, _ in imports_of(module):
+        assert name.split(".")[1] == room or floor_of(name) < floor_of(module), name
+
+
+def test_no_import_goes_round():
+    edges = {m: {name for name, _ in imports_of(m) if name != m} for m in FILES}
+    done, path = set(), []
+
+    def visit(module):
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            path.append(module)
+            for name in sorted(edges[module]):
+                visit(name)
+            path.pop()
+            done.add(module)
+
+    for module in FILES:
+        visit(module)
+
+
+def test_imports_inside_functions_are_for_startup_alone():
+    for module, path in FILES.items():
+        if str(path.relative_to(ROOT / "jaxvae")) not in STARTUP and module != "jaxvae":
+            assert [name for name, inside in imports_of(module) if inside] == [], module
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_each_room_says_what_it_is_for_and_exports_what_it_names(room):
+    module = importlib.import_module(f"jaxvae.{room}")
+    assert len(module.__doc__.split()) > 20
+    for name in getattr(module, "__all__", ()):
+        assert hasattr(module, name), name
