@@ -12,16 +12,20 @@ from jaxvae.models.rho_vae import rho_vae
 from jaxvae.models.soft_intro_vae import soft_intro_vae
 from jaxvae.models.two_stage import join_stages, latents, two_stage
 from jaxvae.models.vae import vae
+from jaxvae.models.verbs import interpolate, reconstruct, traverse
 
 __all__ = [
     "fit_mixture",
     "info_vae",
+    "interpolate",
     "intro_vae",
     "join_stages",
     "latents",
     "plain_vae",
+    "reconstruct",
     "rho_vae",
     "soft_intro_vae",
+    "traverse",
     "two_stage",
     "vae",
     "with_mixture",
