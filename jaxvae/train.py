@@ -70,7 +70,7 @@ def evaluate(
     model: Model, params: Params, state: State, source: Source, **options: Any
 ) -> dict[str, float]:
     """Returns the metrics of `model` over the whole of `source`: `elbo`, `rec`, `kl` in nats per
-    example.
+    example, at the highest matmul precision.
 
     Options are those of `make_evaluator`; use that to evaluate one model more than once.
     """

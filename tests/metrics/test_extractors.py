@@ -12,6 +12,7 @@ import pytest
 
 import seeded
 from jaxvae.errors import UserError
+from jaxvae import parallel
 from jaxvae.metrics import features, fid, inception, squeezenet, weights
 from jaxvae.metrics.protocols import EXTRACTORS
 
@@ -38,7 +39,7 @@ def engine(protocol, state_dict, side, size):
     """Returns the compiled features of a protocol for images of one size, on one device."""
     source = fid.data.from_arrays(np.zeros((8, side, side, 3), np.uint8))
     return features.make_engine(
-        protocol, state_dict, size, fid.parallel.make_mesh(jax.devices()[:1]), source
+        protocol, state_dict, size, parallel.make_mesh(jax.devices()[:1]), source
     )
 
 
