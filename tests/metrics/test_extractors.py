@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import seeded
-from jaxvae.errors import UserError
 from jaxvae import parallel
+from jaxvae.errors import UserError
 from jaxvae.metrics import features, fid, inception, squeezenet, weights
 from jaxvae.metrics.protocols import EXTRACTORS
 
