@@ -17,14 +17,14 @@ Sampler = Callable[[Array, int, str], Array]
 
 
 class Call(NamedTuple):
-    """A call of a sampler with a traced key: `images` are traced where they depend on it."""
+    """A call of a sampler with the key of a traced number."""
 
-    images: Any
-    program: Any  # ClosedJaxpr, () -> images where they are traced
+    images: Any  # traced, or what the sampler has computed outside JAX
+    program: Any  # ClosedJaxpr, number -> images where they are traced
 
     @property
-    def depends_on_key(self) -> bool:
-        """Whether the images are a function of the key."""
+    def is_traced(self) -> bool:
+        """Whether the images are those of `program`."""
         return isinstance(self.images, jax.core.Tracer)
 
 
@@ -41,11 +41,11 @@ def finished_batches(
     """Yields `finish(images)` of each batch of samples, at the matmul precision of the caller.
 
     Batch b has the key fold_in(key(seed), b). A sampler that is a pure function of its key is
-    compiled together with `finish`; any other one is called for every batch. Calls with a traced
-    key tell which: a pure function gives the same program twice. Where images ignore the key
-    (files, a generator with a state of its own), or the program changes (files and noise from the
-    key), the two calls give the first two batches, and none is lost. A sampler that fails with a
-    traced key, whose value it wants, is called again with a concrete one.
+    compiled together with `finish`; any other one is called for every batch. Two calls with a
+    traced key tell which: a pure function gives the same program, with the same constants, twice.
+    Where it does not (files, a generator with a state of its own, either with noise from the key),
+    the two calls give the first two batches, and none is lost. A sampler that fails with a traced
+    key, whose value it wants, is called again with a concrete one.
 
     Args:
         sampler: (rng, n, stats) -> images [n, H, W, C].
@@ -58,7 +58,7 @@ def finished_batches(
 
     Raises:
         UserError: for images of another shape or that are not floating point, and a sampler that
-            keeps traced values.
+            keeps values of a traced call.
     """
 
     def key(number: Array | np.int32) -> Array:
@@ -89,7 +89,7 @@ def finished_batches(
         call = calls.pop(number, None)
         if call is None:
             images = _on_host(draw, key(number))
-        elif call.depends_on_key:
+        elif call.is_traced:
             (images,) = jax.core.eval_jaxpr(
                 call.program.jaxpr, call.program.consts, np.int32(number)
             )
@@ -106,11 +106,7 @@ def _traced(draw: Callable, key: Callable) -> Call | None:
 
     def traced(number):
         nonlocal images
-        rng = key(number)
-        # what does not depend on the key is computed now: a state that the sampler keeps stays one
-        # of numbers
-        with jax.ensure_compile_time_eval():
-            images = draw(rng)
+        images = draw(key(number))
         return [images] if isinstance(images, jax.core.Tracer) else []
 
     try:
@@ -126,8 +122,8 @@ def _is_pure(first: Call, second: Call | None) -> bool:
     """Returns whether two calls are one program of the key, with the same constants."""
     return (
         second is not None
-        and first.depends_on_key
-        and second.depends_on_key
+        and first.is_traced
+        and second.is_traced
         and _text(first) == _text(second)
         and all(map(_equal, first.program.consts, second.program.consts))
     )
@@ -147,9 +143,9 @@ def _on_host(draw: Callable, rng: Array) -> Any:
         return draw(rng)
     except jax.errors.UnexpectedTracerError:
         raise UserError(
-            "the sampler keeps a value that depends on an earlier call's key, which was traced: "
-            "compute images from rng alone, or begin it with np.asarray(jax.random.key_data(rng)), "
-            "and it is only called with concrete keys."
+            "the sampler keeps a JAX value of an earlier call, which was traced: compute images "
+            "from rng alone, or begin the sampler with np.asarray(jax.random.key_data(rng)), and "
+            "nothing it keeps is traced."
         ) from None
 
 

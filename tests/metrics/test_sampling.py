@@ -103,17 +103,25 @@ def test_a_counter_among_the_numbers_of_a_program_is_seen():
     np.testing.assert_array_equal(np.floor(found.mean(1)), np.arange(1, BATCHES + 1))
 
 
+class Generator:
+    """Keeps a key of its own, and may say that it wants concrete ones."""
+
+    def __init__(self, concrete):
+        self.key, self.concrete = jax.random.key(0), concrete
+
+    def __call__(self, rng, n, stats):
+        if self.concrete:
+            np.asarray(jax.random.key_data(rng))
+        self.key, key = jax.random.split(self.key)
+        return jax.random.uniform(key, (n, 2, 2, 1))
+
+
 def test_a_generator_that_keeps_a_key_of_its_own():
-    class Generator:
-        key = jax.random.key(0)
-
-        def __call__(self, rng, n, stats):
-            self.key, rng = jax.random.split(self.key)
-            return jax.random.uniform(rng, (n, 2, 2, 1))
-
-    want = Generator()
-    want = np.concatenate([want(None, SIZE, "") for _ in range(BATCHES)])
-    np.testing.assert_array_equal(drawn(Generator()), want)
+    want = Generator(True)
+    want = np.concatenate([want(key, SIZE, "running") for key in keys()])
+    np.testing.assert_array_equal(drawn(Generator(True)), want)
+    with pytest.raises(UserError, match="keeps a JAX value of an earlier call, which was traced"):
+        drawn(Generator(False))
 
 
 def by_numpy(rng, n, stats):
@@ -189,7 +197,7 @@ def test_a_sampler_that_keeps_a_traced_value_is_told_so():
             self.total = self.total + jax.random.uniform(rng, (n, 2, 2, 1))
             return self.total
 
-    with pytest.raises(UserError, match="keeps a value that depends on an earlier call's key"):
+    with pytest.raises(UserError, match="keeps a JAX value of an earlier call"):
         drawn(Keeps())
 
 
