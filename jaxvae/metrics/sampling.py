@@ -20,11 +20,12 @@ class Call(NamedTuple):
     """A call of a sampler with the key of a traced number."""
 
     images: Any  # traced, or what the sampler has computed outside JAX
-    program: Any  # ClosedJaxpr, number -> images where they are traced
+    jaxpr: Any  # number -> images where they are traced
+    consts: list[Any]  # what the program closes over: parameters, or images of its own
 
     @property
     def is_traced(self) -> bool:
-        """Whether the images are those of `program`."""
+        """Whether the images are those of the program."""
         return isinstance(self.images, jax.core.Tracer)
 
 
@@ -73,11 +74,9 @@ def finished_batches(
         _check(first.images, shape)
         # as constants of the program, parameters would take minutes to compile
         mesh = jax.tree.leaves(shardings)[0].mesh
-        consts = parallel.put(first.program.consts, parallel.replicated(mesh))
+        consts = parallel.put(first.consts, parallel.replicated(mesh))
         compiled = jax.jit(
-            lambda consts, number: finish(
-                *jax.core.eval_jaxpr(first.program.jaxpr, consts, number)
-            ),
+            lambda consts, number: finish(*jax.core.eval_jaxpr(first.jaxpr, consts, number)),
             out_shardings=shardings,
         )
         yield from (compiled(consts, np.int32(number)) for number in range(batches))
@@ -90,12 +89,11 @@ def finished_batches(
         if call is None:
             images = _on_host(draw, key(number))
         elif call.is_traced:
-            (images,) = jax.core.eval_jaxpr(
-                call.program.jaxpr, call.program.consts, np.int32(number)
-            )
+            (images,) = jax.core.eval_jaxpr(call.jaxpr, call.consts, np.int32(number))
         else:
             images = call.images
-        images = np.asarray(images) if hasattr(images, "__array__") else images
+        # a copy: the sampler may write the next batch before this one is finished
+        images = np.array(images) if hasattr(images, "__array__") else images
         _check(images, shape)
         yield finish(images)
 
@@ -115,7 +113,15 @@ def _traced(draw: Callable, key: Callable) -> Call | None:
         return None
     if any(isinstance(value, jax.core.Tracer) for value in program.consts):
         return None  # a value that the sampler keeps of an earlier call
-    return Call(images, program)
+    # copies, as the next call may write into the same memory
+    consts = [np.array(value) if _in_memory(value) else value for value in program.consts]
+    images = np.array(images) if _in_memory(images) else images
+    return Call(images, program.jaxpr, consts)
+
+
+def _in_memory(value: Any) -> bool:
+    """Returns whether a value is an array of NumPy or another library, which can change."""
+    return hasattr(value, "__array__") and not isinstance(value, jax.Array)
 
 
 def _is_pure(first: Call, second: Call | None) -> bool:
@@ -125,13 +131,13 @@ def _is_pure(first: Call, second: Call | None) -> bool:
         and first.is_traced
         and second.is_traced
         and _text(first) == _text(second)
-        and all(map(_equal, first.program.consts, second.program.consts))
+        and all(map(_equal, first.consts, second.consts))
     )
 
 
 def _text(call: Call) -> str:
     """Returns the program without the addresses of functions that it names."""
-    return re.sub(r"0x[0-9a-f]+", "", str(call.program.jaxpr))
+    return re.sub(r"0x[0-9a-f]+", "", str(call.jaxpr))
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -84,6 +84,17 @@ def test_a_sampler_that_ignores_its_key_is_called_for_every_batch(give, batches)
     assert files.calls == batches
 
 
+@pytest.mark.parametrize("give", [lambda x: x, jnp.asarray, lambda x: jnp.clip(x, 0.0, 1.0)])
+def test_a_sampler_may_write_every_batch_into_the_same_memory(give):
+    memory, batches = np.zeros((SIZE, 2, 2, 1), np.float32), iter(np.split(IMAGES, BATCHES))
+
+    def sampler(rng, n, stats):
+        memory[:] = next(batches)
+        return give(memory)
+
+    np.testing.assert_array_equal(drawn(sampler), IMAGES)
+
+
 def test_files_with_noise_from_the_key_are_all_there():
     """The key changes each batch, so one program would pass for all: its constants tell."""
     files = Files(lambda x, rng: jnp.asarray(x) + jax.random.uniform(rng, x.shape))
