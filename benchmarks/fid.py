@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks import measure
 from jaxvae import data, host
-from jaxvae.metrics import fid, frechet, inception, squeezenet, weights
+from jaxvae.metrics import features, fid, frechet, inception, squeezenet, weights
 from jaxvae.metrics.protocols import EXTRACTORS
 
 BATCH_SIZES = {"squeezenet": 64, "inception": 16}
@@ -58,7 +58,7 @@ def pictures(n: int) -> data.Source:
 
 def ours(name: str, arrays: weights.StateDict, x: np.ndarray):
     """Returns a function that gives the features of x [B, H, W, C] on the device."""
-    engine = fid._engine(PROTOCOLS[name], arrays, len(x), None, pictures(len(x)))
+    engine = features.make_engine(PROTOCOLS[name], arrays, len(x), None, pictures(len(x)))
     x = jax.device_put(x.astype(np.float32))
 
     def run():

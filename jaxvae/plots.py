@@ -63,6 +63,22 @@ def save_png(path: PathLike, array: Any) -> None:
     writers.write_bytes(path, file.getvalue())
 
 
+def save_figure(path: PathLike, figure: Any) -> None:
+    """Writes a matplotlib figure as PNG, in one move, without the name of the software: equal
+    figures are equal files."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    writers.write_bytes(path, file.getvalue())
+
+
+def plain_axes(axes: Any) -> None:
+    """Gives matplotlib axes the look of all figures: a light grid behind the data, and two sides
+    of four."""
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def samples(path: PathLike, x: Any) -> None:
     """Draws images [n, H, W, C] as a grid, or points [n, 2] as a scatter plot.
 
@@ -186,7 +202,7 @@ def curves(path: PathLike, values: Curves) -> None:
         ncols=len(handles),
         frameon=False,
     )
-    _save(path, figure)
+    save_figure(path, figure)
 
 
 def _panel(axes: Any, name: str, lines: dict[str, Line], styles: dict[str, Any]) -> dict[str, Any]:
@@ -217,7 +233,7 @@ def _panel(axes: Any, name: str, lines: dict[str, Line], styles: dict[str, Any])
         axes.set_ylim(*limits)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    _plain(axes)
+    plain_axes(axes)
     return handles
 
 
@@ -263,21 +279,8 @@ def _scatter(path: PathLike, x: np.ndarray) -> None:
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xlabel("$x_1$")
     axes.set_ylabel("$x_2$")
-    _plain(axes)
-    _save(path, figure)
-
-
-def _plain(axes: Any) -> None:
-    """Leaves of the axes a light grid and two sides."""
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _save(path: PathLike, figure: Any) -> None:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    writers.write_bytes(path, file.getvalue())
+    plain_axes(axes)
+    save_figure(path, figure)
 
 
 def _bytes(images: Any) -> np.ndarray:

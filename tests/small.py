@@ -1,11 +1,16 @@
 """A small VAE, its data, and a short run of it, for tests of training and checkpoints."""
 
+import math
+import re
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxvae import data, models, nets, parallel, types
+from jaxvae.nets.layers import BatchNorm, Dense
 from jaxvae.train import Fit, fit
 
 SHAPE = (4, 4, 1)
@@ -38,3 +43,33 @@ def go(steps: int | None = 20, *, model=None, tx=None, data=None, **options) -> 
         steps=steps,
         **options,
     )
+
+
+class _Normed(nn.Module):
+    """One hidden layer with BatchNorm."""
+
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x, *, cond=None, train):
+        h = Dense(6)(x.reshape(len(x), -1))
+        return Dense(math.prod(self.shape))(nn.tanh(BatchNorm()(h, train=train))).reshape(
+            -1, *self.shape
+        )
+
+
+def normed(**options) -> types.Model:
+    """Returns a VAE with BatchNorm in both nets: what it gives with `stats="batch"` depends on the
+    whole batch."""
+    return models.vae(
+        nets.from_linen(_Normed((4,))), nets.from_linen(_Normed(SHAPE)), latent_dim=2, **options
+    )
+
+
+def precisions(function, *args) -> set[str]:
+    """Returns the precisions of all matrix products and convolutions of a traced function."""
+    text = str(jax.make_jaxpr(lambda *args: function(*args))(*args))
+    products = len(re.findall(r"dot_general\[|conv_general_dilated\[", text))
+    found = re.findall(r"precision=\(?(?:Precision\.)?(\w+)", text)
+    assert products and len(found) == products, text
+    return set(found)

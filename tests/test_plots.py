@@ -222,9 +222,9 @@ def bound(steps):
 def drawn(monkeypatch):
     """Returns the figures that get saved."""
     figures = []
-    save = plots._save
+    save = plots.save_figure
     monkeypatch.setattr(
-        plots, "_save", lambda path, figure: (figures.append(figure), save(path, figure))
+        plots, "save_figure", lambda path, figure: (figures.append(figure), save(path, figure))
     )
     return figures
 

@@ -59,7 +59,7 @@ def draw(net: str, target: Path, results: str = "results") -> bool:
     """Draws the curves of one net. Returns whether there was any."""
     from matplotlib.figure import Figure
 
-    from jaxvae.plots import _plain, _save
+    from jaxvae.plots import plain_axes, save_figure
 
     figure = Figure(figsize=(10, 7), dpi=120, layout="constrained")
     published = {c["cell"]: c["value"] for c in read_json(FOLDER / "expected.json")["cells"]}
@@ -97,12 +97,12 @@ def draw(net: str, target: Path, results: str = "results") -> bool:
             axes.set_title(f"{name}: {title}", fontsize=10)
             axes.set_xlabel("epoch")
             axes.set_ylabel("nats per image, down is better")
-            _plain(axes)
+            plain_axes(axes)
     if lines:
         shown = [method for method in methods(net) if method in lines]
         title = "crosses: published" + ("\ncircles: info_uniform" if circles else "")
         figure.axes[0].legend([lines[m] for m in shown], shown, frameon=False, title=title)
-        _save(target / f"figure{FIGURES[net]}_{net}.png", figure)
+        save_figure(target / f"figure{FIGURES[net]}_{net}.png", figure)
     return bool(lines)
 
 
@@ -125,7 +125,7 @@ def samples(name: str, target: Path, results: str = "results") -> bool:
     from matplotlib.figure import Figure
     from PIL import Image
 
-    from jaxvae.plots import _save
+    from jaxvae.plots import save_figure
 
     paths = {
         m: FOLDER / results / "samples" / f"{name}.vanilla.{m}.png" for m in methods("vanilla")
@@ -139,7 +139,7 @@ def samples(name: str, target: Path, results: str = "results") -> bool:
         axes.imshow(np.asarray(Image.open(path)), cmap="gray", vmin=0, vmax=255)
         axes.set_title(method)
         axes.set_axis_off()
-    _save(target / f"figure2_{name}.png", figure)
+    save_figure(target / f"figure2_{name}.png", figure)
     return True
 
 

@@ -166,13 +166,13 @@ def _figure(columns: int):
     figure = Figure(figsize=(5.5 * columns, 4), dpi=120, layout="constrained")
     axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
     for each in axes:
-        plots._plain(each)
+        plots.plain_axes(each)
     return figure, axes
 
 
 def _save(path: Path, figure) -> Path:
     writers.make_folder(path.parent)
-    plots._save(path, figure)
+    plots.save_figure(path, figure)
     return path
 
 

@@ -77,7 +77,7 @@ def frechet_distance(
 def distance_and_ranks(
     mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray
 ) -> tuple[float, int, int]:
-    """Returns `frechet_distance`, and the rank of each covariance."""
+    """Returns `frechet_distance`, and the rank of each covariance. Arguments and errors are its."""
     mean1, mean2 = (np.atleast_1d(np.asarray(m, np.float64)) for m in (mean1, mean2))
     cov1, cov2 = (np.atleast_2d(np.asarray(c, np.float64)) for c in (cov1, cov2))
     if (
@@ -87,8 +87,7 @@ def distance_and_ranks(
     ):
         raise UserError(
             f"means of shape {mean1.shape} and {mean2.shape} and covariances of shape "
-            f"{cov1.shape} and "
-            f"{cov2.shape} do not fit: give [d], [d, d], [d], [d, d]."
+            f"{cov1.shape} and {cov2.shape} do not fit: give [d], [d, d], [d], [d, d]."
         )
     with _one_thread():
         a, b = _factor(cov1), _factor(cov2)
@@ -96,11 +95,8 @@ def distance_and_ranks(
     if not (np.isfinite(mean1).all() and np.isfinite(mean2).all()):
         raise UserError("a mean holds values that are not finite.")
     value = np.square(mean1 - mean2).sum() + np.trace(cov1) + np.trace(cov2) - 2.0 * common
-    return (
-        max(float(value), 0.0),
-        a.shape[1],
-        b.shape[1],
-    )  # a difference of equals can round below 0
+    value = max(float(value), 0.0)  # a difference of equals can round below 0
+    return value, a.shape[1], b.shape[1]
 
 
 def _one_thread():
@@ -145,8 +141,8 @@ def polynomial_mmd(x: np.ndarray, y: np.ndarray) -> float:
 def kernel_distances(
     x: np.ndarray, y: np.ndarray, *, subsets: int, size: int, seed: int
 ) -> np.ndarray:
-    """Returns `polynomial_mmd` of `subsets` random subsets of `size` features of each, without
-    repetition inside one."""
+    """Returns `polynomial_mmd` [subsets] of random subsets of `size` features of x [n, d] and of
+    y [m, d], none of them twice in one; `seed` and the number of a subset choose it."""
 
     def choose(n: int, number: int) -> np.ndarray:
         raw = np.random.Philox(key=np.array([seed, number], np.uint64)).random_raw(n)

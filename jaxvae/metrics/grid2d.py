@@ -114,8 +114,8 @@ def grid(half_range: float, side: int = GRID) -> np.ndarray:
 
 
 def on_points(function: Callable[[Array], Array], points) -> np.ndarray:
-    """Returns `function` of points [n, 2] -> [n] as float64, block by block: give a jitted one, it
-    is compiled once.
+    """Returns `function` of points [n, 2] -> [n] as float64, block by block, at the highest matmul
+    precision: a jitted one is compiled once.
 
     Raises:
         UserError: where it does not return one number per point.
@@ -128,7 +128,8 @@ def on_points(function: Callable[[Array], Array], points) -> np.ndarray:
     )
     values = []
     for block in padded:
-        value = function(jnp.asarray(block))
+        with jax.default_matmul_precision("highest"):
+            value = function(jnp.asarray(block))
         if value.shape != (size,):
             raise UserError(
                 f"neg_elbo must return one number per point, [{size}], not shape {value.shape}."
@@ -167,7 +168,8 @@ def counts(x: Array, half_range: float) -> Array:
 
 
 def counts_of(draw: Callable[[Array], Array], rng: Array, n: int, half_range: float) -> Array:
-    """Returns `counts` of n samples drawn block by block inside one loop, none of them kept. Pure.
+    """Returns `counts` of n samples drawn block by block inside one loop, none of them kept, at the
+    highest matmul precision. Pure.
 
     Args:
         draw: (rng, size) -> x [size, 2].
@@ -178,7 +180,9 @@ def counts_of(draw: Callable[[Array], Array], rng: Array, n: int, half_range: fl
         raise UserError(f"n must be a multiple of {BLOCK}, not {n}.")
 
     def body(total, i):
-        return total + counts(draw(jax.random.fold_in(rng, i), BLOCK), half_range), None
+        with jax.default_matmul_precision("highest"):
+            x = draw(jax.random.fold_in(rng, i), BLOCK)
+        return total + counts(x, half_range), None
 
     return jax.lax.scan(body, jnp.zeros(CELLS * CELLS + 1, jnp.int32), jnp.arange(n // BLOCK))[0]
 

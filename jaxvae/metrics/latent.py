@@ -55,7 +55,8 @@ def directions(
     if model.encode is None or model.decode is None:
         raise UserError("directions need a model that encodes and decodes.")
     check_count("samples", samples, least=2)
-    q = model.encode(params, state, x)
+    with jax.default_matmul_precision("highest"):
+        q = model.encode(params, state, x)
     variance = np.asarray(jnp.mean(posterior_variance(q), axis=0), np.float64)
 
     @jax.jit
@@ -75,9 +76,11 @@ def directions(
 def along(
     model: Model, params: Params, state: State, z: Array, j: Array | int, offsets: Array
 ) -> Array:
-    """Returns decoder means at z + offset e_j: [B, len(offsets), H, W, C] for z [B, D]."""
+    """Returns decoder means at z + offset e_j: [B, len(offsets), H, W, C] for z [B, D], at the
+    highest matmul precision."""
     moved = jnp.repeat(z[:, None], len(offsets), axis=1).at[:, :, j].add(offsets)
-    x = model.decode(params, state, moved.reshape(-1, z.shape[-1])).mean
+    with jax.default_matmul_precision("highest"):
+        x = model.decode(params, state, moved.reshape(-1, z.shape[-1])).mean
     return x.reshape(*moved.shape[:2], *x.shape[1:])
 
 

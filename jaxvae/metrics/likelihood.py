@@ -5,9 +5,11 @@ latents carry.
 
 is a lower bound of log p(x) in expectation, the ELBO for K = 1, and it rises to log p(x) with K
 (Burda et al. 2016, arXiv 1509.00519, Eq. 8). Everything here is per example, in nats, and at the
-highest matmul precision; means and spreads are taken on the host in float64.
+highest matmul precision; means and spreads are taken on the host in float64. With `stats="batch"`
+BatchNorm has the moments of each batch of examples, in a decoder those of each draw of the latents.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -15,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from jaxvae import distributions, objectives, parallel
 from jaxvae.data import preprocess as preprocessing
@@ -26,9 +28,8 @@ from jaxvae.errors import UserError, check_count
 from jaxvae.types import Array, Batch, Model, Params, State, Terms
 
 ACTIVE = 0.01  # variance of a posterior mean over the data above which its dimension is active
-ROW_BYTES = {
-    "cpu": 2**22
-}  # of decoded examples at a time: the CPU's cache; an accelerator takes more
+# bytes of decoded examples at a time: the CPU's cache; an accelerator takes more
+ROW_BYTES = {"cpu": 2**22}
 MORE_ROW_BYTES = 2**28
 # numbers that a decoded example counts for at least: hidden layers are wider than points in the
 # plane
@@ -65,24 +66,29 @@ def log_weights(
     for each draw.
 
     p(z) is N(0, I), unless the model has weights of its own (`Model.log_weight`): z is then all its
-    latents.
+    latents. Each draw is decoded as a batch of its own.
 
     Args:
+        model: that encodes and decodes, or has `log_weight`.
+        rngs: keys [K].
+        batch: x [B, ...], without padding where `stats` is "batch".
+        stats: "running" or "batch".
         q: the posterior of this batch, where it is known already.
     """
-    if model.log_weight is not None:
-        return jax.vmap(lambda rng: model.log_weight(params, state, rng, batch, stats=stats))(rngs)
-    q = model.encode(params, state, batch.x, batch.cond, stats=stats) if q is None else q
-    z = jax.vmap(q.sample)(rngs)  # [K, B, D]
-    count, size = z.shape[:2]
+    with jax.default_matmul_precision("highest"):
+        if model.log_weight is not None:
+            draw = lambda rng: model.log_weight(params, state, rng, batch, stats=stats)  # noqa: E731
+            return jax.vmap(draw)(rngs)
+        if q is None:
+            q = model.encode(params, state, batch.x, batch.cond, stats=stats)
 
-    def rows(x):  # [B, ...] -> [K B, ...]
-        return jnp.broadcast_to(x[None], (count, *x.shape)).reshape(count * size, *x.shape[1:])
+        def log_weight(rng: Array) -> Array:
+            z = q.sample(rng)
+            p = model.decode(params, state, z, batch.cond, stats=stats)
+            log_p = distributions.log_prob(*_flat(p, batch.x))
+            return log_p + log_prior(z) - q.log_prob(z)
 
-    cond = None if batch.cond is None else rows(batch.cond)
-    p = model.decode(params, state, z.reshape(count * size, *z.shape[2:]), cond, stats=stats)
-    log_p = distributions.log_prob(*_flat(p, rows(batch.x))).reshape(count, size)
-    return log_p + jax.vmap(lambda z: log_prior(z) - q.log_prob(z))(z)
+        return jax.vmap(log_weight)(rngs)
 
 
 def _flat(p: Any, x: Array) -> tuple[Any, Array]:
@@ -99,13 +105,26 @@ def make_iw_bound(model: Model, k: int, *, chunk: int, stats: str = "running") -
     """Returns `iw(params, state, rng, batch) -> iw_k(x) [B]` in nats, pure, with `chunk` draws in
     memory at a time.
 
-    The k-th draw has the key fold_in(rng, k): the bound does not depend on `chunk`.
+    The k-th draw has the key fold_in(rng, k), and is decoded as a batch of its own: the bound does
+    not depend on `chunk`, with `stats="batch"` either.
     """
     check_count("k", k)
     check_count("chunk", chunk)
-    chunk = min(chunk, k)
+    return functools.partial(_bound, model, k, min(chunk, k), stats=stats)
 
-    def bound(params: Params, state: State, rng: Array, batch: Batch) -> Array:
+
+def _bound(
+    model: Model,
+    k: int,
+    chunk: int,
+    params: Params,
+    state: State,
+    rng: Array,
+    batch: Batch,
+    *,
+    stats: str,
+) -> Array:
+    with jax.default_matmul_precision("highest"):
         q = model.encode(params, state, batch.x, batch.cond, stats=stats)
 
         def add(total, first):
@@ -118,8 +137,6 @@ def make_iw_bound(model: Model, k: int, *, chunk: int, stats: str = "running") -
         start = jnp.full(batch.x.shape[0], -jnp.inf)
         return jax.lax.scan(add, start, jnp.arange(0, k, chunk))[0] - math.log(k)
 
-    return bound
-
 
 def make_terms(model: Model, *, stats: str = "running") -> Callable:
     """Returns `terms(params, state, rng, batch) -> {name: [B] or [B, D]}`: `elbo`, `rec`, `kl`, and
@@ -127,7 +144,13 @@ def make_terms(model: Model, *, stats: str = "running") -> Callable:
     if model.terms is None or model.encode is None:
         raise UserError("this model has no evidence lower bound: it does not encode.")
 
-    def terms(params: Params, state: State, rng: Array, batch: Batch) -> dict[str, Array]:
+    return functools.partial(_terms, model, stats=stats)
+
+
+def _terms(
+    model: Model, params: Params, state: State, rng: Array, batch: Batch, *, stats: str
+) -> dict[str, Array]:
+    with jax.default_matmul_precision("highest"):
         found: Terms = model.terms(params, state, rng, batch, stats=stats)
         q = model.encode(params, state, batch.x, batch.cond, stats=stats)
         values = {"elbo": objectives.elbo(found), "rec": found.rec, "kl": found.kl}
@@ -137,19 +160,20 @@ def make_terms(model: Model, *, stats: str = "running") -> Callable:
             values["mean"] = q.mean
         return values
 
-    return terms
-
 
 def make_log_prob(model: Model, *, stats: str = "running") -> Callable:
     """Returns `log_prob(params, state, rng, batch) -> {"log_prob": [B]}`, in nats, of a model with
     an exact density; `rng` is not used."""
     if model.log_prob is None:
         raise UserError("this model has no exact density.")
+    return functools.partial(_log_prob, model, stats=stats)
 
-    def log_prob(params: Params, state: State, rng: Array, batch: Batch) -> dict[str, Array]:
+
+def _log_prob(
+    model: Model, params: Params, state: State, rng: Array, batch: Batch, *, stats: str
+) -> dict[str, Array]:
+    with jax.default_matmul_precision("highest"):
         return {"log_prob": model.log_prob(params, state, batch.x, batch.cond, stats=stats)}
-
-    return log_prob
 
 
 def per_example(
@@ -163,39 +187,59 @@ def per_example(
     seed: int = 0,
     mesh: Mesh | None = None,
     progress: Callable[[int, int], None] | None = None,
+    stats: str | None = None,
 ) -> Values:
     """Returns `function(params, state, rng, batch) -> {name: [B, ...]}` over a whole source: {name:
     [n, ...]}.
 
-    It is compiled once; batches are padded to equal slices of the devices, the last one to the
-    others' size, and what the padding gave is dropped. Noise is the same at every call and on any
-    number of devices; it depends on `batch_size`. `progress` is called as (examples done, examples
-    in all).
+    Noise is the same at every call and on any number of devices; it depends on `batch_size`.
+    Batches are padded to equal slices of the devices, the last one to the others' size, so that one
+    program serves all of them, and what the padding gives is dropped.
+
+    Args:
+        function: pure, such as `make_terms` returns.
+        source: n examples.
+        preprocess: (rng, examples) -> Batch, inside jit; default: bytes to [0, 1].
+        batch_size: examples at a time.
+        seed: of the noise.
+        mesh: default: all devices.
+        progress: called as (examples done, examples in all).
+        stats: "batch" where rows of a batch depend on each other: no batch is padded then, and the
+            last one, of what is left over, is compiled by itself. Default: what `make_terms` or
+            `make_iw_bound` were told, else "running".
     """
     mesh = parallel.make_mesh() if mesh is None else mesh
     preprocess = make_preprocess() if preprocess is None else preprocess
     check_count("batch_size", batch_size)
+    if stats is None:
+        stats = getattr(function, "keywords", {}).get("stats", "running")
     stride = min(batch_size, source.size)
-    size = -(-stride // mesh.size) * mesh.size
-    whole, cut = parallel.replicated(mesh), parallel.batch_sharded(mesh)
+    padded_size = -(-stride // mesh.size) * mesh.size
+    replicated = parallel.replicated(mesh)
     starts = range(0, source.size, stride)
 
-    def one(params, state, rng, number, examples):
+    def on_batch(params, state, rng, number, examples):
         rng_data, rng_step = jax.random.split(jax.random.fold_in(rng, number))
         return function(params, state, rng_step, preprocess(rng_data, examples))
 
-    compiled = jax.jit(one, out_shardings=whole)
-    params, state = parallel.put((params, state), whole)
-    rng = parallel.put(jax.random.fold_in(jax.random.key(seed), preprocessing.KEY), whole)
+    def read(start: int) -> dict[str, np.ndarray]:
+        if stats == "batch":
+            return source.read(np.arange(start, min(start + stride, source.size)))
+        return source.read(np.minimum(np.arange(start, start + padded_size), source.size - 1))
+
+    def sharding(examples: dict[str, np.ndarray]) -> NamedSharding:
+        even = all(len(values) % mesh.size == 0 for values in examples.values())
+        return parallel.batch_sharded(mesh) if even else replicated
+
+    compiled = jax.jit(on_batch, out_shardings=replicated)
+    params, state = parallel.put((params, state), replicated)
+    rng = parallel.put(jax.random.fold_in(jax.random.key(seed), preprocessing.KEY), replicated)
     parts, pending = [], []
     with jax.default_matmul_precision("highest"):
-        blocks = ahead(
-            lambda start: source.read(np.minimum(np.arange(start, start + size), source.size - 1)),
-            starts,
-        )
-        for start, examples in zip(starts, blocks, strict=True):
-            number = parallel.put(np.int32(start // stride), whole)
-            pending.append(compiled(params, state, rng, number, parallel.put(examples, cut)))
+        for start, examples in zip(starts, ahead(read, starts), strict=True):
+            number = parallel.put(np.int32(start // stride), replicated)
+            examples = parallel.put(examples, sharding(examples))
+            pending.append(compiled(params, state, rng, number, examples))
             if len(pending) > 1:  # one in flight behind the one computed, so memory stays bounded
                 parts.append(jax.device_get(pending.pop(0)))
                 if progress is not None:
@@ -228,6 +272,8 @@ def iw_bound(
         k: draws for each example.
         chunk: draws at a time; default: what fits the processor's cache, or 256 MiB on an
             accelerator.
+        stats: "running", or "batch": BatchNorm then has the moments of each batch of examples, in
+            the decoder those of each draw; no batch is padded.
         options: of `per_example`.
 
     Raises:
@@ -243,7 +289,13 @@ def iw_bound(
         chunk = max(1, min(k, space // (4 * max(math.prod(source.shape), LEAST_ROW) * batch_size)))
     bound = make_iw_bound(model, k, chunk=chunk, stats=stats)
     found = per_example(
-        lambda *args: {"iw": bound(*args)}, params, state, source, batch_size=batch_size, **options
+        lambda *args: {"iw": bound(*args)},
+        params,
+        state,
+        source,
+        batch_size=batch_size,
+        stats=stats,
+        **options,
     )
     return found["iw"]
 

@@ -16,10 +16,8 @@ class Extractor(NamedTuple):
     side: int  # pixels of the images that it takes
     # of bilinear resizing: torch's (align_corners=False); else TensorFlow 1's, from a corner
     half_pixels: bool
-    shift: tuple[
-        float, ...
-    ]  # what is taken from pixels in [0, 255], and what they are then divided by
-    scale: tuple[float, ...]
+    shift: tuple[float, ...]  # taken from pixels in [0, 255]
+    scale: tuple[float, ...]  # what they are then divided by
     features: Callable  # (params, x [B, side, side, 3], stats=) -> [B, dimension]
     from_state_dict: Callable
     about: str
@@ -80,12 +78,10 @@ class Protocol(NamedTuple):
     split: str = "test"  # real images
     reals: int | None = None  # how many of them; None: the whole split
     order: Literal["first", "shuffled"] = "first"  # which of them
-    pixels: Literal["round", "truncate", "float", "stretch"] = (
-        "round"  # what becomes of generated x in [0, 1]
-    )
-    generator: Literal["running", "batch"] = (
-        "running"  # BatchNorm of the generator: averages, or moments of each batch
-    )
+    # what becomes of generated x in [0, 1]
+    pixels: Literal["round", "truncate", "float", "stretch"] = "round"
+    # BatchNorm of the generator: averages, or moments of each batch
+    generator: Literal["running", "batch"] = "running"
     features: Literal["running", "batch"] = "running"  # the same of the extractor
     batch_size: int | None = None  # where batches matter; None: any
 
@@ -102,8 +98,7 @@ class Protocol(NamedTuple):
 
     def describe(self) -> str:
         """Returns what is measured, in one line."""
-        which = {"first": "first", "shuffled": "shuffled"}[self.order]
-        reals = f"{which} {self.reals:,} of" if self.reals else "all of"
+        reals = f"{self.order} {self.reals:,} of" if self.reals else "all of"
         modes = f"BatchNorm in the generator: {self.generator}, in the extractor: {self.features}"
         batch = f", batches of {self.batch_size}" if self.batch_size else ""
         return (

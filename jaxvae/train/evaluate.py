@@ -1,6 +1,6 @@
 """Evaluation of a whole split: exact means, the same on any number of devices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from jaxvae.data.preprocess import Preprocess, make_preprocess
 from jaxvae.data.source import Source
 from jaxvae.data.stream import ahead
 from jaxvae.errors import check_count
-from jaxvae.train.step import make_eval_step
+from jaxvae.train.step import Metrics, make_eval_step
 from jaxvae.types import Model, Params, State
 
 
@@ -32,22 +32,30 @@ def make_evaluator(
 
     The last batch is padded and masked, so that the mean is exact. The noise is the same at every
     call, and on any number of devices that divides the batch size. Metrics are those of
-    `make_eval_step`, in nats per example.
+    `make_eval_step`, in nats per example, at the highest matmul precision.
+
+    Args:
+        model: with `terms` or `log_prob`.
+        source: the split; on the devices where `source.arrays` is there, else read in blocks.
+        preprocess: (rng, examples) -> Batch, inside jit; default: bytes to [0, 1].
+        batch_size: examples at a time.
+        seed: of the noise.
+        stats: "running", or "batch": BatchNorm then has the moments of each batch, on any number of
+            devices those of the global one. No batch is padded; the last one is what is left over,
+            compiled by itself.
+        mesh: default: all devices.
+
+    Raises:
+        UserError: for a model that has neither `terms` nor `log_prob`.
     """
     mesh = parallel.make_mesh() if mesh is None else mesh
     preprocess = make_preprocess() if preprocess is None else preprocess
     check_count("batch_size", batch_size)
-    size = min(batch_size, -(-source.size // 64) * 64)
-    size = -(-size // mesh.size) * mesh.size
-    batches = -(-source.size // size)
-    positions = np.arange(batches * size).reshape(batches, size)
-    mask = (positions < source.size).astype(np.float32)
-    index = np.minimum(positions, source.size - 1).astype(np.int32)
-    whole, cut = parallel.replicated(mesh), parallel.batch_sharded(mesh, 1)
     eval_step = make_eval_step(model, stats=stats)
-    rng = parallel.put(jax.random.fold_in(jax.random.key(seed), preprocessing.KEY), whole)
+    replicated = parallel.replicated(mesh)
+    rng = parallel.put(jax.random.fold_in(jax.random.key(seed), preprocessing.KEY), replicated)
 
-    def over(params, state, rng, data, numbers, index, mask):
+    def sums_over(params, state, rng, data, numbers, index, mask):
         def body(_, inputs):
             number, index, mask = inputs
             rng_data, rng_step = jax.random.split(jax.random.fold_in(rng, number))
@@ -57,46 +65,74 @@ def make_evaluator(
         metrics = jax.lax.scan(body, None, (numbers, index, mask))[1]
         return jax.tree.map(jnp.sum, metrics)
 
-    compiled = jax.jit(over, out_shardings=whole)
+    compiled = jax.jit(sums_over, out_shardings=replicated)
 
-    def placed(data, numbers, index, mask):
+    def placed(numbers, index, mask):
+        even = index.shape[1] % mesh.size == 0  # equal slices for the devices
+        rows = parallel.batch_sharded(mesh, 1) if even else replicated
         return (
-            parallel.put(data, whole),
-            parallel.put(numbers, whole),
-            parallel.put(index, cut),
-            parallel.put(mask, cut),
+            parallel.put(numbers, replicated),
+            parallel.put(index, rows),
+            parallel.put(mask, rows),
         )
 
-    numbers = np.arange(batches, dtype=np.int32)
-    resident = None if source.arrays is None else placed(source.arrays, numbers, index, mask)
+    stretches = _stretches(source.size, batch_size, mesh.size, padded=stats != "batch")
+    if source.arrays is not None:
+        data = parallel.put(source.arrays, replicated)
+        resident = [placed(*stretch) for stretch in stretches]
+
+    def parts(params: Params, state: State) -> Iterator[Metrics]:
+        if source.arrays is not None:
+            yield from (compiled(params, state, rng, data, *stretch) for stretch in resident)
+            return
+        for numbers, index, mask in stretches:
+            local = np.arange(index.shape[1], dtype=np.int32)[None]
+            for i, examples in enumerate(ahead(source.read, index)):
+                one = slice(i, i + 1)
+                block = parallel.put(examples, replicated)
+                yield compiled(params, state, rng, block, *placed(numbers[one], local, mask[one]))
 
     def evaluator(params: Params, state: State) -> dict[str, float]:
-        params, state = parallel.put((params, state), whole)
-        if resident is not None:
-            sums = compiled(params, state, rng, *resident)
-        else:
-            local = np.arange(size, dtype=np.int32)[None]
-            sums = None
-            for i, examples in enumerate(ahead(source.read, index)):
-                part = compiled(
-                    params,
-                    state,
-                    rng,
-                    *placed(examples, numbers[i : i + 1], local, mask[i : i + 1]),
-                )
-                sums = jax.block_until_ready(
-                    part if sums is None else jax.tree.map(jnp.add, sums, part)
-                )
+        params, state = parallel.put((params, state), replicated)
+        sums = None
+        for part in parts(params, state):
+            sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
+            jax.block_until_ready(sums)  # so that no more than one block of examples is in memory
         return {name: float(mean) for name, mean in jax.device_get(sums).items()}
 
     return evaluator
+
+
+def _stretches(
+    examples: int, batch_size: int, devices: int, *, padded: bool
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Returns (numbers [n], examples' indices [n, B], mask [n, B]) of stretches of equal batches.
+
+    Padded, there is one stretch, whose B is a multiple of the devices; else a second one holds the
+    batch that is left over.
+    """
+    if padded:
+        size = min(batch_size, -(-examples // 64) * 64)
+        size = -(-size // devices) * devices
+        stops = [-(-examples // size) * size]
+    else:
+        size = min(batch_size, examples)
+        stops = [examples // size * size, examples]
+    stretches, start = [], 0
+    for stop in dict.fromkeys(stops):
+        positions = np.arange(start, stop).reshape(-1, min(size, stop - start))
+        numbers = start // size + np.arange(len(positions), dtype=np.int32)
+        index = np.minimum(positions, examples - 1).astype(np.int32)
+        stretches.append((numbers, index, (positions < examples).astype(np.float32)))
+        start = stop
+    return stretches
 
 
 def evaluate(
     model: Model, params: Params, state: State, source: Source, **options: Any
 ) -> dict[str, float]:
     """Returns the metrics of `model` over the whole of `source`: `elbo`, `rec`, `kl` in nats per
-    example.
+    example, at the highest matmul precision.
 
     Options are those of `make_evaluator`; use that to evaluate one model more than once.
     """

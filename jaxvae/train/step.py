@@ -285,7 +285,12 @@ def make_eval_step(model: Model, *, stats: str = "running") -> Callable:
 
     Metrics are `Mean`s over the examples whose mask is 1, so that padded batches add up to the
     exact mean of a split: `rec`, `kl`, `elbo` and what `terms` adds (nats per example), or
-    `log_prob` of a model with an exact density.
+    `log_prob` of a model with an exact density. The matmul precision is the highest, whatever the
+    environment says.
+
+    Args:
+        model: with `terms` or `log_prob`.
+        stats: "running", or "batch": BatchNorm then sees masked rows too, so give it whole batches.
 
     Raises:
         UserError: for a model that has neither `terms` nor `log_prob`.
@@ -295,17 +300,15 @@ def make_eval_step(model: Model, *, stats: str = "running") -> Callable:
             "this model has neither terms nor log_prob: there is nothing to evaluate per example."
         )
 
+    def values_of(params: Params, state: State, rng: Array, batch: Batch) -> dict[str, Array]:
+        if model.terms is None:
+            return {"log_prob": model.log_prob(params, state, batch.x, batch.cond, stats=stats)}
+        terms = model.terms(params, state, rng, batch, stats=stats)
+        return {"rec": terms.rec, "kl": terms.kl, "elbo": objectives.elbo(terms), **terms.extra}
+
     def eval_step(params: Params, state: State, rng: Array, batch: Batch, mask: Array) -> Metrics:
-        if model.terms is not None:
-            terms = model.terms(params, state, rng, batch, stats=stats)
-            values = {
-                "rec": terms.rec,
-                "kl": terms.kl,
-                "elbo": objectives.elbo(terms),
-                **terms.extra,
-            }
-        else:
-            values = {"log_prob": model.log_prob(params, state, batch.x, batch.cond, stats=stats)}
+        with jax.default_matmul_precision("highest"):
+            values = values_of(params, state, rng, batch)
         mask = mask.astype(jnp.float32)
 
         def total(value):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import seeded
+from jaxvae import parallel
 from jaxvae.errors import UserError
-from jaxvae.metrics import fid, inception, squeezenet, weights
+from jaxvae.metrics import features, fid, inception, squeezenet, weights
 from jaxvae.metrics.protocols import EXTRACTORS
 
 FILE = Path(__file__).with_name("reference.npz")
@@ -37,8 +38,8 @@ def nhwc(x):
 def engine(protocol, state_dict, side, size):
     """Returns the compiled features of a protocol for images of one size, on one device."""
     source = fid.data.from_arrays(np.zeros((8, side, side, 3), np.uint8))
-    return fid._engine(
-        protocol, state_dict, size, fid.parallel.make_mesh(jax.devices()[:1]), source
+    return features.make_engine(
+        protocol, state_dict, size, parallel.make_mesh(jax.devices()[:1]), source
     )
 
 
@@ -131,7 +132,7 @@ def test_tensorflows_resizing_by_hand(n):
     row = np.random.default_rng(0).random(n)
     at = np.minimum(np.arange(side) * n / side, n - 1)
     want = np.interp(at, np.arange(n), row)
-    np.testing.assert_allclose(fid._bilinear(n, side, half_pixels=False) @ row, want, rtol=1e-5)
+    np.testing.assert_allclose(features.bilinear(n, side, half_pixels=False) @ row, want, rtol=1e-5)
     x = EXTRACTORS["inception-tf"]
     assert (255 - x.shift[0]) / x.scale[0] == 127 / 128 and (0 - x.shift[0]) / x.scale[0] == -1
 

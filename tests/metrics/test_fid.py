@@ -9,9 +9,9 @@ import pytest
 import seeded
 from jaxvae import data, parallel
 from jaxvae.errors import UserError
-from jaxvae.metrics import fid, frechet, protocols, squeezenet
+from jaxvae.metrics import features, fid, frechet, protocols, squeezenet
 from jaxvae.types import Batch
-from small import small
+from small import precisions, small
 
 WEIGHTS = seeded.state_dict(squeezenet.shapes())
 SIZE, D = 90, 32
@@ -127,9 +127,9 @@ def test_statistics_do_not_depend_on_batches_devices_or_streaming(order):
     options = {"weights": WEIGHTS, "cache": False}
     want = fid.statistics(source(), protocol, batch_size=64, mesh=ONE, **options)
     chosen = data.batch_indices(SIZE, 0, 0, 70) if order == "shuffled" else np.arange(70)
-    features = by_hand(images()[chosen])
-    np.testing.assert_allclose(want.mean, features.mean(0), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(want.cov, np.cov(features, rowvar=False), rtol=1e-3, atol=1e-5)
+    by_net = by_hand(images()[chosen])
+    np.testing.assert_allclose(want.mean, by_net.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(want.cov, np.cov(by_net, rowvar=False), rtol=1e-3, atol=1e-5)
     for real, size in ((source(), 64), (source(), 13), (source()._replace(arrays=None), 32)):
         found = fid.statistics(real, protocol, batch_size=size, **options)
         assert found.n == 70
@@ -184,6 +184,36 @@ def test_samplers_on_the_host_and_under_jit_agree():
     assert calls.count("running") == len(calls) >= 3
 
 
+@pytest.mark.parametrize("computed", [False, True])
+def test_images_served_in_order_are_all_measured(computed):
+    """A sampler that ignores its key, as a folder of files does: every batch is another one."""
+    pool = jnp.asarray(images(96, seed=1), jnp.float32) / 255
+    batches = iter(np.split(np.asarray(pool), 3))
+
+    def served(rng, n, stats):
+        x = next(batches)
+        return jnp.clip(x, 0.0, 1.0) if computed else x
+
+    fakes, reals = by_hand(np.round(pool[:SIZE] * 255)), by_hand(images())
+    want = frechet.frechet_distance(
+        fakes.mean(0), np.cov(fakes, rowvar=False), reals.mean(0), np.cov(reals, rowvar=False)
+    )
+    assert go(draw=served)["fid"].value == pytest.approx(want, rel=1e-4)
+
+
+@pytest.mark.parametrize("setting", ["default", "bfloat16"])
+def test_features_have_the_highest_precision_whatever_the_environment_says(setting):
+    with jax.default_matmul_precision(setting):
+        engine = features.make_engine(SQUEEZENET, WEIGHTS, 4, ONE, source())
+        assert precisions(engine.features, jnp.zeros((4, 8, 8, 3))) == {"HIGHEST"}
+
+
+def test_moments_of_batches_need_as_many_real_images():
+    released = SQUEEZENET._replace(features="batch", batch_size=32, samples=40, reals=20)
+    with pytest.raises(UserError, match="takes moments from batches of 32 images, mine test has 2"):
+        go(source(20), protocol=released)
+
+
 @pytest.mark.parametrize("host", [False, True])
 def test_samples_are_drawn_at_the_highest_precision(host):
     """As the features are: a precision belongs to the call that traces a product, not to the one
@@ -220,12 +250,12 @@ def test_what_becomes_of_pixels():
         ("truncate", [0, 63, 127, 254]),
         ("stretch", [0, 63.8138, 127.6276, 255]),
     ):
-        np.testing.assert_allclose(fid._bytes(x, pixels).reshape(-1), want, rtol=1e-5)
+        np.testing.assert_allclose(features.to_bytes(x, pixels).reshape(-1), want, rtol=1e-5)
     two = jnp.stack([x[0] * 0.5, jnp.full_like(x[0], 0.3)])
     np.testing.assert_allclose(
-        fid._bytes(two, "stretch")[0], fid._bytes(x, "stretch")[0], rtol=1e-5
+        features.to_bytes(two, "stretch")[0], features.to_bytes(x, "stretch")[0], rtol=1e-5
     )  # each its own
-    np.testing.assert_array_equal(fid._bytes(two, "stretch")[1], 0.0)
+    np.testing.assert_array_equal(features.to_bytes(two, "stretch")[1], 0.0)
 
 
 def test_stretched_samples_differ_real_images_do_not():
@@ -249,7 +279,7 @@ def test_modes_and_batches_of_a_protocol_reach_sampler_and_net(monkeypatch):
     seen = []
     extractor = protocols.EXTRACTORS["squeezenet"]
 
-    def features(params, x, *, stats):
+    def extract(params, x, *, stats):
         seen.append(("net", len(x), stats))
         return some(params, x)
 
@@ -257,7 +287,7 @@ def test_modes_and_batches_of_a_protocol_reach_sampler_and_net(monkeypatch):
         seen.append(("sampler", n, stats))
         return sampler(rng, n, stats)
 
-    monkeypatch.setitem(protocols.EXTRACTORS, "squeezenet", extractor._replace(features=features))
+    monkeypatch.setitem(protocols.EXTRACTORS, "squeezenet", extractor._replace(features=extract))
     released = fid.PROTOCOLS["soft-intro-released"]._replace(
         extractor="squeezenet", split="test", samples=40, reals=40
     )

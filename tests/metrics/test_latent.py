@@ -10,6 +10,7 @@ from jaxvae.errors import UserError
 from jaxvae.metrics import latent
 from jaxvae.models.rho_vae import SampleForMean
 from jaxvae.types import Model
+from small import precisions
 
 WEIGHTS = jnp.asarray(
     [[0.0, 0.0, 0.0], [3.0, 0.0, 4.0], [1.0, 0.0, 0.0]]
@@ -33,6 +34,22 @@ def test_directions_are_ordered_by_posterior_variance():
     np.testing.assert_array_equal(found.index, [1, 2, 0])
     np.testing.assert_allclose(found.posterior_variance, [0.01, 0.1, 1.0], rtol=1e-5)
     np.testing.assert_allclose(found.image_variance, [25.0, 1.0, 0.0], rtol=0.15, atol=1e-9)
+
+
+def test_latent_metrics_have_the_highest_precision_whatever_the_environment_says():
+    z, offsets = jnp.ones((1, 3)), jnp.ones(2)
+    seen = []
+
+    def encode(params, state, x, cond=None):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return Normal(x, jnp.broadcast_to(LOGVAR, x.shape))
+
+    with jax.default_matmul_precision("bfloat16"):
+        along = lambda z: latent.along(model(), {}, {}, z, 1, offsets)  # noqa: E731
+        assert precisions(along, z) == {"HIGHEST"}
+        coded = model()._replace(encode=encode)
+        latent.directions(coded, {}, {}, z, rng=jax.random.key(0), samples=2)
+    assert seen == ["highest"]
 
 
 def test_along():

@@ -12,7 +12,7 @@ from jaxvae.distributions import Bernoulli, Normal
 from jaxvae.errors import UserError
 from jaxvae.metrics import likelihood
 from jaxvae.types import Batch, Net
-from small import go, one_device, small
+from small import go, normed, one_device, precisions, small
 from small import source as bytes_source
 
 D, PIXELS, GAMMA = 2, 5, 0.3
@@ -150,6 +150,70 @@ def test_values_are_those_of_one_device_for_batches_that_do_not_divide(pixels):
         found, want = measure(), measure(mesh=one_device())
         assert found.shape == (100,)
         np.testing.assert_allclose(found, want, rtol=1e-4)
+
+
+def with_batch_statistics():
+    model, source = normed(), bytes_source(size=70)
+    params, state = model.init(jax.random.key(0), Batch(jnp.zeros((2, 4, 4, 1))))
+    batch = make_preprocess()(jax.random.key(0), source.read(np.arange(70)))
+    return model, params, state, source, batch
+
+
+@pytest.mark.parametrize("mesh", [one_device(), None])
+def test_batch_statistics_never_see_padding(mesh):
+    """KL depends on no noise: that of 70 examples is theirs alone, on 1 device and on 8."""
+    model, params, state, source, batch = with_batch_statistics()
+    for size, parts in ((70, [70]), (128, [70]), (64, [64, 6]), (35, [35, 35])):
+        ends = np.cumsum(parts)
+        want = [
+            model.encode(params, state, batch.x[end - n : end], stats="batch").kl()
+            for n, end in zip(parts, ends, strict=True)
+        ]
+        options = {"batch_size": size, "mesh": mesh}
+        terms = likelihood.make_terms(model, stats="batch")
+        found = likelihood.per_example(terms, params, state, source, **options)["kl"]
+        np.testing.assert_allclose(found, np.concatenate(want), rtol=1e-5)
+        found = likelihood.per_example(
+            lambda *args, terms=terms: terms(*args), params, state, source, stats="batch", **options
+        )["kl"]
+        np.testing.assert_allclose(found, np.concatenate(want), rtol=1e-5)
+
+
+def test_a_bound_with_batch_statistics_depends_on_no_chunk():
+    """Every draw is decoded as a batch of its own; three of them are written out."""
+    model, params, state, source, batch = with_batch_statistics()
+    rng = jax.random.key(1)
+    q = model.encode(params, state, batch.x, stats="batch")
+    weights = []
+    for k in range(3):
+        z = q.sample(jax.random.fold_in(rng, k))
+        log_p = model.decode(params, state, z, stats="batch").log_prob(batch.x)
+        weights.append(log_p + likelihood.log_prior(z) - q.log_prob(z))
+    want = jax.nn.logsumexp(jnp.stack(weights), axis=0) - math.log(3)
+    for chunk in (1, 2, 3):
+        bound = likelihood.make_iw_bound(model, 3, chunk=chunk, stats="batch")
+        np.testing.assert_allclose(bound(params, state, rng, batch), want, rtol=1e-5)
+    options = {"k": 4, "chunk": 3, "stats": "batch"}
+    found = [
+        likelihood.iw_bound(model, params, state, source, batch_size=size, mesh=mesh, **options)
+        for size in (70, 128)
+        for mesh in (one_device(), None)
+    ]
+    np.testing.assert_allclose(found, [found[0]] * 4, rtol=1e-5)
+
+
+def test_likelihoods_have_the_highest_precision_whatever_the_environment_says():
+    model, params, state, _, batch = with_batch_statistics()
+    rngs = jax.random.split(jax.random.key(0), 2)
+    functions = (
+        likelihood.make_terms(model),
+        likelihood.make_iw_bound(model, 2, chunk=1),
+        lambda params, state, rng, batch: likelihood.log_weights(model, params, state, rngs, batch),
+    )
+    for setting in ("default", "bfloat16"):
+        with jax.default_matmul_precision(setting):
+            for function in functions:
+                assert precisions(function, params, state, rngs[0], batch) == {"HIGHEST"}
 
 
 def test_few_draws_at_a_time_for_points_in_the_plane(monkeypatch):

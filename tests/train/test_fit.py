@@ -14,7 +14,7 @@ from jaxvae.errors import UserError
 from jaxvae.train import NonFinite, Phase, evaluate, fit, folder, loop, signals
 from jaxvae.train.checkpoint import Checkpoints
 from jaxvae.train.step import make_eval_step
-from small import EXAMPLE, go, one_device, small, source
+from small import EXAMPLE, go, normed, one_device, small, source
 
 
 def params(result):
@@ -131,6 +131,25 @@ def test_evaluation_is_the_exact_mean_whatever_the_batch_and_the_devices():
                 found = evaluate(model, {}, {}, each, batch_size=batch_size, mesh=mesh)
                 assert found["rec"] == pytest.approx(want, rel=1e-6)
                 assert found["elbo"] == pytest.approx(-want - 1, rel=1e-6)
+
+
+def test_batch_statistics_are_those_of_whole_batches_whatever_the_devices():
+    """70 examples at a time, or 64 and the 6 that are left: never padded, in memory or streamed."""
+    model, src = normed(), source(size=70)
+    params, state = model.init(jax.random.key(0), types.Batch(jnp.zeros((2, 4, 4, 1))))
+    x = jnp.asarray(src.arrays["x"], jnp.float32) / 255
+    kl = lambda x: np.asarray(model.encode(params, state, x, stats="batch").kl())  # noqa: E731
+    for batch_size, want in (
+        (70, kl(x)),
+        (512, kl(x)),
+        (64, np.concatenate([kl(x[:64]), kl(x[64:])])),
+        (30, np.concatenate([kl(x[:30]), kl(x[30:60]), kl(x[60:])])),
+    ):
+        for mesh in (one_device(), parallel.make_mesh()):
+            for each in (src, src._replace(arrays=None)):
+                options = {"batch_size": batch_size, "mesh": mesh, "stats": "batch"}
+                found = evaluate(model, params, state, each, **options)
+                assert found["kl"] == pytest.approx(want.mean(), rel=1e-5)
 
 
 def test_evaluation_ignores_what_padding_computes():

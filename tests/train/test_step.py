@@ -15,6 +15,7 @@ from jaxvae.errors import UserError
 from jaxvae.models import vae
 from jaxvae.train.step import init_state, make_eval_step, make_train_step
 from jaxvae.types import Aux, Batch, Model, Objective, Terms
+from small import normed, precisions
 
 X = jnp.asarray([[1.0, 2.0], [3.0, -2.0], [0.5, 1.0], [1.5, 3.0]])  # means 1.5 and 1
 BATCH = Batch(X)
@@ -500,6 +501,18 @@ def test_a_model_with_an_exact_density_is_evaluated_by_it():
     assert evaluated(model, [1, 0, 1, 0]) == {"log_prob": 0.75}
     make_eval_step(model, stats="batch")({}, {}, jax.random.key(0), BATCH, jnp.ones(4))
     assert seen == ["running", "batch"]
+
+
+@pytest.mark.parametrize("setting", ["default", "bfloat16"])
+def test_an_evaluation_has_the_highest_precision_whatever_the_environment_says(setting):
+    model = normed()
+    batch = Batch(jnp.zeros((4, 4, 4, 1)))
+    params, state = model.init(jax.random.key(0), batch)
+    density = Model(init=None, log_prob=lambda params, state, x, cond, stats: (x @ x.T).sum(-1))
+    with jax.default_matmul_precision(setting):
+        for each, examples in ((model, batch), (density, BATCH)):
+            args = (params, state, jax.random.key(1), examples, jnp.ones(4))
+            assert precisions(make_eval_step(each), *args) == {"HIGHEST"}
 
 
 def test_there_must_be_something_to_evaluate():
