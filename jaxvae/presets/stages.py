@@ -6,6 +6,7 @@ last step, which RUN/second/config.json records as "first_step": another first s
 another source of latents.
 """
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -28,7 +29,7 @@ from jaxvae.types import Batch, Model
 
 def first_stage(config: TwoStageVAE) -> VAE:
     """Returns the first stage as a run of its own, in RUN/first."""
-    own = {name: getattr(config, name) for name in VAE.__dataclass_fields__}
+    own = {field.name: getattr(config, field.name) for field in dataclasses.fields(VAE)}
     if config.likelihood == "bernoulli" and config.gamma == "learned":  # the default, in vain
         own["gamma"] = VAE.gamma
     if own["gamma"] != "learned":

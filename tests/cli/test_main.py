@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import json
 import shutil
@@ -336,8 +337,8 @@ def test_help_explains_every_option(capsys):
         main(["train", "vae", "--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    for field in VAE.__dataclass_fields__:
-        assert f"--{field.replace('_', '-')}" in text
+    for field in dataclasses.fields(VAE):
+        assert f"--{field.name.replace('_', '-')}" in text
 
 
 def test_command_and_record_of_a_config_are_inverse(tmp_path):
