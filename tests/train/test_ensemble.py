@@ -251,3 +251,37 @@ def test_resume_gives_the_bits_of_a_run_that_never_stopped(tmp_path):
 def test_what_it_refuses(options, message):
     with pytest.raises(UserError, match=message):
         train(**options)
+
+
+def test_an_objective_whose_turn_has_not_come_reports_nothing(tmp_path):
+    def in_turn(**hyper):
+        first, second = tiny(**hyper).objectives
+        independent = second._replace(
+            every=3, phase=2, loss=lambda p, s, r, b, t, c: first.loss(p, s, r, b, t, None)
+        )
+        renamed = first._replace(every=1, loss=without_carry(first.loss))
+        return tiny(**hyper)._replace(
+            objectives=(renamed, independent._replace(loss=relabelled(independent.loss)))
+        )
+
+    def without_carry(loss):
+        def run(*args):
+            value, aux = loss(*args)
+            return value, aux._replace(carry=None)
+
+        return run
+
+    def relabelled(loss):
+        def run(*args):
+            value, aux = loss(*args)
+            metrics = {f"late_{name}": x for name, x in aux.metrics.items()}
+            return value, aux._replace(carry=None, metrics=metrics)
+
+        return run
+
+    found = train(in_turn, steps=4, log_every=1, workdir=tmp_path, members="map")
+    lines = [line for line in writers.read(tmp_path / "metrics.jsonl") if line["member"] == 0]
+    late = ["late_kl" in line for line in lines]
+    assert late == [False, False, True, False]
+    assert all(np.isfinite(x) for line in lines for x in line.values() if isinstance(x, float))
+    assert "late_kl" not in found.metrics[0]
