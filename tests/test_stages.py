@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import jaxvae
-from jaxvae import Batch, config, data, export, options, run, writers
+from jaxvae import Batch, config, data, export, options, run, safetensors, writers
 from jaxvae.cli import main
 from jaxvae.errors import UserError
 from jaxvae.step import init_state, make_train_step
@@ -328,7 +328,7 @@ def test_export_and_load_give_the_same_model(trained, tmp_path):
     assert_same(jaxvae.load(trained)[1:], jaxvae.load(out)[1:])
     page = json.loads((out / "config.json").read_text())
     assert page["step"] == 30 and set(page["metrics"]) == {"second"}
-    assert "params.first.encoder.Dense_0.kernel" in export.read(out / export.FILE)
+    assert "params.first.encoder.Dense_0.kernel" in safetensors.read(out / export.FILE)
     assert main(["sample", str(out)]) == 0 and main(["evaluate", str(out)]) == 0
 
 

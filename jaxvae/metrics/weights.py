@@ -6,16 +6,15 @@ import os
 import re
 import sys
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxvae import export, writers
+from jaxvae import archives, safetensors, writers
 from jaxvae.data import places
-from jaxvae.errors import UserError, unknown
+from jaxvae.errors import Damaged, UserError, one_line, unknown
 from jaxvae.metrics import torch_files
 
 ENVIRONMENT = "JAXVAE_WEIGHTS_DIR"
@@ -152,22 +151,13 @@ def read(path: places.PathLike) -> StateDict:
             return torch_files.read(path)
         if path.suffix == ".npz":
             return _npz(path)
-        return export.read(path)
+        return safetensors.read(path)
 
 
 def _npz(path: Path) -> StateDict:
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (
-        zipfile.BadZipFile,
-        ValueError,
-        EOFError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        NotImplementedError,
-    ) as error:
+        return archives.read_npz(path)
+    except Damaged as error:
         raise UserError(
             f"{path} is not a whole file of weights ({error}): fetch it again."
         ) from None
@@ -192,7 +182,7 @@ def select(
         raise UserError(
             f"{what}: these are the weights of another model: {len(missing)} of {len(shapes)} "
             "names are missing, "
-            f"such as {missing[0]} (it has {', '.join(list(found)[:2]) or 'nothing'})."
+            f"such as {missing[0]} (it has {one_line(', '.join(list(found)[:2])) or 'nothing'})."
         )
     wrong = [name for name, shape in shapes.items() if tuple(found[name].shape) != tuple(shape)]
     if wrong:
