@@ -96,7 +96,9 @@ def read_npz(
                 raise Damaged(f"it holds {part!r}, which is no array")
         total = sum(archive.getinfo(part).file_size for part in parts)
         if total > ALLOWANCE + ratio * os.fstat(file.fileno()).st_size:
-            raise Damaged(f"its arrays of {total:,} bytes are packed too tightly to be true")
+            raise Damaged(
+                f"{total:,} bytes of arrays, over {ratio} times its size: do not compress it"
+            )
         return {part.removesuffix(".npy"): _array(archive, part, kinds) for part in parts}
 
 

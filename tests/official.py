@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.io import savemat
 from tensorflow_datasets.core.download.checksums import UrlInfo
 
-from jaxvae.data import builders, idx, prepare, source
+from jaxvae.data import builders, idx, official, prepare, source
 
 COUNTS = {  # multiples of no batch size used in tests
     "mnist": {"train": 37, "test": 11},
@@ -141,7 +141,7 @@ def pass_as_official(monkeypatch, name, folder, arrays):
             file: (hashlib.md5(content).hexdigest(),)
             for file, content in cifar_bins(arrays).items()
         }
-        monkeypatch.setattr(prepare, "CIFAR_MD5", sums)
+        monkeypatch.setattr(official, "CIFAR_MD5", sums)
     monkeypatch.setitem(prepare.SPACE, name, 1)
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from jaxvae import data
 from jaxvae.cli import main
 from jaxvae.data import builders, images, places, prepare, prepared, source
+from jaxvae.data import official as official_files
 from jaxvae.errors import UserError
 
 NAMES = list(official.COUNTS)
@@ -523,7 +524,7 @@ def test_fake_data_have_the_shape_of_the_real(name):
 def test_official_files_in_full(name, tmp_path):
     """JAXVAE_TEST_DATA holds mnist/, fashion_mnist/ and, as files or archive, cifar-10."""
     raw = Path(os.environ["JAXVAE_TEST_DATA"])
-    if name == "cifar10" and prepare._find(name, "cifar-10-binary.tar.gz", raw) is None:
+    if name == "cifar10" and official_files.find(name, "cifar-10-binary.tar.gz", raw) is None:
         pytest.skip("no CIFAR-10 there")
     copy = quiet(name, data_dir=tmp_path, source=raw)
     counts = source.DATA_SETS[name].counts
