@@ -14,9 +14,7 @@ from jaxvae.data import places
 from jaxvae.errors import Damaged, UserError, check_count, one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-PACKED = (
-    512  # bytes for each byte of a compressed .npz, at most; black rectangles on white reach 365
-)
+PACKED = 512  # bytes for each byte of an .npz, at most; black rectangles on white reach 365
 RESIDENT_BYTES = 2**30  # folders that decode to more are read from the disk as they are needed
 
 

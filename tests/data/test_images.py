@@ -201,17 +201,17 @@ def test_npz_files_that_are_none_end_in_one_line(tmp_path):
         np.savez(path, **arrays)
         assert message in refused(data.npz, path)
     assert "cannot be read: Is a directory" in refused(data.npz, tmp_path)
-    np.savez_compressed(path, x=np.zeros(2**25, np.uint8))
+    np.savez_compressed(path, x=np.zeros(2**26, np.uint8))
     assert "bytes of arrays, over 512 times its size: do not compress it" in refused(data.npz, path)
 
 
 def test_black_and_white_sprites_may_be_compressed(tmp_path):
     """Deflate makes them 365 times smaller, and dSprites 115 times."""
-    x = np.zeros((20_000, 64, 64), np.uint8)
+    x = np.zeros((8000, 64, 64), np.uint8)
     for i, (top, left, height) in enumerate(np.random.default_rng(0).integers(0, 40, (len(x), 3))):
         x[i, top : top + height, left : left + 9] = 1
     np.savez_compressed(tmp_path / "a.npz", x=x)
-    assert x.nbytes > 100 * (tmp_path / "a.npz").stat().st_size
+    assert x.nbytes > 300 * (tmp_path / "a.npz").stat().st_size
     np.testing.assert_array_equal(data.npz(tmp_path / "a.npz").arrays["x"][..., 0], x)
 
 

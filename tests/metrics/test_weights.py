@@ -84,7 +84,7 @@ def bombs(folder):
     write_zip(folder / "shared.pth", {"a": w}, dump(shared))
     for name, body in {
         "dictionaries": b"}" * 2**20,
-        "few": b"}" * 2**16,
+        "few": b"}" * 2**16 + b"N",
         "marks": b"(" * 2**22,
         "memoized": b")" + b"\x94" * 2**20,
         "pairs": b"ccollections\nOrderedDict\nq\0(]q\1("
@@ -96,13 +96,13 @@ def bombs(folder):
     }.items():
         write_zip(folder / f"{name}.pth", {"a": w[:12]}, b"\x80\x02" + body + b".")
     with zipfile.ZipFile(folder / "parts.npz", "w") as archive:
-        for i in range(2**16):
+        for i in range(2**14):
             archive.writestr(str(i), b"")
     with (
         zipfile.ZipFile(folder / "zeros.npz", "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open("a.npy", "w") as part,
     ):
-        np.lib.format.write_array(part, np.zeros(2**28, np.uint8))
+        np.lib.format.write_array(part, np.zeros(2**26, np.uint8))
     for name, shape in {"large": 10**14, "huge": 10**30}.items():
         with zipfile.ZipFile(folder / f"{name}.npz", "w") as archive:
             header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape},), }}"
