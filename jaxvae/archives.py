@@ -20,7 +20,7 @@ import numpy as np
 from jaxvae.errors import Damaged, damage
 from jaxvae.writers import PathLike
 
-ALLOWANCE = 2**24  # bytes that any file may unpack to, however small
+ALLOWANCE = 2**23  # bytes that any file may unpack to, however small
 RATIO = 4  # bytes unpacked for each byte of a file, beyond the allowance
 PARTS = 8192  # that any archive may have; a larger one has one more for each KiB
 NUMBERS = "biuf"  # kinds of dtypes
@@ -79,7 +79,7 @@ def read_npz(
         path: the file, packed or not.
         names: which arrays; None: all, and then the file holds nothing else.
         kinds: the kinds of dtypes (`np.dtype.kind`) that are accepted.
-        ratio: together the arrays take at most 16 MiB, and `ratio` times the file's size. Deflate
+        ratio: together the arrays take at most 8 MiB and `ratio` times the file's size. Deflate
             reaches 1032 on zeros.
 
     Raises:
@@ -88,9 +88,10 @@ def read_npz(
             to more than `ratio` allows.
     """
     with open(path, "rb") as file, damage(), open_zip(file) as archive:
-        parts = [f"{name}.npy" for name in names] if names is not None else archive.namelist()
+        known = set(archive.namelist())
+        parts = archive.namelist() if names is None else [f"{name}.npy" for name in names]
         for part in parts:
-            if part not in archive.namelist():
+            if part not in known:
                 raise Damaged(f"it has no array {part.removesuffix('.npy')!r}")
             if not part.endswith(".npy"):
                 raise Damaged(f"it holds {part!r}, which is no array")

@@ -9,18 +9,19 @@ from typing import Any
 import jax
 
 from jaxvae import checkpoint, options, run, safetensors, writers
-from jaxvae.errors import UserError
+from jaxvae.errors import UserError, one_line
 from jaxvae.types import Tree
 
 FILE = "model.safetensors"
 
 
-def run_export(asked: options.Export) -> int:
-    step = int(asked.step) if asked.step.isdigit() else asked.step
-    chosen, path = export(asked.run, asked.out, step=step)
+def run_export(args: options.Export) -> int:
+    """Writes an exported model; returns the exit code."""
+    step = int(args.step) if args.step.isdigit() else args.step
+    chosen, path = export(args.run, args.out, step=step)
     print(
         f"{path} ({path.stat().st_size / 2**20:.1f} MiB, step {chosen:,}); load it with "
-        f"jaxvae.load({str(asked.out)!r})"
+        f"jaxvae.load({str(args.out)!r})"
     )
     return 0
 
@@ -77,7 +78,7 @@ def load(folder: str | Path, template: Tree) -> Tree:
     )
     if differing:
         raise UserError(
-            f"{path} is of another model: {', '.join(differing[:3])} "
+            f"{path} is of another model: {one_line(', '.join(differing[:3]))} "
             f"differ{'s' if len(differing) == 1 else ''}."
         )
     return jax.tree_util.tree_map_with_path(

@@ -269,7 +269,7 @@ def npz(
 
     Args:
         path: the file; nothing in it is unpickled. A compressed one may unpack to 512 times its
-            size (and 16 MiB): half of what zeros reach, more than sprites do.
+            size (and 8 MiB): half of what zeros reach, more than sprites do.
         x: the key of the examples [n, ...]; default: "x", "x_train", "images", "arr_0" or the only
             key.
         label: the key of the labels [n]; default: "label", "y", "y_train" or "labels" where there

@@ -45,7 +45,7 @@ INSTRUCTIONS = frozenset(  # that torch's pickles are made of
     STACK_GLOBAL REDUCE BUILD BINPERSID
     """.split()  # noqa: SIM905
 )
-STEPS = 2**16  # instructions that any pickle may have (a tensor takes 50); more for a larger file
+STEPS = 2**17  # instructions that any pickle may have (a tensor takes 50); more for a larger file
 PICKLED = 2**20  # bytes that any pickle may have; more for a larger file
 ALLOWANCE = 2**23  # bytes that the arrays of any file may take together, beyond 3 times its size
 
@@ -236,12 +236,14 @@ def _unpickled(body: bytes, size: int) -> tuple[Any, int]:
     """Returns what the pickle at the start of `body` holds, and its length; `size`: of the file."""
     if not body:
         raise EOFError("a pickle is missing")
-    most, file = STEPS + size // 256, io.BytesIO(body)
+    file = io.BytesIO(body)
     for number, (step, argument, _) in enumerate(pickletools.genops(file)):
         if step.name not in INSTRUCTIONS:
             raise Refused(f"the pickle in it uses {step.name}, which no file of weights needs")
-        if number >= most or (step.name == "LONG_BINPUT" and argument > number):
-            raise Damaged("its pickle is too large for its size")
+        if step.name == "LONG_BINPUT" and argument > number:  # memory is taken up to this number
+            raise Damaged("its pickle counts further than it has instructions")
+        if number >= STEPS + size // 256:
+            raise Damaged("its pickle has too many instructions for its size")
     return _Unpickler(io.BytesIO(body[: file.tell()])).load(), file.tell()
 
 

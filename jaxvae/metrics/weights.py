@@ -108,9 +108,8 @@ def locate(name: str, path: places.PathLike | None = None) -> Path:
         if found is None:
             raise UserError(
                 f"the weights {known.file} are not here: run `jaxvae weights fetch {name}`, or "
-                f"get {known.url} "
-                f"by hand and put it into {target()} (or say where it is with {ENVIRONMENT} or a "
-                "path)."
+                f"get {known.url} by hand and put it into {target()} (or say where it is with "
+                f"{ENVIRONMENT} or a path)."
             )
         return found
     place = Path(os.path.expanduser(path))
@@ -181,8 +180,7 @@ def select(
     if missing:
         raise UserError(
             f"{what}: these are the weights of another model: {len(missing)} of {len(shapes)} "
-            "names are missing, "
-            f"such as {missing[0]} (it has {one_line(', '.join(list(found)[:2])) or 'nothing'})."
+            f"names are missing, such as {missing[0]} (it has {one_line(', '.join(list(found)[:2])) or 'nothing'})."
         )
     wrong = [name for name, shape in shapes.items() if tuple(found[name].shape) != tuple(shape)]
     if wrong:
@@ -319,13 +317,15 @@ def listing(data_dir: places.PathLike | None = None) -> list[tuple[str, str]]:
     return rows
 
 
-def run_weights_list(asked) -> int:
+def run_weights_list(args) -> int:
+    """Prints where the weights are; returns the exit code."""
     from jaxvae.doctor import table
 
-    print(table(listing(asked.data_dir)))
+    print(table(listing(args.data_dir)))
     return 0
 
 
-def run_weights_fetch(asked) -> int:
-    fetch(asked.name, asked.out)
+def run_weights_fetch(args) -> int:
+    """Fetches one file of weights; returns the exit code."""
+    fetch(args.name, args.out)
     return 0

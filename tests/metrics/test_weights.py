@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
 
 import hostile
 import seeded
@@ -61,6 +62,35 @@ def test_truncated_files_are_refused(tmp_path, arrays, suffix):
             weights.read(path)
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_damaged_npz_files_end_in_one_line(tmp_path, arrays, save):
+    path = tmp_path / "w.npz"
+    save(path, **arrays)
+
+    @hostile.tries
+    @given(hostile.damaged(path.read_bytes()))
+    def check(content):
+        found = hostile.outcome(weights.read, path, content)
+        if found is not None:
+            same(found, arrays)
+
+    check()
+
+
+def test_npz_files_that_hold_something_else(tmp_path):
+    path = tmp_path / "w.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme", "hello")
+    with pytest.raises(UserError, match="it holds 'readme', which is no array"):
+        weights.read(path)
+    np.savez(path, a=np.zeros(3))
+    content = bytearray(path.read_bytes())
+    content[content.find(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="parts of it are encrypted"):
+        weights.read(path)
+
+
 def test_other_files(tmp_path):
     with pytest.raises(UserError, match="they end in .pth"):
         weights.read(tmp_path / "w.h5")
@@ -84,7 +114,7 @@ def bombs(folder):
     write_zip(folder / "shared.pth", {"a": w}, dump(shared))
     for name, body in {
         "dictionaries": b"}" * 2**20,
-        "few": b"}" * 2**16 + b"N",
+        "few": b"}" * 2**17 + b"N",
         "marks": b"(" * 2**22,
         "memoized": b")" + b"\x94" * 2**20,
         "pairs": b"ccollections\nOrderedDict\nq\0(]q\1("
