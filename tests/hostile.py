@@ -3,6 +3,7 @@
 import io
 import pickle
 import struct
+import sys
 import zipfile
 
 import numpy as np
@@ -13,6 +14,8 @@ from jaxvae.errors import UserError
 from jaxvae.metrics import torch_files
 
 # ---- torch's two layouts -----------------------------------------------------------------------
+
+KINDS = {dtype: name for name, dtype in torch_files.DTYPES.items()}
 
 
 class Global:
@@ -34,11 +37,10 @@ class Pickler(pickle._Pickler):
     dispatch = {**pickle._Pickler.dispatch, Global: save_global}  # noqa: RUF012
 
     def persistent_id(self, obj):
-        return (
-            ("storage", Global("torch.FloatStorage"), obj[1], "cuda:0", obj[2], *obj[3:])
-            if isinstance(obj, tuple) and obj[:1] == ("S",)
-            else None
-        )
+        if not isinstance(obj, tuple) or not obj or obj[0] not in KINDS.values():
+            return None
+        kind, key, size, *view = obj
+        return "storage", Global(f"torch.{kind}"), key, "cuda:0", size, *view
 
 
 class Call:
@@ -68,10 +70,10 @@ def as_calls(arrays, extra=()):
     return {
         name: Call(
             "torch._utils._rebuild_tensor_v2",
-            ("S", str(i), x.size, *extra),
+            (KINDS[x.dtype.name], str(i), x.size, *extra),
             0,
             x.shape,
-            tuple(s // 4 for s in x.strides),
+            tuple(s // x.itemsize for s in x.strides),
             False,
             {},
         )
@@ -80,7 +82,7 @@ def as_calls(arrays, extra=()):
 
 
 def view(storage, offset, shape, stride):
-    """Returns the pickled form of a tensor; ("S", key, size) is a storage of float32."""
+    """Returns the pickled form of a tensor; `storage` is (a name in `KINDS`, key, size)."""
     return Call("torch._utils._rebuild_tensor_v2", storage, offset, shape, stride, False, {})
 
 
@@ -89,9 +91,8 @@ def write_zip(path, arrays, body=None, order="little"):
         archive.writestr("model/data.pkl", dump(as_calls(arrays)) if body is None else body)
         archive.writestr("model/byteorder", order)
         for i, x in enumerate(arrays.values()):
-            archive.writestr(
-                f"model/data/{i}", x.astype("<f4" if order == "little" else ">f4").tobytes()
-            )
+            x = x if order == sys.byteorder else x.byteswap()
+            archive.writestr(f"model/data/{i}", x.tobytes())
 
 
 def write_legacy(path, arrays, body=None):

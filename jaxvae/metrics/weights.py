@@ -178,9 +178,10 @@ def select(
     """
     missing = [name for name in shapes if name not in found]
     if missing:
+        first_names = one_line(", ".join(list(found)[:2])) or "nothing"
         raise UserError(
             f"{what}: these are the weights of another model: {len(missing)} of {len(shapes)} "
-            f"names are missing, such as {missing[0]} (it has {one_line(', '.join(list(found)[:2])) or 'nothing'})."
+            f"names are missing, such as {missing[0]} (it has {first_names})."
         )
     wrong = [name for name, shape in shapes.items() if tuple(found[name].shape) != tuple(shape)]
     if wrong:

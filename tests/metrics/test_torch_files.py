@@ -5,6 +5,7 @@ import importlib.util
 import pickle
 import zipfile
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -33,6 +34,36 @@ def test_both_layouts(tmp_path, arrays, layout):
     path = tmp_path / "w.pth"
     WRITERS[layout](path, arrays)
     same(torch_files.read(path), arrays)
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_every_type_of_number(tmp_path, layout):
+    arrays = {
+        name: np.array([[0, 1, 2], [3, 4, 100]]).astype(
+            ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
+        )
+        for name, dtype in torch_files.DTYPES.items()
+    }
+    arrays["empty"] = np.zeros((0, 3), np.float32)
+    want = {
+        name: x.astype(np.float32) if x.dtype == ml_dtypes.bfloat16 else x
+        for name, x in arrays.items()
+    }
+    WRITERS[layout](tmp_path / "w.pth", arrays)
+    same(torch_files.read(tmp_path / "w.pth"), want)
+    if layout == "zip":
+        write_zip(tmp_path / "w.pth", arrays, order="big")
+        same(torch_files.read(tmp_path / "w.pth"), want)
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_parameters(tmp_path, arrays, layout):
+    calls = {
+        name: Call("torch._utils._rebuild_parameter", call, True, {})
+        for name, call in as_calls(arrays, (None,)).items()
+    }
+    WRITERS[layout](tmp_path / "w.pth", arrays, dump(calls))
+    same(torch_files.read(tmp_path / "w.pth"), arrays)
 
 
 def test_big_endian_archives(tmp_path, arrays):
@@ -116,7 +147,13 @@ def test_views_outside_their_storage_are_refused(tmp_path, arrays, offset, shape
     body = dump(
         {
             "a": Call(
-                "torch._utils._rebuild_tensor_v2", ("S", "0", 12), offset, shape, stride, False, {}
+                "torch._utils._rebuild_tensor_v2",
+                ("FloatStorage", "0", 12),
+                offset,
+                shape,
+                stride,
+                False,
+                {},
             )
         }
     )
@@ -248,12 +285,12 @@ def tensors(*storages):
     [
         (("storage", "O", "0", "cpu", 12), "a tensor without a storage"),
         (("O", "0", 12), "a tensor without a storage"),
-        (("S", 0, 12), "unknown kind of storage"),
-        (("S", "0", "12"), "unknown kind of storage"),
-        (("S", "0", -1), "larger than its storage"),
-        (("S", "9", 12), "KeyError"),
-        (("S", "0", 13), "48 bytes of 52"),
-        (("S", "0", 11), "more than 44"),
+        (("FloatStorage", 0, 12), "unknown kind of storage"),
+        (("FloatStorage", "0", "12"), "unknown kind of storage"),
+        (("FloatStorage", "0", -1), "larger than its storage"),
+        (("FloatStorage", "9", 12), "KeyError"),
+        (("FloatStorage", "0", 13), "48 bytes of 52"),
+        (("FloatStorage", "0", 11), "more than 44"),
     ],
 )
 def test_a_storage_is_what_torch_writes(tmp_path, arrays, storage, message):
@@ -263,13 +300,19 @@ def test_a_storage_is_what_torch_writes(tmp_path, arrays, storage, message):
 
 
 def test_a_storage_has_one_type_and_size(tmp_path, arrays):
-    write_zip(tmp_path / "w.pth", arrays, tensors(("S", "0", 12), ("S", "0", 11)))
+    write_zip(
+        tmp_path / "w.pth", arrays, tensors(("FloatStorage", "0", 12), ("FloatStorage", "0", 11))
+    )
     with pytest.raises(UserError, match="a storage of two types or sizes"):
         torch_files.read(tmp_path / "w.pth")
 
 
 def test_a_tensor_by_a_name_that_is_no_text(tmp_path, arrays):
-    write_zip(tmp_path / "w.pth", arrays, dump({1: hostile.view(("S", "0", 12), 0, (2,), (1,))}))
+    write_zip(
+        tmp_path / "w.pth",
+        arrays,
+        dump({1: hostile.view(("FloatStorage", "0", 12), 0, (2,), (1,))}),
+    )
     with pytest.raises(UserError, match="something else than tensors by name"):
         torch_files.read(tmp_path / "w.pth")
 
@@ -278,7 +321,7 @@ def test_a_tensor_by_a_name_that_is_no_text(tmp_path, arrays):
 def test_tied_and_turned_tensors_share_a_storage(tmp_path, arrays, layout):
     x = arrays["a.weight"]
     views = {
-        name: hostile.view(("S", "0", 12, *((None,) * (layout == "legacy"))), *form)
+        name: hostile.view(("FloatStorage", "0", 12, *((None,) * (layout == "legacy"))), *form)
         for name, form in {
             "whole": (0, (3, 4), (4, 1)),
             "tied": (0, (3, 4), (4, 1)),

@@ -110,7 +110,9 @@ def bombs(folder):
     memo = b"\x80\x02}r" + (2**28).to_bytes(4, "little") + b"."
     write_zip(folder / "memo.pth", {"a": w[:12]}, memo)
     hostile.write_legacy(folder / "memo-legacy.pth", {"a": w[:12]}, memo)
-    shared = {f"t{i}": hostile.view(("S", "0", w.size), 0, (w.size,), (1,)) for i in range(800)}
+    shared = {
+        f"t{i}": hostile.view(("FloatStorage", "0", w.size), 0, (w.size,), (1,)) for i in range(800)
+    }
     write_zip(folder / "shared.pth", {"a": w}, dump(shared))
     for name, body in {
         "dictionaries": b"}" * 2**20,
@@ -199,6 +201,12 @@ def test_weights_of_another_model():
         )
     with pytest.raises(UserError, match="50 of 50 names are missing"):
         squeezenet.from_state_dict({"conv1.weight": np.zeros(3)})
+
+
+def test_names_of_a_file_stay_on_one_line():
+    with pytest.raises(UserError, match="it has a b a b") as raised:
+        weights.select({"a\nb\x1b" * 10_000: np.zeros(1)}, squeezenet.shapes(), "F")
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 400
 
 
 def test_digest_is_of_names_shapes_and_values(arrays):
