@@ -1,7 +1,8 @@
 """What a user did wrong, said in one line; the few checks that many constructors share."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,29 @@ import numpy as np
 
 class UserError(ValueError):
     """A mistake in the input. The command line prints its message alone and exits with code 2."""
+
+
+class Damaged(ValueError):
+    """What is wrong with a file, without its name: who reads the file knows what it is for."""
+
+
+@contextmanager
+def damage() -> Iterator[None]:
+    """Turns every error inside into `Damaged`, on one line: zipfile, zlib, pickle, json and NumPy
+    raise many kinds."""
+    try:
+        yield
+    except Exception as error:
+        ours = isinstance(error, Damaged)
+        text = str(error) if ours else f"{type(error).__name__}: {error}"
+        raise (type(error) if ours else Damaged)(one_line(text)) from None
+
+
+def one_line(text: str) -> str:
+    """Returns what comes from a file as one line of at most 200 characters that a terminal can
+    show."""
+    shown = " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())
+    return shown if len(shown) <= 200 else f"{shown[:197]}..."
 
 
 def unknown(what: str, name: Any, known: Iterable[str]) -> UserError:

@@ -1,18 +1,20 @@
-"""The safetensors format: arrays by name, readable by anyone.
+"""Arrays by name in the format of safetensors, readable by anyone.
 
-Eight bytes, the length of a JSON header, little-endian; the header, name -> type, shape and the place
-of the bytes; the bytes.
+The format: eight bytes, the length of a JSON header, little-endian; the header, name -> type, shape
+and the place of the bytes; the bytes, without gaps.
 """
 
 import json
-import os
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from jaxvae.errors import UserError
+from jaxvae.errors import Damaged, UserError, damage
+from jaxvae.writers import PathLike
 
 TYPES = {
     "F64": np.float64,
@@ -30,12 +32,24 @@ TYPES = {
     "BOOL": np.bool_,
 }
 NAMES = {np.dtype(dtype): name for name, dtype in TYPES.items()}
+METADATA = "__metadata__"  # a name in the header that is no array's
+ALLOWANCE = 2**24  # bytes that the header of any file may take in memory, however small the file
+CHARACTER, ITEM = 8, 128  # bytes in memory that a character and an item of a header take at most
+AXES = 64  # of an array, at most, as in NumPy
 
 
-def dump(arrays: dict[str, Any], metadata: dict[str, str]) -> bytes:
-    """Returns a safetensors file."""
-    header: dict[str, Any] = {"__metadata__": metadata}
-    parts, at = [], 0
+def dump(arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
+    """Returns a safetensors file.
+
+    Args:
+        arrays: name -> NumPy or JAX array.
+        metadata: text by name, kept beside them.
+
+    Raises:
+        UserError: for an array of a type that the format does not have.
+    """
+    header: dict[str, Any] = {METADATA: dict(metadata)}
+    parts, start = [], 0
     for name, x in sorted(arrays.items()):
         x = np.asarray(x)
         if x.dtype not in NAMES:
@@ -44,35 +58,87 @@ def dump(arrays: dict[str, Any], metadata: dict[str, str]) -> bytes:
         header[name] = {
             "dtype": NAMES[x.dtype],
             "shape": list(x.shape),
-            "data_offsets": [at, at + len(part)],
+            "data_offsets": [start, start + len(part)],
         }
         parts.append(part)
-        at += len(part)
+        start += len(part)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return b"".join([len(text).to_bytes(8, "little"), text, *parts])
 
 
-def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Returns the arrays of a safetensors file by name. Raises `UserError` for one that is
-    damaged."""
+def read(path: PathLike) -> dict[str, np.ndarray]:
+    """Returns the arrays of a safetensors file by name, in the order of its header, read-only.
+
+    Raises:
+        UserError: for a file that cannot be read, and one that is not what the format says to the
+            byte: names that come twice, bytes that belong to no array or to two.
+    """
     try:
         content = Path(path).read_bytes()
-        length = int.from_bytes(content[:8], "little")
-        header, body = json.loads(content[8 : 8 + length]), memoryview(content)[8 + length :]
-        header.pop("__metadata__", None)
-        found, end = {}, 0
-        for name, entry in header.items():
-            first, last = entry["data_offsets"]
-            array = np.frombuffer(
-                body[first:last], np.dtype(TYPES[entry["dtype"]]).newbyteorder("<")
-            )
-            found[name] = array.reshape(entry["shape"]).astype(TYPES[entry["dtype"]], copy=False)
-            end = max(end, last)
-        if end != len(body):
-            raise ValueError(f"{len(body)} bytes of data where its header says {end}")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    try:
+        with damage():
+            return _arrays(content)
+    except Damaged as error:
         raise UserError(f"{path} is damaged ({error}): export it again.") from None
+
+
+def _arrays(content: bytes) -> dict[str, np.ndarray]:
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 + length:
+        raise Damaged(f"a header of {length:,} bytes in a file of {len(content):,}")
+    body = memoryview(content)[8 + length :]
+    entries = _header(content[8 : 8 + length], ALLOWANCE + 3 * len(content))
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+        first, last = entry["data_offsets"]
+        size = math.prod(entry["shape"]) * np.dtype(TYPES[entry["dtype"]]).itemsize
+        if first != end or last != first + size:
+            raise Damaged(f"{name} of {size:,} bytes is said to be at {first:,} to {last:,}")
+        end = last
+    if end != len(body):
+        raise Damaged(f"{len(body):,} bytes of data where its header says {end:,}")
+    found = {}
+    for name, entry in entries.items():
+        dtype = np.dtype(TYPES[entry["dtype"]])
+        values = np.frombuffer(body[slice(*entry["data_offsets"])], dtype.newbyteorder("<"))
+        found[name] = values.reshape(entry["shape"]).astype(dtype, copy=False)
     return found
+
+
+def _header(text: bytes, memory: int) -> dict[str, dict[str, Any]]:
+    """Returns name -> {"dtype", "shape", "data_offsets"}, of the right types but not compared; what
+    JSON makes of it takes at most `memory` bytes."""
+    items = sum(text.count(c) for c in (b"[", b"{", b",", b":"))
+    if CHARACTER * len(text) + ITEM * items > memory:
+        raise Damaged("its header is too large for its size")
+    header = json.loads(text.decode(), object_pairs_hook=_unique)
+    if not isinstance(header, dict):
+        raise Damaged("its header is no object")
+    header.pop(METADATA, None)
+    for name, entry in header.items():
+        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise Damaged(f"{name} has no type, shape and place")
+        shape, place = entry["shape"], entry["data_offsets"]
+        if entry["dtype"] not in TYPES:
+            raise Damaged(f"{name} has the type {entry['dtype']}")
+        if not _sizes(shape) or not _sizes(place) or len(place) != 2:
+            raise Damaged(f"{name} has an impossible shape or place")
+    return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Damaged("a name comes twice in its header")
+    return found
+
+
+def _sizes(values: Any) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) <= AXES
+        and all(type(n) is int and 0 <= n < 2**63 for n in values)
+    )

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.io import savemat
 from tensorflow_datasets.core.download.checksums import UrlInfo
 
-from jaxvae.data import builders, idx, prepare, source
+from jaxvae.data import builders, idx, official, prepare, sets
 
 COUNTS = {  # multiples of no batch size used in tests
     "mnist": {"train": 37, "test": 11},
@@ -127,7 +127,7 @@ def pass_as_official(monkeypatch, name, folder, arrays):
         infos[url] = UrlInfo(len(content), hashlib.sha256(content).hexdigest(), info.filename)
     monkeypatch.setattr(cls, "url_infos", infos)
     for split, count in COUNTS[name].items():
-        data_set = source.DATA_SETS[name]
+        data_set = sets.DATA_SETS[name]
         monkeypatch.setitem(data_set.counts, split, count)
     if name in idx.ADDRESSES:
         sums = {
@@ -141,7 +141,7 @@ def pass_as_official(monkeypatch, name, folder, arrays):
             file: (hashlib.md5(content).hexdigest(),)
             for file, content in cifar_bins(arrays).items()
         }
-        monkeypatch.setattr(prepare, "CIFAR_MD5", sums)
+        monkeypatch.setattr(official, "CIFAR_MD5", sums)
     monkeypatch.setitem(prepare.SPACE, name, 1)
 
 

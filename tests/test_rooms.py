@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [  # from the ground up; a room may import its own files and those of lower floors
     {"errors", "host"},
     {"types"},
-    {"parallel", "writers", "safetensors"},
+    {"archives", "parallel", "writers", "safetensors"},
     {"noise", "plots", "table"},
     {"distributions"},
     {"objectives"},

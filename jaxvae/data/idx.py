@@ -47,6 +47,14 @@ SHA256 = {  # of the decompressed content of the official files
 }
 
 
+class FileError(UserError):
+    """An official file that cannot be used; `problem` says why, without its path and address."""
+
+    def __init__(self, message: str, problem: str):
+        super().__init__(message)
+        self.problem = problem
+
+
 def find(
     name: str, split: str, data_dir: str | os.PathLike | None
 ) -> tuple[list[Path] | None, str]:
@@ -77,7 +85,7 @@ def read(name: str, split: str, paths: list[Path]) -> tuple[np.ndarray, np.ndarr
     checksums.
 
     Raises:
-        UserError: for a file that cannot be read, is damaged, or belongs to the other data set.
+        FileError: for a file that cannot be read, is damaged, or belongs to the other data set.
     """
     x, label = (
         read_file(name, split, file, path) for file, path in zip(FILES[split], paths, strict=True)
@@ -102,13 +110,12 @@ def check(name: str, split: str, x: np.ndarray, label: np.ndarray) -> bool:
 
 def read_file(name: str, split: str, file: str, path: Path) -> np.ndarray:
     """Returns the array in the official file called `file`, found at `path`, read-only; raises
-    `UserError` as `read`."""
+    `FileError` as `read`."""
     shape = (COUNTS[split], *(IMAGE if file == FILES[split][0] else ()))
 
-    def damaged(why: str) -> UserError:
-        return UserError(
-            f"{path} is damaged ({why}): fetch it again from {ADDRESSES[name]}{file}.gz."
-        )
+    def damaged(why: str) -> FileError:
+        message = f"{path} is damaged ({why}): fetch it again from {ADDRESSES[name]}{file}.gz."
+        return FileError(message, why)
 
     try:
         content = path.read_bytes()
@@ -119,7 +126,8 @@ def read_file(name: str, split: str, file: str, path: Path) -> np.ndarray:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise damaged(f"gzip: {error}") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+        message = f"{path} cannot be read: {error.strerror or error}."
+        raise FileError(message, message) from None
     start = 4 + 4 * len(shape)
     magic = bytes((0, 0, 8, len(shape)))
     if content[:4] != magic:
@@ -141,9 +149,10 @@ def read_file(name: str, split: str, file: str, path: Path) -> np.ndarray:
     if digest != SHA256[name][file]:
         for other in SHA256:
             if digest == SHA256[other][file]:
-                raise UserError(
+                raise FileError(
                     f"{path.parent} holds {other}, not {name}: load {other!r}, or fetch {name} "
-                    f"from {ADDRESSES[name]} into another folder."
+                    f"from {ADDRESSES[name]} into another folder.",
+                    f"it is {other}'s",
                 )
         raise damaged("its checksum is not that of the official file")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxvae import archives
 from jaxvae.data import places
 from jaxvae.data.source import Source, from_arrays, parse_split
-from jaxvae.errors import UserError, check_count
+from jaxvae.errors import Damaged, UserError, check_count, one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+PACKED = 512  # bytes for each byte of an .npz, at most; black rectangles on white reach 365
 RESIDENT_BYTES = 2**30  # folders that decode to more are read from the disk as they are needed
 
 
@@ -266,7 +268,8 @@ def npz(
     """Returns a `Source` over the arrays of an .npz file.
 
     Args:
-        path: the file; nothing in it is unpickled.
+        path: the file; nothing in it is unpickled. A compressed one may unpack to 512 times its
+            size (and 8 MiB): half of what zeros reach, more than sprites do.
         x: the key of the examples [n, ...]; default: "x", "x_train", "images", "arr_0" or the only
             key.
         label: the key of the labels [n]; default: "label", "y", "y_train" or "labels" where there
@@ -280,46 +283,30 @@ def npz(
 
     path = Path(os.path.expanduser(path))
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            keys = list(archive.keys())
-            x = x or next(
-                (k for k in ("x", "x_train", "images", "arr_0") if k in keys),
-                keys[0] if len(keys) == 1 else None,
-            )
-            label = label or next(
-                (k for k in ("label", "y", "y_train", "labels") if k in keys), None
-            )
-            for key in filter(None, (x, label)):
-                if key not in keys:
-                    raise UserError(f"{path} has no array {key!r}, only {', '.join(keys)}.")
-            if x is None:
-                raise UserError(
-                    f"{path} holds {', '.join(keys) or 'nothing'}: say which array has the "
-                    "examples with x=."
-                )
-            values, labels = archive[x], archive[label] if label else None
-    except UserError:
-        raise
+        keys = archives.npz_names(path)
+        x, label = _keys(path, keys, x, label)
+        arrays = archives.read_npz(path, dict.fromkeys(filter(None, (x, label))), ratio=PACKED)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
-    except Exception as error:  # zipfile, zlib and numpy raise many kinds
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except Damaged as error:
         raise UserError(
-            f"{path} cannot be read as .npz ({type(error).__name__}: {error}): write it with "
+            f"{path} cannot be read as .npz ({error}): write it with "
             "numpy.savez(file, x=..., label=...), without objects."
         ) from None
+    values, labels = arrays[x], arrays[label] if label else None
     name = name or path.stem
     if values.ndim == 3 and values.dtype == np.uint8:  # grey images without their channel
         values = values[..., None]
-    _, part = parse_split(name, split, {"all": len(values) if values.ndim else 0})
-    if (
-        labels is not None
-    ):  # the classes are those of the whole file, also where a part lacks the last one
-        whole = (
-            from_arrays(np.zeros((len(labels), 1), np.uint8), labels, num_classes=num_classes)
-            if len(labels)
-            else None
-        )
-        num_classes = None if whole is None else whole.num_classes
+    if not values.ndim:
+        raise UserError(f"{path} holds one number as {x!r}: give examples [n, ...].")
+    _, part = parse_split(name, split, {"all": len(values)})
+    if labels is not None:
+        labels = np.atleast_1d(labels)
+        if len(labels):  # a part may lack the last class of the file
+            every_row = np.zeros((len(labels), 1), np.uint8)
+            num_classes = from_arrays(every_row, labels, num_classes=num_classes).num_classes
         if len(labels) != len(values):
             raise UserError(
                 f"{path} holds {len(labels)} labels and {len(values)} examples: give one label "
@@ -329,6 +316,22 @@ def npz(
     return from_arrays(
         values[part], labels, name=name, split=split, num_classes=num_classes
     )._replace(origin=str(path))
+
+
+def _keys(path: Path, keys: list[str], x: str | None, label: str | None) -> tuple[str, str | None]:
+    """Returns the keys of the examples and of the labels (None: there are none)."""
+    only = keys[0] if len(keys) == 1 else None
+    x = x or next((k for k in ("x", "x_train", "images", "arr_0") if k in keys), only)
+    label = label or next((k for k in ("label", "y", "y_train", "labels") if k in keys), None)
+    listed = one_line(", ".join(keys))
+    for key in filter(None, (x, label)):
+        if key not in keys:
+            raise UserError(f"{path} has no array {key!r}, only {listed}.")
+    if x is None:
+        raise UserError(
+            f"{path} holds {listed or 'nothing'}: say which array has the examples with x=."
+        )
+    return x, label
 
 
 def from_iterator(

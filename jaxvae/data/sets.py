@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxvae.data import digits, fake, idx, images, places, prepare, prepared
+from jaxvae.data import digits, fake, idx, images, official, places, prepared
 from jaxvae.data.source import Source, Splits, from_arrays, parse_split
 from jaxvae.errors import UserError, unknown
 
@@ -55,7 +55,7 @@ def _cifar10(split: str, data_dir) -> tuple:
         )
         known = [
             sums
-            for file, sums in prepare.CIFAR_MD5.items()
+            for file, sums in official.CIFAR_MD5.items()
             if file.startswith("test") == (split == "test")
         ]
         parts = np.array_split(records, len(known))

@@ -6,16 +6,15 @@ import io
 import json
 import re
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxvae import writers
+from jaxvae import archives, writers
 from jaxvae.data import Source, places
-from jaxvae.errors import UserError
+from jaxvae.errors import Damaged, UserError
 from jaxvae.metrics.frechet import Statistics
 
 VERSION = 1  # of what is kept
@@ -56,15 +55,7 @@ def cached(
     if path.exists():
         try:
             return _read(path, key, n, dimension)
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            EOFError,
-            TypeError,
-            zipfile.BadZipFile,
-            NotImplementedError,
-        ) as error:
+        except (OSError, ValueError) as error:
             print(f"jaxvae: {path} is damaged ({error}): it is made again.", file=sys.stderr)
     found = make()
     file = io.BytesIO()
@@ -77,18 +68,15 @@ def cached(
 
 
 def _read(path: Path, key: str, n: int, dimension: int) -> Statistics:
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-        if str(archive["key"]) != key:
-            raise ValueError("it belongs to other images")
-        found = Statistics(archive["mean"], archive["cov"], int(archive["n"]))
-    fits = (
-        found.mean.shape == (dimension,)
-        and found.cov.shape == (dimension, dimension)
-        and found.n == n
-    )
-    if not fits or not (np.isfinite(found.mean).all() and np.isfinite(found.cov).all()):
-        raise ValueError("its arrays are not what they should be")
-    return found
+    arrays = archives.read_npz(path, ("mean", "cov", "n", "key"), kinds=archives.NUMBERS + "U")
+    if str(arrays["key"]) != key:
+        raise Damaged("it belongs to other images")
+    mean, cov = arrays["mean"], arrays["cov"]
+    fits = mean.shape == (dimension,) and cov.shape == (dimension, dimension)
+    numbers = mean.dtype.kind == cov.dtype.kind == "f" and np.array_equal(arrays["n"], n)
+    if not (fits and numbers and np.isfinite(mean).all() and np.isfinite(cov).all()):
+        raise Damaged("its arrays are not what they should be")
+    return Statistics(mean, cov, n)
 
 
 def content(source: Source) -> str:

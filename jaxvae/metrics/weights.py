@@ -6,16 +6,15 @@ import os
 import re
 import sys
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxvae import export, writers
+from jaxvae import archives, safetensors, writers
 from jaxvae.data import places
-from jaxvae.errors import UserError, unknown
+from jaxvae.errors import Damaged, UserError, one_line, unknown
 from jaxvae.metrics import torch_files
 
 ENVIRONMENT = "JAXVAE_WEIGHTS_DIR"
@@ -109,9 +108,8 @@ def locate(name: str, path: places.PathLike | None = None) -> Path:
         if found is None:
             raise UserError(
                 f"the weights {known.file} are not here: run `jaxvae weights fetch {name}`, or "
-                f"get {known.url} "
-                f"by hand and put it into {target()} (or say where it is with {ENVIRONMENT} or a "
-                "path)."
+                f"get {known.url} by hand and put it into {target()} (or say where it is with "
+                f"{ENVIRONMENT} or a path)."
             )
         return found
     place = Path(os.path.expanduser(path))
@@ -152,22 +150,13 @@ def read(path: places.PathLike) -> StateDict:
             return torch_files.read(path)
         if path.suffix == ".npz":
             return _npz(path)
-        return export.read(path)
+        return safetensors.read(path)
 
 
 def _npz(path: Path) -> StateDict:
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (
-        zipfile.BadZipFile,
-        ValueError,
-        EOFError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        NotImplementedError,
-    ) as error:
+        return archives.read_npz(path)
+    except Damaged as error:
         raise UserError(
             f"{path} is not a whole file of weights ({error}): fetch it again."
         ) from None
@@ -189,10 +178,10 @@ def select(
     """
     missing = [name for name in shapes if name not in found]
     if missing:
+        first_names = one_line(", ".join(list(found)[:2])) or "nothing"
         raise UserError(
             f"{what}: these are the weights of another model: {len(missing)} of {len(shapes)} "
-            "names are missing, "
-            f"such as {missing[0]} (it has {', '.join(list(found)[:2]) or 'nothing'})."
+            f"names are missing, such as {missing[0]} (it has {first_names})."
         )
     wrong = [name for name, shape in shapes.items() if tuple(found[name].shape) != tuple(shape)]
     if wrong:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import safetensors, writers
-from jaxvae.errors import UserError
+from jaxvae.errors import UserError, one_line
 from jaxvae.presets import record
 from jaxvae.presets.config import System
 from jaxvae.presets.record import Saved
@@ -208,7 +208,7 @@ def _read_exported(folder: str | Path, template: Tree) -> Tree:
     )
     if differing:
         raise UserError(
-            f"{path} is of another model: {', '.join(differing[:3])} "
+            f"{path} is of another model: {one_line(', '.join(differing[:3]))} "
             f"differ{'s' if len(differing) == 1 else ''}."
         )
     return jax.tree_util.tree_map_with_path(

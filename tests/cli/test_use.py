@@ -296,24 +296,6 @@ def refused_export(folder, out):
     return str(raised.value)
 
 
-def test_safetensors_keep_every_type(tmp_path):
-    import ml_dtypes
-
-    arrays = {
-        name.lower(): np.arange(6).reshape(2, 3).astype(dtype)
-        for name, dtype in safetensors.TYPES.items()
-    }
-    arrays["scalar"] = np.float32(2.5)
-    (tmp_path / "x").write_bytes(safetensors.dump(arrays, {"a": "b"}))
-    found = safetensors.read(tmp_path / "x")
-    for name, x in arrays.items():
-        assert found[name].dtype == x.dtype and found[name].shape == x.shape
-        np.testing.assert_array_equal(found[name], x)
-    assert found["bf16"].dtype == ml_dtypes.bfloat16
-    with pytest.raises(UserError, match="has the type complex64"):
-        safetensors.dump({"x": np.zeros(2, np.complex64)}, {})
-
-
 def test_damaged_export_is_refused(trained, tmp_path, capsys):
     out = tmp_path / "exported"
     assert main(["export", str(trained), "--out", str(out)]) == 0

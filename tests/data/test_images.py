@@ -1,8 +1,10 @@
 import numpy as np
 import official
 import pytest
+from hypothesis import given
 from PIL import Image
 
+import hostile
 from jaxvae import data
 from jaxvae.data import images
 from jaxvae.errors import UserError
@@ -161,6 +163,56 @@ def test_npz_and_its_keys(tmp_path):
     assert "does not exist" in refused(data.npz, tmp_path / "f.npz")
     np.savez(tmp_path / "g.npz", x=x, label=label - 1)
     assert "label runs from -1" in refused(data.npz, tmp_path / "g.npz")
+
+
+def test_damaged_npz_files_end_in_one_line(tmp_path):
+    rng = np.random.default_rng(0)
+    x, label = rng.integers(0, 256, (5, 2, 2, 1), np.uint8), np.arange(5)
+    path = tmp_path / "a.npz"
+    for save in (np.savez, np.savez_compressed):
+        save(path, x=x, label=label)
+        whole = path.read_bytes()
+
+        def read(path):
+            source = data.npz(path, x="x", label="label")
+            return {"x": source.arrays["x"], "label": source.arrays["label"]}
+
+        @hostile.tries
+        @given(hostile.damaged(whole))
+        def check(content):
+            found = hostile.outcome(read, path, content)
+            if found is not None:
+                hostile.same(found, {"x": x, "label": label.astype(np.int32)})
+
+        check()
+
+
+def test_npz_files_that_are_none_end_in_one_line(tmp_path):
+    path = tmp_path / "a.npz"
+    x = np.zeros((5, 2), np.uint8)
+    for arrays, message in (
+        ({"x": np.array(["text"] * 5)}, "x.npy holds <U4, not numbers"),
+        ({"x": np.zeros(5, "i4,f4")}, "not numbers"),
+        ({"x": np.float32(3)}, "holds one number as 'x'"),
+        ({"x": x, "label": 3}, "holds 1 labels and 5 examples"),
+        ({"x": x, "label": np.array(["a"] * 5)}, "label.npy holds <U1, not numbers"),
+        ({"a\n": x, "b": x}, "say which array has the examples"),
+    ):
+        np.savez(path, **arrays)
+        assert message in refused(data.npz, path)
+    assert "cannot be read: Is a directory" in refused(data.npz, tmp_path)
+    np.savez_compressed(path, x=np.zeros(2**26, np.uint8))
+    assert "bytes of arrays, over 512 times its size: do not compress it" in refused(data.npz, path)
+
+
+def test_black_and_white_sprites_may_be_compressed(tmp_path):
+    """Deflate makes them 365 times smaller, and dSprites 115 times."""
+    x = np.zeros((8000, 64, 64), np.uint8)
+    for i, (top, left, height) in enumerate(np.random.default_rng(0).integers(0, 40, (len(x), 3))):
+        x[i, top : top + height, left : left + 9] = 1
+    np.savez_compressed(tmp_path / "a.npz", x=x)
+    assert x.nbytes > 300 * (tmp_path / "a.npz").stat().st_size
+    np.testing.assert_array_equal(data.npz(tmp_path / "a.npz").arrays["x"][..., 0], x)
 
 
 def test_parts_of_an_npz_have_the_classes_of_the_whole(tmp_path):

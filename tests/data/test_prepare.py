@@ -14,8 +14,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxvae import data
+from jaxvae import data as data_sets
 from jaxvae.cli import main
-from jaxvae.data import builders, images, places, prepare, prepared, source
+from jaxvae.data import builders, images, places, prepare, prepared, sets
+from jaxvae.data import official as official_files
 from jaxvae.errors import UserError
 
 NAMES = list(official.COUNTS)
@@ -382,7 +384,7 @@ def test_half_written_and_damaged_copies_are_seen(made, tmp_path, monkeypatch):
     page = Path(copy.folder) / "dataset_info.json"
     page.write_text("{")
     assert any(
-        "dataset_info.json is damaged" in row[-1] for row in prepare.listing(tmp_path / "tfds")
+        "dataset_info.json is damaged" in row[-1] for row in data_sets.listing(tmp_path / "tfds")
     )
     assert "dataset_info.json is damaged" in refused(
         data.load, name, "train", data_dir=tmp_path / "tfds"
@@ -393,7 +395,7 @@ def test_half_written_and_damaged_copies_are_seen(made, tmp_path, monkeypatch):
 def test_a_copy_with_other_counts_is_refused(made, tmp_path, monkeypatch):
     name, raw, _ = made
     quiet(name, data_dir=tmp_path / "tfds", source=raw)
-    monkeypatch.setitem(source.DATA_SETS[name].counts, "train", 40)
+    monkeypatch.setitem(sets.DATA_SETS[name].counts, "train", 40)
     message = refused(data.load, name, "train", data_dir=tmp_path / "tfds")
     assert (
         "holds 35 examples of train, the official cifar10 40" in message
@@ -505,7 +507,7 @@ def test_png_bytes_decode_to_the_same_pixels():
 @pytest.mark.parametrize("name", data.names())
 def test_fake_data_have_the_shape_of_the_real(name):
     if name.startswith("fake_"):
-        real = source.DATA_SETS[name.removeprefix("fake_")]
+        real = sets.DATA_SETS[name.removeprefix("fake_")]
         splits = data.splits(name)
         for split in splits:
             loaded = data.load(name, split)
@@ -523,10 +525,10 @@ def test_fake_data_have_the_shape_of_the_real(name):
 def test_official_files_in_full(name, tmp_path):
     """JAXVAE_TEST_DATA holds mnist/, fashion_mnist/ and, as files or archive, cifar-10."""
     raw = Path(os.environ["JAXVAE_TEST_DATA"])
-    if name == "cifar10" and prepare._find(name, "cifar-10-binary.tar.gz", raw) is None:
+    if name == "cifar10" and official_files.find(name, "cifar-10-binary.tar.gz", raw) is None:
         pytest.skip("no CIFAR-10 there")
     copy = quiet(name, data_dir=tmp_path, source=raw)
-    counts = source.DATA_SETS[name].counts
+    counts = sets.DATA_SETS[name].counts
     assert copy.counts == counts
     for split, count in counts.items():
         public = tfds.data_source(name, split=split, data_dir=tmp_path, download=False)

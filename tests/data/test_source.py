@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxvae import data
+from jaxvae.data import sets
 from jaxvae.data import source as source_module
 from jaxvae.errors import UserError
 
@@ -18,10 +19,10 @@ def hundred(monkeypatch):
         x = np.arange(100) if split == "train" else np.arange(100, 110)
         return x.astype(np.float32).reshape(-1, 1), x % 3, "counted"
 
-    known = source_module.DataSet(
+    known = sets.DataSet(
         {"train": 100, "test": 10}, read, data.Splits("train[:90]", "train[90:]", "test"), 4, (1,)
     )
-    monkeypatch.setitem(source_module.DATA_SETS, "hundred", known)
+    monkeypatch.setitem(sets.DATA_SETS, "hundred", known)
 
 
 @pytest.mark.parametrize("size, batch_size", [(10, 4), (12, 4), (7, 1), (5, 13)])
