@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [  # from the ground up; a room may import its own files and those of lower floors
     {"errors", "host"},
     {"types"},
-    {"archives", "parallel", "writers", "safetensors"},
+    {"parallel", "writers"},
+    {"archives", "safetensors"},
     {"noise", "plots", "table"},
     {"distributions"},
     {"objectives"},
@@ -27,7 +28,7 @@ ROOMS = ("cli", "data", "metrics", "models", "nets", "presets", "train")
 # Imports inside functions are for start-up time alone: help must answer before JAX is loaded, and
 # heavy packages that few need are loaded by who needs them.
 STARTUP = {"cli/main.py", *(f"presets/{path.name}" for path in (ROOT / "jaxvae/presets").glob("*"))}
-STARTUP |= {"data/prepare.py"}  # builders load TensorFlow Datasets
+STARTUP |= {"data/prepare.py", "data/official.py"}  # builders load TensorFlow Datasets
 
 
 def module_of(path):
