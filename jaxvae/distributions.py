@@ -27,6 +27,17 @@ def _sum(x: Array) -> Array:
     return jnp.sum(x, axis=tuple(range(1, x.ndim)))
 
 
+@jax.custom_jvp
+def _excess(v: Array) -> Array:
+    """Returns e^v - 1 - v >= 0, to the last digits near v = 0: v^2 (1/2! + v/3! + v^2/4! + ...)."""
+    near_zero = jnp.square(v) * jnp.polyval(jnp.asarray(_EXCESS_SERIES, v.dtype), v)
+    return jnp.where(jnp.abs(v) < 1.0, near_zero, jnp.expm1(v) - v)
+
+
+_EXCESS_SERIES = [1.0 / math.factorial(k) for k in range(19, 1, -1)]  # enough for float64
+_excess.defjvps(lambda dv, _, v: jnp.expm1(v) * dv)
+
+
 def _check_event(name: str, have: tuple[int, ...], want: tuple[int, ...]) -> None:
     if have != want:
         raise UserError(f"{name}.log_prob: x has shape {have}, the distribution {want}.")
@@ -59,12 +70,27 @@ class Normal(NamedTuple):
 
     def kl_per_dim(self) -> Array:
         """Returns KL(N(mean_j, exp(logvar_j)) || N(0, 1)) for every dimension: shape of `mean`."""
-        logvar = jnp.broadcast_to(self.logvar, self.mean.shape)
-        return 0.5 * (jnp.square(self.mean) + jnp.exp(logvar) - 1.0 - logvar)
+        return 0.5 * (jnp.square(self.mean) + _excess(self.logvar))
 
     def kl(self) -> Array:
         """Returns KL(q || N(0, I)) [B] (Kingma & Welling 2014, appendix B)."""
         return _sum(self.kl_per_dim())
+
+
+@jax.custom_jvp
+def bounded_tanh(a: Array) -> Array:
+    """Returns rho = tanh(a), kept inside [-MAX_RHO, MAX_RHO]; its derivative is 1 - rho^2 everywhere.
+
+    At the bound that is the derivative of tanh where it gets there, about 2e-6: clipping alone has
+    none, and tanh itself none beyond |a| = 9 in float32, so that a saturated rho could not return.
+    """
+    return jnp.clip(jnp.tanh(a), -MAX_RHO, MAX_RHO)
+
+
+@bounded_tanh.defjvp
+def _bounded_tanh_jvp(primals, tangents):
+    rho, (da,) = bounded_tanh(*primals), tangents
+    return rho, (da + da * rho) * (1.0 - rho)  # as JAX writes tanh's own
 
 
 def recursion(rho: Array, e: Array) -> Array:
@@ -102,8 +128,9 @@ def _differences(rho: Array, y: Array) -> Array:
 
 
 def _log_one_minus_square(rho: Array) -> Array:
-    """Returns log(1 - rho^2), precise up to |rho| = 1 in float32."""
-    return jnp.log1p(-rho) + jnp.log1p(rho)
+    """Returns log(1 - rho^2) <= 0, precise from rho = 0 up to |rho| = 1 in float32."""
+    near_zero = jnp.abs(rho) < 0.5  # there the sum of the two logarithms cancels
+    return jnp.where(near_zero, jnp.log1p(-rho * rho), jnp.log1p(-rho) + jnp.log1p(rho))
 
 
 def _check_ar1(mean: Array, rho: Array, logvar: Array) -> None:
@@ -116,8 +143,7 @@ def _check_ar1(mean: Array, rho: Array, logvar: Array) -> None:
         )
     if concrete(rho) and not np.all(np.abs(np.asarray(rho)) < 1.0):
         raise UserError(
-            "rho is a correlation and must lie inside (-1, 1): take it from tanh, clipped to "
-            "MAX_RHO."
+            "rho is a correlation and must lie inside (-1, 1): take it from `bounded_tanh`."
         )
 
 
@@ -290,11 +316,15 @@ def _log_prob_recursion(x: Array, mean: Array, rho: Array, logvar: Array) -> Arr
 
 
 def _variances(mean: Array, rho: Array) -> Array:
-    return recursion(jnp.square(rho), jnp.ones_like(mean))  # var_j / s = rho^2 var_{j-1} / s + 1
+    """Returns var_j / s [B, D], where var_1 = s and var_j = rho^2 var_{j-1} + s."""
+    return recursion(jnp.square(rho), jnp.ones_like(mean))
 
 
 def _kl_recursion(mean: Array, rho: Array, logvar: Array) -> Array:
-    return 0.5 * _sum(jnp.square(mean) + jnp.exp(logvar) * _variances(mean, rho) - 1.0 - logvar)
+    """Returns 1/2 sum (mean_j^2 + var_j - 1 - log s) [B]: a sum of (s - 1 - log s) and var_j - s,
+    neither below 0."""
+    inherited = jnp.square(rho) * jnp.pad(_variances(mean, rho)[:, :-1], ((0, 0), (1, 0)))
+    return Normal(mean, logvar).kl() + 0.5 * _sum(jnp.exp(logvar) * inherited)
 
 
 class Bernoulli(NamedTuple):
@@ -387,7 +417,7 @@ def ar1(convention: str = "paper") -> Posterior:
         if jnp.finfo(output.dtype).bits < 32:  # these round MAX_RHO to 1
             output = output.astype(jnp.float32)
         mean, rho, logvar = output[:, :-2], output[:, -2:-1], output[:, -1:]
-        return kind(mean, jnp.clip(jnp.tanh(rho), -MAX_RHO, MAX_RHO), logvar)
+        return kind(mean, bounded_tanh(rho), logvar)
 
     return Posterior(size=lambda latent_dim: latent_dim + 2, build=build)
 

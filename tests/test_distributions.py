@@ -1,5 +1,7 @@
 """Densities and divergences against formulas written out in float64, and against Monte Carlo."""
 
+import decimal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,6 +75,30 @@ def test_normal_kl_by_monte_carlo():
 
 def test_normal_kl_of_the_prior_is_zero():
     np.testing.assert_array_equal(Normal(jnp.zeros((2, 3)), jnp.zeros((2, 3))).kl(), np.zeros(2))
+
+
+def exact_excess(logvar: np.float32) -> float:
+    """Returns e^v - 1 - v of a float32 number, with 60 digits on the way."""
+    with decimal.localcontext(prec=60):
+        v = decimal.Decimal(float(logvar))
+        return float(v.exp() - 1 - v)
+
+
+def test_normal_kl_is_precise_and_never_negative_near_the_prior():
+    sizes = [10.0**-k for k in range(1, 8)] + [0.3, 0.999, 1.0, 1.001, 5.0]
+    logvar = np.array([0.0, *sizes, *(-v for v in sizes)], np.float32)[:, None]
+    for mean in (0.0, 1e-6, -1e-3, 0.2):
+        q = Normal(jnp.full_like(logvar, mean), jnp.asarray(logvar))
+        want = [0.5 * (float(np.float32(mean)) ** 2 + exact_excess(v)) for v in logvar[:, 0]]
+        np.testing.assert_allclose(q.kl_per_dim()[:, 0], want, rtol=1e-6)
+        np.testing.assert_allclose(q.kl(), want, rtol=1e-6)
+        assert (np.asarray(q.kl()) >= 0.0).all()
+
+
+@pytest.mark.parametrize("logvar", [-80.0, -1.0, -1e-4, 0.0, 1e-4, 1.0, 80.0])
+def test_the_gradient_of_normal_kl_is_precise(logvar):
+    grad = jax.grad(lambda v: Normal(jnp.zeros(()), v).kl_per_dim())(single(logvar))
+    np.testing.assert_allclose(grad, 0.5 * np.expm1(np.float64(np.float32(logvar))), rtol=1e-5)
 
 
 def test_normal_samples_have_its_moments():
