@@ -1,12 +1,13 @@
-"""Distributions as NamedTuples of arrays, and the three functions of them that a VAE needs.
+"""Distributions as NamedTuples of arrays, and the functions of them that a VAE needs.
 
-A distribution is a NamedTuple with methods `sample(rng)`, `log_prob(x)` and `kl()`; axis 0 is the
+A distribution has methods `sample(rng)` and `log_prob(x)`, a posterior also `kl()`; axis 0 is the
 batch and all other axes are one event, so log-densities and divergences are sums over everything
-but the batch: `[B]`, in nats. A user's own distribution needs only those methods.
+but the batch: `[B]`, in nats. A user's own distribution needs only those methods; what else it may
+be able to do is in `jaxvae.types` (`HasMean`, `HasVariance`, `HasKLPerDim`, `HasPenalty`, ...).
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 
 from jaxvae import noise, parallel
 from jaxvae.errors import UserError, check_count, concrete, unknown
-from jaxvae.types import Array, Posterior
+from jaxvae.types import Array, Distribution, HasKL, HasMetrics, HasPenalty, Posterior
 
 LOG_2PI = math.log(2.0 * math.pi)
 CONVENTIONS = ("paper", "readme", "released")  # of the AR(1) posterior
@@ -147,7 +148,7 @@ def _check_ar1(mean: Array, rho: Array, logvar: Array) -> None:
         )
 
 
-def _rho_metrics(q: Any) -> dict[str, Array]:
+def _rho_metrics(q: "AR1Normal | ReadmeAR1 | ReleasedAR1") -> dict[str, Array]:
     """Returns |rho| and whether it is saturated (above `SATURATED`), each [B]."""
     size = jnp.abs(q.rho[:, 0])
     return {"rho_abs": size, "rho_saturated": (size > SATURATED).astype(size.dtype)}
@@ -158,8 +159,7 @@ class AR1Normal(NamedTuple):
     over the latent dimensions.
 
     `mean [B, D]`, `rho [B, 1]` inside (-1, 1), `logvar [B, 1]`. Finite, with finite gradients, up
-    to
-    |rho| = 1 - 1e-6 in float32. rho-VAE paper, section 3, Eqs. 4 to 7.
+    to |rho| = 1 - 1e-6 in float32. rho-VAE paper, section 3, Eqs. 4 to 7.
     """
 
     mean: Array
@@ -261,9 +261,8 @@ class ReleasedAR1(NamedTuple):
 
         z = mean + zeta,   zeta_j = zeta_{j-1} + sd eps_j,   zeta_1 = sd eps_1
 
-    rho is never used in sampling: Cov_ij = s min(i, j).
-    `log_prob` and `kl` are exact for that; `penalty` is the loss of the code. Fields as in
-    `AR1Normal`.
+    rho is never used in sampling: Cov_ij = s min(i, j). `log_prob` and `kl` are exact for that;
+    `penalty` is the loss of the code. Fields as in `AR1Normal`.
     """
 
     mean: Array
@@ -351,15 +350,10 @@ class Bernoulli(NamedTuple):
         logit."""
         _check_event("Bernoulli", x.shape, self.logits.shape)
         # softplus, spelled so that XLA shares exp(-|logits|) with the gradient: 1.7 times faster on
-        # CPU
-        # (where, not maximum, whose gradient at 0 is 1/2 while that of abs is 1: together they must
-        # be 1/2)
+        # CPU (where, not maximum: at 0 its gradient 1 and that of -abs add up to 1/2)
         relu = jnp.where(self.logits >= 0, self.logits, 0.0)
         softplus = relu + jnp.log1p(jnp.exp(-jnp.abs(self.logits)))
         return _sum(x * self.logits - softplus)
-
-
-Distribution = Any  # Normal, Bernoulli, or a user's NamedTuple with the same methods
 
 
 def sample(rng: Array, dist: Distribution) -> Array:
@@ -372,26 +366,27 @@ def log_prob(dist: Distribution, x: Array) -> Array:
     return dist.log_prob(x)
 
 
-def kl(dist: Distribution) -> Array:
+def kl(dist: HasKL) -> Array:
     """Returns KL(dist || N(0, I)) in nats: [B]."""
     return dist.kl()
 
 
-def penalty(dist: Distribution, z: Array, batch_size: int | None = None) -> Array:
+def penalty(dist: HasKL | HasPenalty, z: Array, batch_size: int | None = None) -> Array:
     """Returns what a VAE's loss pays for the posterior `dist` [B]: KL(dist || N(0, I)), unless its
     convention says otherwise.
 
     Args:
-        dist: a posterior; where it has a method `penalty(z, batch_size)`, that is used.
+        dist: a posterior; its own `penalty` is used where it has one (`HasPenalty`).
         z: the sample that the decoder saw [B, D].
         batch_size: what the released rho-VAE divides by; default: the size of the (global) batch.
     """
-    return dist.penalty(z, batch_size) if hasattr(dist, "penalty") else dist.kl()
+    return dist.penalty(z, batch_size) if isinstance(dist, HasPenalty) else dist.kl()
 
 
 def metrics(dist: Distribution) -> dict[str, Array]:
-    """Returns what a posterior has to say about itself, by name, each [B]: empty for most."""
-    return dist.metrics() if hasattr(dist, "metrics") else {}
+    """Returns what a posterior reports of itself, by name, each [B]: nothing unless it is
+    `HasMetrics`."""
+    return dist.metrics() if isinstance(dist, HasMetrics) else {}
 
 
 def _normal(output: Array) -> Normal:
@@ -432,8 +427,8 @@ POSTERIORS: dict[str, Posterior] = {
 
 
 def posterior(value: str | Posterior) -> Posterior:
-    """Returns the `Posterior` called `value` ("normal", "ar1", ...), or `value` itself where it is
-    one already.
+    """Returns the `Posterior` called `value` ("normal", "ar1", ...), or `value` itself if it is
+    one.
 
     Raises:
         UserError: for a name that is not in `POSTERIORS`.
