@@ -71,7 +71,8 @@ class Normal(NamedTuple):
 
     def kl_per_dim(self) -> Array:
         """Returns KL(N(mean_j, exp(logvar_j)) || N(0, 1)) for every dimension: shape of `mean`."""
-        return 0.5 * (jnp.square(self.mean) + _excess(self.logvar))
+        logvar = jnp.broadcast_to(self.logvar, self.mean.shape)
+        return 0.5 * (jnp.square(self.mean) + _excess(logvar))
 
     def kl(self) -> Array:
         """Returns KL(q || N(0, I)) [B] (Kingma & Welling 2014, appendix B)."""
@@ -350,7 +351,8 @@ class Bernoulli(NamedTuple):
         logit."""
         _check_event("Bernoulli", x.shape, self.logits.shape)
         # softplus, spelled so that XLA shares exp(-|logits|) with the gradient: 1.7 times faster on
-        # CPU (where, not maximum: at 0 its gradient 1 and that of -abs add up to 1/2)
+        # CPU (where, not maximum, whose gradient at 0 is 1/2 while that of abs is 1: together they
+        # must be 1/2)
         relu = jnp.where(self.logits >= 0, self.logits, 0.0)
         softplus = relu + jnp.log1p(jnp.exp(-jnp.abs(self.logits)))
         return _sum(x * self.logits - softplus)
