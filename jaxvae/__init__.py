@@ -31,6 +31,7 @@ _MODULES = (
 _NAMES = {
     "Aux": "types",
     "Batch": "types",
+    "Likelihood": "types",
     "Mean": "types",
     "Model": "types",
     "Net": "types",

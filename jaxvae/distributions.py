@@ -1,12 +1,13 @@
-"""Distributions as NamedTuples of arrays, and the three functions of them that a VAE needs.
+"""Distributions as NamedTuples of arrays, and the functions of them that a VAE needs.
 
-A distribution is a NamedTuple with methods `sample(rng)`, `log_prob(x)` and `kl()`; axis 0 is the
+A distribution has methods `sample(rng)` and `log_prob(x)`, a posterior also `kl()`; axis 0 is the
 batch and all other axes are one event, so log-densities and divergences are sums over everything
-but the batch: `[B]`, in nats. A user's own distribution needs only those methods.
+but the batch: `[B]`, in nats. A user's own distribution needs only those methods; what else it may
+be able to do is in `jaxvae.types` (`HasMean`, `HasVariance`, `HasKLPerDim`, `HasPenalty`, ...).
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 
 from jaxvae import noise, parallel
 from jaxvae.errors import UserError, check_count, concrete, unknown
-from jaxvae.types import Array, Posterior
+from jaxvae.types import Array, Distribution, HasKL, HasMetrics, HasPenalty, Posterior
 
 LOG_2PI = math.log(2.0 * math.pi)
 CONVENTIONS = ("paper", "readme", "released")  # of the AR(1) posterior
@@ -25,6 +26,17 @@ SATURATED = 0.999  # |rho| above which a posterior is counted as saturated
 def _sum(x: Array) -> Array:
     """Sums over all axes but the batch: [B, ...] -> [B]."""
     return jnp.sum(x, axis=tuple(range(1, x.ndim)))
+
+
+@jax.custom_jvp
+def _excess(v: Array) -> Array:
+    """Returns e^v - 1 - v >= 0, to the last digits near v = 0: v^2 (1/2! + v/3! + v^2/4! + ...)."""
+    near_zero = jnp.square(v) * jnp.polyval(jnp.asarray(_EXCESS_SERIES, v.dtype), v)
+    return jnp.where(jnp.abs(v) < 1.0, near_zero, jnp.expm1(v) - v)
+
+
+_EXCESS_SERIES = [1.0 / math.factorial(k) for k in range(19, 1, -1)]  # enough for float64
+_excess.defjvps(lambda dv, _, v: jnp.expm1(v) * dv)
 
 
 def _check_event(name: str, have: tuple[int, ...], want: tuple[int, ...]) -> None:
@@ -60,11 +72,27 @@ class Normal(NamedTuple):
     def kl_per_dim(self) -> Array:
         """Returns KL(N(mean_j, exp(logvar_j)) || N(0, 1)) for every dimension: shape of `mean`."""
         logvar = jnp.broadcast_to(self.logvar, self.mean.shape)
-        return 0.5 * (jnp.square(self.mean) + jnp.exp(logvar) - 1.0 - logvar)
+        return 0.5 * (jnp.square(self.mean) + _excess(logvar))
 
     def kl(self) -> Array:
         """Returns KL(q || N(0, I)) [B] (Kingma & Welling 2014, appendix B)."""
         return _sum(self.kl_per_dim())
+
+
+@jax.custom_jvp
+def bounded_tanh(a: Array) -> Array:
+    """Returns rho = tanh(a), kept inside [-MAX_RHO, MAX_RHO]; its derivative is 1 - rho^2 everywhere.
+
+    At the bound that is the derivative of tanh where it gets there, about 2e-6: clipping alone has
+    none, and tanh itself none beyond |a| = 9 in float32, so that a saturated rho could not return.
+    """
+    return jnp.clip(jnp.tanh(a), -MAX_RHO, MAX_RHO)
+
+
+@bounded_tanh.defjvp
+def _bounded_tanh_jvp(primals, tangents):
+    rho, (da,) = bounded_tanh(*primals), tangents
+    return rho, (da + da * rho) * (1.0 - rho)  # as JAX writes tanh's own
 
 
 def recursion(rho: Array, e: Array) -> Array:
@@ -102,8 +130,9 @@ def _differences(rho: Array, y: Array) -> Array:
 
 
 def _log_one_minus_square(rho: Array) -> Array:
-    """Returns log(1 - rho^2), precise up to |rho| = 1 in float32."""
-    return jnp.log1p(-rho) + jnp.log1p(rho)
+    """Returns log(1 - rho^2) <= 0, precise from rho = 0 up to |rho| = 1 in float32."""
+    near_zero = jnp.abs(rho) < 0.5  # there the sum of the two logarithms cancels
+    return jnp.where(near_zero, jnp.log1p(-rho * rho), jnp.log1p(-rho) + jnp.log1p(rho))
 
 
 def _check_ar1(mean: Array, rho: Array, logvar: Array) -> None:
@@ -116,12 +145,11 @@ def _check_ar1(mean: Array, rho: Array, logvar: Array) -> None:
         )
     if concrete(rho) and not np.all(np.abs(np.asarray(rho)) < 1.0):
         raise UserError(
-            "rho is a correlation and must lie inside (-1, 1): take it from tanh, clipped to "
-            "MAX_RHO."
+            "rho is a correlation and must lie inside (-1, 1): take it from `bounded_tanh`."
         )
 
 
-def _rho_metrics(q: Any) -> dict[str, Array]:
+def _rho_metrics(q: "AR1Normal | ReadmeAR1 | ReleasedAR1") -> dict[str, Array]:
     """Returns |rho| and whether it is saturated (above `SATURATED`), each [B]."""
     size = jnp.abs(q.rho[:, 0])
     return {"rho_abs": size, "rho_saturated": (size > SATURATED).astype(size.dtype)}
@@ -132,8 +160,7 @@ class AR1Normal(NamedTuple):
     over the latent dimensions.
 
     `mean [B, D]`, `rho [B, 1]` inside (-1, 1), `logvar [B, 1]`. Finite, with finite gradients, up
-    to
-    |rho| = 1 - 1e-6 in float32. rho-VAE paper, section 3, Eqs. 4 to 7.
+    to |rho| = 1 - 1e-6 in float32. rho-VAE paper, section 3, Eqs. 4 to 7.
     """
 
     mean: Array
@@ -235,9 +262,8 @@ class ReleasedAR1(NamedTuple):
 
         z = mean + zeta,   zeta_j = zeta_{j-1} + sd eps_j,   zeta_1 = sd eps_1
 
-    rho is never used in sampling: Cov_ij = s min(i, j).
-    `log_prob` and `kl` are exact for that; `penalty` is the loss of the code. Fields as in
-    `AR1Normal`.
+    rho is never used in sampling: Cov_ij = s min(i, j). `log_prob` and `kl` are exact for that;
+    `penalty` is the loss of the code. Fields as in `AR1Normal`.
     """
 
     mean: Array
@@ -290,11 +316,15 @@ def _log_prob_recursion(x: Array, mean: Array, rho: Array, logvar: Array) -> Arr
 
 
 def _variances(mean: Array, rho: Array) -> Array:
-    return recursion(jnp.square(rho), jnp.ones_like(mean))  # var_j / s = rho^2 var_{j-1} / s + 1
+    """Returns var_j / s [B, D], where var_1 = s and var_j = rho^2 var_{j-1} + s."""
+    return recursion(jnp.square(rho), jnp.ones_like(mean))
 
 
 def _kl_recursion(mean: Array, rho: Array, logvar: Array) -> Array:
-    return 0.5 * _sum(jnp.square(mean) + jnp.exp(logvar) * _variances(mean, rho) - 1.0 - logvar)
+    """Returns 1/2 sum (mean_j^2 + var_j - 1 - log s) [B]: a sum of (s - 1 - log s) and var_j - s,
+    neither below 0."""
+    inherited = jnp.square(rho) * jnp.pad(_variances(mean, rho)[:, :-1], ((0, 0), (1, 0)))
+    return Normal(mean, logvar).kl() + 0.5 * _sum(jnp.exp(logvar) * inherited)
 
 
 class Bernoulli(NamedTuple):
@@ -321,15 +351,11 @@ class Bernoulli(NamedTuple):
         logit."""
         _check_event("Bernoulli", x.shape, self.logits.shape)
         # softplus, spelled so that XLA shares exp(-|logits|) with the gradient: 1.7 times faster on
-        # CPU
-        # (where, not maximum, whose gradient at 0 is 1/2 while that of abs is 1: together they must
-        # be 1/2)
+        # CPU (where, not maximum, whose gradient at 0 is 1/2 while that of abs is 1: together they
+        # must be 1/2)
         relu = jnp.where(self.logits >= 0, self.logits, 0.0)
         softplus = relu + jnp.log1p(jnp.exp(-jnp.abs(self.logits)))
         return _sum(x * self.logits - softplus)
-
-
-Distribution = Any  # Normal, Bernoulli, or a user's NamedTuple with the same methods
 
 
 def sample(rng: Array, dist: Distribution) -> Array:
@@ -342,26 +368,27 @@ def log_prob(dist: Distribution, x: Array) -> Array:
     return dist.log_prob(x)
 
 
-def kl(dist: Distribution) -> Array:
+def kl(dist: HasKL) -> Array:
     """Returns KL(dist || N(0, I)) in nats: [B]."""
     return dist.kl()
 
 
-def penalty(dist: Distribution, z: Array, batch_size: int | None = None) -> Array:
+def penalty(dist: HasKL | HasPenalty, z: Array, batch_size: int | None = None) -> Array:
     """Returns what a VAE's loss pays for the posterior `dist` [B]: KL(dist || N(0, I)), unless its
     convention says otherwise.
 
     Args:
-        dist: a posterior; where it has a method `penalty(z, batch_size)`, that is used.
+        dist: a posterior; its own `penalty` is used where it has one (`HasPenalty`).
         z: the sample that the decoder saw [B, D].
         batch_size: what the released rho-VAE divides by; default: the size of the (global) batch.
     """
-    return dist.penalty(z, batch_size) if hasattr(dist, "penalty") else dist.kl()
+    return dist.penalty(z, batch_size) if isinstance(dist, HasPenalty) else dist.kl()
 
 
 def metrics(dist: Distribution) -> dict[str, Array]:
-    """Returns what a posterior has to say about itself, by name, each [B]: empty for most."""
-    return dist.metrics() if hasattr(dist, "metrics") else {}
+    """Returns what a posterior reports of itself, by name, each [B]: nothing unless it is
+    `HasMetrics`."""
+    return dist.metrics() if isinstance(dist, HasMetrics) else {}
 
 
 def _normal(output: Array) -> Normal:
@@ -387,7 +414,7 @@ def ar1(convention: str = "paper") -> Posterior:
         if jnp.finfo(output.dtype).bits < 32:  # these round MAX_RHO to 1
             output = output.astype(jnp.float32)
         mean, rho, logvar = output[:, :-2], output[:, -2:-1], output[:, -1:]
-        return kind(mean, jnp.clip(jnp.tanh(rho), -MAX_RHO, MAX_RHO), logvar)
+        return kind(mean, bounded_tanh(rho), logvar)
 
     return Posterior(size=lambda latent_dim: latent_dim + 2, build=build)
 
@@ -402,8 +429,8 @@ POSTERIORS: dict[str, Posterior] = {
 
 
 def posterior(value: str | Posterior) -> Posterior:
-    """Returns the `Posterior` called `value` ("normal", "ar1", ...), or `value` itself where it is
-    one already.
+    """Returns the `Posterior` called `value` ("normal", "ar1", ...), or `value` itself if it is
+    one.
 
     Raises:
         UserError: for a name that is not in `POSTERIORS`.

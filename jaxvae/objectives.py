@@ -1,5 +1,4 @@
-"""Parts of losses, each per example and in nats. Means over the batch are taken in `train.py`
-alone."""
+"""Parts of losses, each per example and in nats. The step alone takes means over the batch."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,14 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import noise, parallel
-from jaxvae.distributions import Distribution
 from jaxvae.errors import UserError, check_number, unknown
-from jaxvae.types import Array, Terms
+from jaxvae.types import Array, HasKLPerDim, Terms
 
 COLLAPSED = 0.1  # nats of KL below which a posterior has collapsed
-Weight = (
-    float | Array | Callable[[Array], Array]
-)  # a number (it may be traced), or a schedule: step -> number
+# a number (it may be traced), or a schedule: step -> number
+Weight = float | Array | Callable[[Array], Array]
 
 
 def elbo(terms: Terms) -> Array:
@@ -45,25 +42,26 @@ def check_weight(name: str, weight: Weight) -> None:
     )
 
 
-def free_bits_kl(dist: Distribution, floor: float) -> Array:
+def free_bits_kl(dist: HasKLPerDim, floor: float) -> Array:
     """Returns sum_j max(KL_j, floor) [B]: each latent dimension may use `floor` nats for free.
 
     The per-example form of Kingma et al. 2016 (arXiv 1606.04934), Eq. 15, which takes the maximum
     after a mean over the minibatch; here no example depends on another.
 
     Args:
-        dist: a posterior with `kl_per_dim() -> [B, D]`.
+        dist: a posterior.
         floor: nats per dimension, at least 0.
+
     Raises:
-        UserError: where the posterior has no divergence per dimension.
+        UserError: for a posterior without `kl_per_dim`.
     """
     check_free_bits(dist)
     return jnp.sum(jnp.maximum(dist.kl_per_dim(), floor), axis=-1)
 
 
-def check_free_bits(dist: Distribution) -> None:
-    """Raises `UserError` for a posterior that has no divergence per dimension."""
-    if not hasattr(dist, "kl_per_dim"):
+def check_free_bits(dist: object) -> None:
+    """Raises `UserError` unless a posterior has a KL per dimension (`HasKLPerDim`)."""
+    if not isinstance(dist, HasKLPerDim):
         raise UserError(
             f"free bits need a KL per dimension, which {type(dist).__name__} does not have: use "
             "free_bits=0."
@@ -84,9 +82,8 @@ def collapse(kl: float, latent: str = "z") -> str | None:
         return None
     return (
         f"posterior collapse: KL(q({latent}|x) || p({latent})) is {kl:.2g} nats, so {latent} "
-        "carries almost nothing about "
-        "x. Raise beta from 0 over the first steps, give free bits (Normal posteriors), or lower "
-        "beta."
+        "carries almost nothing about x. Raise beta from 0 over the first steps, give free bits "
+        "(Normal posteriors), or lower beta."
     )
 
 
@@ -98,9 +95,8 @@ def floored(metrics: Mapping[str, float]) -> str | None:
         return None
     return (
         f"gamma is at its floor in {share:.0%} of the last steps (mean "
-        f"{metrics.get('gamma', 0.0):.2g}): the decoder can "
-        "repeat the data exactly, so the loss says nothing any more. Use more data, a smaller "
-        "net, or a fixed gamma."
+        f"{metrics.get('gamma', 0.0):.2g}): the decoder can repeat the data exactly, so the loss "
+        "says nothing any more. Use more data, a smaller net, or a fixed gamma."
     )
 
 

@@ -3,11 +3,16 @@
 Everything here is a value (a NamedTuple of pure functions or of arrays). Parameters, batch
 statistics, optimiser state and random keys are data that functions take and return.
 
+First the data that functions hand on, then the contracts, then the signatures of their functions
+and what a distribution can do. Signatures and abilities are protocols: any function or NamedTuple
+of that form will do, and nothing derives from them.
+
 Letters in shapes: `B` batch, `K` importance samples, `D` latent, `H W C` image (NHWC).
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -16,7 +21,9 @@ Tree = Any  # a pytree of arrays
 Params = dict[str, Tree]  # parameter group -> tree, e.g. {"encoder": ..., "decoder": ...}
 State = dict[
     str, Tree
-]  # the same for what is not differentiated (BatchNorm averages, power iterations)
+]  # likewise, what is not differentiated (BatchNorm averages, power iterations)
+
+# ---- data ------------------------------------------------------------------------------------
 
 
 class Batch(NamedTuple):
@@ -42,45 +49,55 @@ class Terms(NamedTuple):
 
     rec: Array  # [B]  -log p(x|z), z ~ q(z|x)
     kl: Array  # [B]  KL(q(z|x) || p(z))
-    extra: dict[str, Array] = {}  # noqa: RUF012 - more [B] quantities worth logging (scalars: of parameters, not data)
+    extra: dict[str, Array] = {}  # noqa: RUF012 - more to log: [B], or scalars of parameters
 
 
 class Aux(NamedTuple):
     """What a loss hands on beside its value."""
 
     state: State  # the state after this loss, threaded in the algorithm's order
-    metrics: dict[str, Array] = {}  # noqa: RUF012 - name -> [B] or scalar; averaged over the batch by the step
+    metrics: dict[str, Array] = {}  # noqa: RUF012 - name -> [B] or scalar; the step takes the mean
     carry: Any = None  # given to the next objective of the same step
+
+
+# ---- contracts -------------------------------------------------------------------------------
 
 
 class Net(NamedTuple):
     """A network as a pair of pure functions. `jaxvae.nets.from_linen` makes one; users may bring
     their own."""
 
-    init: Callable  # (rng, x, cond=None) -> (params, state)
-    apply: Callable  # (params, state, x, *, cond=None, rng=None, train) -> (y, state)
+    init: NetInit  # (rng, x, cond=None) -> (params, state)
+    apply: NetApply  # (params, state, x, *, cond=None, rng=None, train) -> (y, state)
 
 
 class Posterior(NamedTuple):
     """How an encoder's output becomes q(z|x)."""
 
-    size: Callable  # (latent_dim) -> number of encoder outputs
-    build: Callable  # (encoder output [B, size]) -> distribution over [B, D]
+    size: PosteriorSize  # (latent_dim) -> number of encoder outputs
+    build: PosteriorBuild  # (encoder output [B, size]) -> distribution over [B, D]
+
+
+class Likelihood(NamedTuple):
+    """How a decoder's output becomes p(x|z), perhaps with parameters of its own (the group
+    "likelihood")."""
+
+    build: LikelihoodBuild  # (own params, decoder output [B, ...]) -> distribution over x
+    init: LikelihoodInit | None = None  # () -> own params; None: it has none
+    check: LikelihoodCheck | None = None  # (x) -> None; raises for data that it cannot be of
+    metrics: LikelihoodMetrics | None = None  # (own params) -> {name: scalar}
 
 
 class Objective(NamedTuple):
     """One loss of a model and the parameter groups that it moves.
 
-    `loss(params, state, rng, batch, step, carry) -> (loss [B], Aux)`; the first objective gets
-    `carry=None`, each later one what the one before it handed on (which must then run at every
-    step).
+    The first objective gets `carry=None`, each later one what the one before it handed on (which
+    must then run at every step).
     """
 
     wrt: tuple[str, ...]  # parameter groups that this loss may move, e.g. ("encoder",)
-    loss: Callable
-    coupled: bool = (
-        False  # the loss is a scalar over the global batch (gather with parallel.gather)
-    )
+    loss: Loss  # (params, state, rng, batch, step, carry) -> (loss [B], Aux)
+    coupled: bool = False  # loss is a scalar over the global batch (gather with parallel.gather)
     every: int = 1  # moves its groups when step % every == phase
     phase: int = 0
     name: str = "loss"  # what the loss is called in the metrics; unique within a model
@@ -94,16 +111,236 @@ class Model(NamedTuple):
     own; never on padded batches).
     """
 
-    init: Callable  # (rng, batch) -> (params, state)
+    init: ModelInit  # (rng, batch) -> (params, state)
     objectives: tuple[Objective, ...] = ()
-    encode: Callable | None = None  # (params, state, x, cond=None) -> distribution over z [B, D]
-    decode: Callable | None = None  # (params, state, z, cond=None) -> distribution over x [B, ...]
-    terms: Callable | None = None  # (params, state, rng, batch) -> Terms
-    sample: Callable | None = None  # (params, state, rng, n, cond=None) -> x [n, ...]
-    log_prob: Callable | None = (
-        None  # (params, state, x, cond=None) -> [B], exact, where there is one
-    )
-    log_weight: Callable | None = (
-        None  # (params, state, rng, batch) -> log p(x, z) / q(z|x) [B] of one draw of all latents;
-    )
-    # None: that of encode, decode and p(z) = N(0, I)
+    encode: Encode | None = None  # (params, state, x, cond=None) -> distribution over z [B, D]
+    decode: Decode | None = None  # (params, state, z, cond=None) -> distribution over x [B, ...]
+    terms: EvaluateTerms | None = None  # (params, state, rng, batch) -> Terms
+    sample: Sample | None = None  # (params, state, rng, n, cond=None) -> x [n, ...]
+    log_prob: LogProb | None = None  # (params, state, x, cond=None) -> [B], where it is exact
+    log_weight: LogWeight | None = None  # (params, state, rng, batch) -> [B], of one draw of all
+    # latents: log p(x, z) / q(z|x); None: that of encode, decode and p(z) = N(0, I)
+
+
+# ---- signatures ------------------------------------------------------------------------------
+
+
+class NetInit(Protocol):
+    def __call__(self, rng: Array, x: Array, cond: Array | None = None, /) -> tuple[Tree, Tree]:
+        """Returns (params, state) for inputs like x [B, ...] and cond [B, ...]."""
+        ...
+
+
+class NetApply(Protocol):
+    def __call__(
+        self,
+        params: Tree,
+        state: Tree,
+        x: Array,
+        /,
+        *,
+        cond: Array | None = None,
+        rng: Array | None = None,
+        train: bool,
+    ) -> tuple[Array, Tree]:
+        """Returns the output [B, ...] and the state after this pass."""
+        ...
+
+
+class PosteriorSize(Protocol):
+    def __call__(self, latent_dim: int, /) -> int:
+        """Returns how many outputs the encoder needs."""
+        ...
+
+
+class PosteriorBuild(Protocol):
+    def __call__(self, output: Array, /) -> Distribution:
+        """Returns q(z|x) over z [B, D] from the encoder's output [B, size]."""
+        ...
+
+
+class LikelihoodBuild(Protocol):
+    def __call__(self, params: Tree, output: Array, /) -> Distribution:
+        """Returns p(x|z) over x [B, ...] from the decoder's output [B, ...]; without `init` params
+        are None."""
+        ...
+
+
+class LikelihoodInit(Protocol):
+    def __call__(self) -> Tree:
+        """Returns the parameters that the likelihood starts from."""
+        ...
+
+
+class LikelihoodCheck(Protocol):
+    def __call__(self, x: Array, /) -> None:
+        """Raises `UserError` for concrete data x [B, ...] that it gives no density."""
+        ...
+
+
+class LikelihoodMetrics(Protocol):
+    def __call__(self, params: Tree, /) -> dict[str, Array]:
+        """Returns what to log of the parameters, by name: scalars."""
+        ...
+
+
+class Loss(Protocol):
+    def __call__(
+        self, params: Params, state: State, rng: Array, batch: Batch, step: Array, carry: Any, /
+    ) -> tuple[Array, Aux]:
+        """Returns the loss of each example [B] (coupled: of the batch []), to minimise, and what it
+        hands on."""
+        ...
+
+
+class ModelInit(Protocol):
+    def __call__(self, rng: Array, batch: Batch, /) -> tuple[Params, State]:
+        """Returns parameters and state, by group, for batches like this one."""
+        ...
+
+
+class Encode(Protocol):
+    def __call__(
+        self,
+        params: Params,
+        state: State,
+        x: Array,
+        /,
+        cond: Array | None = None,
+        *,
+        stats: str = "running",
+    ) -> Any:
+        """Returns q(z|x), a `Distribution` over z [B, D]."""
+        ...
+
+
+class Decode(Protocol):
+    def __call__(
+        self,
+        params: Params,
+        state: State,
+        z: Array,
+        /,
+        cond: Array | None = None,
+        *,
+        stats: str = "running",
+    ) -> Any:
+        """Returns p(x|z), a `Distribution` over x [B, ...]."""
+        ...
+
+
+class EvaluateTerms(Protocol):
+    def __call__(
+        self, params: Params, state: State, rng: Array, batch: Batch, /, *, stats: str = "running"
+    ) -> Terms:
+        """Returns rec [B] and kl [B] of one draw of z."""
+        ...
+
+
+class Sample(Protocol):
+    def __call__(
+        self,
+        params: Params,
+        state: State,
+        rng: Array,
+        n: int,
+        /,
+        cond: Array | None = None,
+        *,
+        stats: str = "running",
+    ) -> Array:
+        """Returns x [n, ...]; cond is [n, ...]."""
+        ...
+
+
+class LogProb(Protocol):
+    def __call__(
+        self,
+        params: Params,
+        state: State,
+        x: Array,
+        /,
+        cond: Array | None = None,
+        *,
+        stats: str = "running",
+    ) -> Array:
+        """Returns log p(x) [B], in nats."""
+        ...
+
+
+class LogWeight(Protocol):
+    def __call__(
+        self, params: Params, state: State, rng: Array, batch: Batch, /, *, stats: str = "running"
+    ) -> Array:
+        """Returns log p(x, z) - log q(z|x) [B] of one draw of all latents z."""
+        ...
+
+
+# ---- what a distribution can do: NamedTuples of arrays with these methods ---------------------
+
+
+@runtime_checkable
+class Distribution(Protocol):
+    """What every distribution over x [B, ...] has. A posterior also has `kl`, or its loss has no
+    use for it."""
+
+    def sample(self, rng: Array, /) -> Array:
+        """Returns one draw [B, ...], differentiable in the distribution's arrays."""
+        ...
+
+    def log_prob(self, x: Array, /) -> Array:
+        """Returns log p(x) [B], in nats."""
+        ...
+
+
+@runtime_checkable
+class HasKL(Protocol):
+    def kl(self) -> Array:
+        """Returns KL(q || N(0, I)) [B], in nats."""
+        ...
+
+
+@runtime_checkable
+class HasKLPerDim(Protocol):
+    def kl_per_dim(self) -> Array:
+        """Returns the KL of each dimension [B, D], which add up to `kl`: free bits need it."""
+        ...
+
+
+@runtime_checkable
+class HasMean(Protocol):
+    @property
+    def mean(self) -> Array:
+        """The mean [B, ...]."""
+        ...
+
+
+@runtime_checkable
+class HasVariance(Protocol):
+    @property
+    def variance(self) -> Array:
+        """The variance of each dimension [B, ...], of the mean's shape."""
+        ...
+
+
+@runtime_checkable
+class HasPenalty(Protocol):
+    def penalty(self, z: Array, batch_size: int | None = None, /) -> Array:
+        """Returns what a VAE's loss pays [B] where that is not `kl`; z [B, D] is what was drawn."""
+        ...
+
+
+@runtime_checkable
+class HasMetrics(Protocol):
+    def metrics(self) -> dict[str, Array]:
+        """Returns what the distribution reports of itself, by name, each [B]."""
+        ...
+
+
+@runtime_checkable
+class HasFields(Protocol):
+    """A NamedTuple: its arrays can be taken apart, stored, and put together again."""
+
+    _fields: tuple[str, ...]
+
+    def _replace(self, **arrays: Array) -> Any: ...

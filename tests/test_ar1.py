@@ -1,6 +1,8 @@
 """The AR(1) normal and its two relatives against dense matrices in float64, Monte Carlo and finite
 differences."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,6 +102,24 @@ def test_kl_is_its_monte_carlo_estimate(kind):
         q.log_prob(z) - Normal(jnp.zeros_like(z), jnp.zeros(())).log_prob(z), np.float64
     )
     assert abs(ratio.mean() - float(q.kl()[0])) < 4.0 * ratio.std() / np.sqrt(n)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kl_is_precise_and_never_negative_near_the_prior(kind):
+    """In float32, against the sum of its parts in float64, none of which is below 0."""
+    for rho, logvar in itertools.product((0.0, 1e-6, -1e-3, 0.1, 0.6), (0.0, 1e-7, -1e-5, -1e-3)):
+        rho, logvar = np.float32(rho), np.float32(logvar)
+        q = kind(jnp.zeros((1, 4)), jnp.full((1, 1), rho), jnp.full((1, 1), logvar))
+        r, v = float(rho), float(logvar)
+        of_variance = 4 * 0.5 * (v**2 / 2 + v**3 / 6 + v**4 / 24)
+        if kind is AR1Normal:
+            want = of_variance - 0.5 * 3 * np.log1p(-(r**2))
+        else:
+            r = r if kind is ReadmeAR1 else 1.0
+            of_rho = 3 * r**2 + 2 * r**4 + r**6  # what var_j / s has above 1, over j
+            want = of_variance + 0.5 * np.exp(v) * of_rho
+        np.testing.assert_allclose(q.kl(), [want], rtol=1e-6, err_msg=f"{rho}, {logvar}")
+        assert q.kl()[0] >= 0.0
 
 
 @pytest.mark.parametrize("d", DIMS)
@@ -251,6 +271,40 @@ def test_the_ar1_posterior_reads_mean_rho_logvar():
         for name in ("ar1-readme", "ar1-released")
     ]
     assert kinds == [ReadmeAR1, ReleasedAR1]
+
+
+@pytest.mark.parametrize("start", [-30.0, 8.0, 12.0, 30.0])
+def test_a_saturated_posterior_comes_back(start):
+    """Gradient descent on the KL alone, D = 10: it starts at 59 nats, and the prior is where it
+    ends."""
+    build = distributions.posterior("ar1").build
+
+    def kl(a):
+        return build(jnp.zeros((1, 12)).at[0, -2].set(a)).kl()[0]
+
+    np.testing.assert_allclose(kl(start), 59.0, atol=0.5)
+    assert distributions.metrics(build(jnp.full((1, 12), start)))["rho_saturated"] == 1.0
+
+    def descend(a, _):
+        return a - 0.05 * jax.grad(kl)(a), None
+
+    end, _ = jax.lax.scan(descend, jnp.asarray(start), length=120)
+    assert kl(end) < 0.1
+
+
+def test_the_derivative_of_the_bounded_tanh_is_its_own_everywhere():
+    a = jnp.asarray([-1e4, -30.0, -9.0, -7.5, -2.0, 0.0, 0.3, 7.0, 7.5, 8.0, 12.0, 30.0, 1e30])
+    rho, slope = jax.jvp(distributions.bounded_tanh, (a,), (jnp.ones_like(a),))
+    bound = distributions.MAX_RHO
+    np.testing.assert_array_equal(rho, jnp.clip(jnp.tanh(a), -bound, bound))  # values: clipping
+    reverse = jax.vmap(jax.grad(distributions.bounded_tanh))(a)
+    np.testing.assert_allclose(slope, reverse, rtol=1e-6)
+    exact = np.maximum(1.0 - np.tanh(np.asarray(a, np.float64)) ** 2, 1.0 - bound**2)
+    np.testing.assert_allclose(
+        slope, exact, rtol=0.03
+    )  # 1 - rho is 17 steps of float32 at the bound
+    inside = np.abs(a) < 7.0
+    np.testing.assert_allclose(slope[inside], jax.vmap(jax.grad(jnp.tanh))(a)[inside], rtol=1e-6)
 
 
 def test_outputs_in_bfloat16_stay_finite():

@@ -4,14 +4,14 @@ from N(0, I).
 Sources: Dai & Wipf 2019 (arXiv 1903.05789), Figures 1, 9 and 10.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.errors import UserError, check_count
-from jaxvae.types import Array, Model, Params, State
+from jaxvae.types import Array, HasVariance, Model, Params, State
 
 
 class Directions(NamedTuple):
@@ -19,14 +19,17 @@ class Directions(NamedTuple):
 
     index: np.ndarray  # [D] which coordinate of z
     posterior_variance: np.ndarray  # [D] mean over x of Var q(z_j|x)
-    image_variance: (
-        np.ndarray
-    )  # [D] sum over pixels of the variance that noise on z_j makes, mean over x
+    # [D] sum over pixels of the variance that noise on z_j makes, mean over x
+    image_variance: np.ndarray
 
 
-def posterior_variance(dist: Any) -> Array:
-    """Returns Var q(z_j|x) [B, D] of a posterior that has a `variance`."""
-    if not hasattr(dist, "variance"):
+def posterior_variance(dist: object) -> Array:
+    """Returns Var q(z_j|x) [B, D].
+
+    Raises:
+        UserError: for a posterior without a `variance`.
+    """
+    if not isinstance(dist, HasVariance):
         raise UserError(
             f"{type(dist).__name__} has no variance: give it a property `variance`, the shape of "
             "its mean."

@@ -25,7 +25,7 @@ from jaxvae.data.preprocess import Preprocess, make_preprocess
 from jaxvae.data.source import Source
 from jaxvae.data.stream import ahead
 from jaxvae.errors import UserError, check_count
-from jaxvae.types import Array, Batch, Model, Params, State, Terms
+from jaxvae.types import Array, Batch, HasKLPerDim, HasMean, Model, Params, State, Terms
 
 ACTIVE = 0.01  # variance of a posterior mean over the data above which its dimension is active
 # bytes of decoded examples at a time: the CPU's cache; an accelerator takes more
@@ -154,9 +154,9 @@ def _terms(
         found: Terms = model.terms(params, state, rng, batch, stats=stats)
         q = model.encode(params, state, batch.x, batch.cond, stats=stats)
         values = {"elbo": objectives.elbo(found), "rec": found.rec, "kl": found.kl}
-        if hasattr(q, "kl_per_dim"):
+        if isinstance(q, HasKLPerDim):
             values["kl_per_dim"] = q.kl_per_dim()
-        if hasattr(q, "mean"):
+        if isinstance(q, HasMean):
             values["mean"] = q.mean
         return values
 

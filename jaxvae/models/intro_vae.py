@@ -42,9 +42,12 @@ def intro_vae(
     | hinge          | of each example                            | of the batch mean of KL(fake): a coupled loss          |
     | encoder        | as above                                   | beta_neg becomes beta_kl beta_neg                      |
     | decoder        | as above                                   | beta_kl instead of beta_neg                            |
+    | order, encoder | E(x), D(z), D(n), E(D(n))                  | D(n), E(x), D(z), E(D(z)), E(D(n))                     |
+    | order, decoder | E(D(n))                                    | E(D(z)), E(D(n))                                       |
 
     In "released" the fakes do not move with the encoder. In both, the decoder's reconstruction is
-    that of the z that the encoder drew before it moved.
+    that of the z that the encoder drew before it moved. The order of the passes shows in
+    BatchNorm's running averages alone.
 
     Args:
         encoder: x [B, ...] -> [B, posterior.size(latent_dim)]; takes `cond` if batches have one.
@@ -80,25 +83,31 @@ def intro_vae(
     def hinge(kl: Array) -> Array:
         return jnp.maximum(m - kl, 0.0)
 
+    def mean(values: Array) -> Array:
+        return jnp.mean(parallel.gather(values))
+
     def encoder_loss(params, state, rng, batch: Batch, step, carry):
         x, net = batch.x, Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
-        q = net.E(x)
-        z = net.draw(q)
-        n = net.prior(x.shape[0], latent_dim)
-        rec, fake = net.D(z), net.D(n)
+        rng_q, rng_z, rng_n, rng_rec, rng_fake = (net.key() for _ in range(5))
+
+        def generate():
+            n = net.prior(x.shape[0], latent_dim, rng_n)
+            return n, net.D(n, rng_fake)
+
+        if released:  # BatchNorm's averages tell which of the two decodes came first
+            n, fake = generate()
+        q = net.E(x, rng_q)
+        z = net.draw(q, rng_z)
+        rec = net.D(z, rng_rec)
+        if not released:
+            n, fake = generate()
         error, kl = squared_error(x, rec), distributions.kl(q)
         metrics = {"squared_error": error, "kl": kl, **distributions.metrics(q)}
         if released:
-            kl_rec, kl_fake = (
-                distributions.kl(net.E(held(rec))),
-                distributions.kl(net.E(held(fake))),
-            )
-            mean = {
-                name: jnp.mean(parallel.gather(v))
-                for name, v in {"error": error, "kl": kl, "rec": kl_rec, "fake": kl_fake}.items()
-            }
-            fakes = 0.5 * beta_neg * (hinge(mean["rec"]) + hinge(mean["fake"]))
-            loss = beta_rec * mean["error"] + beta_kl * (mean["kl"] + fakes)
+            kl_rec = distributions.kl(net.E(held(rec)))
+            kl_fake = distributions.kl(net.E(held(fake)))
+            fakes = 0.5 * beta_neg * (hinge(mean(kl_rec)) + hinge(mean(kl_fake)))
+            loss = beta_rec * mean(error) + beta_kl * (mean(kl) + fakes)
             metrics["kl_rec"] = kl_rec
         else:
             kl_fake = distributions.kl(net.E(fake))
@@ -109,10 +118,8 @@ def intro_vae(
         x, net = batch.x, Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
         n, z = carry
         rec, fake = net.D(held(z)), net.D(n)
-        net.state = {
-            **net.state,
-            "decoder": state["decoder"],
-        }  # the encoder's turn made these passes already
+        # the encoder's turn made these two passes, and they are in its state
+        net.state = {**net.state, "decoder": state["decoder"]}
         error = beta_rec * squared_error(x, rec)
         if released:
             kl_rec, kl_fake = distributions.kl(net.E(rec)), distributions.kl(net.E(fake))

@@ -5,10 +5,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import distributions, noise, objectives
-from jaxvae.distributions import Distribution
 from jaxvae.errors import UserError, check_number
 from jaxvae.models.vae import vae
-from jaxvae.types import Array, Aux, Batch, Model, Net, Objective, Posterior
+from jaxvae.types import (
+    Array,
+    Aux,
+    Batch,
+    Distribution,
+    HasPenalty,
+    Model,
+    Net,
+    Objective,
+    Posterior,
+)
 
 
 def squared_error(x: Array, x_hat: Array) -> Array:
@@ -18,8 +27,8 @@ def squared_error(x: Array, x_hat: Array) -> Array:
 
 
 class Passes:
-    """Both nets inside one loss, in training mode: `E`, `D` and draws, each pass with a key of its
-    own.
+    """Both nets inside one loss, in training mode: `E`, `D` and draws, each with the next key,
+    unless it is given one.
 
     BatchNorm's averages follow the order of the calls: `state` is the state after the last one.
     """
@@ -34,41 +43,37 @@ class Passes:
         rng: Array,
         cond: Array | None,
     ):
-        self.nets = {"encoder": encoder, "decoder": decoder}
-        self.build, self.params, self.state, self.rng, self.cond = (
-            posterior.build,
-            params,
-            state,
-            rng,
-            cond,
-        )
+        self.nets, self.build = {"encoder": encoder, "decoder": decoder}, posterior.build
+        self.params, self.state, self.rng, self.cond = params, state, rng, cond
 
     def key(self) -> Array:
+        """Returns a key that nothing else has."""
         self.rng, key = jax.random.split(self.rng)
         return key
 
-    def _apply(self, name: str, x: Array) -> Array:
+    def _apply(self, name: str, x: Array, rng: Array | None) -> Array:
+        rng = self.key() if rng is None else rng
         y, new = self.nets[name].apply(
-            self.params[name], self.state[name], x, cond=self.cond, rng=self.key(), train=True
+            self.params[name], self.state[name], x, cond=self.cond, rng=rng, train=True
         )
         self.state = {**self.state, name: new}
         return y
 
-    def E(self, x: Array) -> Distribution:
+    def E(self, x: Array, rng: Array | None = None) -> Distribution:
         """Returns q(z|x)."""
-        return self.build(self._apply("encoder", x))
+        return self.build(self._apply("encoder", x, rng))
 
-    def D(self, z: Array) -> Array:
+    def D(self, z: Array, rng: Array | None = None) -> Array:
         """Returns the decoder's mean x_hat [B, ...]."""
-        return self._apply("decoder", z)
+        return self._apply("decoder", z, rng)
 
-    def draw(self, q: Distribution) -> Array:
+    def draw(self, q: Distribution, rng: Array | None = None) -> Array:
         """Returns z ~ q [B, D]."""
-        return distributions.sample(self.key(), q)
+        return distributions.sample(self.key() if rng is None else rng, q)
 
-    def prior(self, size: int, latent_dim: int) -> Array:
+    def prior(self, size: int, latent_dim: int, rng: Array | None = None) -> Array:
         """Returns n ~ N(0, I) [size, D]."""
-        return noise.normal(self.key(), (size, latent_dim))
+        return noise.normal(self.key() if rng is None else rng, (size, latent_dim))
 
 
 def check_weights(**weights: float | None) -> None:
@@ -107,7 +112,7 @@ def plain_vae(
             "ar1-released"), and as `vae`.
     """
     check_weights(beta_rec=beta_rec, beta_kl=beta_kl)
-    whole = vae(
+    gaussian = vae(
         encoder,
         decoder,
         latent_dim=latent_dim,
@@ -117,11 +122,10 @@ def plain_vae(
     )
     q_of = distributions.posterior(posterior)
     outputs = jax.ShapeDtypeStruct((1, q_of.size(latent_dim)), jnp.float32)
-    if hasattr(jax.eval_shape(q_of.build, outputs), "penalty"):
+    if isinstance(jax.eval_shape(q_of.build, outputs), HasPenalty):
         raise UserError(
             "introspective models pay the KL of what is sampled, and this posterior's convention "
-            "pays something "
-            "else: use posterior='ar1' or 'normal' with them, or this one with vae."
+            "pays something else: use posterior='ar1' or 'normal' with them, or this one with vae."
         )
 
     def loss(params, state, rng, batch: Batch, step, carry):
@@ -131,4 +135,4 @@ def plain_vae(
         value = objectives.beta_elbo_loss(beta_rec * error, kl, beta_kl)
         return value, Aux(net.state, {"squared_error": error, "kl": kl, **distributions.metrics(q)})
 
-    return whole._replace(objectives=(Objective(("encoder", "decoder"), loss),))
+    return gaussian._replace(objectives=(Objective(("encoder", "decoder"), loss),))

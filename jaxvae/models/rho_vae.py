@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 
 from jaxvae import distributions
-from jaxvae.distributions import CONVENTIONS, POSTERIORS, Distribution, Normal
+from jaxvae.distributions import CONVENTIONS, POSTERIORS, Normal, ReleasedAR1
 from jaxvae.errors import UserError, unknown
 from jaxvae.models.vae import vae
-from jaxvae.types import Array, Model, Net, Posterior
+from jaxvae.types import Array, Distribution, Model, Net, Posterior
 
 NETS = ("vanilla", "cnn", "beta", "info")  # of the paper's experiments (`jaxvae.nets.rho`)
 
@@ -64,12 +64,12 @@ class SampleForMean(NamedTuple):
     """A posterior whose loss has the *sample* where the KL has the mean, as some of the released
     nets return it.
 
-    `drawn` is what is sampled; its log-density and KL are exact. `paid` is the one whose penalty is
-    paid, with z in the place of its mean.
+    `drawn` is what is sampled; its log-density and KL are exact. `paid` is what the loss pays for,
+    with z in the place of its mean.
     """
 
-    drawn: Distribution
-    paid: Distribution
+    drawn: Normal | ReleasedAR1
+    paid: Normal | ReleasedAR1
 
     @property
     def mean(self) -> Array:
@@ -102,11 +102,8 @@ class SampleForMean(NamedTuple):
         return distributions.metrics(self.drawn)
 
 
-LEAST_VARIANCE = {
-    ("cnn", False): 0.02,
-    ("info", False): 0.01,
-    ("info", True): 0.02,
-}  # (net, correlated); others: exp
+# (net, correlated) -> the least variance; the heads of other nets give logvar itself
+LEAST_VARIANCE = {("cnn", False): 0.02, ("info", False): 0.01, ("info", True): 0.02}
 
 
 def net_posterior(net: str, posterior: str) -> Posterior:
@@ -114,8 +111,8 @@ def net_posterior(net: str, posterior: str) -> Posterior:
 
     The heads of "info", and of "cnn" with a Normal posterior, give a variance v and no logarithm:
     logvar = log max(v, least), least = 0.01 ("info", Normal) or 0.02. This is part of these nets:
-    with logvar itself in its place "info" diverges under Adam 1e-3.
-    ("cnn" with AR(1) clamps inside its encoder, `nets.rho`.)
+    with logvar itself in its place "info" diverges under Adam 1e-3. ("cnn" with AR(1) clamps inside
+    its encoder, `nets.rho`.)
 
     Args:
         net: vanilla, cnn, beta or info.
@@ -124,11 +121,8 @@ def net_posterior(net: str, posterior: str) -> Posterior:
     if net not in NETS:
         raise unknown("net", net, NETS)
     if posterior not in tuple(POSTERIORS):
-        raise unknown(
-            "posterior",
-            posterior if isinstance(posterior, str) else type(posterior).__name__,
-            POSTERIORS,
-        )
+        given = posterior if isinstance(posterior, str) else type(posterior).__name__
+        raise unknown("posterior", given, POSTERIORS)
     base = POSTERIORS[posterior]
     least = LEAST_VARIANCE.get((net, posterior != "normal"))
     if least is None:

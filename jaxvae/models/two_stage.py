@@ -30,7 +30,7 @@ from jaxvae import distributions, noise
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.data.source import Source
 from jaxvae.errors import UserError, check_count
-from jaxvae.types import Array, Batch, Model, Params, State, Terms
+from jaxvae.types import Array, Batch, HasFields, Model, Params, State, Terms
 
 
 class Latents(NamedTuple):
@@ -55,14 +55,16 @@ def latents(
 
     Args:
         model: any model that encodes; its posterior is a NamedTuple of arrays, one of them `mean`
-            [B, D], and all of them [B, ...] or broadcastable to it (a variance that is the same for
-            all x, say).
+            [B, D]. Each is [B], [B, 1], [B, D] or [B, ...], a row for each example, or it is the
+            same for all of them and broadcasts to the mean: [], [D], [1, D].
         preprocess: that of the first stage (default: bytes to [0, 1]).
-        batch_size: images encoded at a time.
+        batch_size: B, images encoded at a time.
         seed: of the preprocessing's noise, where it has any.
 
     Raises:
-        UserError: for a model that does not encode, and latents that are not finite.
+        UserError: for a model that does not encode, latents that are not finite, and a posterior's
+            array that has neither form, or both ([B] with B = D: another `batch_size` tells), or
+            that its `sample` cannot use.
     """
     if model.encode is None:
         raise UserError(
@@ -75,15 +77,14 @@ def latents(
     def encode(params, state, rng, examples):
         batch = preprocess(rng, examples)
         q = model.encode(params, state, batch.x, batch.cond)
-        if not hasattr(q, "_fields") or "mean" not in q._fields:
+        if not (isinstance(q, HasFields) and "mean" in q._fields):
             raise UserError(
                 f"the second stage needs a posterior with a mean, not {type(q).__name__}."
             )
-        return type(q)(*(each(jnp.asarray(value), q.mean) for value in q))
-
-    def each(value, mean):  # a row for each example
-        value = value.reshape((1,) * (mean.ndim - value.ndim) + value.shape)
-        return jnp.broadcast_to(value, (len(mean), *value.shape[1:]))
+        leaves = zip(q._fields, q, strict=True)
+        rows = type(q)(*(_rows(name, jnp.asarray(leaf), q.mean) for name, leaf in leaves))
+        _check_draws(rows, rng)
+        return rows
 
     rng, parts = jax.random.key(seed), []
     for start in range(0, source.size, batch_size):  # the last batch is padded: one compilation
@@ -117,6 +118,44 @@ def latents(
         ),
         redraw,
     )
+
+
+def _rows(name: str, leaf: Array, mean: Array) -> Array:
+    """Returns a posterior's array with a row for each example, [B, ...]; `mean` is [B, D]."""
+    size = len(mean)
+    by_example = leaf.ndim > 0 and leaf.shape[0] == size
+    try:
+        shared = np.broadcast_shapes(leaf.shape, mean.shape) == mean.shape
+    except ValueError:
+        shared = False
+    if by_example and shared and leaf.ndim < mean.ndim:
+        raise UserError(
+            f"the posterior's {name} has shape {leaf.shape}, and its mean {mean.shape}: one number "
+            "for each example, or for each dimension? Use another batch_size."
+        )
+    if by_example:
+        return leaf
+    if not shared:
+        raise UserError(
+            f"the posterior's {name} has shape {leaf.shape}, and its mean {mean.shape}: it needs "
+            f"{size} rows, or a shape that broadcasts to the mean's."
+        )
+    row = leaf.reshape((1,) * (mean.ndim - leaf.ndim) + leaf.shape)
+    return jnp.broadcast_to(row, (size, *row.shape[1:]))
+
+
+def _check_draws(q: Any, rng: Array) -> None:
+    """Raises `UserError` unless a draw from `q` has the shape of its mean."""
+    try:
+        shape = jax.eval_shape(q.sample, rng).shape
+    except (TypeError, ValueError):
+        shape = None
+    if shape != q.mean.shape:
+        shapes = ", ".join(f"{name} {leaf.shape}" for name, leaf in zip(q._fields, q, strict=True))
+        raise UserError(
+            f"the first stage's posterior, {type(q).__name__} with {shapes}, does not draw z of "
+            "its mean's shape: give its arrays shapes that it can use."
+        )
 
 
 def join_stages(first: Any, second: Any) -> tuple[Params, State]:

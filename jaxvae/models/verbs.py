@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.errors import UserError
-from jaxvae.types import Array, Batch, Model, Params, State
+from jaxvae.types import Array, Batch, HasKLPerDim, Model, Params, State
 
 
 def reconstruct(model: Model, params: Params, state: State, batch: Batch) -> Array:
@@ -50,7 +50,7 @@ def traverse(
         params, state, example.x[:1], None if example.cond is None else example.cond[:1]
     )
     size = q.mean.shape[-1]
-    ranks = q.kl_per_dim()[0] if hasattr(q, "kl_per_dim") else jnp.square(q.mean[0])
+    ranks = q.kl_per_dim()[0] if isinstance(q, HasKLPerDim) else jnp.square(q.mean[0])
     chosen = np.argsort(-np.asarray(ranks), kind="stable")[: min(n, size)]
     z = jnp.broadcast_to(q.mean, (len(chosen), points, size))
     z = z.at[np.arange(len(chosen)), :, chosen].set(jnp.linspace(-width, width, points))

@@ -280,18 +280,14 @@ class Dropout(nn.Module):
     """Zeroes each value with probability `rate` in training and scales the rest by 1 / (1 - rate).
 
     Without an rng it returns x: evaluation with `stats="batch"` wants BatchNorm's moments, not
-    dropout.
-
-    Its mask is drawn for the global batch, unlike Linen's own under `pmap`.
+    dropout. Its mask is drawn for the global batch, unlike Linen's own under `pmap`.
     """
 
     rate: float
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        if (
-            not train or self.rate == 0.0 or not self.has_rng("dropout")
-        ):  # batch statistics alone bring no rng
+        if not train or self.rate == 0.0 or not self.has_rng("dropout"):
             return x
         keep = noise.uniform(self.make_rng("dropout"), x.shape) >= self.rate
         return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
@@ -384,8 +380,7 @@ def from_linen(module: nn.Module) -> Net:
             without = " without a condition" if cond is None else ""
             raise UserError(
                 f"these parameters do not fit a net for inputs of shape {x.shape[1:]}{without}: "
-                "they are of "
-                "another one; build it as it was when they were trained."
+                "they are of another one; build it as it was when they were trained."
             ) from None
 
     return Net(init, apply)

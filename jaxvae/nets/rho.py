@@ -36,67 +36,127 @@ class Layer(NamedTuple):
     p: int = 1
 
 
-class Encoder(nn.Module):
-    """Convolutions, each followed by the activation and perhaps BatchNorm; then the heads, side by
-    side."""
+class Table(NamedTuple):
+    """A net, layer by layer, from the image down to the heads and from z up to the image."""
 
-    layers: tuple[Layer, ...]
+    act: str  # of the convolutions down and the dense layers up
+    down: tuple[Layer, ...]
+    trunk: int  # width of a dense layer before the heads; 0: none
+    trunk_each: bool  # each head has a trunk of its own, with the activation; else one without
+    one_head: bool  # mean and scale share one dense layer
+    hidden: tuple[int, ...]  # dense layers of the decoder before its first feature map
+    reduction: int  # side of the image / side of that feature map
+    channels: int  # of that feature map
+    up: tuple[Layer, ...]  # transposed, each with ReLU
+    last: Layer  # transposed; its features are the image's colours
+    norm: bool = False  # BatchNorm after the activation of every convolution but the last
+
+
+TABLES = {
+    "cnn": Table(
+        act="elu",
+        down=(Layer(64, p=15), Layer(128, p=15)),
+        trunk=1024,
+        trunk_each=True,
+        one_head=False,
+        hidden=(1024,),
+        reduction=4,
+        channels=128,
+        up=(Layer(64),),
+        last=Layer(1),
+    ),
+    "beta": Table(
+        act="relu",
+        down=(Layer(32), Layer(32), Layer(64), Layer(64), Layer(256, 4, 1, 0)),
+        trunk=0,
+        trunk_each=False,
+        one_head=True,
+        hidden=(),
+        reduction=64,
+        channels=256,
+        up=(Layer(64, 4, 1, 0), Layer(64), Layer(32), Layer(32)),
+        last=Layer(1),
+    ),
+    "info": Table(
+        act="relu",
+        down=(Layer(64), Layer(64, 3, 1), Layer(128), Layer(128, 3, 1)),
+        trunk=1024,
+        trunk_each=False,
+        one_head=False,
+        hidden=(1024,),
+        reduction=4,
+        channels=128,
+        up=(Layer(64), Layer(64, 3, 1), Layer(32)),
+        last=Layer(1, 3, 1),
+        norm=True,
+    ),
+}
+NETS = ("vanilla", *TABLES)
+LEAST_TRUNK = 0.02  # the last head of the AR(1) cnn sees log max(trunk, LEAST_TRUNK)
+
+
+class Encoder(nn.Module):
+    """Convolutions, perhaps a trunk, and the heads, side by side."""
+
+    table: Table
     heads: tuple[int, ...]
-    act: str
-    norm: str | None = None  # BatchNorm, whose scale starts at "ones" or "uniform"
-    trunk: int = 0  # width of a dense layer before the heads; 0: none
-    trunk_each: bool = False  # one for each head, with the activation; else one without
-    least: float | None = None  # the last head sees log max(trunk, least)
+    least: float | None  # the last head sees log max(trunk, least)
+    uniform_scale: bool
 
     @nn.compact
     def __call__(self, x, *, cond=None, train=False):
-        act, h = (
-            activation(self.act),
-            _convolve(x, self.layers, self.act, self.norm, train, transposed=False),
-        )
-        h = h.reshape(h.shape[0], -1)
-        if self.trunk and not self.trunk_each:
-            h = Dense(self.trunk, INIT)(h)
-        parts = []
+        table, act = self.table, activation(self.table.act)
+        for layer in table.down:
+            h = act(Conv(*layer, init_name=INIT)(x))
+            x = BatchNorm(uniform_scale=self.uniform_scale)(h, train=train) if table.norm else h
+        h = x.reshape(x.shape[0], -1)
+        if table.trunk and not table.trunk_each:
+            h = Dense(table.trunk, INIT)(h)
+        outputs = []
         for i, width in enumerate(self.heads):
-            t = act(Dense(self.trunk, INIT)(h)) if self.trunk_each else h
+            t = act(Dense(table.trunk, INIT)(h)) if table.trunk_each else h
             if self.least is not None and i == len(self.heads) - 1:
                 t = jnp.log(jnp.maximum(t, self.least))
-            parts.append(Dense(width, INIT)(t))
-        return jnp.concatenate(parts, axis=-1)
+            outputs.append(Dense(width, INIT)(t))
+        return jnp.concatenate(outputs, axis=-1)
 
 
 class Decoder(nn.Module):
     """Dense layers, a small feature map, transposed convolutions; the last one gives logits."""
 
-    hidden: tuple[int, ...]
-    start: tuple[int, int, int]
-    layers: tuple[Layer, ...]
-    last: Layer
-    act: str
-    norm: str | None = None  # as in Encoder
+    table: Table
+    shape: tuple[int, int, int]
+    uniform_scale: bool
 
     @nn.compact
     def __call__(self, z, *, cond=None, train=False):
-        h, act = z, activation(self.act)
-        for width in self.hidden:
-            h = act(Dense(width, INIT)(h))
-        h = _convolve(
-            h.reshape(-1, *self.start), self.layers, "relu", self.norm, train, transposed=True
-        )
-        return Conv(self.last.features, self.last.k, self.last.s, self.last.p, transposed=True)(h)
+        table, act = self.table, activation(self.table.act)
+        height, width = (side // table.reduction for side in self.shape[:2])
+        for features in (*table.hidden, height * width * table.channels):
+            z = act(Dense(features, INIT)(z))
+        x = z.reshape(-1, height, width, table.channels)
+        for layer in table.up:
+            h = nn.relu(Conv(*layer, transposed=True)(x))
+            x = BatchNorm(uniform_scale=self.uniform_scale)(h, train=train) if table.norm else h
+        return Conv(self.shape[-1], *table.last[1:], transposed=True)(x)
 
 
-def _convolve(x, layers, act: str, norm: str | None, train: bool, *, transposed: bool):
-    for layer in layers:
-        init = "torch" if transposed else INIT
-        x = activation(act)(
-            Conv(layer.features, layer.k, layer.s, layer.p, transposed=transposed, init_name=init)(
-                x
-            )
-        )
-        x = BatchNorm(uniform_scale=norm == "uniform")(x, train=train) if norm else x
-    return x
+def _shrunk(table: Table, shrink: int) -> Table:
+    """Returns the net with every width divided by `shrink`, at least 1."""
+
+    def w(width: int) -> int:
+        return max(1, width // shrink)
+
+    def narrow(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+        return tuple(layer._replace(features=w(layer.features)) for layer in layers)
+
+    return table._replace(
+        down=narrow(table.down),
+        trunk=w(table.trunk) if table.trunk else 0,
+        hidden=tuple(map(w, table.hidden)),
+        channels=w(table.channels),
+        up=narrow(table.up),
+    )
 
 
 def rho_nets(
@@ -124,43 +184,24 @@ def rho_nets(
         UserError: for an unknown name, images that do not fit, and uniform_scale where there is no
             BatchNorm.
     """
-    if name not in ("vanilla", "cnn", "beta", "info"):
-        raise unknown("net", name, ("vanilla", "cnn", "beta", "info"))
+    if name not in NETS:
+        raise unknown("net", name, NETS)
     check_count("latent_dim", latent_dim)
     check_count("shrink", shrink)
     shape = tuple(shape or ((64, 64, 1) if name == "beta" else (28, 28, 1)))
     heads = (latent_dim, 1, 1) if correlated else (latent_dim, latent_dim)
-    if name != "vanilla":
-        check_images(name, shape, latent_dim, heads, "logits", multiple=1 if name == "beta" else 4)
+    if uniform_scale and name != "info":
+        raise UserError(f"the {name} net has no BatchNorm: uniform_scale is for the info net.")
+    if name == "vanilla":
+        hidden = (max(1, 400 // shrink),)
+        return mlp(hidden, sum(heads), heads=heads, init=INIT), mlp(hidden, shape, init=INIT)
+    check_images(name, shape, latent_dim, heads, "logits", multiple=1 if name == "beta" else 4)
     if name == "beta" and shape[:2] != (64, 64):
         raise UserError(
             f"the beta net takes images of 64x64, not {shape[0]}x{shape[1]}: resize them."
         )
-    if uniform_scale and name != "info":
-        raise UserError(f"the {name} net has no BatchNorm: uniform_scale is for the info net.")
-
-    def w(width: int) -> int:
-        return max(1, width // shrink)
-
-    if name == "vanilla":
-        return mlp((w(400),), sum(heads), heads=heads, init=INIT), mlp((w(400),), shape, init=INIT)
-    colours, small = shape[-1], (shape[0] // 4, shape[1] // 4, w(128))
-    hidden = (w(1024), small[0] * small[1] * small[2])
-    if name == "cnn":
-        wide = (Layer(w(64), p=15), Layer(w(128), p=15))
-        least = 0.02 if correlated else None
-        encoder = Encoder(wide, heads, "elu", trunk=w(1024), trunk_each=True, least=least)
-        decoder = Decoder(hidden, small, (Layer(w(64)),), Layer(colours), "elu")
-    elif name == "beta":
-        encoder = Encoder(
-            (*map(Layer, map(w, (32, 32, 64, 64))), Layer(w(256), 4, 1, 0)), (sum(heads),), "relu"
-        )
-        up = (Layer(w(64), 4, 1, 0), *map(Layer, map(w, (64, 32, 32))))
-        decoder = Decoder((w(256),), (1, 1, w(256)), up, Layer(colours), "relu")
-    else:
-        norm = "uniform" if uniform_scale else "ones"
-        down = (Layer(w(64)), Layer(w(64), 3, 1), Layer(w(128)), Layer(w(128), 3, 1))
-        encoder = Encoder(down, heads, "relu", norm=norm, trunk=w(1024))
-        up = (Layer(w(64)), Layer(w(64), 3, 1), Layer(w(32)))
-        decoder = Decoder(hidden, small, up, Layer(colours, 3, 1), "relu", norm=norm)
-    return from_linen(encoder), from_linen(decoder)
+    table = _shrunk(TABLES[name], shrink)
+    heads = (sum(heads),) if table.one_head else heads
+    least = LEAST_TRUNK if name == "cnn" and correlated else None
+    encoder = Encoder(table, heads, least, uniform_scale)
+    return from_linen(encoder), from_linen(Decoder(table, shape, uniform_scale))

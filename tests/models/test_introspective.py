@@ -254,7 +254,8 @@ def test_intro_vae_losses_and_gradients(monkeypatch, convention, m):
         intro_vae(*nets(), latent_dim=D, m=m, convention=convention, **INTRO),
     )
     phi, theta, params = old["encoder"], old["decoder"], jax_params(old)
-    loss, grads, aux = loss_and_gradient(monkeypatch, model, 0, params, NOISE[:2])
+    draws = NOISE[:2] if convention == "paper" else NOISE[1::-1]  # "released" draws n before z
+    loss, grads, aux = loss_and_gradient(monkeypatch, model, 0, params, draws)
     np.testing.assert_allclose(
         loss, intro_encoder(convention, old, phi, theta, NOISE[:2], m), rtol=1e-5
     )
@@ -362,7 +363,7 @@ def test_each_turn_moves_its_own_net_alone(build, convention):
     [
         (lambda *n: soft_intro_vae(*n, latent_dim=D), ("DEDEDED", "DDEEDD")),
         (lambda *n: intro_vae(*n, latent_dim=D, m=1.0), ("EDDE", "DDE")),
-        (lambda *n: intro_vae(*n, latent_dim=D, m=1.0, convention="released"), ("EDDEE", "DDEE")),
+        (lambda *n: intro_vae(*n, latent_dim=D, m=1.0, convention="released"), ("DEDEE", "DDEE")),
     ],
     ids=["soft", "intro", "intro released"],
 )
@@ -386,6 +387,40 @@ def test_order_of_the_passes(build, orders):
         _, aux = objective.loss(params, state, jax.random.key(1), BATCH, ZERO, carry)
         carry = aux.carry
         assert "".join(seen) == order
+
+
+def averaging(net: Net) -> Net:
+    """Returns `net` with BatchNorm's state: the running average of its inputs, 0.1 of each new one."""
+
+    def init(rng, x, cond=None):
+        return net.init(rng, x, cond)[0], {"mean": jnp.zeros(x.shape[1:])}
+
+    def apply(params, state, x, *, cond=None, rng=None, train):
+        y, _ = net.apply(params, {}, x, cond=cond, rng=rng, train=train)
+        return y, {"mean": 0.9 * state["mean"] + 0.1 * jnp.mean(x, axis=0)} if train else state
+
+    return Net(init, apply)
+
+
+def test_running_averages_of_intro_vae_as_released(monkeypatch):
+    """As the authors' code runs the nets: fake = D(n), z ~ E(x), rec = D(z), E(rec), E(fake); then,
+    with the encoder that has moved, E(rec), E(fake)."""
+    model = intro_vae(*map(averaging, nets()), latent_dim=D, m=1.0, convention="released")
+    old, state = numpy_params(), model.init(jax.random.key(0), BATCH)[1]
+    give(monkeypatch, NOISE[:2])
+    n, eps = NOISE[:2]
+    _, aux = model.objectives[0].loss(jax_params(old), state, jax.random.key(0), BATCH, ZERO, None)
+    moved = {**old, "encoder": numpy_params(2)["encoder"]}
+    _, aux = model.objectives[1].loss(
+        jax_params(moved), aux.state, jax.random.key(1), BATCH, ZERO, aux.carry
+    )
+    z = draw(encode(old["encoder"], X), eps)
+    rec, fake = decode(old["decoder"], z), decode(old["decoder"], n)
+    for name, passes in (("decoder", (n, z)), ("encoder", (X, rec, fake, rec, fake))):
+        mean = np.zeros(2)
+        for x in passes:
+            mean = 0.9 * mean + 0.1 * x.mean(axis=0)
+        np.testing.assert_allclose(aux.state[name]["mean"], mean, rtol=1e-5, err_msg=name)
 
 
 def batch_norm_net(out):

@@ -1,6 +1,8 @@
 """The composed model of two stages, latents redrawn at every visit, priors fitted afterwards, the
 floor of gamma."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ from jaxvae.models.mixture import Mixture
 from jaxvae.models.two_stage import Latents
 from jaxvae.testing import check_model
 from jaxvae.train import fit
-from jaxvae.types import Model
+from jaxvae.types import Array, Model
 from small import one_device
 
 RNG, D = jax.random.key(0), 3
@@ -101,6 +103,67 @@ def test_latents_of_a_posterior_with_one_variance_for_all():
         np.testing.assert_allclose(
             z, distributions.sample(RNG, Normal(2.0 * jnp.asarray(x), jnp.zeros((3, 2)))), rtol=1e-6
         )
+
+
+class Scaled(NamedTuple):
+    """N(mean, diag(scale^2)), where `scale` has one number for each example, [B]."""
+
+    mean: Array
+    scale: Array
+
+    def sample(self, rng):
+        rows = self.scale.reshape(len(self.mean), -1)
+        return self.mean + rows * jax.random.normal(rng, self.mean.shape)
+
+
+def latents_of(posterior, x, *, batch_size: int) -> Latents:
+    """Returns the latents of a model whose q(z|x) is `posterior(x)`."""
+    return models.latents(
+        Model(lambda rng, batch: ({}, {}), encode=lambda p, s, x, cond=None: posterior(x)),
+        {},
+        {},
+        data.from_arrays(x),
+        preprocess=lambda rng, examples: Batch(examples["x"]),
+        batch_size=batch_size,
+    )
+
+
+@pytest.mark.parametrize("columns", [(), (1,), (2,)], ids=["[B]", "[B, 1]", "[B, D]"])
+@pytest.mark.parametrize("batch_size", [3, 4, 7])
+def test_latents_of_a_posterior_with_a_number_for_each_example(columns, batch_size):
+    """They stay with their example, and keep their shape."""
+    x = np.arange(14, dtype=np.float32).reshape(7, 2) + 1.0
+    found = latents_of(
+        lambda x: Scaled(x, x[:, 0].reshape(-1, *(1,) * len(columns)) * jnp.ones(columns)),
+        x,
+        batch_size=batch_size,
+    )
+    np.testing.assert_array_equal(
+        found.source.arrays["scale"],
+        np.broadcast_to(x[:, 0].reshape(7, *(1,) * len(columns)), (7, *columns)),
+    )
+    z = found.preprocess(RNG, found.source.read(np.arange(7))).x
+    want = x + x[:, :1] * jax.random.normal(RNG, (7, 2))
+    np.testing.assert_allclose(z, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        (lambda x: x[:, 0], r"one number for each example, or for each dimension\? Use another"),
+        (lambda x: jnp.ones(3), r"scale has shape \(3,\), and its mean \(2, 2\): it needs 2 rows"),
+        (lambda x: jnp.ones((3, 2)), "it needs 2 rows, or a shape that broadcasts"),
+    ],
+)
+def test_latents_of_a_posterior_whose_arrays_have_another_shape(scale, message):
+    with pytest.raises(UserError, match=message):
+        latents_of(lambda x: Scaled(x, scale(x)), np.ones((4, 2), np.float32), batch_size=2)
+
+
+def test_latents_of_a_posterior_that_cannot_be_drawn_from():
+    """A Normal's variances broadcast to its mean; [B] does not."""
+    with pytest.raises(UserError, match=r"Normal with mean \(3, 2\), logvar \(3,\), does not draw"):
+        latents_of(lambda x: Normal(x, x[:, 0]), np.ones((4, 2), np.float32), batch_size=3)
 
 
 def test_parameters_are_no_constants_of_the_program_that_encodes():
