@@ -192,14 +192,14 @@ def test_weights_are_asked_for_before_anything_is_trained(folder, monkeypatch, c
 
 
 def test_reconstructions_are_drawn_in_the_mode_of_the_protocol(folder):
-    asked = train.Asked("mnist", 0, setting.Budget(), True)
-    stage, seen = train.stage_one(asked, "learned_gamma"), []
+    case = train.Case("mnist", 0, setting.Budget(), True)
+    stage, seen = train.stage_one(case, "learned_gamma"), []
 
     def noted(function):
         return lambda *args, stats: seen.append(stats) or function(*args, stats=stats)
 
     model = stage.model._replace(encode=noted(stage.model.encode), decode=noted(stage.model.decode))
-    draw = cells._reconstructions(asked, stage._replace(model=model))
+    draw = cells._reconstructions(case, stage._replace(model=model))
     for stats in ("batch", "running"):
         assert draw(jax.random.key(0), 4, stats).shape == (4, 8, 8, 1)
     assert seen == ["batch", "batch", "running", "running"]
