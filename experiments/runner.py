@@ -279,7 +279,7 @@ def commit(folder: Path) -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return name + (
-        "-dirty"
+        table.DIRTY
         if any(path and "results" not in PurePosixPath(path).parts for path in changed)
         else ""
     )
