@@ -1,7 +1,9 @@
 """python -m experiments.two_stage.figures [--data NAME] [--budget SHARE] [--seed S]: draws the
 paper's figures from runs.
 
-What has been trained on this machine (in `runs/`) is drawn into `figures/`; nothing is trained.
+What has been trained on this machine (in `runs/`) is drawn into `figures/`; nothing is trained. The
+nets are those of Table 1 (`setting`), at the budget in the titles; the paper's Figures 1, 9 and 10
+are of a residual net with a second stage of 2,048, after the whole schedule.
 
     gamma.png          Figure 1 left: log gamma and the squared error per pixel in training, gamma learned and fixed
     directions.png     Figure 1 centre: image variance against posterior variance of each latent direction
@@ -56,6 +58,12 @@ def draw(case: Case, target: Path) -> list[Path]:
     return made
 
 
+def label(case: Case) -> str:
+    """Returns data, net and budget: the paper's figures are of a residual net, after the whole
+    schedule."""
+    return f"{case.name}, InfoGAN net{case.budget.suffix}"
+
+
 def gamma(case: Case, path: Path, there: set[str]) -> Path:
     """Draws the decoder's variance and the error over training."""
     figure, axes = _figure(2)
@@ -76,7 +84,7 @@ def gamma(case: Case, path: Path, there: set[str]) -> Path:
         )  # of rec = 1/2 sum [e / gamma + log 2 pi gamma]
         axes[0].plot(steps, np.log(value), color=colour, label=name.replace("_", " "))
         axes[1].plot(steps, error, color=colour, label=name.replace("_", " "))
-    axes[0].set(xlabel="step", title="log gamma (means between log lines)")
+    axes[0].set(xlabel="step", title=f"{label(case)}:\nlog gamma (means between log lines)")
     axes[1].set(xlabel="step", title="squared error per pixel", yscale="log")
     axes[0].legend(frameon=False)
     return _save(path, figure)
@@ -94,7 +102,7 @@ def directions(case: Case, path: Path, rows_path: Path) -> Path:
         xlabel="posterior variance of the direction",
         ylabel="image variance, sum over pixels",
         yscale="symlog",
-        title=f"{case.name}: what N(0, 1) on one coordinate of z does",
+        title=f"{label(case)}:\nwhat N(0, 1) on one coordinate of z does",
     )
     axes[0].set_yscale("symlog", linthresh=0.01)
     # five directions from the smallest posterior variance to the largest
@@ -121,7 +129,7 @@ def variances(case: Case, path: Path) -> Path:
     axes[0].set(
         xlabel="posterior variance",
         ylabel="images x directions",
-        title=f"{case.name}, learned gamma",
+        title=f"{label(case)}: learned gamma",
     )
     return _save(path, figure)
 
@@ -144,7 +152,7 @@ def singular(case: Case, path: Path) -> Path:
     )
     for name, values, colour in lines:
         axes[0].plot(latent.singular_values(np.asarray(values)), color=colour, label=name)
-    axes[0].set(xlabel="index", title=f"{case.name}: singular values of {len(z):,} latents")
+    axes[0].set(xlabel="index", title=f"{label(case)}:\nsingular values of {len(z):,} latents")
     axes[0].legend(frameon=False)
     return _save(path, figure)
 
