@@ -36,6 +36,7 @@ from typing import Any, NamedTuple, NoReturn
 from jaxvae import errors, host, table, writers
 from jaxvae.errors import UserError
 
+WRITTEN = {"results", "figures"}  # folders that runs write into
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxvae")
 
 
@@ -74,11 +75,10 @@ class Option(NamedTuple):
     word: bool = False  # without its name, and required
 
 
-SEEDS = Option("seeds", "0:1", str, "A:B is A up to but not B, A is A alone")
 SMOKE = Option("smoke", False, bool, "a tiny run, kept apart in smoke/")
 OPTIONS = (
     Option("cell", None, str, "a cell, or a glob; all cells by default", repeatable=True),
-    SEEDS,
+    Option("seeds", "0:1", str, "A:B is A up to but not B, A is A alone"),
     SMOKE,
     Option("table", False, bool, "only print the table of what has been run"),
     Option("markdown", False, bool, "print the table in Markdown"),
@@ -162,9 +162,11 @@ def run(
     start = time.perf_counter()
     measures = cell.run(seed, smoke)
     seconds = time.perf_counter() - start
-    said = f"python -m experiments.{folder.name} --cell {cell.name} --seeds {seed}:{seed + 1}"
-    said += (" --smoke" if smoke else "") + words
-    lines = record(folder, cell.name, seed, measures, code, seconds, said, smoke=smoke)
+    command_line = (
+        f"python -m experiments.{folder.name} --cell {cell.name} --seeds {seed}:{seed + 1}"
+    )
+    command_line += (" --smoke" if smoke else "") + words
+    lines = record(folder, cell.name, seed, measures, code, seconds, command_line, smoke=smoke)
     for line in lines:
         print(f"  {line['metric']} ({line['protocol']}) = {line['value']:.6g}", file=sys.stderr)
     cell.clear(seed, smoke)
@@ -179,7 +181,7 @@ def record(
     measures: Sequence[Measure],
     code: dict[str, Any],
     seconds: float,
-    command: str,
+    command_line: str,
     *,
     smoke: bool = False,
 ) -> list[dict[str, Any]]:
@@ -190,12 +192,12 @@ def record(
         folder: the experiment's folder.
         code: `code_facts` of the code as it was imported.
         seconds: what training and measuring took.
-        command: what measures the same again.
+        command_line: what measures the same again.
 
     Raises:
         UserError: for a measure that is no result, before anything is written.
     """
-    facts = {**code, "device": device(), "seconds": round(seconds, 3), "command": command}
+    facts = {**code, "device": device(), "seconds": round(seconds, 3), "command": command_line}
     lines = [
         table.check_result(
             {"cell": cell, "seed": seed, **m._asdict(), **facts} | {"value": float(m.value)}, cell
@@ -265,7 +267,7 @@ def code_facts(folder: Path) -> dict[str, Any]:
 def commit(folder: Path) -> str:
     """Returns the short commit of the repository around `folder`, or "unknown".
 
-    "-dirty" is added where tracked files differ from it, other than results.
+    "-dirty" is added where tracked files differ from it, other than results and pictures.
     """
 
     def git(*args: str) -> str:
@@ -280,7 +282,7 @@ def commit(folder: Path) -> str:
         return "unknown"
     return name + (
         table.DIRTY
-        if any(path and "results" not in PurePosixPath(path).parts for path in changed)
+        if any(path and WRITTEN.isdisjoint(PurePosixPath(path).parts) for path in changed)
         else ""
     )
 
@@ -328,14 +330,14 @@ def parse(
         elif option.repeatable:
             kind["action"] = "append"
         default = "" if option.default in (None, False) else f" (default: {option.default})"
-        help = (option.help + ("; repeatable" if option.repeatable else "") + default).replace(
+        about = (option.help + ("; repeatable" if option.repeatable else "") + default).replace(
             "%", "%%"
         )
         if option.word:
-            parser.add_argument(option.name, help=help, **kind)
+            parser.add_argument(option.name, help=about, **kind)
         else:
             flag, dest = f"--{option.name}", option.name.replace("-", "_")
-            parser.add_argument(flag, dest=dest, default=option.default, help=help, **kind)
+            parser.add_argument(flag, dest=dest, default=option.default, help=about, **kind)
 
     def fail(message: str) -> NoReturn:
         raise UserError(f"{message}: see --help.")

@@ -349,7 +349,7 @@ def _by_seed(records: list[Record], describe: Callable[[Record], str]) -> dict[s
     seeds: dict[str, list[Any]] = {}
     for record in records:
         seeds.setdefault(describe(record), []).append(record["seed"])
-    return {text: sorted(found) for text, found in seeds.items()}
+    return seeds
 
 
 def _spelled(seeds: Mapping[str, list[Any]]) -> str:

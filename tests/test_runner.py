@@ -274,6 +274,8 @@ def test_the_commit_and_when_it_is_dirty(tmp_path):
     (folder / "results").mkdir(parents=True)
     (folder / "cells.py").write_text("1")
     (folder / "results" / "a.jsonl").write_text("")
+    (folder / "figures").mkdir()
+    (folder / "figures" / "a.png").write_text("")
     git("init", "-q")
     assert runner.commit(folder) == "unknown"  # nothing committed yet
     git("add", ".")
@@ -281,6 +283,7 @@ def test_the_commit_and_when_it_is_dirty(tmp_path):
     head = git("rev-parse", "--short", "HEAD")
     assert runner.commit(folder) == head
     (folder / "results" / "a.jsonl").write_text("{}\n")
+    (folder / "figures" / "a.png").write_text("drawn")  # by the cell that ran before
     (folder / "new.py").write_text("untracked")
     assert runner.commit(folder) == head
     (folder / "cells.py").write_text("2")

@@ -149,8 +149,10 @@ def sweep(name: str, seeds: range, smoke: bool) -> None:
     """Trains and measures the cells of one table or figure, and adds their lines to the results."""
     code = runner.code_facts(FOLDER)
     writers.make_folder(runner.target(FOLDER, smoke))
-    command = f"python -m experiments.soft_intro_2d.sweep {name} --seeds {seeds.start}:{seeds.stop}"
-    command += " --smoke" if smoke else ""
+    command_line = (
+        f"python -m experiments.soft_intro_2d.sweep {name} --seeds {seeds.start}:{seeds.stop}"
+    )
+    command_line += " --smoke" if smoke else ""
     for method in (*setting.METHODS, "intro_vae_released"):
         runs = {cell: run for cell, run in SWEEPS[name].items() if run.method == method}
         if not runs:
@@ -162,7 +164,7 @@ def sweep(name: str, seeds: range, smoke: bool) -> None:
             ensemble, method, list(runs.values()), seeds, smoke
         ):
             cell = list(runs)[i]
-            runner.record(FOLDER, cell, seed, numbers, code, seconds, command, smoke=smoke)
+            runner.record(FOLDER, cell, seed, numbers, code, seconds, command_line, smoke=smoke)
             keep(cell, runs[cell], seed, state, smoke)
             if seed == seeds.start:
                 film = folder / "films" / str(i * len(seeds))
