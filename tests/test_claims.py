@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from functools import cache
 from pathlib import Path
 
@@ -22,9 +23,9 @@ def read(name):
 
 @cache
 def page(name):
-    """Returns the text of a README, its tables aside, in one line."""
-    lines = (ROOT / name / "README.md").read_text().split("\n")
-    return " ".join(" ".join(lines).split())
+    """Returns the text of a README in one line, without its generated tables."""
+    text = (ROOT / name / "README.md").read_text()
+    return " ".join(re.sub(r"<!-- table: .*?<!-- end -->", "", text, flags=re.DOTALL).split())
 
 
 def row(name, cell, metric, protocol):
