@@ -23,7 +23,7 @@ import optax
 from PIL import Image
 
 from benchmarks import measure
-from experiments.uva_vae.cells import tanh_vae
+from experiments.uva_vae import setting
 from jaxvae import Batch, data, models, nets, writers
 from jaxvae.data import images
 from jaxvae.data.stream import ahead
@@ -95,7 +95,7 @@ def fitting(source: data.Source, seconds: float):
 
 def drawing(seconds: float):
     """Returns a run of the importance-weighted bound on 100 images: draws a second."""
-    model = tanh_vae((28, 28, 1), 20)
+    model = setting.build((28, 28, 1), 20)
     x = (np.random.default_rng(0).random((100, 28, 28, 1)) < 0.2).astype(np.float32)
     params, state = model.init(jax.random.key(0), Batch(x))
     k = 200

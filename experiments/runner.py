@@ -1,17 +1,28 @@
 """Runs the cells of an experiment, keeps one line per number, and prints the table.
 
-An experiment is a folder `experiments/<name>` with `expected.json` (see `jaxvae.table`) and a
-`__main__.py` that ends in `runner.main(Path(__file__).parent, cells)`. Then
+An experiment is a folder `experiments/<name>` with
+
+    README.md       what is claimed, what was run, every protocol
+    setting.py      what the paper trained: constants, nets, optimiser
+    cells.py        the cells of the table
+    figures.py      pictures of what has been run, into figures/
+    expected.json   the published numbers (see `jaxvae.table`)
+    results/        ours, one JSON line per number
+    __main__.py     ends in `runner.main(FOLDER, CELLS)`
+
+and whatever else it needs. Then
 
     python -m experiments.<name> [--cell C]... [--seeds A:B] [--smoke] [--table] [--markdown]
+    python -m experiments.<name>.figures
 
-runs the cells, writes `results/<cell>.jsonl` ("/" in a cell's name becomes "."), and prints ours
-beside the paper's. A smoke run writes to `smoke/` and compares nothing: its numbers are those of a
-tiny run.
+run the cells, write `results/<cell>.jsonl` ("/" in a cell's name becomes "."), print ours beside
+the paper's, and draw. A smoke run writes to `smoke/` and compares nothing: its numbers are those of
+a tiny run.
 """
 
 import argparse
 import fnmatch
+import functools
 import importlib.metadata
 import platform
 import shlex
@@ -25,6 +36,7 @@ from typing import Any, NamedTuple, NoReturn
 from jaxvae import errors, host, table, writers
 from jaxvae.errors import UserError
 
+WRITTEN = {"results", "figures"}  # folders that runs write into
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxvae")
 
 
@@ -53,14 +65,42 @@ class Cell(NamedTuple):
 
 
 class Option(NamedTuple):
-    """An option of one experiment's own, which its cells depend on: `--name VALUE`."""
+    """What a command may be told: `--name VALUE`, a switch where `kind` is bool, or a bare word."""
 
     name: str
     default: Any
     kind: Callable[[str], Any]
     help: str
+    repeatable: bool = False  # the value is then a list
+    word: bool = False  # without its name, and required
 
 
+SMOKE = Option("smoke", False, bool, "a tiny run, kept apart in smoke/")
+OPTIONS = (
+    Option("cell", None, str, "a cell, or a glob; all cells by default", repeatable=True),
+    Option("seeds", "0:1", str, "A:B is A up to but not B, A is A alone"),
+    SMOKE,
+    Option("table", False, bool, "only print the table of what has been run"),
+    Option("markdown", False, bool, "print the table in Markdown"),
+)
+
+
+def command(function: Callable) -> Callable:
+    """Returns `function`, the body of a command: a `UserError` is one line on stderr and exit code
+    2."""
+
+    @functools.wraps(function)
+    def run_command(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            raise SystemExit(2) from None
+
+    return run_command
+
+
+@command
 def main(
     folder: Path,
     cells: Sequence[Cell] | Callable[..., Sequence[Cell]],
@@ -77,40 +117,31 @@ def main(
         options: of this experiment alone; those that are not at their default go into each result's
             command.
     """
-    try:
-        _main(Path(folder), cells, argv, options)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-def _main(folder: Path, cells, argv: Sequence[str] | None, options: Sequence[Option]) -> None:
-    args = _parse(folder, argv, options)
-    own = {option.name: getattr(args, option.name) for option in options}
-    words = "".join(
-        f" --{o.name} {shlex.quote(str(own[o.name]))}" for o in options if own[o.name] != o.default
+    folder = Path(folder)
+    args = parse(
+        f"experiments.{folder.name}",
+        "Runs the cells, keeps one line per number, and prints ours beside the paper's.",
+        (*OPTIONS, *options),
+        argv,
     )
-    cells = cells(**own) if callable(cells) else cells
+    values = {option.name: getattr(args, option.name) for option in options}
+    words = "".join(
+        f" --{o.name} {shlex.quote(str(values[o.name]))}"
+        for o in options
+        if values[o.name] != o.default
+    )
+    cells = cells(**values) if callable(cells) else cells
     chosen, seeds = select(cells, args.cell), parse_seeds(args.seeds)
-    target = folder / ("smoke" if args.smoke else "results")
     if not args.table:
         table.join(*table.load(folder))  # a broken file is found before the run, not after it
-        writers.make_folder(target)
+        writers.make_folder(target(folder, args.smoke))
         for cell in chosen:
             cell.check(args.smoke)
-        code = {
-            "commit": commit(folder),
-            "versions": versions(),
-        }  # as imported: files may change during the run
+        code = code_facts(folder)
         for seed in seeds:
             for cell in chosen:
                 run(folder, cell, seed, code, smoke=args.smoke, words=words)
-    results, expected = table.load(folder, target.name)
-    if args.smoke:
-        expected = {"title": "Smoke run: tiny, not comparable with any paper", "cells": []}
-    title = " - ".join(expected[name] for name in ("title", "source") if expected.get(name))
-    text = table.render(table.join(results, expected), markdown=args.markdown)
-    print(f"{title}\n\n{text}" if title else text)
+    print_table(folder, smoke=args.smoke, markdown=args.markdown)
 
 
 def run(
@@ -130,27 +161,67 @@ def run(
     print(f"{cell.name}, seed {seed} ...", file=sys.stderr, flush=True)
     start = time.perf_counter()
     measures = cell.run(seed, smoke)
-    seconds = round(time.perf_counter() - start, 3)
-    facts = {
-        **code,
-        "device": device(),
-        "seconds": seconds,
-        "command": f"python -m experiments.{folder.name} --cell {cell.name} --seeds "
-        f"{seed}:{seed + 1}" + (" --smoke" if smoke else "") + words,
-    }
-    lines = [
-        {"cell": cell.name, "seed": seed, **measure._asdict(), **facts} for measure in measures
-    ]
-    lines = [
-        table.check_result({**line, "value": float(line["value"])}, cell.name) for line in lines
-    ]
-    path = folder / ("smoke" if smoke else "results") / f"{cell.name.replace('/', '.')}.jsonl"
+    seconds = time.perf_counter() - start
+    command_line = (
+        f"python -m experiments.{folder.name} --cell {cell.name} --seeds {seed}:{seed + 1}"
+    )
+    command_line += (" --smoke" if smoke else "") + words
+    lines = record(folder, cell.name, seed, measures, code, seconds, command_line, smoke=smoke)
     for line in lines:
-        writers.append(path, line)
         print(f"  {line['metric']} ({line['protocol']}) = {line['value']:.6g}", file=sys.stderr)
     cell.clear(seed, smoke)
     print(f"  {seconds:.1f} s", file=sys.stderr, flush=True)
     return lines
+
+
+def record(
+    folder: Path,
+    cell: str,
+    seed: int,
+    measures: Sequence[Measure],
+    code: dict[str, Any],
+    seconds: float,
+    command_line: str,
+    *,
+    smoke: bool = False,
+) -> list[dict[str, Any]]:
+    """Returns the result lines of what was measured of one cell and seed, after appending them to
+    its file.
+
+    Args:
+        folder: the experiment's folder.
+        code: `code_facts` of the code as it was imported.
+        seconds: what training and measuring took.
+        command_line: what measures the same again.
+
+    Raises:
+        UserError: for a measure that is no result, before anything is written.
+    """
+    facts = {**code, "device": device(), "seconds": round(seconds, 3), "command": command_line}
+    lines = [
+        table.check_result(
+            {"cell": cell, "seed": seed, **m._asdict(), **facts} | {"value": float(m.value)}, cell
+        )
+        for m in measures
+    ]
+    for line in lines:
+        writers.append(target(folder, smoke) / f"{cell.replace('/', '.')}.jsonl", line)
+    return lines
+
+
+def target(folder: Path, smoke: bool) -> Path:
+    """Returns the folder of the result lines."""
+    return folder / ("smoke" if smoke else "results")
+
+
+def print_table(folder: Path, *, smoke: bool = False, markdown: bool = False) -> None:
+    """Prints the published numbers and ours; of smoke runs, ours alone."""
+    results, expected = table.load(folder, target(folder, smoke).name)
+    if smoke:
+        expected = {"title": "Smoke run: tiny, not comparable with any paper", "cells": []}
+    title = " - ".join(expected[name] for name in ("title", "source") if expected.get(name))
+    text = table.render(table.join(results, expected), markdown=markdown)
+    print(f"{title}\n\n{text}" if title else text)
 
 
 def select(cells: Sequence[Cell], patterns: Sequence[str] | None) -> list[Cell]:
@@ -188,10 +259,15 @@ def parse_seeds(text: str) -> range:
     return seeds
 
 
+def code_facts(folder: Path) -> dict[str, Any]:
+    """Returns commit and versions; taken before a run, as files may change during it."""
+    return {"commit": commit(folder), "versions": versions()}
+
+
 def commit(folder: Path) -> str:
     """Returns the short commit of the repository around `folder`, or "unknown".
 
-    "-dirty" is added where tracked files differ from it, other than results.
+    "-dirty" is added where tracked files differ from it, other than results and pictures.
     """
 
     def git(*args: str) -> str:
@@ -205,8 +281,8 @@ def commit(folder: Path) -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return name + (
-        "-dirty"
-        if any(path and "results" not in PurePosixPath(path).parts for path in changed)
+        table.DIRTY
+        if any(path and WRITTEN.isdisjoint(PurePosixPath(path).parts) for path in changed)
         else ""
     )
 
@@ -236,38 +312,32 @@ def device() -> str:
     )
 
 
-def _parse(
-    folder: Path, argv: Sequence[str] | None, options: Sequence[Option] = ()
+def parse(
+    name: str, description: str, options: Sequence[Option], argv: Sequence[str] | None = None
 ) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m experiments.{folder.name}",
-        description="Runs the cells, keeps one line per number, and prints ours beside the "
-        "paper's.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--cell",
-        action="append",
-        metavar="NAME",
-        help="a cell, or a glob; repeatable (default: all)",
-    )
-    parser.add_argument(
-        "--seeds", default="0:1", metavar="A:B", help="A up to but not B, or A alone (default: 0:1)"
-    )
-    parser.add_argument("--smoke", action="store_true", help="a tiny run, kept apart in smoke/")
-    parser.add_argument(
-        "--table", action="store_true", help="only print the table of what has been run"
-    )
-    parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
+    """Returns the values of the options of the command `python -m <name>`, by name.
 
+    Raises:
+        UserError: for an unknown option, with the nearest one, and a value of the wrong kind.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {name}", description=description, allow_abbrev=False
+    )
     for option in options:
-        parser.add_argument(
-            f"--{option.name}",
-            type=option.kind,
-            default=option.default,
-            metavar=option.name.upper(),
-            help=f"{option.help} (default: {option.default})",
+        kind: dict[str, Any] = {"type": option.kind, "metavar": option.name.upper()}
+        if option.kind is bool:
+            kind = {"action": "store_true"}
+        elif option.repeatable:
+            kind["action"] = "append"
+        default = "" if option.default in (None, False) else f" (default: {option.default})"
+        about = (option.help + ("; repeatable" if option.repeatable else "") + default).replace(
+            "%", "%%"
         )
+        if option.word:
+            parser.add_argument(option.name, help=about, **kind)
+        else:
+            flag, dest = f"--{option.name}", option.name.replace("-", "_")
+            parser.add_argument(flag, dest=dest, default=option.default, help=about, **kind)
 
     def fail(message: str) -> NoReturn:
         raise UserError(f"{message}: see --help.")
@@ -275,14 +345,6 @@ def _parse(
     parser.error = fail
     args, rest = parser.parse_known_args(argv)
     if rest:
-        known = (
-            "--cell",
-            "--seeds",
-            "--smoke",
-            "--table",
-            "--markdown",
-            "--help",
-            *(f"--{option.name}" for option in options),
-        )
-        raise errors.unknown("argument", rest[0], known)
+        known = [f"--{option.name}" for option in options if not option.word]
+        raise errors.unknown("argument", rest[0], (*known, "--help"))
     return args

@@ -31,6 +31,10 @@ footnote says so. With neither, sd_paper is 0.
 
 A result line has at least "cell", "seed", "metric", "protocol" and "value". For each seed of a
 (cell, metric, protocol) the newest line counts, which is the later one in its file.
+
+Seeds that stand behind one number should come from one commit, device, precision, number of steps
+and of examples. Where they do not, the number's footnote says which seed comes from which; it names
+a commit, too, where the code differed from it ("-dirty").
 """
 
 import math
@@ -45,6 +49,7 @@ from jaxvae.errors import UserError
 Record = dict[str, Any]
 
 HEAD = ("cell", "metric", "protocol", "paper", "ours (seeds)", "difference", "status")
+DIRTY = "-dirty"  # ends the name of a commit from which the code differed
 _RIGHT = (3, 4, 5)  # columns of numbers
 
 
@@ -63,7 +68,7 @@ class Row(NamedTuple):
     status: str  # "reproduced", "differs", "n < 3", "not run" or "no paper value"
     reason: str = ""  # why ours differs, where that is recorded
     source: str = ""  # where the paper's number stands, and what stands in for its sd
-    setting: str = ""  # device, precision and steps of ours
+    setting: str = ""  # device, precision, steps and n of ours; commits where they need a word
     earlier: Record | None = None  # an earlier version's value, sd and source
 
 
@@ -122,8 +127,8 @@ def render(rows: Sequence[Row], *, markdown: bool = False) -> str:
     only we measured: a line for a cell, a column for a metric.
 
     The paper's numbers are shown as recorded; ours with at least as many decimals. Footnotes say
-    where a published number stands, and on what device, in what precision and for how many steps
-    ours ran.
+    where a published number stands; on what device, in what precision and for how many steps ours
+    ran, and on how many examples it was measured; and what differs between its seeds.
     """
     if not rows:
         return "no results and no published numbers yet"
@@ -194,9 +199,9 @@ def _by_metric(
 def _grid(lines: Sequence[Sequence[str]], right: Container[int], markdown: bool) -> str:
     """Returns lines, a head first, as a table; the columns `right` are numbers."""
     if markdown:
-        cut = ["---:" if i in right else "---" for i in range(len(lines[0]))]
+        rule = ["---:" if i in right else "---" for i in range(len(lines[0]))]
         escaped = (
-            [text.replace("|", "\\|") for text in line] for line in (lines[0], cut, *lines[1:])
+            [text.replace("|", "\\|") for text in line] for line in (lines[0], rule, *lines[1:])
         )
         return "\n".join("| " + " | ".join(line) + " |" for line in escaped)
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
@@ -319,13 +324,45 @@ def _source(entry: Record) -> str:
 
 
 def _setting(records: list[Record]) -> str:
-    def one(record: Record) -> str:
-        steps = f"{record['steps']} steps" if record.get("steps") is not None else None
-        return ", ".join(
-            str(part) for part in (record.get("device"), record.get("precision"), steps) if part
-        )
+    """Returns under what the seeds ran; where that differs between them, which ran under what."""
+    runs = _by_seed(records, _conditions)
+    text = "runs differ: " + _spelled(runs) if len(runs) > 1 else "".join(runs)
+    commits = _by_seed(records, lambda record: record.get("commit") or "unknown")
+    named = {_commit(name): seeds for name, seeds in commits.items()}
+    if len(commits) > 1:
+        return "; ".join(filter(None, [text, "commits differ: " + _spelled(named)]))
+    if any(name.endswith(DIRTY) for name in commits):
+        return "; ".join(filter(None, [text, f"commit {next(iter(named))}"]))
+    return text
 
-    return "; ".join(dict.fromkeys(text for text in map(one, records) if text))
+
+def _conditions(record: Record) -> str:
+    steps = f"{record['steps']} steps" if record.get("steps") is not None else None
+    n = f"measured on {record['n']}" if record.get("n") is not None else None
+    return ", ".join(
+        str(part) for part in (record.get("device"), record.get("precision"), steps, n) if part
+    )
+
+
+def _by_seed(records: list[Record], describe: Callable[[Record], str]) -> dict[str, list[Any]]:
+    """Returns the seeds of each description."""
+    seeds: dict[str, list[Any]] = {}
+    for record in records:
+        seeds.setdefault(describe(record), []).append(record["seed"])
+    return seeds
+
+
+def _spelled(seeds: Mapping[str, list[Any]]) -> str:
+    return "; ".join(
+        f"{text or 'not recorded'} (seed{'s' * (len(found) > 1)} {', '.join(map(str, found))})"
+        for text, found in seeds.items()
+    )
+
+
+def _commit(name: str) -> str:
+    """Returns the name of a commit, and what "-dirty" means."""
+    clean = name.removesuffix(DIRTY)
+    return name if clean == name else f"{clean} with changes that were not committed"
 
 
 def _ours(row: Row) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from experiments import runner
-from experiments.rho_vae import cells, figures, search
+from experiments.rho_vae import cells, figures, search, setting
 from jaxvae import distributions, writers
 from jaxvae.errors import UserError
 from jaxvae.types import Batch
@@ -36,9 +36,9 @@ def test_every_cells_model_has_its_parameters(net):
         "info": (13_403_157, 13_394_957),
     }[net]
     side = 64 if net == "beta" else 28
-    for method in cells.methods(net):
+    for method in setting.methods(net):
         params, _ = jax.eval_shape(
-            cells.build(net, method).init, jax.random.key(0), Batch(jnp.zeros((2, side, side, 1)))
+            setting.build(net, method).init, jax.random.key(0), Batch(jnp.zeros((2, side, side, 1)))
         )
         assert (
             sum(leaf.size for leaf in jax.tree.leaves(params)) == counts[method.startswith("ar1")]
@@ -49,7 +49,7 @@ def test_the_published_starts_have_cells_of_one_epoch():
     measures = cells._smoke("info_uniform", "ar1-released", 0)[0]
     assert [m.protocol for m in measures] == ["rho-vae-released, epoch 1", *["nats, epoch 1"] * 3]
     params = {
-        name: cells.build(name, "normal", shrink=16).init(
+        name: setting.build(name, "normal", shrink=16).init(
             jax.random.key(0), Batch(jnp.zeros((2, 28, 28, 1)))
         )[0]
         for name in ("info", "info_uniform")
@@ -62,11 +62,11 @@ def test_the_published_starts_have_cells_of_one_epoch():
 
 
 def test_the_released_loss_of_a_split_divides_by_128_whatever_the_batch():
-    model = cells.build("vanilla", "ar1-released", shrink=50)
+    model = setting.build("vanilla", "ar1-released", shrink=50)
     x = jnp.asarray(np.random.default_rng(0).random((6, 28, 28, 1)), jnp.float32)
     params, state = model.init(jax.random.key(0), Batch(x))
     rng = jax.random.key(1)
-    terms = cells.with_released_loss(model).terms(params, state, rng, Batch(x))
+    terms = setting.with_released_loss(model).terms(params, state, rng, Batch(x))
     q = model.encode(params, state, x)
     rest = distributions.AR1Normal(jnp.zeros_like(q.mean), q.rho, q.logvar).kl()
     want = terms.rec + 0.5 * jnp.sum(jnp.square(q.mean), axis=1) + rest / 128
@@ -78,9 +78,9 @@ def test_the_released_loss_of_a_split_divides_by_128_whatever_the_batch():
 
 def test_images_are_resized_to_bytes():
     x = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), dtype=np.uint8)
-    same = cells.preprocess_for(28)(jax.random.key(0), {"x": x}).x
+    same = setting.preprocess_for(28)(jax.random.key(0), {"x": x}).x
     np.testing.assert_allclose(same, x / 255, rtol=1e-6)
-    big = np.asarray(cells.preprocess_for(64)(jax.random.key(0), {"x": x}).x)
+    big = np.asarray(setting.preprocess_for(64)(jax.random.key(0), {"x": x}).x)
     assert big.shape == (2, 64, 64, 1)
     np.testing.assert_allclose(255 * big, np.round(255 * big), atol=1e-3)
 
@@ -178,7 +178,7 @@ def test_a_killed_cell_goes_on_and_ends_as_if_it_never_was(tmp_path, monkeypatch
     assert trained == [cells.SMOKE_STEPS]  # the first half was not trained again
     assert (measures, curve) == whole[:2]
     np.testing.assert_array_equal(images, whole[2])
-    monkeypatch.setattr(cells, "BETA", 2.0)
+    monkeypatch.setattr(setting, "BETA", 2.0)
     with pytest.raises(UserError, match=r"beta is 4\.0 there and 2\.0 here"):
         cells._measure(*cell, tmp_path / "killed", smoke=True)
 
@@ -239,4 +239,4 @@ def test_figure_5_has_every_method_the_starts_and_no_jump(tmp_path, monkeypatch)
 
 def test_figures_of_nothing_are_one_line(tmp_path):
     with pytest.raises(UserError, match="nothing has been run"):
-        figures.main("no_such_results", tmp_path)
+        figures.draw_all("no_such_results", tmp_path)

@@ -1,10 +1,13 @@
+import importlib
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from experiments import runner
+from experiments import __main__ as counts
+from experiments import endpoints, runner
 from experiments.runner import Cell, Measure
 from jaxvae import errors, host, writers
 from jaxvae.errors import UserError
@@ -271,6 +274,8 @@ def test_the_commit_and_when_it_is_dirty(tmp_path):
     (folder / "results").mkdir(parents=True)
     (folder / "cells.py").write_text("1")
     (folder / "results" / "a.jsonl").write_text("")
+    (folder / "figures").mkdir()
+    (folder / "figures" / "a.png").write_text("")
     git("init", "-q")
     assert runner.commit(folder) == "unknown"  # nothing committed yet
     git("add", ".")
@@ -278,6 +283,7 @@ def test_the_commit_and_when_it_is_dirty(tmp_path):
     head = git("rev-parse", "--short", "HEAD")
     assert runner.commit(folder) == head
     (folder / "results" / "a.jsonl").write_text("{}\n")
+    (folder / "figures" / "a.png").write_text("drawn")  # by the cell that ran before
     (folder / "new.py").write_text("untracked")
     assert runner.commit(folder) == head
     (folder / "cells.py").write_text("2")
@@ -289,3 +295,75 @@ def test_the_commit_and_when_it_is_dirty(tmp_path):
 def test_no_git_at_all(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert runner.commit(tmp_path) == "unknown"
+
+
+ROOT = Path(runner.__file__).parent
+NAMES = sorted(path.parent.name for path in ROOT.glob("*/__main__.py"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_has_the_same_files(name):
+    folder = ROOT / name
+    files = ("README.md", "__main__.py", "setting.py", "cells.py", "figures.py", "expected.json")
+    assert [file for file in files if not (folder / file).is_file()] == []
+    assert (folder / "results").is_dir()
+    commands = (folder / "README.md").read_text()
+    assert f"python -m experiments.{name} " in commands
+    assert f"python -m experiments.{name}.figures" in commands
+    pictures = {path.relative_to(folder).parts[0] for path in folder.rglob("*.png")}
+    assert pictures - {"runs", "smoke"} <= {"figures"}  # what is not in git aside
+    text = "".join(path.read_text() for path in folder.glob("*.py"))
+    assert "argparse" not in text  # one parser: the runner's
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_answer_a_wrong_option_with_one_line_and_code_2(name, capsys):
+    figures = importlib.import_module(f"experiments.{name}.figures")
+    for argv in (["--sed", "0"], ["all"]):
+        with pytest.raises(SystemExit) as end:
+            figures.main(argv)
+        assert end.value.code == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 1
+        assert err.startswith(f"unknown argument '{argv[0]}'")
+
+
+def test_help_names_every_option(capsys):
+    options = (
+        *runner.OPTIONS,
+        runner.Option("share", 0.5, float, "so many % of it"),
+        runner.Option("what", None, str, "a bare word", word=True),
+    )
+    with pytest.raises(SystemExit, match="0"):
+        runner.parse("experiments.paper", "About.", options, ["--help"])
+    out = capsys.readouterr().out
+    for text in ("--cell CELL", "repeatable", "--share SHARE", "so many % of it (default: 0.5)"):
+        assert text in out
+    args = runner.parse("experiments.paper", "", options, ["all", "--cell", "a", "--cell", "b"])
+    assert (args.what, args.cell, args.share, args.smoke) == ("all", ["a", "b"], 0.5, False)
+
+
+def test_end_points_of_what_has_been_run(experiment, capsys):
+    folder, cells, _ = experiment
+    main = runner.command(endpoints.main)
+    with pytest.raises(SystemExit, match="2"):
+        main(folder, "test_loss", "nats", [])
+    assert capsys.readouterr().err == "nothing has been run: python -m experiments.paper first.\n"
+    runner.main(folder, cells, ["--seeds", "0:2"])
+    capsys.readouterr()
+    main(folder, "test_loss", "nats", [])
+    assert capsys.readouterr().out.strip() == "figures/test_loss.png"
+    assert 2_000 < (folder / "figures" / "test_loss.png").stat().st_size < 100_000
+
+
+def test_the_counts_of_published_numbers(experiment, monkeypatch, capsys):
+    folder, cells, _ = experiment
+    monkeypatch.setattr(counts, "FOLDER", folder.parent)
+    runner.main(folder, cells, ["--cell", "mnist/a", "--seeds", "0:3"])
+    assert counts.counts() == {"paper": (2, 1, 1, 1, 0)}
+    capsys.readouterr()
+    counts.main([])
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| [paper](experiments/paper/README.md) | 2 | 1 | 1 | 1 | 0 |",
+        "| all | 2 | 1 | 1 | 1 | 0 |",
+    ]

@@ -254,6 +254,7 @@ def test_the_time_of_a_sweep_that_was_stopped_is_counted_from_its_beginning(fold
         (["search", "--method", "gan"], "unknown method 'gan'"),
         (["search", "--at-once", "0"], "--at-once must be at least 1"),
         (["table_2", "--seeds", "5:5"], "--seeds 5:5 holds no seed"),
+        (["table_2", "--sed", "0:1"], "unknown argument '--sed'. Did you mean '--seeds'"),
     ],
 )
 def test_mistakes_are_one_line(argv, message, capsys):

@@ -334,3 +334,54 @@ def test_an_earlier_version_stands_beside_and_is_not_compared():
 def test_an_earlier_version_needs_a_number_and_its_source(earlier):
     with pytest.raises(UserError, match=r"expected.json, earlier of .*'(source|value)'"):
         one([], value=10.0, earlier=earlier)
+
+
+def footnotes(*lines):
+    """Returns the footnotes of a table of these result lines of one number."""
+    text = table.render(table.join(lines, {"cells": []}))
+    return [line.partition("] ")[2] for line in text.splitlines() if line.startswith("[")]
+
+
+SAME = {"device": "cpu", "precision": "float32", "steps": 9, "n": 100, "commit": "abc1234"}
+
+
+def test_seeds_that_ran_alike_have_a_footnote_without_commits():
+    lines = [result(seed, 1.0, **SAME) for seed in range(3)]
+    assert footnotes(*lines) == ["cpu, float32, 9 steps, measured on 100"]
+
+
+def test_seeds_of_different_commits_are_marked():
+    newer = SAME | {"commit": "def5678"}
+    lines = [result(0, 1.0, **newer), result(1, 1.0, **SAME), result(2, 1.0, **newer)]
+    assert footnotes(*lines) == [
+        "cpu, float32, 9 steps, measured on 100; commits differ: def5678 (seeds 0, 2); "
+        "abc1234 (seed 1)"
+    ]
+    replaced = [result(seed, 2.0, **SAME) for seed in (0, 2)]  # the newest line of a seed counts
+    assert footnotes(*lines, *replaced) == ["cpu, float32, 9 steps, measured on 100"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("device", "gpu"), ("precision", "bfloat16"), ("steps", 90), ("n", 7)]
+)
+def test_seeds_that_ran_under_different_conditions_are_marked(name, value):
+    [note] = footnotes(result(0, 1.0, **SAME), result(1, 1.0, **(SAME | {name: value})))
+    assert note.startswith("runs differ: cpu, float32, 9 steps, measured on 100 (seed 0); ")
+    assert str(value) in note and note.endswith(" (seed 1)")
+
+
+def test_a_commit_with_changes_is_marked_also_of_one_seed():
+    dirty = SAME | {"commit": "abc1234-dirty"}
+    assert footnotes(result(0, 1.0, **dirty)) == [
+        "cpu, float32, 9 steps, measured on 100; commit abc1234 with changes that were not committed"
+    ]
+    assert footnotes(result(0, 1.0, **dirty), result(1, 1.0, **SAME)) == [
+        "cpu, float32, 9 steps, measured on 100; commits differ: abc1234 with changes that were "
+        "not committed (seed 0); abc1234 (seed 1)"
+    ]
+
+
+def test_a_line_without_a_commit_stands_apart_from_one_with():
+    assert footnotes(result(0, 1.0), result(1, 1.0, commit="abc1234")) == [
+        "commits differ: unknown (seed 0); abc1234 (seed 1)"
+    ]

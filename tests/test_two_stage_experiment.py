@@ -192,14 +192,14 @@ def test_weights_are_asked_for_before_anything_is_trained(folder, monkeypatch, c
 
 
 def test_reconstructions_are_drawn_in_the_mode_of_the_protocol(folder):
-    asked = train.Asked("mnist", 0, setting.Budget(), True)
-    stage, seen = train.stage_one(asked, "learned_gamma"), []
+    case = train.Case("mnist", 0, setting.Budget(), True)
+    stage, seen = train.stage_one(case, "learned_gamma"), []
 
     def noted(function):
         return lambda *args, stats: seen.append(stats) or function(*args, stats=stats)
 
     model = stage.model._replace(encode=noted(stage.model.encode), decode=noted(stage.model.decode))
-    draw = cells._reconstructions(asked, stage._replace(model=model))
+    draw = cells._reconstructions(case, stage._replace(model=model))
     for stats in ("batch", "running"):
         assert draw(jax.random.key(0), 4, stats).shape == (4, 8, 8, 1)
     assert seen == ["batch", "batch", "running", "running"]
@@ -245,9 +245,34 @@ def test_options_that_do_not_exist(folder, argv, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_nothing_trained_is_said(folder):
-    with pytest.raises(UserError, match="nothing is trained in"):
+def test_nothing_trained_is_said(folder, capsys):
+    with pytest.raises(SystemExit, match="2"):
         figures.main(["--data", "fashion_mnist"])
+    assert capsys.readouterr().err.startswith("nothing is trained in")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--data", "minst"], "unknown data set 'minst'. Did you mean 'mnist'"),
+        (["--budget", "2"], "--budget must be at most 1"),
+        (["--seed", "-1"], "--seed must be at least 0"),
+    ],
+)
+def test_mistakes_of_the_figures_are_one_line(folder, argv, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        figures.main(argv)
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+
+
+def test_figures_say_which_net_and_budget_they_are_of(folder, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda path, figure: drawn.append(figure) or path)
+    case = train.Case("mnist", 0, setting.Budget(0.05), True)
+    figures.variances(case, folder / "variances.png")
+    [axes] = drawn[0].axes
+    assert axes.get_title() == "mnist, InfoGAN net, 5 % of the schedule: learned gamma"
 
 
 def test_nothing_trained_ends_the_command_with_2(folder, monkeypatch, capsys):

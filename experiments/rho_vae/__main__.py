@@ -1,4 +1,4 @@
-"""python -m experiments.rho_vae [--cell C] [--seeds A:B] [--smoke]"""
+"""python -m experiments.rho_vae [--cell C]... [--seeds A:B] [--smoke] [--table] [--markdown]"""
 
 from experiments import runner
 from experiments.rho_vae.cells import CELLS, FOLDER

@@ -6,13 +6,14 @@ not run is not drawn. The published curves are known at their first and last epo
 run off the top of a panel.
 """
 
-import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from experiments.rho_vae.cells import DATA, FOLDER, UNIFORM, methods
+from experiments import runner
+from experiments.rho_vae.cells import FOLDER
+from experiments.rho_vae.setting import DATA, UNIFORM, methods
 from jaxvae import writers
 from jaxvae.errors import UserError
 from jaxvae.models.rho_vae import NETS
@@ -93,7 +94,7 @@ def draw(net: str, target: Path, results: str = "results") -> bool:
                         ms=8,
                         mew=2,
                     )
-            _cut(axes)
+            _limit(axes)
             axes.set_title(f"{name}: {title}", fontsize=10)
             axes.set_xlabel("epoch")
             axes.set_ylabel("nats per image, down is better")
@@ -106,7 +107,7 @@ def draw(net: str, target: Path, results: str = "results") -> bool:
     return bool(lines)
 
 
-def _cut(axes) -> None:
+def _limit(axes) -> None:
     """Ends the panel above the highest start of a curve: what jumps higher later runs off its
     top."""
     starts, everything = [], []
@@ -119,7 +120,7 @@ def _cut(axes) -> None:
         axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
 
 
-def samples(name: str, target: Path, results: str = "results") -> bool:
+def samples(name: str, target: Path) -> bool:
     """Draws the samples of every posterior of the vanilla net side by side. Returns whether there
     was any."""
     from matplotlib.figure import Figure
@@ -127,9 +128,7 @@ def samples(name: str, target: Path, results: str = "results") -> bool:
 
     from jaxvae.plots import save_figure
 
-    paths = {
-        m: FOLDER / results / "samples" / f"{name}.vanilla.{m}.png" for m in methods("vanilla")
-    }
+    paths = {m: target / "samples" / f"{name}.vanilla.{m}.png" for m in methods("vanilla")}
     paths = {m: path for m, path in paths.items() if path.exists()}
     if not paths:
         return False
@@ -143,24 +142,22 @@ def samples(name: str, target: Path, results: str = "results") -> bool:
     return True
 
 
-def main(results: str = "results", target: Path = FOLDER / "figures") -> None:
-    """Draws everything there is."""
+def draw_all(results: str = "results", target: Path = FOLDER / "figures") -> None:
+    """Draws everything there is. Raises `UserError` where nothing has been run."""
     writers.make_folder(target)
-    drawn = [draw(net, target, results) for net in NETS] + [
-        samples(name, target, results) for name in DATA
-    ]
+    drawn = [draw(net, target, results) for net in NETS] + [samples(name, target) for name in DATA]
     if not any(drawn):
         raise UserError(
             "nothing has been run: python -m experiments.rho_vae --cell '*/vanilla/*' first."
         )
 
 
+@runner.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draws everything there is. A user's mistake is one line on stderr and exit code 2."""
+    runner.parse("experiments.rho_vae.figures", "Draws what has been run.", (), argv)
+    draw_all()
+
+
 if __name__ == "__main__":
-    argparse.ArgumentParser(
-        prog="python -m experiments.rho_vae.figures", description=__doc__.partition(": ")[2]
-    ).parse_args()
-    try:
-        main()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from None
+    main()

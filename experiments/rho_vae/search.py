@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from experiments.runner import Cell, Measure
-from experiments.vae.cells import BATCH_SIZE, PRECISION
+from experiments.vae.setting import BATCH_SIZE, PRECISION
 from jaxvae import data, models, nets
 from jaxvae.distributions import Normal
 from jaxvae.train import evaluate, fit

@@ -1,8 +1,7 @@
-"""python -m experiments.soft_intro_2d [--cell C] [--seeds A:B] [--smoke]"""
+"""python -m experiments.soft_intro_2d [--cell C]... [--seeds A:B] [--smoke] [--table] [--markdown]"""
 
-from pathlib import Path
+from experiments import runner
+from experiments.soft_intro_2d.cells import CELLS, FOLDER
 
-from experiments.runner import main
-from experiments.soft_intro_2d.cells import CELLS
-
-main(Path(__file__).parent, CELLS)
+if __name__ == "__main__":
+    runner.main(FOLDER, CELLS)

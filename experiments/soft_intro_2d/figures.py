@@ -11,10 +11,9 @@ results/.
 What has not been run is left white; a figure of which nothing has been run is not drawn.
 """
 
-import argparse
 import io
 import statistics
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -22,10 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxvae
+from experiments import runner
+from experiments.runner import Option
 from experiments.soft_intro_2d import cells, measure, setting
 from jaxvae import Batch, table, writers
 from jaxvae.data import toy2d
-from jaxvae.errors import UserError
+from jaxvae.errors import check_count
 from jaxvae.metrics import grid2d
 
 FIGURES = cells.FOLDER / "figures"
@@ -178,18 +179,13 @@ def figure_21(seed: int) -> list[Path]:
     return [save("figure_21", figure)]
 
 
-def main(argv: list[str] | None = None) -> None:
+@runner.command
+def main(argv: Sequence[str] | None = None) -> None:
     """Draws what can be drawn. A user's mistake is one line on stderr and exit code 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.soft_intro_2d.figures", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    try:
-        paths = [*figure_2(args.seed), *films(args.seed), *figure_3(), *figure_21(args.seed)]
-    except UserError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from None
+    name, about = "experiments.soft_intro_2d.figures", "Draws what has been run."
+    seed = runner.parse(name, about, [Option("seed", 0, int, "of the runs to draw")], argv).seed
+    check_count("--seed", seed, least=0)
+    paths = [*figure_2(seed), *films(seed), *figure_3(), *figure_21(seed)]
     print(
         "\n".join(str(path.relative_to(cells.FOLDER)) for path in paths)
         or "nothing has been run yet: python -m experiments.soft_intro_2d --cell 8gaussians/vae"

@@ -13,21 +13,22 @@ it to search anew). `--smoke` runs a few steps of small nets into smoke/. A swee
 goes on with the same command; of a table or figure, with the method at which it was.
 """
 
-import argparse
 import math
 import shutil
 import sys
 import time
-from typing import NoReturn
+from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 
 from experiments import runner
+from experiments.runner import Option
 from experiments.soft_intro_2d import cells, measure, setting
 from experiments.soft_intro_2d.cells import FOLDER
-from jaxvae import table, writers
+from jaxvae import writers
 from jaxvae.data import toy2d
-from jaxvae.errors import UserError, unknown
+from jaxvae.errors import check_count, unknown
 from jaxvae.train import folder as folders
 from jaxvae.train.checkpoint import Checkpoints
 from jaxvae.train.ensemble import Ensemble, member, train_ensemble
@@ -40,11 +41,24 @@ SWEEPS = {
     "figure_3": setting.FIGURE_3,
     "figure_21": setting.FIGURE_21,
 }
+OPTIONS = (
+    Option("sweep", None, str, f"{', '.join(SWEEPS)} or search", word=True),
+    Option("seeds", None, str, "A:B; by default 0:5, as in the paper, and 0:1 for figure_21"),
+    Option("data", None, str, "of the search; all four by default", repeatable=True),
+    Option("method", None, str, "of the search; all three by default", repeatable=True),
+    Option("at-once", 210, int, "settings of the search in one program"),
+    runner.SMOKE,
+)
 
 
 def width(smoke: bool) -> int:
     """Returns the width of the hidden layers."""
     return 16 if smoke else 256
+
+
+def sweep_folder(name: str, method: str, smoke: bool) -> Path:
+    """Returns the folder of the runs of one method, while they are trained and measured."""
+    return FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}"
 
 
 def train(
@@ -56,7 +70,7 @@ def train(
     hidden = width(smoke)
     names = list(dict.fromkeys(r.data for r in runs))
     hyper = {key: [r.hyper[key] for r in runs] for key in runs[0].hyper}
-    folder = FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}"
+    folder = sweep_folder(name, method, smoke)
     clock = folder / "seconds.json"  # of a run that is gone on with
     shoot = cells.camera(
         setting.build(method, hidden, **runs[0].hyper)
@@ -134,36 +148,28 @@ def measured(ensemble: Ensemble, method: str, runs: list[setting.Run], seeds: ra
 
 def sweep(name: str, seeds: range, smoke: bool) -> None:
     """Trains and measures the cells of one table or figure, and adds their lines to the results."""
-    code = {"commit": runner.commit(FOLDER), "versions": runner.versions()}
-    target = writers.make_folder(FOLDER / ("smoke" if smoke else "results"))
+    code = runner.code_facts(FOLDER)
+    writers.make_folder(runner.target(FOLDER, smoke))
+    command_line = (
+        f"python -m experiments.soft_intro_2d.sweep {name} --seeds {seeds.start}:{seeds.stop}"
+    )
+    command_line += " --smoke" if smoke else ""
     for method in (*setting.METHODS, "intro_vae_released"):
-        chosen = {cell: r for cell, r in SWEEPS[name].items() if r.method == method}
-        if not chosen:
+        runs = {cell: run for cell, run in SWEEPS[name].items() if run.method == method}
+        if not runs:
             continue
-        runs = list(chosen.values())
-        ensemble, seconds = train(name, method, runs, seeds, smoke)
-        command = (
-            f"python -m experiments.soft_intro_2d.sweep {name} --seeds {seeds.start}:{seeds.stop}"
-        )
-        facts = {
-            **code,
-            "device": runner.device(),
-            "seconds": round(seconds / len(ensemble.settings), 3),
-            "command": command + (" --smoke" if smoke else ""),
-        }
-        folder = FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}"
-        for i, seed, state, numbers in measured(ensemble, method, runs, seeds, smoke):
-            cell = list(chosen)[i]
-            for number in numbers:
-                line = {"cell": cell, "seed": seed, **number._asdict(), **facts}
-                writers.append(
-                    target / f"{cell.replace('/', '.')}.jsonl", table.check_result(line, cell)
-                )
-            keep(cell, runs[i], seed, state, smoke)
+        ensemble, seconds = train(name, method, list(runs.values()), seeds, smoke)
+        seconds /= len(ensemble.settings)
+        folder = sweep_folder(name, method, smoke)
+        for i, seed, state, numbers in measured(
+            ensemble, method, list(runs.values()), seeds, smoke
+        ):
+            cell = list(runs)[i]
+            runner.record(FOLDER, cell, seed, numbers, code, seconds, command_line, smoke=smoke)
+            keep(cell, runs[cell], seed, state, smoke)
             if seed == seeds.start:
-                (folder / "films" / str(i * len(seeds))).rename(
-                    cells.workdir(cell, seed, smoke) / "film"
-                )
+                film = folder / "films" / str(i * len(seeds))
+                film.rename(cells.workdir(cell, seed, smoke) / "film")
         shutil.rmtree(folder)
 
 
@@ -180,14 +186,15 @@ def keep(cell: str, chosen: setting.Run, seed: int, state, smoke: bool) -> None:
     writers.write_json(folder / "finished.json", config)
 
 
-def search(names: list[str], methods: list[str], at_once: int, smoke: bool) -> None:
+def search(names: Sequence[str], methods: Sequence[str], at_once: int, smoke: bool) -> None:
     """Runs what the files lack of the grid search, `at_once` settings in a program, and prints the
     best of each file."""
-    target = writers.make_folder(FOLDER / ("smoke" if smoke else "search"))
+    folder = writers.make_folder(FOLDER / ("smoke" if smoke else "search"))
+    facts = {"device": runner.device(), "commit": runner.commit(FOLDER)}
     for data in names:
         for method in methods:
             settings = setting.search(method)[: 4 if smoke else None]
-            path, lines = target / f"{data}.{method}.jsonl", []
+            path, lines = folder / f"{data}.{method}.jsonl", []
             if path.exists() and not smoke:
                 lines = [line for line in writers.read(path) if _hyper(line) in settings]
             done = [_hyper(line) for line in lines]
@@ -201,19 +208,10 @@ def search(names: list[str], methods: list[str], at_once: int, smoke: bool) -> N
                     if runs[i].hyper in done:
                         continue
                     values = {f"{n.metric}_{n.protocol}": n.value for n in numbers}
-                    lines.append(
-                        {
-                            "data": data,
-                            "method": method,
-                            **runs[i].hyper,
-                            "seed": seed,
-                            **values,
-                            "device": runner.device(),
-                            "commit": runner.commit(FOLDER),
-                        }
-                    )
+                    found = {"data": data, "method": method, **runs[i].hyper, "seed": seed}
+                    lines.append({**found, **values, **facts})
                     writers.append(path, lines[-1])
-                shutil.rmtree(FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}")
+                shutil.rmtree(sweep_folder(name, method, smoke))
             best = min(lines, key=_score)
             print(
                 f"{data}, {method}: best of {len(settings)}: {_hyper(best)}, released KL + JSD = "
@@ -232,83 +230,28 @@ def _score(line: dict) -> float:
     return score if math.isfinite(score) else math.inf
 
 
-def main(argv: list[str] | None = None) -> None:
+@runner.command
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs what the command line asks for. A user's mistake is one line on stderr and exit code
     2."""
-    try:
-        _main(argv)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-def _main(argv: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.soft_intro_2d.sweep",
-        allow_abbrev=False,
-        description="Trains many cells as one compiled program for each method.",
-    )
-    parser.add_argument("sweep", metavar="SWEEP", help=f"{', '.join(SWEEPS)} or search")
-    parser.add_argument(
-        "--seeds",
-        default=None,
-        metavar="A:B",
-        help="default: 0:5, as in the paper (figure_21: 0:1)",
-    )
-    parser.add_argument(
-        "--data",
-        action="append",
-        metavar="NAME",
-        help="of the search; repeatable (default: all four)",
-    )
-    parser.add_argument(
-        "--method",
-        action="append",
-        metavar="NAME",
-        help="of the search; repeatable (default: all three)",
-    )
-    parser.add_argument(
-        "--at-once",
-        type=int,
-        default=210,
-        metavar="N",
-        help="settings of the search in one program",
-    )
-    parser.add_argument(
-        "--smoke", action="store_true", help="a few steps of small nets, kept apart in smoke/"
-    )
-
-    def fail(message: str) -> NoReturn:
-        raise UserError(f"{message}: see --help.")
-
-    parser.error = fail
-    args = parser.parse_args(argv)
+    about = "Trains many cells as one compiled program for each method."
+    args = runner.parse("experiments.soft_intro_2d.sweep", about, OPTIONS, argv)
     if args.sweep not in (*SWEEPS, "search"):
         raise unknown("sweep", args.sweep, (*SWEEPS, "search"))
-    if args.sweep == "search":
-        for given, known, what in (
-            (args.data, setting.DATA, "2-D data set"),
-            (args.method, setting.METHODS, "method"),
-        ):
-            for name in given or ():
-                if name not in known:
-                    raise unknown(what, name, known)
-        if args.at_once < 1:
-            raise UserError(f"--at-once must be at least 1, not {args.at_once}.")
-        search(
-            args.data or list(setting.DATA),
-            args.method or list(setting.METHODS),
-            args.at_once,
-            args.smoke,
-        )
+    if args.sweep != "search":
+        seeds = args.seeds or ("0:1" if args.sweep == "figure_21" else "0:5")
+        sweep(args.sweep, runner.parse_seeds(seeds), args.smoke)
+        runner.print_table(FOLDER, smoke=args.smoke)
         return
-    sweep(
-        args.sweep,
-        runner.parse_seeds(args.seeds or ("0:1" if args.sweep == "figure_21" else "0:5")),
-        args.smoke,
-    )
-    results, expected = table.load(FOLDER, "smoke" if args.smoke else "results")
-    print(table.render(table.join(results, {"cells": []} if args.smoke else expected)))
+    for given, known, what in (
+        (args.data, setting.DATA, "2-D data set"),
+        (args.method, setting.METHODS, "method"),
+    ):
+        for name in given or ():
+            if name not in known:
+                raise unknown(what, name, known)
+    check_count("--at-once", args.at_once)
+    search(args.data or setting.DATA, args.method or setting.METHODS, args.at_once, args.smoke)
 
 
 if __name__ == "__main__":

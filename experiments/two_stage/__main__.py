@@ -1,5 +1,5 @@
 """python -m experiments.two_stage [--protocol P] [--budget SHARE] [--cell C]... [--seeds A:B]
-[--smoke] [--table]"""
+[--smoke] [--table] [--markdown]"""
 
 from experiments import runner
 from experiments.runner import Option

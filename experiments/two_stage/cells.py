@@ -19,7 +19,7 @@ import numpy as np
 from experiments.runner import Cell, Measure
 from experiments.two_stage import setting, toy, train
 from experiments.two_stage.setting import Budget
-from experiments.two_stage.train import Asked, Stage
+from experiments.two_stage.train import Case, Stage
 from jaxvae import distributions, plots, writers
 from jaxvae.metrics import fid, protocols, weights
 from jaxvae.metrics.protocols import EXTRACTORS, PROTOCOLS, Protocol
@@ -30,16 +30,16 @@ PRECISION = "float32, highest"
 SMOKE_SAMPLES = 64
 
 
-def run(asked: Asked, method: str, protocol: str) -> list[Measure]:
+def run(case: Case, method: str, protocol: str) -> list[Measure]:
     """Trains what the cell needs, draws its samples, and measures it."""
     chosen = PROTOCOLS[protocol]
     # a tiny number of samples; the features are those of the protocol where its weights are there
-    if asked.smoke:
+    if case.smoke:
         chosen = chosen.with_samples(SMOKE_SAMPLES)
-    stage = train.method(asked, method)
-    measures = _distances(asked, method, stage, chosen)
+    stage = train.method(case, method)
+    measures = _distances(case, method, stage, chosen)
     if stage.model.terms is not None:
-        test, protocol = train.source(asked, "test"), "nats" + asked.budget.suffix
+        test, protocol = train.source(case, "test"), "nats" + case.budget.suffix
         with jax.default_matmul_precision("highest"):
             found = evaluate(
                 stage.model,
@@ -47,45 +47,45 @@ def run(asked: Asked, method: str, protocol: str) -> list[Measure]:
                 stage.state,
                 test,
                 preprocess=train.PREPROCESS,
-                seed=asked.seed,
+                seed=case.seed,
             )
         measures += [
             Measure(name, protocol, found[name], test.size, stage.steps, PRECISION)
             for name in ("elbo", "rec", "kl")
         ]
         if method == "learned_gamma":
-            name = "decoder variance" + asked.budget.suffix
+            name = "decoder variance" + case.budget.suffix
             measures.append(
-                Measure("gamma", name, _gamma(asked, stage), test.size, stage.steps, PRECISION)
+                Measure("gamma", name, _gamma(case, stage), test.size, stage.steps, PRECISION)
             )
     return measures
 
 
-def _gamma(asked: Asked, stage: Stage) -> float:
+def _gamma(case: Case, stage: Stage) -> float:
     """Returns the decoder's variance, as the model itself has it."""
-    p = stage.model.decode(stage.params, stage.state, jnp.zeros((1, asked.latent_dim)))
+    p = stage.model.decode(stage.params, stage.state, jnp.zeros((1, case.latent_dim)))
     return float(jnp.exp(jnp.max(p.logvar)))
 
 
-def _distances(asked: Asked, method: str, stage: Stage, protocol: Protocol) -> list[Measure]:
-    real = functools.partial(train.source, asked)
+def _distances(case: Case, method: str, stage: Stage, protocol: Protocol) -> list[Measure]:
+    real = functools.partial(train.source, case)
     sampler = fid.model_sampler(stage.model, stage.params, stage.state)
     with jax.default_matmul_precision("highest"):
-        if asked.seed == 0 and not asked.smoke:
-            where = FOLDER / "figures" / asked.budget.folder
+        if case.seed == 0 and not case.smoke:
+            where = FOLDER / "figures" / case.budget.folder
             writers.make_folder(where)
-            images = sampler(jax.random.key(asked.seed), 100, "running")
-            plots.samples(where / f"{asked.name}.{method}.png", np.asarray(images))
+            images = sampler(jax.random.key(case.seed), 100, "running")
+            plots.samples(where / f"{case.name}.{method}.png", np.asarray(images))
         found = [
-            ("fid", fid.fid(real, sampler, protocol, progress=_announced("fid"), seed=asked.seed))
+            ("fid", fid.fid(real, sampler, protocol, progress=_announced("fid"), seed=case.seed))
         ]
         if method in setting.STAGE_ONE:
-            name, sampler = "fid_reconstruction", _reconstructions(asked, stage)
+            name, sampler = "fid_reconstruction", _reconstructions(case, stage)
             found.append(
-                (name, fid.fid(real, sampler, protocol, progress=_announced(name), seed=asked.seed))
+                (name, fid.fid(real, sampler, protocol, progress=_announced(name), seed=case.seed))
             )
     return [
-        Measure(name, d.protocol + asked.budget.suffix, d.value, d.n, stage.steps, PRECISION)
+        Measure(name, d.protocol + case.budget.suffix, d.value, d.n, stage.steps, PRECISION)
         for name, d in found
     ]
 
@@ -107,10 +107,10 @@ def _announced(name: str):
     return progress
 
 
-def _reconstructions(asked: Asked, stage: Stage):
+def _reconstructions(case: Case, stage: Stage):
     """Returns a sampler of reconstructions of training images, drawn at random; z ~ q(z|x), not its
     mean."""
-    images = train.source(asked, "train")
+    images = train.source(case, "train")
 
     @functools.partial(jax.jit, static_argnums=4)
     def reconstruct(params, state, rng, x, stats):
@@ -144,14 +144,14 @@ def cells(protocol: str, budget: float) -> Sequence[Cell]:
 
     def one(name: str, method: str) -> Cell:
         def measure(seed: int, smoke: bool) -> list[Measure]:
-            asked = Asked(name, seed, Budget() if smoke else share, smoke)
+            case = Case(name, seed, Budget() if smoke else share, smoke)
             check(
                 protocol
                 # before anything is trained; and are the images there that samples are compared
                 # with?
             )
-            train.source(asked, PROTOCOLS[protocol].split)
-            return run(asked, method, protocol)
+            train.source(case, PROTOCOLS[protocol].split)
+            return run(case, method, protocol)
 
         return Cell(f"{name}/{method}", measure)
 

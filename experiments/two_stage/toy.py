@@ -62,10 +62,20 @@ def ks(t: np.ndarray) -> float:
     return float(max(np.max(np.arange(1, n + 1) / n - true), np.max(true - np.arange(n) / n)))
 
 
+def stage_steps(smoke: bool) -> int:
+    """Returns the steps of each stage."""
+    return 50 if smoke else STEPS
+
+
+def stages_of(method: str) -> int:
+    """Returns how many stages a method trains: both of "two_stage" have `STEPS`."""
+    return 2 if method == "two_stage" else 1
+
+
 @cache
 def stages(seed: int, smoke: bool):
     """Returns ((model, params, state) of stage one and of stage two, latents)."""
-    steps = 50 if smoke else STEPS
+    steps = stage_steps(smoke)
     options = {"steps": steps, "batch_size": BATCH_SIZE, "seed": seed, "log_every": steps}
     tx = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
     source = data.from_arrays(
@@ -108,13 +118,9 @@ def run(method: str, seed: int, smoke: bool) -> list[Measure]:
     with jax.default_matmul_precision("highest"):
         x = sample(method, seed, smoke)
     t, distance = project(x)
-    fixed = (PROTOCOL, len(x), 50 if smoke else STEPS, PRECISION)
-
-    def measure(metric: str, value: float) -> Measure:
-        protocol, n, steps, precision = fixed
-        return Measure(metric, protocol, value, n, steps, precision)
-
-    return [measure("ks", ks(t)), measure("distance", float(np.mean(distance)))]
+    values = {"ks": ks(t), "distance": float(np.mean(distance))}
+    steps = stages_of(method) * stage_steps(smoke)
+    return [Measure(m, PROTOCOL, value, len(x), steps, PRECISION) for m, value in values.items()]
 
 
 def floor(seed: int, smoke: bool) -> list[Measure]:

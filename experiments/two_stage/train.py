@@ -26,7 +26,7 @@ TRIES = 3  # steps that an announced cost is measured on
 PREPROCESS = make_preprocess("grey")
 
 
-class Asked(NamedTuple):
+class Case(NamedTuple):
     """What a cell is run for."""
 
     name: str  # of the data in the cell: "celeba"
@@ -63,93 +63,86 @@ class Stage(NamedTuple):
     steps: int
 
 
-def source(asked: Asked, split: str) -> Source:
+def source(case: Case, split: str) -> Source:
     """Returns the official split "train" or "test"; the embedded digits, cut to 8x8, for smoke
     runs."""
-    return data.load("digits" if asked.smoke else setting.DATA[asked.name], split)
+    return data.load("digits" if case.smoke else setting.DATA[case.name], split)
 
 
 @cache
-def stage_one(asked: Asked, method: str) -> Stage:
+def stage_one(case: Case, method: str) -> Stage:
     """Returns the first stage of a method, trained on all of "train"."""
-    train, schedule = source(asked, "train"), setting.SCHEDULES[setting.DATA[asked.name]]
-    model = setting.stage_one(method, train.shape, **asked.sizes)
+    train, schedule = source(case, "train"), setting.SCHEDULES[setting.DATA[case.name]]
+    model = setting.stage_one(method, train.shape, **case.sizes)
     steps, tx = setting.length(
-        schedule.first, schedule.first_period, train.size, schedule.batch_size, asked.budget.share
+        schedule.first, schedule.first_period, train.size, schedule.batch_size, case.budget.share
     )
-    return _train(asked, method, model, train, PREPROCESS, steps, tx, schedule.batch_size)
+    return _train(case, method, model, train, PREPROCESS, steps, tx, schedule.batch_size)
 
 
 @cache
-def first_latents(asked: Asked) -> Latents:
+def first_latents(case: Case) -> Latents:
     """Returns q(z|x) of the training images under "learned_gamma"."""
-    stage = stage_one(asked, "learned_gamma")
+    stage = stage_one(case, "learned_gamma")
     with jax.default_matmul_precision("highest"):
         return models.latents(
-            stage.model, stage.params, stage.state, source(asked, "train"), preprocess=PREPROCESS
+            stage.model, stage.params, stage.state, source(case, "train"), preprocess=PREPROCESS
         )
 
 
 @cache
-def stage_two(asked: Asked) -> Stage:
+def stage_two(case: Case) -> Stage:
     """Returns the second stage, trained on the latents of "learned_gamma"."""
-    z = first_latents(asked)
-    model, steps, tx, batch_size = _second(asked, z.source.size)
-    return _train(asked, "two_stage", model, z.source, z.preprocess, steps, tx, batch_size)
+    z = first_latents(case)
+    model, steps, tx, batch_size = _second(case, z.source.size)
+    return _train(case, "two_stage", model, z.source, z.preprocess, steps, tx, batch_size)
 
 
-def _second(asked: Asked, size: int) -> tuple[Model, int, Any, int]:
+def _second(case: Case, size: int) -> tuple[Model, int, Any, int]:
     """Returns model, steps, optimisers and batch size of the second stage, on the latents of so
     many images."""
-    schedule = setting.SCHEDULES[setting.DATA[asked.name]]
-    model = setting.stage_two(asked.latent_dim, width=32 if asked.smoke else 1024)
+    schedule = setting.SCHEDULES[setting.DATA[case.name]]
+    model = setting.stage_two(case.latent_dim, width=32 if case.smoke else 1024)
     steps, tx = setting.length(
-        schedule.second, schedule.second_period, size, schedule.batch_size, asked.budget.share
+        schedule.second, schedule.second_period, size, schedule.batch_size, case.budget.share
     )
-    return model, SMOKE_STEPS if asked.smoke else steps, tx, schedule.batch_size
+    return model, SMOKE_STEPS if case.smoke else steps, tx, schedule.batch_size
 
 
-def _announce_second(asked: Asked) -> None:
+def _announce_second(case: Case) -> None:
     """Prints what the second stage will cost, before there are latents: zeros stand in for them."""
-    z = data.from_arrays(np.zeros((source(asked, "train").size, asked.latent_dim), np.float32))
-    model, steps, tx, batch_size = _second(asked, z.size)
+    z = data.from_arrays(np.zeros((source(case, "train").size, case.latent_dim), np.float32))
+    model, steps, tx, batch_size = _second(case, z.size)
     said = cost(
         model, tx, z, lambda rng, examples: Batch(jnp.asarray(examples["x"])), steps, batch_size
     )
     print(f"  two_stage, after learned_gamma: {said}", flush=True)
 
 
-def method(asked: Asked, name: str) -> Stage:
+def method(case: Case, name: str) -> Stage:
     """Returns the trained model of a cell, ready to sample."""
     if name in setting.STAGE_ONE:
-        return stage_one(asked, name)
-    if name == "two_stage" and not (asked.folder / "learned_gamma" / "finished").exists():
-        _announce_second(asked)
-    first = stage_one(asked, "learned_gamma")
+        return stage_one(case, name)
+    if name == "two_stage" and not (case.folder / "learned_gamma" / "finished").exists():
+        _announce_second(case)
+    first = stage_one(case, "learned_gamma")
     if name == "two_stage":
-        second = stage_two(asked)
-        model = models.two_stage(first.model, second.model, latent_dim=asked.latent_dim)
+        second = stage_two(case)
+        model = models.two_stage(first.model, second.model, latent_dim=case.latent_dim)
         return Stage(model, *models.join_stages(first, second), first.steps + second.steps)
     components = 1 if name == "gaussian" else setting.COMPONENTS
-    prior = models.fit_mixture(first_latents(asked), components, seed=asked.seed)
-    model = models.with_mixture(first.model, latent_dim=asked.latent_dim, components=components)
+    prior = models.fit_mixture(first_latents(case), components, seed=case.seed)
+    model = models.with_mixture(first.model, latent_dim=case.latent_dim, components=components)
     return Stage(
         model, {"first": first.params, "prior": prior}, {"first": first.state}, first.steps
     )
 
 
 def _train(
-    asked: Asked,
-    name: str,
-    model: Model,
-    train: Source,
-    preprocess,
-    steps: int,
-    tx,
-    batch_size: int,
+    case: Case, name: str, model: Model, train: Source, preprocess, steps: int, tx, batch_size: int
 ) -> Stage:
-    steps = SMOKE_STEPS if asked.smoke else steps
-    folder = asked.folder / name
+    steps = SMOKE_STEPS if case.smoke else steps
+    folder = case.folder / name
     tx = {group: tx[group] for group in groups(model)}
     if not (folder / "config.json").exists():
         print(f"  {name}: {cost(model, tx, train, preprocess, steps, batch_size)}", flush=True)
@@ -164,7 +157,7 @@ def _train(
             train,
             steps=steps,
             batch_size=batch_size,
-            seed=asked.seed,
+            seed=case.seed,
             workdir=folder,
             preprocess=preprocess,
             log_every=max(1, steps // 100),
@@ -172,10 +165,10 @@ def _train(
             keep=1,
             mesh=parallel.make_mesh(jax.devices()[:devices]),
             config={
-                "cell": f"{asked.name}/{name}",
-                "share": asked.budget.share,
+                "cell": f"{case.name}/{name}",
+                "share": case.budget.share,
                 "batch_size": batch_size,
-                "seed": asked.seed,
+                "seed": case.seed,
             },
         )
     (folder / "finished").touch()

@@ -132,9 +132,9 @@ def folder(
     if len(files) * int(np.prod(shape)) <= RESIDENT_BYTES:
         x = read(np.arange(len(files)))["x"]
         return from_arrays(x, label, name=name, split=split, num_classes=count)._replace(
-            origin=str(root)
+            origin=str(root), indices=order
         )
-    return Source(name, split, len(files), shape, read, count, None, str(root))
+    return Source(name, split, len(files), shape, read, count, None, str(root), indices=order)
 
 
 def count(path: places.PathLike) -> int:
@@ -315,7 +315,7 @@ def npz(
         labels = labels[part]
     return from_arrays(
         values[part], labels, name=name, split=split, num_classes=num_classes
-    )._replace(origin=str(path))
+    )._replace(origin=str(path), indices=range(part.start, part.stop))
 
 
 def _keys(path: Path, keys: list[str], x: str | None, label: str | None) -> tuple[str, str | None]:

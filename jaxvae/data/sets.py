@@ -234,7 +234,8 @@ def load(
     source = from_arrays(x[part], label, name=name, split=split, num_classes=data_set.num_classes)
     if x[part].nbytes > prepared.RESIDENT_BYTES:
         source = source._replace(arrays=None)
-    return source._replace(origin=origin)
+    indices = range(part.start, part.stop)
+    return source._replace(origin=origin, official=official, indices=indices)
 
 
 def overlap(name: str, split: str, other: str, data_dir: str | os.PathLike | None = None) -> bool:

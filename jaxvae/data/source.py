@@ -2,9 +2,10 @@
 step)."""
 
 import functools
+import hashlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,8 @@ class Source(NamedTuple):
         None  # the whole split where it fits in memory; None: streamed
     )
     origin: str = "memory"  # where the examples came from, for people
+    official: str = "all"  # the official split that `split` is a part of
+    indices: Sequence[int] | None = None  # where each example stands in it; None: as here
 
 
 class Splits(NamedTuple):
@@ -92,9 +95,17 @@ def binarised(source: Source, seed: int = 0) -> Source:
     """Returns a resident source with every pixel drawn once as 0 or 255, with probability byte /
     255 for 255.
 
-    The bits are a function of (seed, position in this source) alone, the same on every machine and
-    version. This is a data set of its own: its likelihoods do not compare with those of other
-    drawings.
+    The bits of an image are a function of (seed, name of the data set, official split, index in its
+    official order) alone, the same on every machine and version: "train[:55000]" has those of
+    "train", and "test" has noise of its own. This is a data set of its own: its likelihoods do not
+    compare with those of other drawings.
+
+    Args:
+        source: bytes in memory. One from arrays has the split "all", in the order of the arrays.
+        seed: at least 0.
+
+    Returns:
+        The source, whose name says so.
 
     Raises:
         UserError: for a source that is streamed, or does not hold bytes.
@@ -107,16 +118,16 @@ def binarised(source: Source, seed: int = 0) -> Source:
     check_count("seed", seed, least=0)
     grey = source.arrays["x"]
     x, pixels = np.empty_like(grey), math.prod(grey.shape[1:])
-    for i in range(len(grey)):
-        raw = (
-            np.random.Philox(key=np.array([seed, i], np.uint64))
-            .random_raw(-(-pixels // 4))
-            .astype("<u8")
-        )
-        u = (
-            raw.view("<u2")[:pixels].reshape(grey.shape[1:]).astype(np.uint32)
-        )  # byte / 255 > u / 65536
-        x[i] = np.where(grey[i].astype(np.uint32) * 65536 > u * 255, 255, 0)
+    # 128 bits of a hash: no data set, split or seed shares a key with another, nor with
+    # `_permutation`
+    text = f"binarised\n{source.name}\n{source.official}\n{int(seed)}"
+    key = np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], "<u8")
+    indices = range(len(grey)) if source.indices is None else source.indices
+    for i, index in enumerate(indices):
+        counter = np.array([0, index, 0, 0], np.uint64)  # the first word counts within an image
+        raw = np.random.Philox(key=key, counter=counter).random_raw(-(-pixels // 4)).astype("<u8")
+        u = raw.view("<u2")[:pixels].reshape(grey.shape[1:]).astype(np.uint32)
+        x[i] = np.where(grey[i].astype(np.uint32) * 65536 > u * 255, 255, 0)  # byte/255 > u/65536
     arrays = {**source.arrays, "x": x}
     name = f"{source.name}, binarised once with seed {seed}"
     return source._replace(

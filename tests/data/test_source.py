@@ -222,3 +222,93 @@ def test_importing_data_imports_nothing_heavy():
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def noise(source):
+    """Returns how far each drawn pixel of mid-grey images lies from its mean, [n, pixels]."""
+    return data.binarised(source).arrays["x"].reshape(source.size, -1) / 255.0 - 0.5
+
+
+@pytest.fixture
+def greys(monkeypatch):
+    """Two data sets of mid-grey images alone: what differs between their drawings is the noise."""
+
+    def read(split, data_dir):
+        return np.full((60 if split == "train" else 20, 20, 20, 1), 128, np.uint8), None, "grey"
+
+    for name in ("grey", "also_grey"):
+        known = source_module.DataSet(
+            {"train": 60, "test": 20},
+            read,
+            data.Splits("train[:40]", "train[40:]", "test"),
+            None,
+            (20, 20, 1),
+        )
+        monkeypatch.setitem(source_module.DATA_SETS, name, known)
+
+
+def test_binarised_splits_and_data_sets_have_noise_of_their_own(greys):
+    train, valid, test = (noise(data.load("grey", s)) for s in data.splits("grey"))
+    other = noise(data.load("also_grey", "train"))
+    for one, two in ((train, valid), (train, test), (valid, test), (train, other)):
+        n = min(len(one), len(two))
+        assert abs(np.corrcoef(one[:n].ravel(), two[:n].ravel())[0, 1]) < 0.05
+    assert abs(np.corrcoef(train[:-1].ravel(), train[1:].ravel())[0, 1]) < 0.05
+
+
+def test_binarised_images_have_the_same_bits_in_every_part_of_their_split(greys):
+    whole = noise(data.load("grey", "train"))
+    for split, at in (
+        ("train[:40]", slice(40)),
+        ("train[40:]", slice(40, 60)),
+        ("train[-5:]", slice(55, 60)),
+    ):
+        np.testing.assert_array_equal(noise(data.load("grey", split)), whole[at])
+
+
+def test_binarised_files_of_your_own_have_the_same_bits_in_every_part(tmp_path):
+    from PIL import Image
+
+    x = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 1), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", x=x)
+    (tmp_path / "x").mkdir()
+    for i, image in enumerate(x):
+        Image.fromarray(image[..., 0]).save(tmp_path / "x" / f"{i}.png")
+    for name in (f"npz:{tmp_path / 'x.npz'}", f"folder:{tmp_path / 'x'}"):
+        whole = data.load(name, "all")
+        bits = {
+            grey.tobytes(): drawn
+            for grey, drawn in zip(
+                whole.arrays["x"], data.binarised(whole).arrays["x"], strict=True
+            )
+        }
+        part = data.load(name, "all[3:8]")
+        for grey, drawn in zip(part.arrays["x"], data.binarised(part).arrays["x"], strict=True):
+            np.testing.assert_array_equal(drawn, bits[grey.tobytes()])
+
+
+def test_the_binarised_bits_never_change():
+    x = np.full((2, 4, 4, 1), 128, np.uint8)
+    bits = data.binarised(data.from_arrays(x), 3).arrays["x"].reshape(2, -1)
+    assert np.packbits(bits == 255, axis=1).tolist() == [[27, 26], [132, 67]]
+
+
+def test_no_key_of_binarised_is_one_of_a_permutation(greys, monkeypatch):
+    philox, keys = np.random.Philox, []
+
+    def noted(*, key, **more):
+        keys.append(tuple(np.asarray(key).tolist()))
+        return philox(key=key, **more)
+
+    monkeypatch.setattr(np.random, "Philox", noted)
+    for seed in (0, 1):
+        for split in ("train", "test"):
+            data.binarised(data.load("grey", split), seed)
+    drawn = set(keys)
+    assert len(drawn) == 4  # for each seed and split
+    keys.clear()
+    source_module._permutation.cache_clear()
+    for seed in (0, 1):
+        for epoch in range(60):
+            source_module._permutation(10, seed, epoch)
+    assert len(set(keys)) == 120 and not drawn & set(keys)

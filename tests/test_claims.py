@@ -1,0 +1,253 @@
+"""The numbers in the sentences of the experiments' READMEs are those of the results and of the rule."""
+
+import json
+import math
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from experiments.rho_vae import search
+from experiments.soft_intro_2d import setting as plane
+from experiments.two_stage import toy
+from jaxvae import table
+
+ROOT = Path(__file__).parents[1] / "experiments"
+
+
+@cache
+def read(name):
+    return table.load(ROOT / name)
+
+
+@cache
+def page(name):
+    """Returns the text of a README in one line, without its generated tables."""
+    text = (ROOT / name / "README.md").read_text()
+    return " ".join(re.sub(r"<!-- table: .*?<!-- end -->", "", text, flags=re.DOTALL).split())
+
+
+def row(name, cell, metric, protocol):
+    [found] = [r for r in table.join(*read(name)) if r[:3] == (cell, metric, protocol)]
+    return found
+
+
+def mean(name, cell, metric, protocol):
+    return row(name, cell, metric, protocol).mean
+
+
+def accepted(name, cell, metric, protocol):
+    """Returns the difference that the rule accepts: 2 sqrt(sd_ours^2 + sd_paper^2)."""
+    [entry] = [
+        entry
+        for entry in read(name)[1]["cells"]
+        if (entry["cell"], entry["metric"], entry["protocol"]) == (cell, metric, protocol)
+    ]
+    spread = entry.get("sd", entry.get("tolerance"))
+    return 2 * math.hypot(row(name, cell, metric, protocol).sd, spread)
+
+
+def holds(name, *sentences):
+    for sentence in sentences:
+        assert " ".join(sentence.split()) in page(name), sentence
+
+
+def test_what_the_rule_accepts():
+    at = "test_loss", "rho-vae-released"
+    ours = [accepted("vae", f"{name}/vanilla", *at) for name in ("mnist", "fashion_mnist")]
+    holds("vae", f"accepts differences up to {ours[0]:.2f} and {ours[1]:.2f}.")
+    normal, released = (
+        [
+            accepted("rho_vae", f"{name}/vanilla/{method}", *at)
+            for name in ("mnist", "fashion_mnist")
+        ]
+        for method in ("normal", "ar1-released")
+    )
+    holds(
+        "rho_vae",
+        f"{normal[0]:.2f} and {normal[1]:.2f} (`normal`, MNIST and Fashion-MNIST), "
+        f"{released[0]:.2f} and {released[1]:.2f} (`ar1-released`)",
+    )
+
+
+def test_distances_from_the_rows_of_soft_intro_vae():
+    for method in (*plane.METHODS, "intro_vae_released"):
+        found = []
+        for metric in ("histogram_kl", "histogram_jsd", "gn_elbo"):
+            ours = row("soft_intro_2d", f"8gaussians/{method}", metric, "released")
+            assert ours.n == 1
+            found.append(f"{ours.difference / ours.paper_sd:+.1f}")
+        holds("soft_intro_2d", f"| {method} | {' | '.join(found)} |")
+    ours = row("soft_intro_2d", "8gaussians/intro_vae_released", "gn_elbo", "released")
+    holds("soft_intro_2d", f"({ours.paper / ours.mean:.0f} times smaller)")
+
+
+def test_what_the_vanilla_net_gains():
+    def nats(cell):
+        return mean("rho_vae", cell, "test_loss", "nats")
+
+    printed = mean("rho_vae", "mnist/vanilla/ar1-released", "test_loss", "rho-vae-released")
+    mnist, fashion = (
+        {m: nats(f"{name}/vanilla/{m}") for m in ("normal", "ar1-paper", "ar1-released")}
+        for name in ("mnist", "fashion_mnist")
+    )
+    holds(
+        "rho_vae",
+        f"the runs that print {printed:.1f} on MNIST are at {mnist['ar1-released']:.0f}",
+        f"than the plain VAE's {mnist['normal']:.0f}; on Fashion-MNIST "
+        f"{fashion['ar1-released']:.0f} stands against {fashion['normal']:.0f}.",
+        f"by {mnist['ar1-paper'] - mnist['normal']:.1f} nats on MNIST, which is within the spread "
+        f"of three seeds, and by {fashion['ar1-paper'] - fashion['normal']:.1f} on Fashion-MNIST",
+    )
+    assert 25 < mnist["ar1-released"] - mnist["normal"] < 35  # "thirty nats"
+
+
+def test_what_the_beta_and_info_nets_gain():
+    def nats(cell):
+        return mean("rho_vae", cell, "test_loss", "nats")
+
+    loss, base = (
+        [nats(f"{name}/beta/{method}") for name in ("mnist", "fashion_mnist")]
+        for method in ("ar1-released", "normal")
+    )
+    holds(
+        "rho_vae",
+        f"by {loss[0] - base[0]:.0f} nats on MNIST ({loss[0]:.0f} against {base[0]:.0f}) and by "
+        f"{loss[1] - base[1]:.0f} on Fashion-MNIST ({loss[1]:.0f} against {base[1]:.0f})",
+    )
+    ar1, normal = (
+        [nats(f"{name}/beta/{method}") for name in ("mnist", "fashion_mnist")]
+        for method in ("ar1-paper", "normal-paper")
+    )
+    holds(
+        "rho_vae",
+        f"on Fashion-MNIST, {ar1[1]:.0f} against {normal[1]:.0f}",
+        f"on MNIST {ar1[0]:.0f} against {normal[0]:.0f}",
+    )
+    info = {
+        method: [nats(f"{name}/info/{method}") for name in ("mnist", "fashion_mnist")]
+        for method in ("normal", "normal-paper", "ar1-paper", "ar1-released", "ar1-readme")
+    }
+    holds(
+        "rho_vae",
+        "jumps aside: {:.0f} and {:.0f}".format(*info["normal"]),
+        "`ar1-paper` {:.1f} and {:.1f}".format(*info["ar1-paper"]),
+        "`normal-paper` {:.1f} and {:.1f}".format(*info["normal-paper"]),
+        "`ar1-released`, {:.1f} and {:.1f}".format(*info["ar1-released"]),
+        "`ar1-readme` ends at {:.0f} and {:.0f}".format(*info["ar1-readme"]),
+    )
+    met = [
+        row("rho_vae", f"{name}/beta/{method}", "test_loss", "rho-vae-released")
+        for name in ("mnist", "fashion_mnist")
+        for method in ("normal", "ar1-released")
+    ]
+    assert max(abs(r.difference / r.paper) for r in met) < 0.006  # "met within 0.6 %"
+
+
+def test_where_correlation_helps():
+    def nats(cell, method):
+        return mean("rho_vae", f"mnist/{cell}/{method}", "test_loss", "nats")
+
+    sizes = [f"vanilla_d{d}" for d in (2, 5, 20, 50)]
+    normal, ar1 = ([nats(cell, m) for cell in sizes] for m in ("normal", "ar1-paper"))
+    holds(
+        "rho_vae",
+        "Normal {:.1f}, {:.1f}, {:.1f} and {:.1f} for D = 2, 5, 20 and 50".format(*normal),
+        "AR(1) {:.1f}, {:.1f}, {:.1f} and {:.1f}.".format(*ar1),
+        f"(`vanilla_small`): {nats('vanilla_small', 'normal'):.1f} against "
+        f"{nats('vanilla_small', 'ar1-paper'):.1f}.",
+    )
+    gain = [
+        nats(f"vanilla_d{d}", "isotropic") - nats(f"vanilla_d{d}", "ar1-paper") for d in (50, 20)
+    ]
+    holds("rho_vae", f"worth {gain[0]:.1f} nats at D = 50, {gain[1]:.1f} at D = 20")
+
+    def gap(cell, method):
+        return mean("rho_vae", f"{cell}/{method}", "gap", "exact")
+
+    frozen, learned, any_ = "toy_ar1/frozen", "toy_ar1/learned", "toy_any/learned"
+    holds(
+        "rho_vae",
+        f"The best Normal posterior pays {search.diagonal_gap():.2f} nats",
+        f"training finds both ({gap(frozen, 'normal'):.2f} and {gap(frozen, 'ar1-paper'):.2f};",
+        f"pays nothing ({gap(learned, 'normal'):.2f}), AR(1) pays {gap(learned, 'ar1-paper'):.2f}.",
+        f"AR(1) {gap(any_, 'ar1-paper'):.2f}, one shared variance {gap(any_, 'isotropic'):.2f}.",
+        f"(also {gap(learned, 'isotropic'):.2f} against {gap(learned, 'ar1-paper'):.2f} above)",
+    )
+
+
+def test_what_the_second_stage_gains():
+    protocol = "squeezenet, 5 % of the schedule"
+
+    def distances(method, metric="fid"):
+        cells = (f"{name}/{method}" for name in ("mnist", "fashion_mnist"))
+        return [round(mean("two_stage", cell, metric, protocol)) for cell in cells]
+
+    first, second, gmm = (distances(m) for m in ("learned_gamma", "two_stage", "gmm"))
+    cross, fixed = distances("cross_entropy"), distances("fixed_gamma")
+    back = {
+        m: distances(m, "fid_reconstruction")
+        for m in ("learned_gamma", "cross_entropy", "fixed_gamma")
+    }
+    kl = {
+        m: [
+            round(mean("two_stage", f"{name}/{m}", "kl", "nats, 5 % of the schedule"))
+            for name in ("mnist", "fashion_mnist")
+        ]
+        for m in ("learned_gamma", "fixed_gamma")
+    }
+    holds(
+        "two_stage",
+        f"({first[0]} to {second[0]}, and {first[1]} to {second[1]})",
+        "better than its samples ({} and {})".format(*back["learned_gamma"]),
+        "at this budget ({} and {})".format(*gmm),
+        "The KL is {} and {} nats".format(*kl["fixed_gamma"]),
+        "where learned gamma's is {} and {}".format(*kl["learned_gamma"]),
+        "reconstructions ({} and {})".format(*back["fixed_gamma"]),
+        "as far as samples ({} and {})".format(*fixed),
+        f"two stages on MNIST ({cross[0]} against {second[0]})",
+        f"on Fashion-MNIST ({cross[1]} against {second[1]})",
+        f"as far as its samples ({back['cross_entropy'][1]})",
+    )
+
+
+def test_the_toys_steps():
+    assert toy.stages_of("two_stage") * toy.STEPS == 40_000
+    holds("two_stage", "trained for 20,000 steps of 256: `two_stage` is of 40,000.")
+    lines = [line for line in read("two_stage")[0] if line["cell"].startswith("toy_curve/")]
+    newest = {(line["cell"], line["seed"], line["metric"]): line["steps"] for line in lines}
+    for (cell, *_), steps in newest.items():
+        method = cell.partition("/")[2]
+        assert steps == (0 if method == "real" else toy.stages_of(method) * toy.STEPS), cell
+
+
+def test_rows_of_table_1_that_are_not_there_are_named():
+    entries = json.loads((ROOT / "two_stage" / "expected.json").read_text())["cells"]
+    methods = {entry["cell"].partition("/")[2] for entry in entries}
+    assert methods == {"cross_entropy", "fixed_gamma", "learned_gamma", "wae_mmd", "two_stage"}
+    holds("two_stage", "Its other rows are not there:")
+    for name in (
+        "best GAN, default settings",
+        "VAE + flow",
+        "MM GAN",
+        "NS GAN",
+        "LSGAN",
+        "WGAN",
+        "WGAN-GP",
+        "DRAGAN",
+        "BEGAN",
+        "2-Stage VAE*",
+    ):
+        assert name in page("two_stage")
+
+
+@pytest.mark.parametrize("name", ["vae", "rho_vae", "two_stage", "uva_vae"])
+def test_nats_are_of_so_many_test_images(name):
+    lines = [
+        line
+        for line in read(name)[0]
+        if line["metric"] in ("elbo", "rec", "kl") and not line["cell"].startswith("toy")
+    ]
+    assert {line["n"] for line in lines} == {10_000}
+    assert "10,000 test images" in page(name)
