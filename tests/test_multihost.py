@@ -12,6 +12,8 @@ import jaxvae
 from jaxvae import parallel, writers
 from small import EXAMPLE, go, small, source
 
+pytestmark = pytest.mark.optimised
+
 HERE = Path(__file__).parent
 
 SCRIPT = """

@@ -7,6 +7,8 @@ from jaxvae import noise
 from jaxvae.data.preprocess import PIXELS, make_preprocess
 from jaxvae.errors import UserError
 
+pytestmark = pytest.mark.optimised
+
 RNG = jax.random.key(0)
 BYTES = np.array([[0, 51, 255], [1, 128, 254]], np.uint8)
 

@@ -9,6 +9,8 @@ from jaxvae.data.stream import Reader, ahead
 from jaxvae.train import evaluate
 from small import go, one_device, source
 
+pytestmark = pytest.mark.optimised
+
 
 def streamed(delay=0.0, **counts):
     """The small source without its arrays; `counts` gets the number of reads."""

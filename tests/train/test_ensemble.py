@@ -14,6 +14,8 @@ from jaxvae.train import Phase, fit, signals
 from jaxvae.train.ensemble import member, train_ensemble
 from small import go, one_device, small, source
 
+pytestmark = pytest.mark.optimised
+
 TX = optax.adam(1e-2)
 TOY = toy2d.toy("8gaussians").draw
 

@@ -16,6 +16,8 @@ from jaxvae.train.checkpoint import Checkpoints
 from jaxvae.train.step import make_eval_step
 from small import EXAMPLE, go, normed, one_device, small, source
 
+pytestmark = pytest.mark.optimised
+
 
 def params(result):
     return jax.tree.leaves(jax.device_get(result.train_state.params))
