@@ -23,7 +23,6 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-jax.config.update("jax_disable_most_optimizations", True)
 
 MEMORY_LIMIT = float(os.environ.get("JAXVAE_TEST_MEMORY", "1.5")) * 2**30  # 0: any amount
 MUCH, MORE = 2**30, 2**28  # compiled programs are dropped at MUCH, then each time MORE has come
@@ -43,6 +42,15 @@ def pytest_make_parametrize_id(config, val, argname):
 # ---- compiled programs ---------------------------------------------------------------------------
 
 
+def hurry(on):
+    """Whether this process, and those that it starts, compile in a hurry."""
+    jax.config.update("jax_disable_most_optimizations", on)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(on))
+
+
+hurry(True)
+
+
 def drop_compiled():
     """Drops all compiled programs, and gives their memory back: freed alone, it stays with malloc."""
     jax.clear_caches()
@@ -54,10 +62,10 @@ def drop_compiled():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    hurry = not any(item.get_closest_marker(name) for name in ("optimised", "slow"))
-    if hurry != jax.config.values["jax_disable_most_optimizations"]:
+    wanted = not any(item.get_closest_marker(name) for name in ("optimised", "slow"))
+    if wanted != jax.config.values["jax_disable_most_optimizations"]:
         drop_compiled()
-        jax.config.update("jax_disable_most_optimizations", hurry)
+        hurry(wanted)
 
 
 @pytest.hookimpl(trylast=True)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 import workers
@@ -135,6 +136,17 @@ def test_cores_and_memory_are_what_the_groups_leave(monkeypatch, files, cores, g
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     assert workers.resources(read) == (cores, gigabytes * GIB)
+
+
+def test_programs_are_compiled_in_a_hurry():
+    assert jax.config.values["jax_disable_most_optimizations"]
+    assert os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+
+
+@pytest.mark.optimised
+def test_but_as_for_users_where_a_test_says_so():
+    assert not jax.config.values["jax_disable_most_optimizations"]
+    assert os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "0"
 
 
 def test_the_peak_of_this_process_is_known():
