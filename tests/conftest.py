@@ -3,8 +3,8 @@
 What a process has compiled stays in it, gigabytes in the whole suite, so it is dropped between two
 tests when there is much of it. A process that has held more than MEMORY_LIMIT fails the run.
 
-Programs are compiled in a hurry, as most run a few steps of a tiny net: that saves a third of the
-time. Tests marked `optimised` (or `slow`) compile as users do.
+Most of the time goes into compiling programs that then run a few steps of a tiny net, so they are
+compiled in a hurry. Tests marked `optimised` (or `slow`) compile as users do.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 MEMORY_LIMIT = float(os.environ.get("JAXVAE_TEST_MEMORY", "1.5")) * 2**30  # 0: any amount
-MUCH, MORE = 3 * 2**28, 2**28  # compiled programs are dropped at MUCH, then each time MORE has come
+MUCH, MORE = 7 * 2**27, 2**28  # compiled programs are dropped at MUCH, then each time MORE has come
 PEAKS = pytest.StashKey[dict[str, int]]()
 DROP_AT = pytest.StashKey[int]()
 

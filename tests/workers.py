@@ -14,7 +14,7 @@ GROUPS = Path("/sys/fs/cgroup")
 def number(cores: float, memory: float) -> int:
     """Returns how many workers to start on this many cores and bytes of free memory: at least
     one."""
-    return max(1, min(int(cores), MOST, int(memory // EACH)))
+    return max(1, int(min(cores, MOST, memory / EACH)))
 
 
 def resources(read: Callable[[Path], str] = Path.read_text) -> tuple[float, float]:
