@@ -25,6 +25,8 @@ from jaxvae.train import evaluate
 from jaxvae.train import folder as folders
 from jaxvae.train.step import init_state, make_train_step
 
+pytestmark = pytest.mark.optimised
+
 
 def build(settings, shape, num_classes):
     return PRESETS[record.name_of(settings)].build(settings, shape, num_classes)
