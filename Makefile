@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-dev
 RUN := $(VENV)/.ready
 
-.PHONY: help demo test torture lint bench clean
+.PHONY: help demo test torture lint format bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test     run the tests"
 	@echo "make torture  run the full-size tests (an hour or more; JAXVAE_DATA_DIR says where the data are)"
 	@echo "make lint     check the style"
+	@echo "make format   put the style right, as far as a program can"
 	@echo "make bench    measure speed against PyTorch (benchmarks/results)"
 
 $(VENV)/bin/python:
@@ -31,14 +32,20 @@ $(READY): setup.cfg pyproject.toml | $(VENV)/bin/python
 demo: $(RUN)
 	$(BIN)/jaxvae train vae --data digits --latent-dim 2 --hidden 256 128 --epochs 400 --workdir runs/demo
 
+# As many workers as cores and memory hold (tests/workers.py); a file stays on one, with its fixtures.
 test: $(READY)
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 8
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 torture: $(READY)
-	$(BIN)/python -m pytest -q -m slow
+	JAXVAE_TEST_MEMORY=0 $(BIN)/python -m pytest -q -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
 
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

@@ -1,8 +1,18 @@
-"""Every test runs on eight simulated CPU devices, with strict dtype promotion, offline."""
+"""Every test runs on eight simulated CPU devices, with strict dtype promotion, offline.
 
+What a process has compiled stays in it, gigabytes in the whole suite, so it is dropped between two
+tests when there is much of it. A process that has held more than MEMORY_LIMIT fails the run.
+"""
+
+import ctypes
+import gc
+import os
 from pathlib import Path
 
 import jax
+import pytest
+
+import workers
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -10,3 +20,75 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+MEMORY_LIMIT = float(os.environ.get("JAXVAE_TEST_MEMORY", "1.5")) * 2**30  # 0: any amount
+MUCH, MORE = 7 * 2**27, 2**28  # compiled programs are dropped at MUCH, then each time MORE has come
+PEAKS = pytest.StashKey[dict[str, int]]()
+DROP_AT = pytest.StashKey[int]()
+
+
+def pytest_configure(config):
+    config.stash[PEAKS], config.stash[DROP_AT] = {}, MUCH
+
+
+def pytest_make_parametrize_id(config, val, argname):
+    """Names bytes after their parameter: what they hold has no place in the id of a test."""
+    return argname if isinstance(val, bytes) else None
+
+
+# ---- compiled programs ---------------------------------------------------------------------------
+
+
+def drop_compiled():
+    """Drops all compiled programs, and gives their memory back: freed alone, it stays with malloc."""
+    jax.clear_caches()
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    if trim is not None:
+        trim(0)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item):
+    if workers.held() > item.config.stash[DROP_AT]:
+        drop_compiled()
+        item.config.stash[DROP_AT] = max(MUCH, workers.held() + MORE)
+
+
+# ---- workers: as many as fit, none too large -----------------------------------------------------
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    return workers.number(*workers.resources())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Keeps the peak that a worker sends when it ends."""
+    if (peak := getattr(node, "workeroutput", {}).get("peak")) is not None:
+        node.config.stash[PEAKS][node.gateway.id] = peak
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["peak"] = workers.peak()
+        return
+    config.stash[PEAKS]["this process"] = workers.peak()
+    if workers.too_large(config.stash[PEAKS], MEMORY_LIMIT) and not session.exitstatus:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    peaks = config.stash[PEAKS]
+    sizes = (f"{name} {peak / 2**30:.2f} GiB" for name, peak in peaks.items())
+    terminalreporter.write_line(f"most memory held: {', '.join(sizes)}")
+    if large := workers.too_large(peaks, MEMORY_LIMIT):
+        terminalreporter.write_line(
+            f"{', '.join(large)} held more than {MEMORY_LIMIT / 2**30:g} GiB. Some test keeps arrays "
+            "or makes large ones: use smaller ones, or allow more with JAXVAE_TEST_MEMORY=GIB (0: "
+            "any amount).",
+            red=True,
+        )
