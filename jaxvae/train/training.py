@@ -144,7 +144,7 @@ class Training:
             train_state, self.initial = self.initial, None
         if self.plan.restarts(i):
             begin = jax.jit(lambda s, e: self._restart(i, s, e), out_shardings=self.everywhere)
-            train_state = begin(train_state, self.examples[i])
+            train_state = begin(train_state, jax.device_get(self.examples[i]))
         return self._loop_state(train_state, self._zeros(i))
 
     def resume(self, i: int, restored: Restored, recorder: Recorder) -> LoopState:
