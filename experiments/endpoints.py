@@ -42,8 +42,8 @@ def draw(folder: Path, path: Path, metric: str, unit: str) -> bool:
         axes = figure.add_subplot(len(values), 1, i + 1)
         _panel(axes, published[cell], protocols)
         axes.set(title=cell, xlabel=f"{metric}, {unit}")
-        plots._plain(axes)
-    plots._save(path, figure)
+        plots.plain_axes(axes)
+    plots.save_figure(path, figure)
     return True
 
 

@@ -12,7 +12,7 @@ from jaxvae.presets.config import Count, Folder, Text, optional
 
 File = Annotated[Path | None, optional("FILE")]
 Run = Annotated[Positional[Path], arg(metavar="RUN")]
-METRICS = ("elbo", "log_prob", "kl_per_dim", "active_units", "iw_nll", "bpd", "fid", "kid")
+METRICS = ("elbo", "kl_per_dim", "active_units", "log_prob", "iw_nll", "bpd", "fid", "kid")
 
 
 @dataclasses.dataclass(frozen=True)

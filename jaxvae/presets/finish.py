@@ -46,7 +46,8 @@ def complete(
     log = workdir / "metrics.jsonl"
     lines = writers.read(log) if log.exists() else []
     lines = [line for line in lines if line.get("split") == "test" and line["step"] == step]
-    if not lines and (model.terms is not None or model.log_prob is not None):
+    is_new = not lines
+    if is_new and (model.terms is not None or model.log_prob is not None):
         options = {"preprocess": system.preprocess, "seed": config.seed}
         metrics = evaluate(model, params, state.state, test, **options)
         lines = [{"step": step, "split": "test", **metrics}]
@@ -54,11 +55,11 @@ def complete(
     names = pictures(system, test.shape)
     if stages:
         names.remove("curves")
-    if any(not (workdir / f"{name}.png").exists() for name in names):
+    if is_new or any(not (workdir / f"{name}.png").exists() for name in names):
         trained = (model, params, state.state)
         draw(workdir, *trained, test, system.preprocess, config.seed, system.classes, names)
-        for stage in stages:
-            draw_curves(workdir / stage)
+        if stages:  # the earlier ones have been completed as runs of their own
+            draw_curves(workdir / stages[-1])
     return lines[-1] if lines else {"step": step}, names
 
 
