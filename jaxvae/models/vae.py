@@ -51,9 +51,9 @@ def vae(
     free_bits: float = 0.0,
     aggregate: Callable[[Array, Array], Array] | None = None,
 ) -> Model:
-    """Returns a VAE: one objective that moves "encoder", "decoder" and what gamma learns.
+    """Returns a VAE, whose one objective moves encoder, decoder and the likelihood's parameters.
 
-    A learned gamma is the group "likelihood". With `likelihood="bernoulli"` the decoder's output is logits, and
+    With `likelihood="bernoulli"` the decoder's output is logits, and
 
         rec = -sum_i [x_i log p_i + (1 - x_i) log(1 - p_i)];
 
