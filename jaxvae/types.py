@@ -33,10 +33,7 @@ class Batch(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """A mean kept as a sum, so that means of parts add up exactly.
-
-    `float(m)` is total / count.
-    """
+    """A mean that is still a sum, so that means of parts add up exactly; `float` divides."""
 
     total: Array
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride] - nobody counts in this tuple

@@ -339,11 +339,7 @@ def check_images(
     *,
     multiple: int,
 ) -> tuple[tuple[int, int, int], tuple[int, ...]]:
-    """Returns shape and heads as tuples, heads with their default.
-
-    Raises:
-        UserError: for images, heads or an output that no such net has.
-    """
+    """Returns shape and heads as tuples; raises `UserError` for what no such net has."""
     shape = height, width, _ = check_shape(net, shape)
     if height % multiple or width % multiple:
         raise UserError(
