@@ -167,7 +167,7 @@ def statistics(
 ) -> Statistics:
     """Returns mean [d] and covariance [d, d] of the real images' features under `protocol`.
 
-    If cached, they are read. Arguments and errors are those of `compare`; `progress` is of the real
+    They are read if cached. Arguments and errors are those of `compare`; `progress` is of the real
     images alone.
     """
     protocol, source = _resolve(real, protocol, data_dir)

@@ -1,4 +1,4 @@
-"""PyTorch's weight files (.pth, both layouts) as NumPy arrays, without torch or running a pickle.
+"""PyTorch's weight files (.pth, both layouts) as NumPy arrays, without torch; none of them is run.
 
 A state dictionary is a pickle that names a few classes and functions of torch. This reader knows
 those few, gives its own harmless stand-ins for them, and refuses a file that asks for anything
