@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer, eval_jaxpr
+from jax import core
 
 from jaxvae import parallel
 from jaxvae.errors import UserError
@@ -27,7 +27,7 @@ class Call(NamedTuple):
     @property
     def is_traced(self) -> bool:
         """Whether the images are those of the program."""
-        return isinstance(self.images, Tracer)
+        return isinstance(self.images, core.Tracer)
 
 
 def finished_batches(
@@ -77,7 +77,7 @@ def finished_batches(
         mesh = jax.tree.leaves(shardings)[0].mesh
         consts = parallel.put(first.consts, parallel.replicated(mesh))
         compiled = jax.jit(
-            lambda consts, number: finish(*eval_jaxpr(first.jaxpr, consts, number)),
+            lambda consts, number: finish(*core.eval_jaxpr(first.jaxpr, consts, number)),
             out_shardings=shardings,
         )
         yield from (compiled(consts, np.int32(number)) for number in range(batches))
@@ -90,7 +90,7 @@ def finished_batches(
         if call is None:
             images = _on_host(draw, key(number))
         elif call.is_traced:
-            (images,) = eval_jaxpr(call.jaxpr, call.consts, np.int32(number))
+            (images,) = core.eval_jaxpr(call.jaxpr, call.consts, np.int32(number))
         else:
             images = call.images
         # a copy: the sampler may write the next batch before this one is finished
@@ -106,13 +106,13 @@ def _traced(draw: Callable, key: Callable) -> Call | None:
     def traced(number):
         nonlocal images
         images = draw(key(number))
-        return [images] if isinstance(images, Tracer) else []
+        return [images] if isinstance(images, core.Tracer) else []
 
     try:
         program = jax.make_jaxpr(traced)(np.int32(0))
     except Exception:  # whatever a foreign library says to a tracer
         return None
-    if any(isinstance(value, Tracer) for value in program.consts):
+    if any(isinstance(value, core.Tracer) for value in program.consts):
         return None  # a value that the sampler keeps of an earlier call
     # copies, as the next call may write into the same memory
     consts = [np.array(value) if _in_memory(value) else value for value in program.consts]
