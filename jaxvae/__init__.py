@@ -4,30 +4,38 @@ Modules are imported at first use, so that `jaxvae --help` answers at once.
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what `__getattr__` below imports, for type checkers and editors
+    from jaxvae import (
+        cli,
+        data,
+        distributions,
+        errors,
+        host,
+        metrics,
+        models,
+        nets,
+        noise,
+        objectives,
+        parallel,
+        plots,
+        presets,
+        safetensors,
+        table,
+        testing,
+        train,
+        types,
+        writers,
+    )
+    from jaxvae.errors import UserError
+    from jaxvae.presets.load import export, load
+    from jaxvae.train.step import TrainState
+    from jaxvae.types import Aux, Batch, Likelihood, Mean, Model, Net, Objective, Posterior, Terms
 
 __version__ = "0.1.0"
 
-_MODULES = (
-    "cli",
-    "data",
-    "distributions",
-    "errors",
-    "host",
-    "metrics",
-    "models",
-    "nets",
-    "noise",
-    "objectives",
-    "parallel",
-    "plots",
-    "presets",
-    "safetensors",
-    "table",
-    "testing",
-    "train",
-    "types",
-    "writers",
-)
+# name -> the module that it is of; every other name of `__all__` is a module itself
 _NAMES = {
     "Aux": "types",
     "Batch": "types",
@@ -43,16 +51,49 @@ _NAMES = {
     "export": "presets.load",
     "TrainState": "train.step",
 }
-__all__ = sorted((*_MODULES, *_NAMES))
+__all__ = [
+    "Aux",
+    "Batch",
+    "Likelihood",
+    "Mean",
+    "Model",
+    "Net",
+    "Objective",
+    "Posterior",
+    "Terms",
+    "TrainState",
+    "UserError",
+    "cli",
+    "data",
+    "distributions",
+    "errors",
+    "export",
+    "host",
+    "load",
+    "metrics",
+    "models",
+    "nets",
+    "noise",
+    "objectives",
+    "parallel",
+    "plots",
+    "presets",
+    "safetensors",
+    "table",
+    "testing",
+    "train",
+    "types",
+    "writers",
+]
 
 
-def __getattr__(name: str):
-    if name in _MODULES:
-        return importlib.import_module(f"jaxvae.{name}")
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'jaxvae' has no attribute {name!r}")
     if name in _NAMES:
         return getattr(importlib.import_module(f"jaxvae.{_NAMES[name]}"), name)
-    raise AttributeError(f"module 'jaxvae' has no attribute {name!r}")
+    return importlib.import_module(f"jaxvae.{name}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return [*__all__, "__version__"]

@@ -1,5 +1,4 @@
-"""Zip archives from anywhere, and .npz files as arrays: damaged and hostile ones end in one error,
-and in bounded memory.
+"""Zip archives and .npz files from anywhere: bad ones end in one error, and in bounded memory.
 
 The bounds are of the file's size, where a number in the file could say anything: the parts of an
 archive, as they are stored, are together no larger than the file; what they unpack to is bounded by

@@ -15,7 +15,15 @@ import numpy as np
 
 from jaxvae import noise, parallel
 from jaxvae.errors import UserError, check_count, concrete, unknown
-from jaxvae.types import Array, Distribution, HasKL, HasMetrics, HasPenalty, Posterior
+from jaxvae.types import (
+    Array,
+    Distribution,
+    HasKL,
+    HasMetrics,
+    HasPenalty,
+    LatentDistribution,
+    Posterior,
+)
 
 LOG_2PI = math.log(2.0 * math.pi)
 CONVENTIONS = ("paper", "readme", "released")  # of the AR(1) posterior
@@ -45,8 +53,7 @@ def _check_event(name: str, have: tuple[int, ...], want: tuple[int, ...]) -> Non
 
 
 class Normal(NamedTuple):
-    """N(mean, diag(exp(logvar))): `mean [B, ...]`, `logvar` of the same shape or broadcastable to
-    it."""
+    """N(mean, diag(exp(logvar))): `mean [B, ...]`, `logvar` of its shape or broadcasting to it."""
 
     mean: Array
     logvar: Array
@@ -63,8 +70,10 @@ class Normal(NamedTuple):
         )
 
     def log_prob(self, x: Array) -> Array:
-        """Returns log N(x; mean, exp(logvar)) [B] = -1/2 sum ((x - mean)^2 / exp(logvar) + logvar +
-        log 2 pi)."""
+        """Returns log N(x; mean, exp(logvar)) [B].
+
+        -1/2 sum ((x - mean)^2 / exp(logvar) + logvar + log 2 pi)
+        """
         _check_event("Normal", x.shape, self.mean.shape)
         logvar = jnp.broadcast_to(self.logvar, self.mean.shape)
         return -0.5 * _sum(jnp.square(x - self.mean) * jnp.exp(-logvar) + logvar + LOG_2PI)
@@ -96,7 +105,7 @@ def _bounded_tanh_jvp(primals, tangents):
 
 
 def recursion(rho: Array, e: Array) -> Array:
-    """Returns y [B, D] with y_1 = e_1 and y_j = rho y_{j-1} + e_j, for `rho [B, 1]` and `e [B, D]`.
+    """Returns y [B, D], y_1 = e_1 and y_j = rho y_{j-1} + e_j, for `rho [B, 1]` and `e [B, D]`.
 
     A scan over D on CPU, where it is faster; elsewhere a product of log2(D) factors instead of D
     steps in a row. Neither makes a D x D matrix. benchmarks/ar1.py compares them.
@@ -115,8 +124,10 @@ def recursion_by_scan(rho: Array, e: Array) -> Array:
 
 
 def recursion_by_doubling(rho: Array, e: Array) -> Array:
-    """Returns `recursion` as y = (1 - rho S)^-1 e = prod_k (1 + rho^(2^k) S^(2^k)) e, with S the
-    shift by one."""
+    """Returns `recursion` as a product, with S the shift by one.
+
+    y = (1 - rho S)^-1 e = prod_k (1 + rho^(2^k) S^(2^k)) e
+    """
     y, shift = e, 1
     while shift < e.shape[-1]:
         y = y + rho * jnp.pad(y[:, :-shift], ((0, 0), (shift, 0)))
@@ -136,8 +147,7 @@ def _log_one_minus_square(rho: Array) -> Array:
 
 
 def _check_ar1(mean: Array, rho: Array, logvar: Array) -> None:
-    """Raises `UserError` for shapes other than [B, D], [B, 1], [B, 1], and a known rho outside (-1,
-    1)."""
+    """Raises `UserError` unless shapes are [B, D], [B, 1], [B, 1] and a known rho is in (-1, 1)."""
     if mean.ndim != 2 or 0 in mean.shape or not rho.shape == logvar.shape == (mean.shape[0], 1):
         raise UserError(
             f"an AR(1) normal needs mean [B, D], rho [B, 1] and logvar [B, 1], not {mean.shape}, "
@@ -156,10 +166,10 @@ def _rho_metrics(q: "AR1Normal | ReadmeAR1 | ReleasedAR1") -> dict[str, Array]:
 
 
 class AR1Normal(NamedTuple):
-    """N(mean, Sigma), Sigma_ij = exp(logvar) rho^|i-j|: a stationary first-order autoregression
-    over the latent dimensions.
+    """N(mean, Sigma), Sigma_ij = exp(logvar) rho^|i-j|, over the latent dimensions.
 
-    `mean [B, D]`, `rho [B, 1]` inside (-1, 1), `logvar [B, 1]`. Finite, with finite gradients, up
+    A stationary first-order autoregression: `mean [B, D]`, `rho [B, 1]` inside (-1, 1),
+    `logvar [B, 1]`. Finite, with finite gradients, up
     to |rho| = 1 - 1e-6 in float32. rho-VAE paper, section 3, Eqs. 4 to 7.
     """
 
@@ -174,11 +184,11 @@ class AR1Normal(NamedTuple):
         return Normal(self.mean, self.logvar).variance
 
     def sample(self, rng: Array) -> Array:
-        """Returns z = mean + zeta [B, D]: zeta_1 = sd eps_1, zeta_j = rho zeta_{j-1} + sd sqrt(1 -
-        rho^2) eps_j.
+        """Returns z = mean + zeta [B, D] (Eq. 7).
 
-        sd = exp(logvar / 2). This is Eq. 7; the recursion in the paper's text lacks sqrt(1 - rho^2)
-        (`ReadmeAR1`).
+        zeta_1 = sd eps_1,   zeta_j = rho zeta_{j-1} + sd sqrt(1 - rho^2) eps_j,   sd = exp(logvar / 2)
+
+        The recursion in the paper's text lacks sqrt(1 - rho^2) (`ReadmeAR1`).
         """
         _check_ar1(*self)
         eps = noise.normal(rng, self.mean.shape, self.mean.dtype)
@@ -187,11 +197,11 @@ class AR1Normal(NamedTuple):
         return self.mean + jnp.exp(0.5 * self.logvar) * recursion(self.rho, e)
 
     def log_prob(self, x: Array) -> Array:
-        """Returns log N(x; mean, Sigma) [B], by the recursion: its independent parts e_j have
-        variance exp(logvar) or less.
+        """Returns log N(x; mean, Sigma) [B], by the independent parts e_j of the recursion.
 
-        e_1 = x_1 - mean_1 and e_j = (x - mean)_j - rho (x - mean)_{j-1}, of variance exp(logvar) (1
-        - rho^2).
+        e_1 = (x - mean)_1,   e_j = (x - mean)_j - rho (x - mean)_{j-1}
+
+        Their variances are exp(logvar), then exp(logvar) (1 - rho^2).
         """
         _check_event("AR1Normal", x.shape, self.mean.shape)
         _check_ar1(*self)
@@ -245,20 +255,20 @@ class ReadmeAR1(NamedTuple):
         return _log_prob_recursion(x, *self)
 
     def kl(self) -> Array:
-        """Returns the exact KL(q || N(0, I)) [B] = 1/2 (|mean|^2 + s sum_j (1 - rho^(2j)) / (1 -
-        rho^2) - D - D log s)."""
+        """Returns the exact KL(q || N(0, I)) [B].
+
+        1/2 (|mean|^2 + s sum_j (1 - rho^(2j)) / (1 - rho^2) - D - D log s)
+        """
         _check_ar1(*self)
         return _kl_recursion(*self)
 
     def penalty(self, z: Array, batch_size: int | None = None) -> Array:
-        """Returns what the loss pays [B]: Eq. 6 of the paper, which is not the KL of what is
-        sampled."""
+        """Returns what the loss pays [B]: Eq. 6 of the paper, not the KL of what is sampled."""
         return AR1Normal(*self).kl()
 
 
 class ReleasedAR1(NamedTuple):
-    """What the rho-VAE paper's released code computes: a random walk, and a KL most of which is
-    divided by the batch size.
+    """What the rho-VAE's released code computes: a random walk, and a KL mostly divided by B.
 
         z = mean + zeta,   zeta_j = zeta_{j-1} + sd eps_j,   zeta_1 = sd eps_1
 
@@ -288,14 +298,17 @@ class ReleasedAR1(NamedTuple):
         return _log_prob_recursion(x, self.mean, jnp.ones_like(self.rho), self.logvar)
 
     def kl(self) -> Array:
-        """Returns the exact KL(q || N(0, I)) [B] = 1/2 (|mean|^2 + s D (D + 1) / 2 - D - D log
-        s)."""
+        """Returns the exact KL(q || N(0, I)) [B].
+
+        1/2 (|mean|^2 + s D (D + 1) / 2 - D - D log s)
+        """
         _check_ar1(*self)
         return _kl_recursion(self.mean, jnp.ones_like(self.rho), self.logvar)
 
     def penalty(self, z: Array, batch_size: int | None = None) -> Array:
-        """Returns what the loss pays [B]: 1/2 |mean|^2 + (1/B) 1/2 (D (s - 1 - log s) - (D - 1)
-        log(1 - rho^2)).
+        """Returns what the loss pays [B].
+
+        1/2 |mean|^2 + (1/B) 1/2 (D (s - 1 - log s) - (D - 1) log(1 - rho^2))
 
         The code sums |mean|^2 over batch and dimensions before it takes the mean over the batch, so
         only the other terms are divided. B is `batch_size`, by default that of the (global) batch.
@@ -303,6 +316,9 @@ class ReleasedAR1(NamedTuple):
         size = self.mean.shape[0] * parallel.axis_size() if batch_size is None else batch_size
         of_mean = 0.5 * _sum(jnp.square(self.mean))
         return of_mean + AR1Normal(jnp.zeros_like(self.mean), self.rho, self.logvar).kl() / size
+
+
+Gaussian = Normal | AR1Normal | ReadmeAR1 | ReleasedAR1
 
 
 def _sample_recursion(rng: Array, mean: Array, rho: Array, logvar: Array) -> Array:
@@ -321,8 +337,10 @@ def _variances(mean: Array, rho: Array) -> Array:
 
 
 def _kl_recursion(mean: Array, rho: Array, logvar: Array) -> Array:
-    """Returns 1/2 sum (mean_j^2 + var_j - 1 - log s) [B]: a sum of (s - 1 - log s) and var_j - s,
-    neither below 0."""
+    """Returns 1/2 sum (mean_j^2 + var_j - 1 - log s) [B].
+
+    It adds up (s - 1 - log s) and (var_j - s), neither below 0.
+    """
     inherited = jnp.square(rho) * jnp.pad(_variances(mean, rho)[:, :-1], ((0, 0), (1, 0)))
     return Normal(mean, logvar).kl() + 0.5 * _sum(jnp.exp(logvar) * inherited)
 
@@ -347,8 +365,7 @@ class Bernoulli(NamedTuple):
         return (u < self.mean).astype(self.logits.dtype)
 
     def log_prob(self, x: Array) -> Array:
-        """Returns sum x log p + (1 - x) log(1 - p) [B], from logits, finite for any finite
-        logit."""
+        """Returns sum x log p + (1 - x) log(1 - p) [B], finite for any finite logits."""
         _check_event("Bernoulli", x.shape, self.logits.shape)
         # softplus, spelled so that XLA shares exp(-|logits|) with the gradient: 1.7 times faster on
         # CPU (where, not maximum, whose gradient at 0 is 1/2 while that of abs is 1: together they
@@ -374,11 +391,11 @@ def kl(dist: HasKL) -> Array:
 
 
 def penalty(dist: HasKL | HasPenalty, z: Array, batch_size: int | None = None) -> Array:
-    """Returns what a VAE's loss pays for the posterior `dist` [B]: KL(dist || N(0, I)), unless its
-    convention says otherwise.
+    """Returns what a VAE's loss pays for a posterior [B]: its KL, or its own `penalty`.
 
     Args:
-        dist: a posterior; its own `penalty` is used where it has one (`HasPenalty`).
+        dist: a posterior, with a `penalty` where its convention pays other than the KL to
+            N(0, I) (`HasPenalty`).
         z: the sample that the decoder saw [B, D].
         batch_size: what the released rho-VAE divides by; default: the size of the (global) batch.
     """
@@ -386,8 +403,7 @@ def penalty(dist: HasKL | HasPenalty, z: Array, batch_size: int | None = None) -
 
 
 def metrics(dist: Distribution) -> dict[str, Array]:
-    """Returns what a posterior reports of itself, by name, each [B]: nothing unless it is
-    `HasMetrics`."""
+    """Returns what a posterior reports of itself, by name, each [B]; {} unless `HasMetrics`."""
     return dist.metrics() if isinstance(dist, HasMetrics) else {}
 
 
@@ -410,7 +426,7 @@ def ar1(convention: str = "paper") -> Posterior:
         raise unknown("convention", convention, CONVENTIONS)
     kind = (AR1Normal, ReadmeAR1, ReleasedAR1)[CONVENTIONS.index(convention)]
 
-    def build(output: Array) -> Distribution:
+    def build(output: Array) -> LatentDistribution:
         if jnp.finfo(output.dtype).bits < 32:  # these round MAX_RHO to 1
             output = output.astype(jnp.float32)
         mean, rho, logvar = output[:, :-2], output[:, -2:-1], output[:, -1:]
@@ -429,8 +445,7 @@ POSTERIORS: dict[str, Posterior] = {
 
 
 def posterior(value: str | Posterior) -> Posterior:
-    """Returns the `Posterior` called `value` ("normal", "ar1", ...), or `value` itself if it is
-    one.
+    """Returns the `Posterior` called `value` ("normal", "ar1", ...), or `value` if it is one.
 
     Raises:
         UserError: for a name that is not in `POSTERIORS`.
@@ -443,13 +458,11 @@ def posterior(value: str | Posterior) -> Posterior:
 
 
 def check_posterior(q: Posterior, latent_dim: int, output: Array) -> None:
-    """Raises `UserError` unless an encoder's `output` is what posterior `q` needs: [B,
-    q.size(latent_dim)]."""
+    """Raises `UserError` unless an encoder's `output` is [B, q.size(latent_dim)]."""
     check_count("latent_dim", latent_dim)
     want = q.size(latent_dim)
     if output.ndim != 2 or output.shape[-1] != want:
         raise UserError(
             f"the encoder returns shape {output.shape}, but this posterior with "
-            f"latent_dim={latent_dim} "
-            f"needs [batch, {want}]: build the encoder with out={want}."
+            f"latent_dim={latent_dim} needs [batch, {want}]: build the encoder with out={want}."
         )

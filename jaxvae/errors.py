@@ -18,8 +18,10 @@ class Damaged(ValueError):
 
 @contextmanager
 def damage() -> Iterator[None]:
-    """Turns every error inside into `Damaged`, on one line: zipfile, zlib, pickle, json and NumPy
-    raise many kinds."""
+    """Turns every error inside into `Damaged`, on one line.
+
+    zipfile, zlib, pickle, json and NumPy raise many kinds.
+    """
     try:
         yield
     except Exception as error:
@@ -29,8 +31,7 @@ def damage() -> Iterator[None]:
 
 
 def one_line(text: str) -> str:
-    """Returns what comes from a file as one line of at most 200 characters that a terminal can
-    show."""
+    """Returns text of a file as one line of at most 200 characters that a terminal can show."""
     shown = " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())
     return shown if len(shown) <= 200 else f"{shown[:197]}..."
 
@@ -44,11 +45,10 @@ def unknown(what: str, name: Any, known: Iterable[str]) -> UserError:
 
 
 def concrete(value: Any) -> bool:
-    """Returns whether `value` is known now: hyper-parameters may be traced, and then go
-    unchecked."""
-    import jax
+    """Returns whether `value` is known now: traced hyper-parameters go unchecked."""
+    from jax.core import Tracer
 
-    return not isinstance(value, jax.core.Tracer)
+    return not isinstance(value, Tracer)
 
 
 def check_number(
@@ -80,8 +80,7 @@ def check_number(
 
 
 def check_seed(name: str, value: Any) -> None:
-    """Raises `UserError` unless `value` is a seed that `jax.random.key` tells from every other
-    one."""
+    """Raises `UserError` unless `value` is a seed that `jax.random.key` tells from all others."""
     check_count(name, value, least=0)
     if value >= 2**32:
         raise UserError(f"{name} must be below 2**32 = {2**32}, not {value}.")

@@ -26,11 +26,10 @@ def processor() -> str:
 
 
 def cores() -> str:
-    """Returns how many cores this process may use, and of how many: "2 cores", or "1 of 2
-    cores"."""
-    there = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
-    return f"{there} cores" if usable == there else f"{usable} of {there} cores"
+    """Returns how many cores this process may use: "2 cores", or "1 of 2 cores"."""
+    count = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count
+    return f"{count} cores" if usable == count else f"{usable} of {count} cores"
 
 
 def keep_freed_memory() -> bool:
@@ -61,20 +60,19 @@ def keep_freed_memory() -> bool:
         mallopt, _ = library.mallopt, library.gnu_get_libc_version
     except (OSError, AttributeError):  # another C library
         return False
-    # one arena, as those of threads give back what they can; no mapping of its own for a large
-    # block; no trimming
+    # one arena, as threads' arenas give back what they can; no mapping for a large block alone;
+    # no trimming
     return all([mallopt(M_ARENA_MAX, 1), mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, NEVER)])
 
 
 def _cpu_only() -> bool:
     """Returns whether JAX will compute on the CPU, without starting it."""
-    config = getattr(
-        sys.modules.get("jax"), "config", None
-    )  # has read JAX_PLATFORMS, and may have been set since
-    asked = os.environ.get("JAX_PLATFORMS") if config is None else config.jax_platforms
-    asked = asked or os.environ.get("JAX_PLATFORM_NAME", "").lower()
-    if asked:
-        return set(asked.split(",")) == {"cpu"}
+    # the config of an imported JAX has read JAX_PLATFORMS, and may have been set since
+    config = getattr(sys.modules.get("jax"), "config", None)
+    platforms = os.environ.get("JAX_PLATFORMS") if config is None else config.jax_platforms
+    platforms = platforms or os.environ.get("JAX_PLATFORM_NAME", "").lower()
+    if platforms:
+        return set(platforms.split(",")) == {"cpu"}
     installed = any(
         name in sys.modules or importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu")
     )

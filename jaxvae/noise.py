@@ -6,6 +6,8 @@ functions draw for the global batch in both cases, and return the slice of the d
 (the devices are those of the mapped axis `parallel.AXIS`). Losses and nets must draw from here.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -13,15 +15,17 @@ from jaxvae import parallel
 from jaxvae.types import Array
 
 
-def _draw(draw, shape, batch_axis: int) -> Array:
+def _draw(
+    draw: Callable[[tuple[int, ...]], Array], shape: tuple[int, ...], batch_axis: int
+) -> Array:
     devices = parallel.axis_size()
     if devices == 1:
         return draw(tuple(shape))
     size = shape[batch_axis]
-    whole = list(shape)
-    whole[batch_axis] = size * devices
+    global_shape = list(shape)
+    global_shape[batch_axis] = size * devices
     start = jax.lax.axis_index(parallel.AXIS) * size
-    return jax.lax.dynamic_slice_in_dim(draw(tuple(whole)), start, size, batch_axis)
+    return jax.lax.dynamic_slice_in_dim(draw(tuple(global_shape)), start, size, batch_axis)
 
 
 def normal(rng: Array, shape: tuple[int, ...], dtype=jnp.float32, *, batch_axis: int = 0) -> Array:

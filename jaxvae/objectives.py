@@ -1,6 +1,7 @@
 """Parts of losses, each per example and in nats. The step alone takes means over the batch."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,9 @@ Weight = float | Array | Callable[[Array], Array]
 
 
 def elbo(terms: Terms) -> Array:
-    """Returns the evidence lower bound [B] in nats: E_q[log p(x|z)] - KL(q(z|x) || p(z)) = -(rec +
-    kl).
+    """Returns the evidence lower bound [B] in nats.
+
+        E_q[log p(x|z)] - KL(q(z|x) || p(z)) = -(rec + kl)
 
     Source: Kingma & Welling 2014, Eq. 3; Doersch 2016, Eq. 5.
     """
@@ -24,8 +26,10 @@ def elbo(terms: Terms) -> Array:
 
 
 def beta_elbo_loss(rec: Array, kl: Array, beta: Array | float = 1.0) -> Array:
-    """Returns rec + beta * kl [B], to minimise; beta = 1 is the negative ELBO (Higgins et al. 2017,
-    Eq. 4)."""
+    """Returns rec + beta * kl [B], to minimise; beta = 1 is the negative ELBO.
+
+    Source: Higgins et al. 2017, Eq. 4.
+    """
     return rec + beta * kl
 
 
@@ -37,9 +41,8 @@ def weight_at(weight: Weight, step: Array) -> Array:
 
 def check_weight(name: str, weight: Weight) -> None:
     """Raises `UserError` for a concrete weight below zero; schedules are tried at step 0."""
-    check_number(
-        name, weight_at(weight, jnp.zeros((), jnp.int32)) if callable(weight) else weight, least=0.0
-    )
+    value = weight_at(weight, jnp.zeros((), jnp.int32)) if callable(weight) else weight
+    check_number(name, value, least=0.0)
 
 
 def free_bits_kl(dist: HasKLPerDim, floor: float) -> Array:
@@ -69,15 +72,16 @@ def check_free_bits(dist: object) -> None:
 
 
 def linear_warmup(steps: int, final: float = 1.0) -> Callable[[Array], Array]:
-    """Returns the schedule final * min(1, step / steps), for beta (Sonderby et al. 2016, KL
-    warm-up)."""
+    """Returns the schedule final * min(1, step / steps), for beta.
+
+    Source: Sonderby et al. 2016, KL warm-up.
+    """
     check_number("warm-up steps", steps, above=0)
     return lambda step: final * jnp.minimum(1.0, step.astype(jnp.float32) / steps)
 
 
 def collapse(kl: float, latent: str = "z") -> str | None:
-    """Returns a warning where the mean KL says that the posterior has become the prior, else
-    None."""
+    """Returns a warning if the mean KL says that the posterior has become the prior, else None."""
     if not kl < COLLAPSED:
         return None
     return (
@@ -88,21 +92,21 @@ def collapse(kl: float, latent: str = "z") -> str | None:
 
 
 def floored(metrics: Mapping[str, float]) -> str | None:
-    """Returns a warning where a learned gamma spent some of the steps behind these metrics at its
-    floor, else None."""
-    share = metrics.get("gamma_floored", 0.0)
+    """Returns a warning if a learned gamma was at its floor in some of these steps, else None."""
+    share, gamma = metrics.get("gamma_floored", 0.0), metrics.get("gamma", 0.0)
     if not share > 0.0:
         return None
     return (
-        f"gamma is at its floor in {share:.0%} of the last steps (mean "
-        f"{metrics.get('gamma', 0.0):.2g}): the decoder can repeat the data exactly, so the loss "
-        "says nothing any more. Use more data, a smaller net, or a fixed gamma."
+        f"gamma is at its floor in {share:.0%} of the last steps (mean {gamma:.2g}): the decoder "
+        "can repeat the data exactly, so the loss says nothing any more. Use more data, a smaller "
+        "net, or a fixed gamma."
     )
 
 
 def mmd(x: Array, y: Array, *, kernel: str = "gaussian", bandwidth: float | None = None) -> Array:
-    """Returns the squared maximum mean discrepancy [] of two sets of points, >= 0; 0 means no
-    difference that the kernel sees.
+    """Returns the squared maximum mean discrepancy [] of two sets of points, >= 0.
+
+    0 means no difference that the kernel sees.
 
         MMD^2 = mean k(x, x') + mean k(y, y') - 2 mean k(x, y)          (all pairs, the diagonal too)
 
@@ -132,15 +136,13 @@ def mmd(x: Array, y: Array, *, kernel: str = "gaussian", bandwidth: float | None
 
 
 def check_kernel(kernel: str, bandwidth: float | None) -> None:
-    """Raises `UserError` for a kernel that `mmd` does not have, and a bandwidth that is not above
-    0."""
+    """Raises `UserError` for a kernel that `mmd` does not have, or a bandwidth not above 0."""
     if kernel not in ("gaussian", "imq"):
         raise unknown("kernel", kernel, ("gaussian", "imq"))
     if bandwidth is not None:
         check_number("bandwidth", bandwidth, above=0.0)
 
 
-def mmd_to_prior(rng: Array, z: Array, **options) -> Array:
-    """Returns `mmd` [] of the global batch of z [B, D] against as many draws from N(0, I), on any
-    number of devices."""
+def mmd_to_prior(rng: Array, z: Array, **options: Any) -> Array:
+    """Returns `mmd` [] of the global batch of z [B, D] to as many draws from N(0, I)."""
     return mmd(parallel.gather(z), parallel.gather(noise.normal(rng, z.shape, z.dtype)), **options)

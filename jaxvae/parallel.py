@@ -5,10 +5,11 @@ gradients see the global batch (`mean` below). Inside `pmap` the mapped axis is 
 outside, the collectives here do nothing, so the same code runs everywhere.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -30,14 +31,12 @@ def axis_size() -> int:
 
 
 def mean(tree: Tree) -> Tree:
-    """Returns the mean of `tree` over the devices of the mapped axis (`tree` itself outside
-    `pmap`)."""
+    """Returns the mean of `tree` over the devices of the mapped axis; outside `pmap` the tree."""
     return tree if axis_size() == 1 else jax.lax.pmean(tree, AXIS)
 
 
 def total(tree: Tree) -> Tree:
-    """Returns the sum of `tree` over the devices of the mapped axis (`tree` itself outside
-    `pmap`)."""
+    """Returns the sum of `tree` over the devices of the mapped axis; outside `pmap` the tree."""
     return tree if axis_size() == 1 else jax.lax.psum(tree, AXIS)
 
 
@@ -49,7 +48,7 @@ def gather(x: Array) -> Array:
 # ---- jit over a mesh -----------------------------------------------------------------------
 
 
-def make_mesh(devices: list[Any] | None = None) -> Mesh:
+def make_mesh(devices: Iterable[Any] | None = None) -> Mesh:
     """Returns a one-dimensional mesh over `devices` (default: every device of every process)."""
     devices = jax.devices() if devices is None else list(devices)
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
@@ -73,7 +72,7 @@ def put(tree: Tree, sharding: NamedSharding) -> Tree:
     def place(x):
         if getattr(x, "sharding", None) == sharding:
             return x
-        if jax.dtypes.issubdtype(getattr(x, "dtype", np.float32), jax.dtypes.prng_key):
+        if jnp.issubdtype(getattr(x, "dtype", np.float32), jax.dtypes.prng_key):
             data = place(jax.random.key_data(x))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
         x = np.asarray(x)
@@ -85,8 +84,8 @@ def put(tree: Tree, sharding: NamedSharding) -> Tree:
 def local_rows(sharding: NamedSharding, size: int) -> slice:
     """Returns the rows of a global batch of `size` that this process's devices hold under
     `sharding`, which cuts axis 0."""
-    index = sharding.addressable_devices_indices_map((size,)).values()
-    bounds = [rows[0].indices(size) for rows in index]
+    indices = sharding.addressable_devices_indices_map((size,)).values()
+    bounds = [index[0].indices(size) for index in indices if index is not None]
     return slice(min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds))
 
 
@@ -99,7 +98,8 @@ def put_rows(tree: Tree, sharding: NamedSharding, size: int) -> Tree:
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
     axis = len(sharding.spec) - 1
-    first = local_rows(batch_sharded(sharding.mesh), size).start
+    by_rows = NamedSharding(sharding.mesh, PartitionSpec(AXIS))
+    first = local_rows(by_rows, size).start
 
     def place(x):
         shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
@@ -125,8 +125,7 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
 
 
 def jit_step(step: Callable, mesh: Mesh | None = None, *, donate: bool = True) -> Callable:
-    """Returns `step(train_state, batch)` compiled over `mesh`, with the state replicated and the
-    batch cut.
+    """Returns `step(train_state, batch)` compiled over `mesh`: state replicated, batch cut.
 
     Args:
         step: what `train.make_train_step` returned.
@@ -134,11 +133,11 @@ def jit_step(step: Callable, mesh: Mesh | None = None, *, donate: bool = True) -
         donate: reuse the memory of the state passed in, which must then not be used again.
     """
     mesh = make_mesh() if mesh is None else mesh
-    whole, cut = replicated(mesh), batch_sharded(mesh)
+    on_each, by_rows = replicated(mesh), batch_sharded(mesh)
     return jax.jit(
         step,
-        in_shardings=(whole, cut),
-        out_shardings=(whole, whole),
+        in_shardings=(on_each, by_rows),
+        out_shardings=(on_each, on_each),
         donate_argnums=0 if donate else (),
     )
 
@@ -161,14 +160,14 @@ def shard(batch: Tree, devices: int) -> Tree:
         UserError: where B is not a multiple of `devices`.
     """
 
-    def cut(x):
+    def slices(x):
         if x.shape[0] % devices:
             raise UserError(
                 f"a batch of {x.shape[0]} cannot be cut into equal slices over {devices} devices."
             )
         return x.reshape(devices, x.shape[0] // devices, *x.shape[1:])
 
-    return jax.tree.map(cut, batch)
+    return jax.tree.map(slices, batch)
 
 
 def start_multihost(**options: Any) -> None:

@@ -56,24 +56,21 @@ def save_png(path: PathLike, array: Any) -> None:
 
     array = np.asarray(array)
     image = _bytes(array[None])[0]
+    image = image[..., 0] if image.shape[-1] == 1 else image
     file = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
-        file, "PNG", optimize=True
-    )
+    Image.fromarray(image).save(file, "PNG", optimize=True)
     writers.write_bytes(path, file.getvalue())
 
 
 def save_figure(path: PathLike, figure: Any) -> None:
-    """Writes a matplotlib figure as PNG, in one move, without the name of the software: equal
-    figures are equal files."""
+    """Writes a matplotlib figure as PNG, in one move; equal figures are equal files."""
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     writers.write_bytes(path, file.getvalue())
 
 
 def plain_axes(axes: Any) -> None:
-    """Gives matplotlib axes the look of all figures: a light grid behind the data, and two sides
-    of four."""
+    """Gives matplotlib axes the look of all figures: a light grid, and two sides of four."""
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -112,10 +109,8 @@ def reconstructions(path: PathLike, x: Any, x_hat: Any) -> None:
     x, x_hat = _enlarged(x, None), _enlarged(x_hat, None)
     white = np.full_like(x[:, :2], 255)
     pairs = np.concatenate([x, white, x_hat], axis=1)
-    columns = _columns(
-        len(pairs), 2.0 * pairs.shape[1] / pairs.shape[2]
-    )  # a page twice as wide as high
-    save_png(path, _tile(pairs, columns, CELL // 7, CELL // 4))
+    aspect = 2.0 * pairs.shape[1] / pairs.shape[2]  # of a page twice as wide as high
+    save_png(path, _tile(pairs, _columns(len(pairs), aspect), CELL // 7, CELL // 4))
 
 
 def interpolation(path: PathLike, rows: Any) -> None:
@@ -244,16 +239,13 @@ def _finite(values: Curves) -> Curves:
         for name, (steps, y) in metrics.items():
             finite = np.isfinite(y)
             if finite.any():
-                kept.setdefault(split, {})[name] = (
-                    np.asarray(steps)[finite],
-                    np.asarray(y)[finite],
-                )
+                line = np.asarray(steps)[finite], np.asarray(y)[finite]
+                kept.setdefault(split, {})[name] = line
     return kept
 
 
 def _limits(lines: list[Line]) -> tuple[float, float] | None:
-    """Returns the range of the values after the first tenth of the steps, if all of them span 4
-    times as much."""
+    """Returns the range of the values after the first tenth of the steps, if all span 4 times it."""
     first = min(steps.min() for steps, _ in lines)
     last = max(steps.max() for steps, _ in lines)
     late = np.concatenate([y[steps >= first + 0.1 * (last - first)] for steps, y in lines])
@@ -315,8 +307,10 @@ def _enlarged(images: np.ndarray, scale: int | None) -> np.ndarray:
 
 
 def _columns(n: int, aspect: float = 1.0) -> int:
-    """Returns how many of `n` cells go in a row: about sqrt(n * aspect), moved by up to half if
-    that fills all rows."""
+    """Returns how many of `n` cells go in a row.
+
+    About sqrt(n * aspect), moved by up to half if that fills all rows.
+    """
     near = min(n, math.ceil(math.sqrt(n * aspect)))
     full = [c for c in range(1, n + 1) if n % c == 0 and abs(c - near) <= near // 2]
     return min(full, key=lambda c: (abs(c - near), -c), default=near)

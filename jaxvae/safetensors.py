@@ -109,8 +109,10 @@ def _arrays(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _header(text: bytes, memory: int) -> dict[str, dict[str, Any]]:
-    """Returns name -> {"dtype", "shape", "data_offsets"}, of the right types but not compared; what
-    JSON makes of it takes at most `memory` bytes."""
+    """Returns name -> {"dtype", "shape", "data_offsets"}, of the right types but not compared.
+
+    What JSON makes of it takes at most `memory` bytes.
+    """
     items = sum(text.count(c) for c in (b"[", b"{", b",", b":"))
     if CHARACTER * len(text) + ITEM * items > memory:
         raise Damaged("its header is too large for its size")

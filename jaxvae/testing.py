@@ -1,5 +1,4 @@
-"""The conformance suite of the contracts (`types`), for users' own models too: `check_model(model,
-batch)`.
+"""The conformance suite of the contracts (`types`), for users' own models too: `check_model`.
 
 A model that passes it can be trained by `fit`, on any number of devices, and resumed from a
 checkpoint.
@@ -7,7 +6,6 @@ checkpoint.
 
 import tempfile
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +16,16 @@ import optax
 import orbax.checkpoint as ocp
 
 from jaxvae import distributions, parallel
+from jaxvae.assertions import (
+    assert_close,
+    assert_finite,
+    assert_form,
+    assert_repeats,
+    assert_same,
+    assert_shape,
+    naming,
+    require,
+)
 from jaxvae.train.step import (
     Optimisers,
     TrainState,
@@ -26,19 +34,16 @@ from jaxvae.train.step import (
     make_train_step,
     optimisers,
 )
-from jaxvae.types import Array, Aux, Batch, Mean, Model, Terms, Tree
+from jaxvae.types import Array, Aux, Batch, Mean, Model, Params, State, Terms
 
 STEPS = 10  # on one trace
 COMPARED_STEPS = 3  # on one device and on all: later steps amplify rounding
-TOLERANCE = 1e-4  # relative to the largest entry of an array
-SMALL = 1e-6  # and absolute
 
 
 def check_model(
     model: Model, batch: Batch, tx: Optimisers | None = None, *, rng: Array | None = None
 ) -> None:
-    """Returns nothing where `model` keeps the contracts, and raises an error that names the broken
-    property.
+    """Raises AssertionError unless `model` keeps the contracts; it names the broken property.
 
     | property       | what must hold                                                                         |
     | -------------- | -------------------------------------------------------------------------------------- |
@@ -61,8 +66,7 @@ def check_model(
             devices.
         tx: as `make_train_step` takes it. Default: clipped gradient descent, whose steps do not
             amplify rounding. (Adam turns a gradient of 1e-9, as of a bias before BatchNorm, into a
-            full step of
-            either sign: one device and eight then differ though nothing is wrong.)
+            full step of either sign: one device and eight then differ though nothing is wrong.)
         rng: a typed key; default `jax.random.key(0)`.
 
     Raises:
@@ -70,42 +74,45 @@ def check_model(
     """
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1e-2)) if tx is None else tx
     rng = jax.random.key(0) if rng is None else rng
+    subject = None
     with jax.default_matmul_precision("highest"):
-        with _property("shapes"):
+        with naming("shapes"):
             params, state = model.init(rng, batch)
             _check_losses(model, params, state, rng, batch)
             _check_evaluation(model, params, state, rng, batch)
         if model.objectives:
-            with _property("gradients"):
+            with naming("gradients"):
                 _check_gradients(model, params, state, rng, batch)
-            with _property("wrt"):
+            with naming("wrt"):
                 subject = _subject(model, batch, tx, rng)
                 _check_wrt(subject)
-        with _property("determinism"):
+        with naming("determinism"):
             _check_init_again(model, rng, batch)
             _check_evaluation_again(model, params, state, rng, batch)
-            if model.objectives:
+            if subject is not None:
                 _check_step_again(subject)
-        if model.objectives:
+        if subject is not None:
             for name, check in TRAINING.items():
-                with _property(name):
+                with naming(name):
                     check(subject)
-        with _property("lowering"):
+        with naming("lowering"):
             _lower(_evaluation(model), params, state, rng, batch)
-            if model.objectives:
+            if subject is not None:
                 _lower(subject.step, subject.start, batch)
 
 
 # ---- shapes --------------------------------------------------------------------------------
 
 
-def _walk(model: Model, params, state, rng: Array, batch: Batch) -> list[tuple[Array, Aux]]:
+def _walk(
+    model: Model, params: Params, state: State, rng: Array, batch: Batch
+) -> list[tuple[Array, Aux]]:
     """Returns (loss, aux) of each objective, in order, at one and the same parameters."""
     results, carry = [], None
     for i, objective in enumerate(model.objectives):
         step = jnp.asarray(objective.phase, jnp.int32)
         loss, aux = objective.loss(params, state, jax.random.fold_in(rng, i), batch, step, carry)
-        _require(
+        require(
             isinstance(aux, Aux),
             f"objective {objective.name!r} must return (loss, Aux), not (loss, "
             f"{type(aux).__name__}).",
@@ -115,34 +122,33 @@ def _walk(model: Model, params, state, rng: Array, batch: Batch) -> list[tuple[A
     return results
 
 
-def _check_losses(model: Model, params, state, rng: Array, batch: Batch) -> None:
+def _check_losses(model: Model, params: Params, state: State, rng: Array, batch: Batch) -> None:
     size = batch.x.shape[0]
-    _require(
+    require(
         isinstance(params, dict) and isinstance(state, dict),
         "init must return two dicts, (params, state).",
     )
     missing = sorted(set(groups(model)) - set(params))
-    _require(
+    require(
         not missing, f"objectives move the groups {missing}, but init returns {sorted(params)}."
     )
     results = jax.eval_shape(lambda *a: _walk(model, *a), params, state, rng, batch)
     for objective, (loss, aux) in zip(model.objectives, results, strict=True):
         name = f"objective {objective.name!r}"
-        _shape(f"{name}: loss", loss, () if objective.coupled else (size,))
-        _require(
+        assert_shape(f"{name}: loss", loss, () if objective.coupled else (size,))
+        require(
             jnp.issubdtype(loss.dtype, jnp.floating),
             f"{name}: loss must be floating point, not {loss.dtype}.",
         )
         for key, value in aux.metrics.items():
-            _shape(f"{name}: metric {key!r}", value, (size,), ())
-        _same_form(f"{name}: state", aux.state, state)
+            assert_shape(f"{name}: metric {key!r}", value, (size,), ())
+        assert_form(f"{name}: state", aux.state, state)
 
 
 def _evaluation(model: Model, stats: str = "running") -> Callable[..., dict[str, Any]]:
-    """Returns a function of (params, state, rng, batch) that gives what each evaluation function of
-    `model` gives."""
+    """Returns (params, state, rng, batch) -> what each evaluation function of `model` gives."""
 
-    def evaluate(params, state, rng: Array, batch: Batch):
+    def evaluate(params: Params, state: State, rng: Array, batch: Batch):
         x, cond = batch
         n = min(3, x.shape[0])
         results, z = {}, None
@@ -157,9 +163,8 @@ def _evaluation(model: Model, stats: str = "running") -> Callable[..., dict[str,
         if model.terms is not None:
             results["terms"] = model.terms(params, state, rng, batch, stats=stats)
         if model.sample is not None:
-            results["sample"] = model.sample(
-                params, state, rng, n, None if cond is None else cond[:n], stats=stats
-            )
+            first = None if cond is None else cond[:n]
+            results["sample"] = model.sample(params, state, rng, n, first, stats=stats)
         if model.log_prob is not None:
             results["log_prob"] = model.log_prob(params, state, x, cond, stats=stats)
         if model.log_weight is not None:
@@ -169,7 +174,7 @@ def _evaluation(model: Model, stats: str = "running") -> Callable[..., dict[str,
     return evaluate
 
 
-def _check_evaluation(model: Model, params, state, rng: Array, batch: Batch) -> None:
+def _check_evaluation(model: Model, params: Params, state: State, rng: Array, batch: Batch) -> None:
     size, event = batch.x.shape[0], batch.x.shape[1:]
     want = {
         "kl(encode(x))": (size,),
@@ -182,28 +187,24 @@ def _check_evaluation(model: Model, params, state, rng: Array, batch: Batch) -> 
     for stats in ("running", "batch"):
         results = jax.eval_shape(_evaluation(model, stats), params, state, rng, batch)
         for name in results.keys() & want.keys():
-            _shape(name, results[name], want[name])
-        if "z ~ encode(x)" in results:
-            _shape(
-                "z ~ encode(x)",
-                results["z ~ encode(x)"],
-                (size, *results["z ~ encode(x)"].shape[1:]),
-            )
+            assert_shape(name, results[name], want[name])
+        if (z := results.get("z ~ encode(x)")) is not None:
+            assert_shape("z ~ encode(x)", z, (size, *z.shape[1:]))
         if "terms" in results:
             terms = results["terms"]
-            _require(
+            require(
                 isinstance(terms, Terms), f"terms must return Terms, not {type(terms).__name__}."
             )
-            _shape("terms: rec", terms.rec, (size,))
-            _shape("terms: kl", terms.kl, (size,))
+            assert_shape("terms: rec", terms.rec, (size,))
+            assert_shape("terms: kl", terms.kl, (size,))
             for key, value in terms.extra.items():
-                _shape(f"terms: extra {key!r}", value, (size,), ())
+                assert_shape(f"terms: extra {key!r}", value, (size,), ())
 
 
 # ---- gradients, and what they move -------------------------------------------------------
 
 
-def _check_gradients(model: Model, params, state, rng: Array, batch: Batch) -> None:
+def _check_gradients(model: Model, params: Params, state: State, rng: Array, batch: Batch) -> None:
     for i, objective in enumerate(model.objectives):
 
         def scalar(moved, fixed, state, rng, batch, i=i):
@@ -214,11 +215,11 @@ def _check_gradients(model: Model, params, state, rng: Array, batch: Batch) -> N
         fixed = {name: tree for name, tree in params.items() if name not in objective.wrt}
         grads, loss = jax.jit(jax.grad(scalar, has_aux=True))(moved, fixed, state, rng, batch)
         name = f"objective {objective.name!r}"
-        _finite(f"{name}: loss", loss)
-        _finite(f"{name}: gradient", grads)
+        assert_finite(f"{name}: loss", loss)
+        assert_finite(f"{name}: gradient", grads)
         for group in objective.wrt:
             leaves = jax.tree.leaves(grads[group])
-            _require(
+            require(
                 not leaves or any(np.any(np.asarray(g) != 0) for g in leaves),
                 f"{name}: the gradient of group {group!r} is zero everywhere: take it out of wrt, "
                 "or let the loss use it.",
@@ -266,19 +267,16 @@ def _check_wrt(subject: _Subject) -> None:
     for i, objective in enumerate(objectives):
         # the others still run, for their state and carry, but move nothing
         alone = tuple(o if j == i else o._replace(wrt=()) for j, o in enumerate(objectives))
-        single = len(objectives) == 1
-        step = (
-            subject.compiled
-            if single
-            else jax.jit(make_train_step(subject.model._replace(objectives=alone), tx))
-        )
+        step = subject.compiled
+        if len(objectives) > 1:
+            step = jax.jit(make_train_step(subject.model._replace(objectives=alone), tx))
         start = subject.start._replace(
             step=jnp.asarray(objective.phase, jnp.int32),
             opt_state={name: subject.start.opt_state[name] for name in objective.wrt},
         )
         end, _ = step(start, subject.batch)
         for group in sorted(set(start.params) - set(objective.wrt)):
-            _same(
+            assert_same(
                 f"objective {objective.name!r} moved group {group!r}, outside its wrt "
                 f"{objective.wrt}",
                 end.params[group],
@@ -287,26 +285,27 @@ def _check_wrt(subject: _Subject) -> None:
 
 
 def _check_init_again(model: Model, rng: Array, batch: Batch) -> None:
-    _same(
+    assert_same(
         "init: a second call with the same key differs",
         model.init(rng, batch),
         model.init(rng, batch),
     )
 
 
-def _check_evaluation_again(model: Model, params, state, rng: Array, batch: Batch) -> None:
-    results = [
-        jax.jit(_evaluation(model))(params, state, rng, batch) for _ in range(2)
-    ]  # two functions, two traces
-    _finite("evaluation", results[0])
-    _repeats("evaluation: a second call with the same key differs", *results)
+def _check_evaluation_again(
+    model: Model, params: Params, state: State, rng: Array, batch: Batch
+) -> None:
+    # two functions, two traces
+    results = [jax.jit(_evaluation(model))(params, state, rng, batch) for _ in range(2)]
+    assert_finite("evaluation", results[0])
+    assert_repeats("evaluation: a second call with the same key differs", *results)
 
 
 def _check_step_again(subject: _Subject) -> None:
     first, second = (subject.compiled(subject.start, subject.batch) for _ in range(2))
-    _repeats("a second call of the compiled step with the same key differs", first, second)
+    assert_repeats("a second call of the compiled step with the same key differs", first, second)
     anew = jax.jit(make_train_step(subject.model, subject.tx))(subject.start, subject.batch)
-    _repeats(
+    assert_repeats(
         "the step traced a second time differs: a loss depends on what is not in its arguments",
         anew,
         first,
@@ -317,26 +316,25 @@ def _check_jit(subject: _Subject) -> None:
     compiled, plain = (
         step(subject.start, subject.batch) for step in (subject.compiled, subject.step)
     )
-    _close("the compiled step differs from the one not compiled", compiled, plain)
+    assert_close("the compiled step differs from the one not compiled", compiled, plain)
 
 
 def _check_traces(subject: _Subject) -> None:
     _, metrics = _steps(subject.compiled, subject.start, subject.batch, STEPS)
     times = len(subject.traces)
-    _require(
+    require(
         times == 1,
         f"{STEPS} steps were traced {times} times: init and the losses must return the same types "
-        "of "
-        "arrays (jnp.zeros(()), not 0).",
+        "of arrays (jnp.zeros(()), not 0).",
     )
-    _finite(f"metrics after {STEPS} steps", metrics)
+    assert_finite(f"metrics after {STEPS} steps", metrics)
 
 
 def _check_devices(subject: _Subject) -> None:
     devices, size = jax.device_count(), subject.batch.x.shape[0]
     if devices == 1:
         return
-    _require(
+    require(
         size % devices == 0,
         f"a batch of {size} cannot be cut over the {devices} devices here: pass one of a "
         f"multiple of {devices}.",
@@ -352,10 +350,9 @@ def _check_devices(subject: _Subject) -> None:
         "pmap_step": (parallel.pmap_step(subject.step), parallel.shard(subject.batch, devices)),
     }
     for name, (step, batch) in forms.items():
-        _close(
+        assert_close(
             f"{name} over {devices} devices differs from one device (draw noise with "
-            "jaxvae.noise, take moments of "
-            "the batch with parallel.mean)",
+            "jaxvae.noise, take moments of the batch with parallel.mean)",
             _steps(step, start, batch, COMPARED_STEPS),
             one,
         )
@@ -369,9 +366,9 @@ def _check_checkpoint(subject: _Subject) -> None:
         restored = checkpointer.restore(
             Path(folder) / "state", jax.tree.map(ocp.utils.to_shape_dtype_struct, saved)
         )
-    _same("the restored state differs from the saved one", restored, saved)
+    assert_same("the restored state differs from the saved one", restored, saved)
     ends = (subject.compiled(train_state, subject.batch) for train_state in (restored, saved))
-    _repeats("the step after a restore differs", *ends)
+    assert_repeats("the step after a restore differs", *ends)
 
 
 def _lower(function: Callable, *args: Any) -> None:
@@ -384,101 +381,3 @@ TRAINING = {
     "devices": _check_devices,
     "checkpoint": _check_checkpoint,
 }
-
-
-# ---- assertions ----------------------------------------------------------------------------
-
-
-@contextmanager
-def _property(name: str):
-    """Turns what goes wrong inside into an AssertionError that begins with the property's name."""
-    try:
-        yield
-    except Exception as error:
-        kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
-        raise AssertionError(f"{name}: {kind}{error}") from error
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise AssertionError(message)
-
-
-def _shape(name: str, value: Array, *wanted: tuple[int, ...]) -> None:
-    _require(
-        value.shape in wanted,
-        f"{name} has shape {value.shape}, must be {' or '.join(map(str, wanted))}.",
-    )
-
-
-def _leaves(tree: Tree) -> dict[str, np.ndarray]:
-    """Returns the leaves of `tree` by path, on the host: keys as the numbers they hold, a `Mean` as
-    its value."""
-
-    def host(x):
-        if isinstance(x, Mean):  # of no example: an objective whose turn has not come
-            return np.asarray(float(x) if float(x.count) else 0.0)
-        return np.asarray(
-            jax.random.key_data(x) if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key) else x
-        )
-
-    paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: isinstance(x, Mean))
-    return {jax.tree_util.keystr(path): host(x) for path, x in paths}
-
-
-def _same_form(name: str, have: Tree, want: Tree) -> None:
-    have, want = (
-        {
-            jax.tree_util.keystr(path): (x.shape, str(x.dtype))
-            for path, x in jax.tree_util.tree_leaves_with_path(t)
-        }
-        for t in (have, jax.eval_shape(lambda: want))
-    )
-    for path in sorted(have.keys() | want.keys()):
-        _require(
-            have.get(path) == want.get(path),
-            f"{name}{path} is {have.get(path, 'absent')}, but init returned "
-            f"{want.get(path, 'none')}.",
-        )
-
-
-def _finite(name: str, tree: Tree) -> None:
-    for path, x in _leaves(tree).items():
-        bad = int(np.sum(~np.isfinite(x.astype(np.float64))))
-        _require(bad == 0, f"{name}{path} has {bad} of {x.size} values that are not finite.")
-
-
-def _same(message: str, have: Tree, want: Tree) -> None:
-    """Raises AssertionError unless two trees are equal bit by bit."""
-    have, want = _leaves(have), _leaves(want)
-    _require(
-        have.keys() == want.keys(),
-        f"{message}: {sorted(have.keys() ^ want.keys())} in one of them alone.",
-    )
-    for path in want:
-        equal = (
-            have[path].dtype == want[path].dtype and have[path].tobytes() == want[path].tobytes()
-        )
-        _require(equal, f"{message}: at {path or 'its value'}.")
-
-
-def _close(message: str, have: Tree, want: Tree) -> None:
-    """Raises AssertionError unless two trees are equal to rounding."""
-    have, want = _leaves(have), _leaves(want)
-    _require(
-        have.keys() == want.keys(),
-        f"{message}: {sorted(have.keys() ^ want.keys())} in one of them alone.",
-    )
-    for path in want:
-        a, b = (x.astype(np.float64) for x in (have[path], want[path]))
-        gap, scale = (float(np.max(np.abs(x), initial=0.0)) for x in (a - b, b))
-        _require(
-            gap <= TOLERANCE * scale + SMALL,
-            f"{message}: at {path or 'its value'} by {gap:.2g}, where values reach {scale:.2g}.",
-        )
-
-
-def _repeats(message: str, have: Tree, want: Tree) -> None:
-    """The same numbers twice: bitwise, but on a GPU, whose sums may come in any order, to
-    rounding."""
-    (_close if jax.default_backend() == "gpu" else _same)(message, have, want)

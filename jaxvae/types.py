@@ -19,9 +19,8 @@ import jax
 Array = jax.Array
 Tree = Any  # a pytree of arrays
 Params = dict[str, Tree]  # parameter group -> tree, e.g. {"encoder": ..., "decoder": ...}
-State = dict[
-    str, Tree
-]  # likewise, what is not differentiated (BatchNorm averages, power iterations)
+# parameter group -> what is not differentiated (BatchNorm averages, power iterations)
+State = dict[str, Tree]
 
 # ---- data ------------------------------------------------------------------------------------
 
@@ -34,11 +33,10 @@ class Batch(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """A mean that is still a sum, so that means of parts add up exactly: `float(m)` is total /
-    count."""
+    """A mean that is still a sum, so that means of parts add up exactly; `float` divides."""
 
     total: Array
-    count: Array
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride] - nobody counts in this tuple
 
     def __float__(self) -> float:
         return float(self.total) / float(self.count) if float(self.count) else float("nan")
@@ -64,8 +62,10 @@ class Aux(NamedTuple):
 
 
 class Net(NamedTuple):
-    """A network as a pair of pure functions. `jaxvae.nets.from_linen` makes one; users may bring
-    their own."""
+    """A network as a pair of pure functions.
+
+    `jaxvae.nets.from_linen` makes one; users may bring their own.
+    """
 
     init: NetInit  # (rng, x, cond=None) -> (params, state)
     apply: NetApply  # (params, state, x, *, cond=None, rng=None, train) -> (y, state)
@@ -79,13 +79,12 @@ class Posterior(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """How a decoder's output becomes p(x|z), perhaps with parameters of its own (the group
-    "likelihood")."""
+    """How a decoder's output becomes p(x|z), perhaps with parameters: the group "likelihood"."""
 
-    build: LikelihoodBuild  # (own params, decoder output [B, ...]) -> distribution over x
-    init: LikelihoodInit | None = None  # () -> own params; None: it has none
+    build: LikelihoodBuild  # (params, decoder output [B, ...]) -> distribution over x
+    init: LikelihoodInit | None = None  # () -> params; None: it has none
     check: LikelihoodCheck | None = None  # (x) -> None; raises for data that it cannot be of
-    metrics: LikelihoodMetrics | None = None  # (own params) -> {name: scalar}
+    metrics: LikelihoodMetrics | None = None  # (params) -> {name: scalar}
 
 
 class Objective(NamedTuple):
@@ -118,20 +117,25 @@ class Model(NamedTuple):
     terms: EvaluateTerms | None = None  # (params, state, rng, batch) -> Terms
     sample: Sample | None = None  # (params, state, rng, n, cond=None) -> x [n, ...]
     log_prob: LogProb | None = None  # (params, state, x, cond=None) -> [B], where it is exact
-    log_weight: LogWeight | None = None  # (params, state, rng, batch) -> [B], of one draw of all
-    # latents: log p(x, z) / q(z|x); None: that of encode, decode and p(z) = N(0, I)
+    # (params, state, rng, batch) -> [B], log p(x, z) - log q(z|x) of one draw of all latents;
+    # None: that of encode, decode and p(z) = N(0, I)
+    log_weight: LogWeight | None = None
 
 
 # ---- signatures ------------------------------------------------------------------------------
 
 
 class NetInit(Protocol):
+    """How a net's parameters start."""
+
     def __call__(self, rng: Array, x: Array, cond: Array | None = None, /) -> tuple[Tree, Tree]:
         """Returns (params, state) for inputs like x [B, ...] and cond [B, ...]."""
         ...
 
 
 class NetApply(Protocol):
+    """One pass through a net."""
+
     def __call__(
         self,
         params: Tree,
@@ -148,58 +152,80 @@ class NetApply(Protocol):
 
 
 class PosteriorSize(Protocol):
+    """How wide an encoder's output is."""
+
     def __call__(self, latent_dim: int, /) -> int:
         """Returns how many outputs the encoder needs."""
         ...
 
 
 class PosteriorBuild(Protocol):
-    def __call__(self, output: Array, /) -> Distribution:
+    """From an encoder's output to q(z|x)."""
+
+    def __call__(self, output: Array, /) -> LatentDistribution:
         """Returns q(z|x) over z [B, D] from the encoder's output [B, size]."""
         ...
 
 
 class LikelihoodBuild(Protocol):
+    """From a decoder's output to p(x|z)."""
+
     def __call__(self, params: Tree, output: Array, /) -> Distribution:
-        """Returns p(x|z) over x [B, ...] from the decoder's output [B, ...]; without `init` params
-        are None."""
+        """Returns p(x|z) over x [B, ...] from the decoder's output [B, ...].
+
+        Without `init` params are None.
+        """
         ...
 
 
 class LikelihoodInit(Protocol):
+    """How a likelihood's parameters start."""
+
     def __call__(self) -> Tree:
         """Returns the parameters that the likelihood starts from."""
         ...
 
 
 class LikelihoodCheck(Protocol):
+    """Which data a likelihood takes."""
+
     def __call__(self, x: Array, /) -> None:
         """Raises `UserError` for concrete data x [B, ...] that it gives no density."""
         ...
 
 
 class LikelihoodMetrics(Protocol):
+    """What a likelihood reports of its parameters."""
+
     def __call__(self, params: Tree, /) -> dict[str, Array]:
         """Returns what to log of the parameters, by name: scalars."""
         ...
 
 
 class Loss(Protocol):
+    """A loss of an objective."""
+
     def __call__(
         self, params: Params, state: State, rng: Array, batch: Batch, step: Array, carry: Any, /
     ) -> tuple[Array, Aux]:
-        """Returns the loss of each example [B] (coupled: of the batch []), to minimise, and what it
-        hands on."""
+        """Returns the loss of each example [B], to minimise, and what it hands on.
+
+        A coupled loss is of the batch: [].
+        """
         ...
 
 
 class ModelInit(Protocol):
+    """How a model's parameters start."""
+
     def __call__(self, rng: Array, batch: Batch, /) -> tuple[Params, State]:
         """Returns parameters and state, by group, for batches like this one."""
         ...
 
 
 class Encode(Protocol):
+    """From data to q(z|x)."""
+
     def __call__(
         self,
         params: Params,
@@ -215,6 +241,8 @@ class Encode(Protocol):
 
 
 class Decode(Protocol):
+    """From latents to p(x|z)."""
+
     def __call__(
         self,
         params: Params,
@@ -230,6 +258,8 @@ class Decode(Protocol):
 
 
 class EvaluateTerms(Protocol):
+    """The evidence lower bound, part by part."""
+
     def __call__(
         self, params: Params, state: State, rng: Array, batch: Batch, /, *, stats: str = "running"
     ) -> Terms:
@@ -238,6 +268,8 @@ class EvaluateTerms(Protocol):
 
 
 class Sample(Protocol):
+    """Draws of a model."""
+
     def __call__(
         self,
         params: Params,
@@ -254,6 +286,8 @@ class Sample(Protocol):
 
 
 class LogProb(Protocol):
+    """An exact density."""
+
     def __call__(
         self,
         params: Params,
@@ -269,6 +303,8 @@ class LogProb(Protocol):
 
 
 class LogWeight(Protocol):
+    """An importance weight."""
+
     def __call__(
         self, params: Params, state: State, rng: Array, batch: Batch, /, *, stats: str = "running"
     ) -> Array:
@@ -281,8 +317,7 @@ class LogWeight(Protocol):
 
 @runtime_checkable
 class Distribution(Protocol):
-    """What every distribution over x [B, ...] has. A posterior also has `kl`, or its loss has no
-    use for it."""
+    """What every distribution over x [B, ...] has."""
 
     def sample(self, rng: Array, /) -> Array:
         """Returns one draw [B, ...], differentiable in the distribution's arrays."""
@@ -295,13 +330,22 @@ class Distribution(Protocol):
 
 @runtime_checkable
 class HasKL(Protocol):
+    """A posterior with a closed form of its KL to the prior."""
+
     def kl(self) -> Array:
         """Returns KL(q || N(0, I)) [B], in nats."""
         ...
 
 
 @runtime_checkable
+class LatentDistribution(Distribution, HasKL, Protocol):
+    """What q(z|x) over z [B, D] has."""
+
+
+@runtime_checkable
 class HasKLPerDim(Protocol):
+    """A posterior whose KL is a sum over dimensions."""
+
     def kl_per_dim(self) -> Array:
         """Returns the KL of each dimension [B, D], which add up to `kl`: free bits need it."""
         ...
@@ -309,6 +353,8 @@ class HasKLPerDim(Protocol):
 
 @runtime_checkable
 class HasMean(Protocol):
+    """A distribution that knows its mean."""
+
     @property
     def mean(self) -> Array:
         """The mean [B, ...]."""
@@ -317,6 +363,8 @@ class HasMean(Protocol):
 
 @runtime_checkable
 class HasVariance(Protocol):
+    """A distribution that knows its variances."""
+
     @property
     def variance(self) -> Array:
         """The variance of each dimension [B, ...], of the mean's shape."""
@@ -325,6 +373,8 @@ class HasVariance(Protocol):
 
 @runtime_checkable
 class HasPenalty(Protocol):
+    """A posterior whose loss is not its KL."""
+
     def penalty(self, z: Array, batch_size: int | None = None, /) -> Array:
         """Returns what a VAE's loss pays [B] where that is not `kl`; z [B, D] is what was drawn."""
         ...
@@ -332,6 +382,8 @@ class HasPenalty(Protocol):
 
 @runtime_checkable
 class HasMetrics(Protocol):
+    """A distribution that reports on itself."""
+
     def metrics(self) -> dict[str, Array]:
         """Returns what the distribution reports of itself, by name, each [B]."""
         ...

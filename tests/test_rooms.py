@@ -11,7 +11,7 @@ FLOORS = [  # from the ground up; a room may import its own files and those of l
     {"errors", "host"},
     {"types"},
     {"parallel", "writers"},
-    {"archives", "safetensors"},
+    {"archives", "assertions", "safetensors"},
     {"noise", "plots", "table"},
     {"distributions"},
     {"objectives"},

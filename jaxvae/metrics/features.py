@@ -1,5 +1,4 @@
-"""Images to features: the net of a protocol, made ready, and the features of generated and of real
-images, block by block."""
+"""Images to features: a protocol's net made ready, and the features of images block by block."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -46,8 +45,9 @@ class Range(NamedTuple):
 def make_engine(
     protocol: Protocol, weights: Any, batch_size: int, mesh: Mesh | None, source: Source
 ) -> Engine:
-    """Returns the engine of `protocol` for images of the shape of `source`, at the highest matmul
-    precision.
+    """Returns the engine of `protocol` for images of the shape of `source`.
+
+    It computes at the highest matmul precision.
 
     Args:
         protocol: its batch size, where it has one, comes before `batch_size`.
@@ -88,8 +88,7 @@ def make_engine(
 
 
 def bilinear(n: int, side: int, half_pixels: bool) -> np.ndarray:
-    """Returns the matrix [side, n] that resizes n pixels to `side`, two of them at a time (nothing
-    is averaged)."""
+    """Returns the matrix [side, n] that resizes n pixels to `side`, each made of at most two."""
     targets = np.arange(side) + 0.5 if half_pixels else np.arange(side)
     at = np.clip(targets * n / side - (0.5 if half_pixels else 0.0), 0.0, n - 1)
     low = np.floor(at).astype(int)
@@ -166,8 +165,7 @@ def of_reals(engine: Engine, source: Source) -> Iterator[np.ndarray]:
 def _blocks(
     engine: Engine, batches: Iterator[tuple[Array, Range]], n: int, what: str
 ) -> Iterator[np.ndarray]:
-    """Yields the features of the first n images in blocks [<= size, d], after a check of their
-    values.
+    """Yields the features of the first n images in blocks [<= size, d], their values checked.
 
     One batch is computed while the one before it is copied. Batches are made at the highest matmul
     precision; what runs between the blocks keeps its own.
@@ -206,9 +204,15 @@ def _check_range(found: Range, what: str) -> None:
 def collect(
     blocks: Iterator[np.ndarray], keep: bool, progress: Callable[[int], None] | None
 ) -> tuple[Statistics, np.ndarray | None]:
-    """Returns the statistics of features, and the features [n, d] themselves if they are to be
-    kept. `progress` is called as (images done)."""
-    moments, waiting, kept, done = None, [], [], 0
+    """Returns the statistics of features, and if `keep` the features [n, d] themselves.
+
+    `progress` is called as (images done).
+
+    Raises:
+        UserError: for fewer than two features.
+    """
+    moments: Moments | None = None
+    waiting, kept, done = [], [], 0
 
     def merged() -> Moments:
         part = Moments.of(np.concatenate(waiting))
@@ -226,4 +230,6 @@ def collect(
             progress(done)
     if waiting:
         moments = merged()
+    if moments is None:
+        raise UserError("a covariance needs at least two examples, not 0.")
     return moments.statistics(), np.concatenate(kept) if keep else None

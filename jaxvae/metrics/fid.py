@@ -1,5 +1,4 @@
-"""Fréchet and kernel distances of generated images to real ones, always under a protocol that is
-named.
+"""Fréchet and kernel distances of generated images to real ones, always under a named protocol.
 
     from jaxvae.metrics import fid
     fid.fid("mnist", fid.model_sampler(model, params, state), fid.PROTOCOLS["squeezenet"])
@@ -66,7 +65,9 @@ def fid(
     **options: Any,
 ) -> Distance:
     """Returns the Fréchet distance of generated to real images under `protocol`; down is better.
-    See `compare`."""
+
+    Arguments and errors are those of `compare`.
+    """
     return compare(real, sampler, protocol, metrics=("fid",), **options)["fid"]
 
 
@@ -76,10 +77,11 @@ def kid(
     protocol: Protocol | str | None = None,
     **options: Any,
 ) -> Distance:
-    """Returns the kernel distance: mean and standard deviation of an unbiased MMD^2 over subsets;
-    down is better.
+    """Returns the kernel distance of generated to real images under `protocol`; down is better.
 
-    The kernel is (x.y / d + 1)^3 (Binkowski et al. 2018, arXiv 1801.01401). See `compare`.
+    It is the mean, with the standard deviation, of an unbiased MMD^2 over subsets, under the kernel
+    (x.y / d + 1)^3 (Binkowski et al. 2018, arXiv 1801.01401). Arguments and errors are those of
+    `compare`.
     """
     return compare(real, sampler, protocol, metrics=("kid",), **options)["kid"]
 
@@ -134,19 +136,19 @@ def compare(
     engine = features.make_engine(protocol, weights, batch_size, mesh, source)
     keep = "kid" in metrics
     total = protocol.samples + (protocol.reals or source.size)
-    count_fakes, count_reals = _counters(progress, protocol.samples, total)
     samples = features.of_samples(engine, sampler, source, seed)
-    fakes, fake_features = features.collect(samples, keep, count_fakes)
+    count = _counter(progress, 0, total)
+    fakes, fake_features = features.collect(samples, keep, count)
+    count = _counter(progress, protocol.samples, total)
     if keep:
-        reals, real_features = features.collect(
-            features.of_reals(engine, source), True, count_reals
-        )
+        reals, real_features = features.collect(features.of_reals(engine, source), keep, count)
     else:
-        reals = _real_statistics(engine, source, _cache_folder(cache, real), count_reals)
+        folder, real_features = _cache_folder(cache, real), None
+        reals = _real_statistics(engine, source, folder, count)
     found, note = {}, GREY if source.shape[-1] == 1 else ""
     if "fid" in metrics:
         found["fid"] = _frechet(fakes, reals, protocol, note)
-    if "kid" in metrics:
+    if fake_features is not None and real_features is not None:
         options = {"subsets": subsets, "size": subset_size, "seed": seed}
         found["kid"] = _kernel(fake_features, real_features, protocol, note, **options)
     return found
@@ -163,11 +165,15 @@ def statistics(
     mesh: Mesh | None = None,
     progress: Progress | None = None,
 ) -> Statistics:
-    """Returns mean [d] and covariance [d, d] of the real images' features under `protocol`, from
-    the cache if they are there. Arguments and errors are those of `compare`."""
+    """Returns mean [d] and covariance [d, d] of the real images' features under `protocol`.
+
+    They are read if cached. Arguments and errors are those of `compare`; `progress` is of the real
+    images alone.
+    """
     protocol, source = _resolve(real, protocol, data_dir)
     engine = features.make_engine(protocol, weights, batch_size, mesh, source)
-    return _real_statistics(engine, source, _cache_folder(cache, real), progress)
+    count = _counter(progress, 0, protocol.reals or source.size)
+    return _real_statistics(engine, source, _cache_folder(cache, real), count)
 
 
 def model_sampler(
@@ -183,7 +189,8 @@ def model_sampler(
     Raises:
         UserError: for a model that does not sample.
     """
-    if model.sample is None:
+    sample = model.sample
+    if sample is None:
         raise UserError("this model does not sample.")
 
     def sampler(rng: Array, n: int, stats: str) -> Array:
@@ -191,7 +198,7 @@ def model_sampler(
         if num_classes is not None:
             rng, rng_label = jax.random.split(rng)
             cond = jax.nn.one_hot(jax.random.randint(rng_label, (n,), 0, num_classes), num_classes)
-        return jnp.clip(model.sample(params, state, rng, n, cond, stats=stats), 0.0, 1.0)
+        return jnp.clip(sample(params, state, rng, n, cond, stats=stats), 0.0, 1.0)
 
     return sampler
 
@@ -239,13 +246,9 @@ def _check_metrics(
         )
 
 
-def _counters(
-    progress: Progress | None, samples: int, total: int
-) -> tuple[Callable[[int], None] | None, Callable[[int], None] | None]:
-    """Returns functions of the samples and of the real images that are done."""
-    if progress is None:
-        return None, None
-    return lambda done: progress(done, total), lambda done: progress(samples + done, total)
+def _counter(progress: Progress | None, before: int, total: int) -> Callable[[int], None] | None:
+    """Returns `progress` as a function of the images done after the first `before` ones."""
+    return None if progress is None else lambda done: progress(before + done, total)
 
 
 # ---- statistics to distances ---------------------------------------------------------------

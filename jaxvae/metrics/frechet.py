@@ -1,5 +1,4 @@
-"""Distances between two sets of features, on the host in float64: Fréchet's from moments, and the
-kernel distance."""
+"""Distances of two sets of features, on the host in float64: Fréchet's, and the kernel distance."""
 
 from typing import NamedTuple
 
@@ -19,8 +18,7 @@ class Statistics(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """What a set of features adds up to: its size, mean, and sum of centred products. Parts merge
-    in any order."""
+    """What a set of features adds up to; parts merge in any order."""
 
     n: int
     mean: np.ndarray  # [d] float64
@@ -91,7 +89,7 @@ def distance_and_ranks(
         )
     with _one_thread():
         a, b = _factor(cov1), _factor(cov2)
-        common = scipy.linalg.svdvals(a.T @ b).sum() if a.size and b.size else 0.0
+        common = np.sum(scipy.linalg.svdvals(a.T @ b)) if a.size and b.size else 0.0
     if not (np.isfinite(mean1).all() and np.isfinite(mean2).all()):
         raise UserError("a mean holds values that are not finite.")
     value = np.square(mean1 - mean2).sum() + np.trace(cov1) + np.trace(cov2) - 2.0 * common
@@ -100,9 +98,11 @@ def distance_and_ranks(
 
 
 def _one_thread():
-    """Returns a context in which BLAS keeps to one core: on a busy machine its threads wait for
-    each other, and a matrix of 512 columns takes 40 times as long; on an idle one little is
-    lost."""
+    """Returns a context in which BLAS keeps to one core.
+
+    On a busy machine its threads wait for each other, and a matrix of 512 columns takes 40 times as
+    long; on an idle one little is lost.
+    """
     return threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
@@ -121,10 +121,9 @@ def _factor(cov: np.ndarray) -> np.ndarray:
 
 
 def polynomial_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """Returns the unbiased squared MMD of features x [n, d] and y [m, d] under the kernel (x.y / d
-    + 1)^3.
+    """Returns the unbiased squared MMD of features x [n, d] and y [m, d].
 
-    It can be negative (Binkowski et al. 2018, arXiv 1801.01401, section 4).
+    The kernel is (x.y / d + 1)^3. The value can be negative (Binkowski et al. 2018, arXiv 1801.01401, section 4).
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
 
@@ -141,8 +140,10 @@ def polynomial_mmd(x: np.ndarray, y: np.ndarray) -> float:
 def kernel_distances(
     x: np.ndarray, y: np.ndarray, *, subsets: int, size: int, seed: int
 ) -> np.ndarray:
-    """Returns `polynomial_mmd` [subsets] of random subsets of `size` features of x [n, d] and of
-    y [m, d], none of them twice in one; `seed` and the number of a subset choose it."""
+    """Returns `polynomial_mmd` [subsets] of random subsets of `size` of x [n, d] and of y [m, d].
+
+    No feature is twice in one; `seed` and the number of a subset choose it.
+    """
 
     def choose(n: int, number: int) -> np.ndarray:
         raw = np.random.Philox(key=np.array([seed, number], np.uint64)).random_raw(n)

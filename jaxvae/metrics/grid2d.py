@@ -43,8 +43,7 @@ Convention = Literal["released", "standard"]
 
 
 def histogram_kl(real, fake, *, half_range: float, convention: Convention = "standard") -> float:
-    """Returns the divergence KL(real || fake) between two histograms; see the module for both
-    conventions.
+    """Returns the divergence KL(real || fake) of two histograms, in one of two conventions (above).
 
     Args:
         real, fake: samples [n, 2] and [m, 2].
@@ -61,8 +60,7 @@ def histogram_kl(real, fake, *, half_range: float, convention: Convention = "sta
 
 
 def histogram_jsd(real, fake, *, half_range: float, convention: Convention = "standard") -> float:
-    """Returns the Jensen-Shannon divergence between two histograms; see the module for both
-    conventions.
+    """Returns the Jensen-Shannon divergence of two histograms, in one of two conventions (above).
 
     Arguments and errors are those of `histogram_kl`.
     """
@@ -107,15 +105,18 @@ def gn_elbo(
 
 
 def grid(half_range: float, side: int = GRID) -> np.ndarray:
-    """Returns the points of an even grid over [-R, R]^2, ends included: [side^2, 2] float32, row by
-    row from the bottom."""
+    """Returns the points of an even grid over [-R, R]^2, ends included: [side^2, 2] float32.
+
+    They go row by row from the bottom.
+    """
     axis = np.linspace(-half_range, half_range, side, dtype=np.float32)
     return np.stack([np.tile(axis, side), np.repeat(axis, side)], axis=1)
 
 
 def on_points(function: Callable[[Array], Array], points) -> np.ndarray:
-    """Returns `function` of points [n, 2] -> [n] as float64, block by block, at the highest matmul
-    precision: a jitted one is compiled once.
+    """Returns `function` of points [n, 2] -> [n] as float64.
+
+    It is called block by block (a jitted one is compiled once), at the highest matmul precision.
 
     Raises:
         UserError: where it does not return one number per point.
@@ -123,11 +124,9 @@ def on_points(function: Callable[[Array], Array], points) -> np.ndarray:
     points = np.asarray(points)
     size = min(BLOCK, len(points))
     blocks = -(-len(points) // size)
-    padded = np.pad(points, ((0, blocks * size - len(points)), (0, 0)), mode="edge").reshape(
-        blocks, size, 2
-    )
+    padded = np.pad(points, ((0, blocks * size - len(points)), (0, 0)), mode="edge")
     values = []
-    for block in padded:
+    for block in padded.reshape(blocks, size, 2):
         with jax.default_matmul_precision("highest"):
             value = function(jnp.asarray(block))
         if value.shape != (size,):
@@ -142,20 +141,17 @@ def on_points(function: Callable[[Array], Array], points) -> np.ndarray:
 
 
 def edges(half_range: float) -> np.ndarray:
-    """Returns the 101 borders of the cells along one axis, as the float32 numbers that sort float32
-    like exact borders."""
+    """Returns the 101 borders of the cells along one axis, which sort float32 like exact ones."""
     exact = np.linspace(-half_range, half_range, CELLS + 1)
     rounded = exact.astype(np.float32)
-    return np.where(
-        rounded.astype(np.float64) < exact, np.nextafter(rounded, np.float32(np.inf)), rounded
-    )
+    next_up = np.nextafter(rounded, np.float32(np.inf))
+    return np.where(rounded.astype(np.float64) < exact, next_up, rounded)
 
 
 def counts(x: Array, half_range: float) -> Array:
-    """Returns how many points of x [n, 2] lie in each cell, then how many outside: [100 * 100 + 1]
-    int32. Pure.
+    """Returns how many points of x [n, 2] lie in each cell, then outside: [100 * 100 + 1] int32.
 
-    The cell of x is row x_1, column x_2, as in NumPy's `histogram2d`; the borders at R belong to
+    Pure. The cell of x is row x_1, column x_2, as in NumPy's `histogram2d`; the borders at R belong to
     the last cells.
     """
     border = jnp.asarray(edges(half_range))
@@ -167,9 +163,10 @@ def counts(x: Array, half_range: float) -> Array:
     return jnp.zeros(CELLS * CELLS + 1, jnp.int32).at[index].add(1)
 
 
-def counts_of(draw: Callable[[Array], Array], rng: Array, n: int, half_range: float) -> Array:
-    """Returns `counts` of n samples drawn block by block inside one loop, none of them kept, at the
-    highest matmul precision. Pure.
+def counts_of(draw: Callable[[Array, int], Array], rng: Array, n: int, half_range: float) -> Array:
+    """Returns `counts` of n samples, drawn block by block inside one loop, none of them kept.
+
+    Pure; at the highest matmul precision.
 
     Args:
         draw: (rng, size) -> x [size, 2].
@@ -204,16 +201,13 @@ def jsd_of_counts(real, fake, *, half_range: float, convention: Convention = "st
     if convention == "released":
         p, q = _density(real, half_range), _density(fake, half_range)
         m = 0.5 * (p + q)
-        return float(
-            np.sum(2.0 * _times_log(m, m) - m * np.log(p + TINY) - m * np.log(q + TINY))
-            / (2 * CELLS)
-        )
+        terms = 2.0 * _times_log(m, m) - m * np.log(p + TINY) - m * np.log(q + TINY)
+        return float(np.sum(terms) / (2 * CELLS))
     real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
     p, q = real / real.sum(), fake / fake.sum()
     m = 0.5 * (p + q)
-    return float(
-        0.5 * np.sum(_times_log(p, p) + _times_log(q, q) - _times_log(p, m) - _times_log(q, m))
-    )
+    terms = _times_log(p, p) + _times_log(q, q) - _times_log(p, m) - _times_log(q, m)
+    return float(0.5 * np.sum(terms))
 
 
 def _times_log(p: np.ndarray, q: np.ndarray) -> np.ndarray:
@@ -222,8 +216,7 @@ def _times_log(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def _density(count, half_range: float) -> np.ndarray:
-    """Returns the density of each cell [100 * 100] over what lies inside, as NumPy's
-    `histogram2d(density=True)`."""
+    """Returns the density of each cell [100 * 100], as NumPy's `histogram2d(density=True)`."""
     inside = np.asarray(count, np.float64)[:-1]
     if inside.sum() == 0:
         raise UserError(
@@ -249,8 +242,7 @@ def _both(real, fake, half_range: float, convention: str) -> tuple[Array, Array]
 
 
 def _samples(name: str, x, half_range: float | None = None) -> np.ndarray:
-    """Returns samples [n, 2] as float32, after a warning where part of them lies outside the range
-    (if one is given)."""
+    """Returns samples [n, 2] as float32; warns if part of them lies outside a range."""
     x = np.asarray(x)
     if x.ndim != 2 or x.shape[1] != 2 or len(x) == 0:
         raise UserError(f"{name} must be points [n, 2], not shape {x.shape}.")

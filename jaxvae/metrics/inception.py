@@ -1,10 +1,9 @@
-"""Inception-v3 as FID uses it: the net of 2015-12-05 whose weights pytorch-fid publishes, as plain
-JAX functions.
+"""Inception-v3 as FID uses it: the net of 2015-12-05 whose weights pytorch-fid publishes.
 
 It is torchvision's Inception-v3 (Szegedy et al. 2015, arXiv 1512.00567) but for what TensorFlow's
 graph does otherwise: average pools divide by the pixels inside the image, the pool of the last
 block is a maximum, and there are 1008 classes. Parameters are a dictionary with the names of
-pytorch-fid's state dictionary, convolutions as [H, W, in, out].
+pytorch-fid's state dictionary, convolutions as [H, W, in, out]; functions are plain JAX.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +22,7 @@ SIDE = 299
 CLASSES = 1008
 EPSILON = 1e-3  # of its BatchNorm
 
-Params = dict[str, Array]
+Params = Mapping[str, Array]
 
 
 class Ops(NamedTuple):
@@ -150,7 +149,9 @@ def _average_pool(x: Array) -> Array:
     return total(x) / total(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
 
 
-OPS = Ops(None, _max_pool, _average_pool, lambda *branches: jnp.concatenate(branches, axis=-1))
+def _ops(conv: Callable) -> Ops:
+    """Returns what the net is made of in JAX, but for its convolutions."""
+    return Ops(conv, _max_pool, _average_pool, lambda *branches: jnp.concatenate(branches, axis=-1))
 
 
 def activations(params: Params, x: Array, *, stats: str = "running") -> dict[str, Array]:
@@ -166,7 +167,7 @@ def activations(params: Params, x: Array, *, stats: str = "running") -> dict[str
         raise unknown("stats", stats, ("running", "batch"))
 
     def conv(name, x, features, kernel, stride=1, same=True):
-        pad = [(side // 2 if same else 0,) * 2 for side in kernel]
+        pad = [(side // 2, side // 2) if same else (0, 0) for side in kernel]
         x = jax.lax.conv_general_dilated(
             x,
             params[f"{name}.conv.weight"],
@@ -181,14 +182,13 @@ def activations(params: Params, x: Array, *, stats: str = "running") -> dict[str
         scale = params[f"{name}.bn.weight"] * jax.lax.rsqrt(var + EPSILON)
         return jax.nn.relu((x - mean) * scale + params[f"{name}.bn.bias"])
 
-    found = net(OPS._replace(conv=conv), x)
+    found = net(_ops(conv), x)
     pool = found["Mixed_7c"].mean(axis=(1, 2))
     return {**found, "pool3": pool, "logits": pool @ params["fc.weight"] + params["fc.bias"]}
 
 
 def features(params: Params, x: Array, *, stats: str = "running") -> Array:
-    """Returns pool3, the mean of the last block over places: [B, 2048], for x and stats as in
-    `activations`."""
+    """Returns pool3, the mean of the last block over places: [B, 2048]; see `activations`."""
     return activations(params, x, stats=stats)["pool3"]
 
 
@@ -207,27 +207,20 @@ def shapes() -> dict[str, tuple[int, ...]]:
         )
         return jnp.zeros((x.shape[0], height, width, features))
 
-    jax.eval_shape(
-        lambda x: net(OPS._replace(conv=conv), x),
-        jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32),
-    )
+    images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
+    jax.eval_shape(lambda x: net(_ops(conv), x), images)
     return {**found, "fc.weight": (CLASSES, DIMENSION), "fc.bias": (CLASSES,)}
 
 
-def from_state_dict(found: Mapping[str, np.ndarray], what: str = "Inception-v3") -> Params:
-    """Returns the parameters from a state dictionary as pytorch-fid's (counters of batches are left
-    out).
+def from_state_dict(
+    found: Mapping[str, np.ndarray], what: str = "Inception-v3"
+) -> weights.StateDict:
+    """Returns the parameters from a state dictionary as pytorch-fid's.
 
     Raises:
         UserError: for weights of another model, such as torchvision's own Inception-v3 (1000
             classes).
     """
     chosen = weights.select(found, shapes(), what)
-    return {
-        name: value.transpose(2, 3, 1, 0)
-        if value.ndim == 4
-        else value.T
-        if name == "fc.weight"
-        else value
-        for name, value in chosen.items()
-    }
+    axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}  # of convolutions, the dense layer, vectors
+    return {name: value.transpose(axes[value.ndim]) for name, value in chosen.items()}

@@ -1,5 +1,4 @@
-"""How likely a model finds data: ELBO, importance-weighted bounds, bits per dimension, and what its
-latents carry.
+"""How likely a model finds data: ELBO, importance-weighted bounds, bits per dimension.
 
     iw_k(x) = log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x),   z_k ~ q(z|x)
 
@@ -25,14 +24,25 @@ from jaxvae.data.preprocess import Preprocess, make_preprocess
 from jaxvae.data.source import Source
 from jaxvae.data.stream import ahead
 from jaxvae.errors import UserError, check_count
-from jaxvae.types import Array, Batch, HasKLPerDim, HasMean, Model, Params, State, Terms
+from jaxvae.types import (
+    Array,
+    Batch,
+    Decode,
+    Encode,
+    EvaluateTerms,
+    HasKLPerDim,
+    HasMean,
+    LogProb,
+    Model,
+    Params,
+    State,
+)
 
 ACTIVE = 0.01  # variance of a posterior mean over the data above which its dimension is active
 # bytes of decoded examples at a time: the CPU's cache; an accelerator takes more
 ROW_BYTES = {"cpu": 2**22}
 MORE_ROW_BYTES = 2**28
-# numbers that a decoded example counts for at least: hidden layers are wider than points in the
-# plane
+# numbers that a decoded example counts for at least: hidden layers are wider than a point
 LEAST_ROW = 512
 
 Values = dict[str, np.ndarray]
@@ -62,38 +72,47 @@ def log_weights(
     stats: str = "running",
     q: Any = None,
 ) -> Array:
-    """Returns log p(x|z_k) + log p(z_k) - log q(z_k|x), z_k ~ q(z|x): [K, B], one key of `rngs` [K]
-    for each draw.
+    """Returns log p(x|z_k) + log p(z_k) - log q(z_k|x), z_k ~ q(z|x): [K, B].
 
     p(z) is N(0, I), unless the model has weights of its own (`Model.log_weight`): z is then all its
     latents. Each draw is decoded as a batch of its own.
 
     Args:
         model: that encodes and decodes, or has `log_weight`.
-        rngs: keys [K].
+        rngs: keys [K], one for each draw.
         batch: x [B, ...], without padding where `stats` is "batch".
         stats: "running" or "batch".
-        q: the posterior of this batch, where it is known already.
+        q: the posterior of this batch, if known.
+
+    Raises:
+        UserError: for a model without `log_weight` that does not encode and decode.
     """
     with jax.default_matmul_precision("highest"):
-        if model.log_weight is not None:
-            draw = lambda rng: model.log_weight(params, state, rng, batch, stats=stats)  # noqa: E731
-            return jax.vmap(draw)(rngs)
-        if q is None:
-            q = model.encode(params, state, batch.x, batch.cond, stats=stats)
+        if (of_model := model.log_weight) is not None:
+            return jax.vmap(lambda rng: of_model(params, state, rng, batch, stats=stats))(rngs)
+        encode, decode = _both_ways(model)
+        q = encode(params, state, batch.x, batch.cond, stats=stats) if q is None else q
 
         def log_weight(rng: Array) -> Array:
             z = q.sample(rng)
-            p = model.decode(params, state, z, batch.cond, stats=stats)
+            p = decode(params, state, z, batch.cond, stats=stats)
             log_p = distributions.log_prob(*_flat(p, batch.x))
             return log_p + log_prior(z) - q.log_prob(z)
 
         return jax.vmap(log_weight)(rngs)
 
 
+def _both_ways(model: Model) -> tuple[Encode, Decode]:
+    if model.encode is None or model.decode is None:
+        raise UserError("an importance-weighted bound needs a model that encodes and decodes.")
+    return model.encode, model.decode
+
+
 def _flat(p: Any, x: Array) -> tuple[Any, Array]:
-    """Returns pixelwise `p` and `x` [B, n], laid out flat in memory: XLA sums images of one channel
-    50 times slower on CPU."""
+    """Returns pixelwise `p` and `x` [B, n], flat in memory.
+
+    XLA sums images of one channel 50 times slower on CPU.
+    """
     if not isinstance(p, (distributions.Normal, distributions.Bernoulli)):
         return p, x  # may need the shape of x
     leaves = [jnp.broadcast_to(leaf, x.shape).reshape(len(x), -1) for leaf in (*p, x)]
@@ -102,10 +121,9 @@ def _flat(p: Any, x: Array) -> tuple[Any, Array]:
 
 
 def make_iw_bound(model: Model, k: int, *, chunk: int, stats: str = "running") -> Callable:
-    """Returns `iw(params, state, rng, batch) -> iw_k(x) [B]` in nats, pure, with `chunk` draws in
-    memory at a time.
+    """Returns `iw(params, state, rng, batch) -> iw_k(x) [B]` in nats, `chunk` draws at a time.
 
-    The k-th draw has the key fold_in(rng, k), and is decoded as a batch of its own: the bound does
+    It is pure. The k-th draw has the key fold_in(rng, k), and is decoded as a batch of its own: the bound does
     not depend on `chunk`, with `stats="batch"` either.
     """
     check_count("k", k)
@@ -124,8 +142,11 @@ def _bound(
     *,
     stats: str,
 ) -> Array:
+    encode = model.encode
+    if encode is None:
+        raise UserError("an importance-weighted bound needs a model that encodes and decodes.")
     with jax.default_matmul_precision("highest"):
-        q = model.encode(params, state, batch.x, batch.cond, stats=stats)
+        q = encode(params, state, batch.x, batch.cond, stats=stats)
 
         def add(total, first):
             numbers = first + jnp.arange(chunk)
@@ -139,20 +160,31 @@ def _bound(
 
 
 def make_terms(model: Model, *, stats: str = "running") -> Callable:
-    """Returns `terms(params, state, rng, batch) -> {name: [B] or [B, D]}`: `elbo`, `rec`, `kl`, and
-    where the posterior has them `kl_per_dim` and `mean`."""
+    """Returns `terms(params, state, rng, batch) -> {name: [B] or [B, D]}`.
+
+    The names are `elbo`, `rec`, `kl`, and if the posterior has them `kl_per_dim` and `mean`.
+
+    Raises:
+        UserError: for a model without an evidence lower bound.
+    """
     if model.terms is None or model.encode is None:
         raise UserError("this model has no evidence lower bound: it does not encode.")
-
-    return functools.partial(_terms, model, stats=stats)
+    return functools.partial(_terms, model.terms, model.encode, stats=stats)
 
 
 def _terms(
-    model: Model, params: Params, state: State, rng: Array, batch: Batch, *, stats: str
+    terms: EvaluateTerms,
+    encode: Encode,
+    params: Params,
+    state: State,
+    rng: Array,
+    batch: Batch,
+    *,
+    stats: str,
 ) -> dict[str, Array]:
     with jax.default_matmul_precision("highest"):
-        found: Terms = model.terms(params, state, rng, batch, stats=stats)
-        q = model.encode(params, state, batch.x, batch.cond, stats=stats)
+        found = terms(params, state, rng, batch, stats=stats)
+        q = encode(params, state, batch.x, batch.cond, stats=stats)
         values = {"elbo": objectives.elbo(found), "rec": found.rec, "kl": found.kl}
         if isinstance(q, HasKLPerDim):
             values["kl_per_dim"] = q.kl_per_dim()
@@ -162,18 +194,23 @@ def _terms(
 
 
 def make_log_prob(model: Model, *, stats: str = "running") -> Callable:
-    """Returns `log_prob(params, state, rng, batch) -> {"log_prob": [B]}`, in nats, of a model with
-    an exact density; `rng` is not used."""
+    """Returns `log_prob(params, state, rng, batch) -> {"log_prob": [B]}`, in nats.
+
+    `rng` is not used.
+
+    Raises:
+        UserError: for a model without an exact density.
+    """
     if model.log_prob is None:
         raise UserError("this model has no exact density.")
-    return functools.partial(_log_prob, model, stats=stats)
+    return functools.partial(_log_prob, model.log_prob, stats=stats)
 
 
 def _log_prob(
-    model: Model, params: Params, state: State, rng: Array, batch: Batch, *, stats: str
+    log_prob: LogProb, params: Params, state: State, rng: Array, batch: Batch, *, stats: str
 ) -> dict[str, Array]:
     with jax.default_matmul_precision("highest"):
-        return {"log_prob": model.log_prob(params, state, batch.x, batch.cond, stats=stats)}
+        return {"log_prob": log_prob(params, state, batch.x, batch.cond, stats=stats)}
 
 
 def per_example(
@@ -189,15 +226,15 @@ def per_example(
     progress: Callable[[int, int], None] | None = None,
     stats: str | None = None,
 ) -> Values:
-    """Returns `function(params, state, rng, batch) -> {name: [B, ...]}` over a whole source: {name:
-    [n, ...]}.
+    """Returns what `function` gives over a whole source: {name: [n, ...]}.
 
     Noise is the same at every call and on any number of devices; it depends on `batch_size`.
     Batches are padded to equal slices of the devices, the last one to the others' size, so that one
     program serves all of them, and what the padding gives is dropped.
 
     Args:
-        function: pure, such as `make_terms` returns.
+        function: (params, state, rng, batch) -> {name: [B, ...]}, pure, such as `make_terms`
+            returns.
         source: n examples.
         preprocess: (rng, examples) -> Batch, inside jit; default: bytes to [0, 1].
         batch_size: examples at a time.
@@ -279,8 +316,7 @@ def iw_bound(
     Raises:
         UserError: for a model that does not encode and decode.
     """
-    if model.encode is None or model.decode is None:
-        raise UserError("an importance-weighted bound needs a model that encodes and decodes.")
+    _both_ways(model)
     batch_size = options.pop("batch_size", 100)
     check_count("batch_size", batch_size)
     batch_size = min(batch_size, source.size)
@@ -308,7 +344,7 @@ def estimate(values: np.ndarray, protocol: str) -> Estimate:
 
 
 def active_units(means: np.ndarray, threshold: float = ACTIVE) -> tuple[int, np.ndarray]:
-    """Returns how many dimensions are active, and Var_x(E[z_j|x]) [D], from posterior means [n, D].
+    """Returns how many dimensions are active, and Var_x(E[z_j|x]) [D], of posterior means [n, D].
 
     A dimension is active where that variance is above `threshold` (Burda et al. 2016, section 5.1).
     """
@@ -322,8 +358,7 @@ Pixels = Literal["grey", "binarised", "dequantised"]
 def bits_per_dim(
     nll: float, shape: tuple[int, ...], *, pixels: Pixels, likelihood: str
 ) -> tuple[float, str]:
-    """Returns bits per dimension of a negative log-likelihood in nats per example, and what they
-    are bits of.
+    """Returns bits per dimension of an NLL in nats per example, and what they are bits of.
 
         dequantised, density over x = (byte + u) / 256:   nll / (D ln 2) + 8
         binarised, probability of 0s and 1s:              nll / (D ln 2)
@@ -343,6 +378,5 @@ def bits_per_dim(
         return bits, "bits per dimension of binarised pixels"
     raise UserError(
         f"{pixels} pixels with a {likelihood} likelihood have no bits per dimension: train with "
-        "--pixels "
-        "dequantised (Gaussian) or --pixels binarised (Bernoulli)."
+        "--pixels dequantised (Gaussian) or --pixels binarised (Bernoulli)."
     )

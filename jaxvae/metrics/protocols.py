@@ -1,5 +1,4 @@
-"""Protocols of Fréchet and kernel distances: everything that a number depends on beside the images,
-as values."""
+"""Protocols of Fréchet and kernel distances: all that a number depends on beside the images."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -69,8 +68,10 @@ PIXELS = {
 
 
 class Protocol(NamedTuple):
-    """How a distance is measured. A changed one (`_replace`) says so in its `label`, so that
-    results never mix."""
+    """How a distance is measured.
+
+    A changed one (`_replace`) says so in its `label`, so that results never mix.
+    """
 
     name: str
     extractor: Literal["inception", "inception-tf", "squeezenet"]
@@ -88,11 +89,12 @@ class Protocol(NamedTuple):
     @property
     def label(self) -> str:
         """The name, and in brackets whatever is not as that name says."""
-        named = PROTOCOLS.get(self.name, Protocol("", ""))
+        named = PROTOCOLS.get(self.name)
+        usual = Protocol._field_defaults if named is None else named._asdict()
         changed = [
             f"{key}={value}"
             for key, value in self._asdict().items()
-            if key != "name" and value != getattr(named, key)
+            if key != "name" and value != usual.get(key)
         ]
         return f"{self.name}({','.join(changed)})" if changed else self.name
 
@@ -103,13 +105,12 @@ class Protocol(NamedTuple):
         batch = f", batches of {self.batch_size}" if self.batch_size else ""
         return (
             f"{self.label}: {self.samples:,} samples against {reals} {self.split}; "
-            f"{EXTRACTORS[self.extractor].about}; "
-            f"{PIXELS[self.pixels]}; grey images as three equal channels; {modes}{batch}"
+            f"{EXTRACTORS[self.extractor].about}; {PIXELS[self.pixels]}; "
+            f"grey images as three equal channels; {modes}{batch}"
         )
 
     def with_samples(self, n: int) -> "Protocol":
-        """Returns the protocol with n samples, against at most n real images where the protocol
-        counts those."""
+        """Returns the protocol with n samples, and at most n real images if it counts those."""
         return self._replace(samples=n, reals=self.reals and min(n, self.reals))
 
 
@@ -144,12 +145,15 @@ PROTOCOLS = {
 
 
 def checked(protocol: "Protocol | str | None") -> Protocol:
-    """Returns a protocol from its name or itself. Raises `UserError` for none, an unknown one, and
-    impossible settings."""
+    """Returns a protocol from its name or itself.
+
+    Raises:
+        UserError: for none, an unknown one, and impossible settings.
+    """
     if protocol is None:
         raise UserError(
-            "a FID or KID needs a protocol, without which it compares with nothing. "
-            f"Choose from: {', '.join(PROTOCOLS)}."
+            "a FID or KID needs a protocol, without which it compares with nothing. Choose from: "
+            f"{', '.join(PROTOCOLS)}."
         )
     if not isinstance(protocol, Protocol):
         if protocol not in PROTOCOLS:

@@ -1,5 +1,4 @@
-"""Statistics of real images, kept on the disk: they cost as much as those of the samples and never
-change."""
+"""Statistics of real images, kept on the disk: they take long, and never change."""
 
 import hashlib
 import io
@@ -29,8 +28,7 @@ def cached(
     dimension: int,
     make: Callable[[], Statistics],
 ) -> Statistics:
-    """Returns `make()`, from a file in `folder` where it was made before of the same images in the
-    same way.
+    """Returns `make()`, if cached from a file in `folder`.
 
     The file is that of the data set's name, split, size, shape and content (of a streamed one, of
     some examples), and of everything in `about`. One that is damaged is made again; where the
@@ -48,9 +46,8 @@ def cached(
         },
         sort_keys=True,
     )
-    words = re.sub(r"[^\w.-]+", "_", f"{source.name}-{source.split}-{about.get('extractor', '')}")[
-        -80:
-    ]
+    words = f"{source.name}-{source.split}-{about.get('extractor', '')}"
+    words = re.sub(r"[^\w.-]+", "_", words)[-80:]
     path = Path(folder) / f"{words}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
     if path.exists():
         try:
@@ -84,9 +81,8 @@ def content(source: Source) -> str:
     if source.arrays is not None:
         x = source.arrays["x"]
     else:
-        x = source.read(np.linspace(0, source.size - 1, min(LOOKED_AT, source.size)).astype(int))[
-            "x"
-        ]
+        chosen = np.linspace(0, source.size - 1, min(LOOKED_AT, source.size)).astype(int)
+        x = source.read(chosen)["x"]
     total = hashlib.sha256(f"{x.dtype} {x.shape}".encode())
     for part in np.array_split(x, -(-x.nbytes // 2**24) or 1):
         total.update(np.ascontiguousarray(part).data)

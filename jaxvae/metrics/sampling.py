@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import core
 
 from jaxvae import parallel
 from jaxvae.errors import UserError
@@ -26,7 +27,7 @@ class Call(NamedTuple):
     @property
     def is_traced(self) -> bool:
         """Whether the images are those of the program."""
-        return isinstance(self.images, jax.core.Tracer)
+        return isinstance(self.images, core.Tracer)
 
 
 def finished_batches(
@@ -62,7 +63,7 @@ def finished_batches(
             keeps values of a traced call.
     """
 
-    def key(number: Array | np.int32) -> Array:
+    def key(number: Array | np.int32 | int) -> Array:
         return jax.random.fold_in(jax.random.key(seed), number)
 
     def draw(rng: Array) -> Any:
@@ -76,7 +77,7 @@ def finished_batches(
         mesh = jax.tree.leaves(shardings)[0].mesh
         consts = parallel.put(first.consts, parallel.replicated(mesh))
         compiled = jax.jit(
-            lambda consts, number: finish(*jax.core.eval_jaxpr(first.jaxpr, consts, number)),
+            lambda consts, number: finish(*core.eval_jaxpr(first.jaxpr, consts, number)),
             out_shardings=shardings,
         )
         yield from (compiled(consts, np.int32(number)) for number in range(batches))
@@ -89,7 +90,7 @@ def finished_batches(
         if call is None:
             images = _on_host(draw, key(number))
         elif call.is_traced:
-            (images,) = jax.core.eval_jaxpr(call.jaxpr, call.consts, np.int32(number))
+            (images,) = core.eval_jaxpr(call.jaxpr, call.consts, np.int32(number))
         else:
             images = call.images
         # a copy: the sampler may write the next batch before this one is finished
@@ -105,13 +106,13 @@ def _traced(draw: Callable, key: Callable) -> Call | None:
     def traced(number):
         nonlocal images
         images = draw(key(number))
-        return [images] if isinstance(images, jax.core.Tracer) else []
+        return [images] if isinstance(images, core.Tracer) else []
 
     try:
         program = jax.make_jaxpr(traced)(np.int32(0))
     except Exception:  # whatever a foreign library says to a tracer
         return None
-    if any(isinstance(value, jax.core.Tracer) for value in program.consts):
+    if any(isinstance(value, core.Tracer) for value in program.consts):
         return None  # a value that the sampler keeps of an earlier call
     # copies, as the next call may write into the same memory
     consts = [np.array(value) if _in_memory(value) else value for value in program.consts]
@@ -158,7 +159,7 @@ def _on_host(draw: Callable, rng: Array) -> Any:
 def _check(images: Any, shape: tuple[int, ...]) -> None:
     """Raises `UserError` unless images, traced or not, are floating point and of `shape`."""
     found, dtype = getattr(images, "shape", None), getattr(images, "dtype", None)
-    if found != shape or not jnp.issubdtype(dtype, jnp.floating):
+    if found != shape or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(
             f"the sampler gives {dtype} {found}, the real images are {shape[1:]}: it must give "
             f"floating point images {shape} in [0, 1]."

@@ -1,8 +1,7 @@
-"""The features of SqueezeNet 1.1 (Iandola et al. 2016, arXiv 1602.07360) as torchvision publishes
-them.
+"""The features of SqueezeNet 1.1, as torchvision publishes them (Iandola et al. 2016).
 
 Parameters are a dictionary with torchvision's names (`0.weight`, `3.squeeze.weight`, ...),
-convolutions as [H, W, in, out].
+convolutions as [H, W, in, out]. Source: arXiv 1602.07360.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,10 +16,8 @@ from jaxvae.types import Array
 
 DIMENSION = 512
 SIDE = 224  # pixels of the images that it was trained on
-MEAN, STD = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # of ImageNet's pixels in [0, 1], which it expects removed
+# of ImageNet's pixels in [0, 1], which it expects removed
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FIRES = {
     3: (16, 64),
     4: (16, 64),
@@ -33,7 +30,7 @@ FIRES = {
 }
 POOLS = (2, 5, 8)
 
-Params = dict[str, Array]
+Params = Mapping[str, Array]
 
 
 class Ops(NamedTuple):
@@ -68,39 +65,42 @@ def _max_pool(x: Array) -> Array:
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pad)
 
 
-OPS = Ops(None, _max_pool, lambda *branches: jnp.concatenate(branches, axis=-1))
+def _ops(conv: Callable) -> Ops:
+    """Returns what the net is made of in JAX, but for its convolutions."""
+    return Ops(conv, _max_pool, lambda *branches: jnp.concatenate(branches, axis=-1))
 
 
 def activations(params: Params, x: Array) -> dict[str, Array]:
-    """Returns the output of every part of `features` by torchvision's number, and "pool", the mean
-    over places.
+    """Returns the output of every part of `features`, and "pool", the mean over places.
 
     Args:
         params: of `from_state_dict`.
         x: [B, H, W, 3], pixels in [0, 1] less MEAN, divided by STD; at least 17 pixels a side.
 
     Returns:
-        {"1": [B, h, w, 64], ..., "12": [B, h, w, 512], "pool": [B, 512]}, after the ReLU of each.
+        By torchvision's numbers {"1": [B, h, w, 64], ..., "12": [B, h, w, 512], "pool": [B, 512]}, after the ReLU of each.
     """
 
     def conv(name, x, features, side, stride):
-        pad = [(0 if stride == 2 else side // 2,) * 2] * 2
+        edge = 0 if stride == 2 else side // 2
         y = jax.lax.conv_general_dilated(
             x,
             params[f"{name}.weight"],
             (stride, stride),
-            pad,
+            [(edge, edge), (edge, edge)],
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         return jax.nn.relu(y + params[f"{name}.bias"])
 
-    found = net(OPS._replace(conv=conv), x)
+    found = net(_ops(conv), x)
     return {**found, "pool": found["12"].mean(axis=(1, 2))}
 
 
 def features(params: Params, x: Array, *, stats: str = "running") -> Array:
-    """Returns the last fire module's output (`features.12`), averaged over places: [B, 512]. It has
-    no BatchNorm."""
+    """Returns the last fire module's output (`features.12`), averaged over places: [B, 512].
+
+    The net has no BatchNorm, so `stats` changes nothing.
+    """
     return activations(params, x)["pool"]
 
 
@@ -109,21 +109,19 @@ def shapes() -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
 
     def conv(name, x, features, side, stride):
-        found[f"{name}.weight"], found[f"{name}.bias"] = (
-            (features, x.shape[-1], side, side),
-            (features,),
-        )
+        found[f"{name}.weight"] = (features, x.shape[-1], side, side)
+        found[f"{name}.bias"] = (features,)
         return jnp.zeros((*x.shape[:-1], features))
 
-    jax.eval_shape(
-        lambda x: net(OPS._replace(conv=conv), x), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    )
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    jax.eval_shape(lambda x: net(_ops(conv), x), images)
     return found
 
 
-def from_state_dict(found: Mapping[str, np.ndarray], what: str = "SqueezeNet 1.1") -> Params:
-    """Returns the parameters from a state dictionary of torchvision's `squeezenet1_1` or of its
-    `features`.
+def from_state_dict(
+    found: Mapping[str, np.ndarray], what: str = "SqueezeNet 1.1"
+) -> weights.StateDict:
+    """Returns the parameters from a state dictionary of `squeezenet1_1` or of its `features`.
 
     Raises:
         UserError: for weights of another model.

@@ -1,5 +1,4 @@
-"""PyTorch's weight files (.pth, both layouts) as NumPy arrays, without torch and without running
-what a pickle asks for.
+"""PyTorch's weight files (.pth, both layouts) as NumPy arrays, without torch; none of them is run.
 
 A state dictionary is a pickle that names a few classes and functions of torch. This reader knows
 those few, gives its own harmless stand-ins for them, and refuses a file that asks for anything
@@ -127,6 +126,7 @@ class _Unpickler(pickle.Unpickler):
     """Reads the one pickle of a state dictionary; tensors stay `_Tensor`s."""
 
     def find_class(self, module: str, name: str) -> Any:
+        """Returns our stand-in for what the pickle names."""
         if (module, name) not in ALLOWED:
             raise Refused(
                 f"the pickle in it asks for {module}.{name}, which no file of weights needs"
@@ -134,6 +134,7 @@ class _Unpickler(pickle.Unpickler):
         return ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
+        """Returns the storage that a persistent id describes."""
         what, kind, key, _, size, *view = pid
         if (
             what != "storage"
@@ -238,9 +239,10 @@ def _unpickled(body: bytes, size: int) -> tuple[Any, int]:
         raise EOFError("a pickle is missing")
     file = io.BytesIO(body)
     for number, (step, argument, _) in enumerate(pickletools.genops(file)):
+        place = argument if isinstance(argument, int) else 0
         if step.name not in INSTRUCTIONS:
             raise Refused(f"the pickle in it uses {step.name}, which no file of weights needs")
-        if step.name == "LONG_BINPUT" and argument > number:  # memory is taken up to this number
+        if step.name == "LONG_BINPUT" and place > number:  # memory is taken up to this number
             raise Damaged("its pickle counts further than it has instructions")
         if number >= STEPS + size // 256:
             raise Damaged("its pickle has too many instructions for its size")
@@ -293,8 +295,10 @@ def _bytes(storage: _Storage) -> int:
 def _arrays(
     tensors: dict[str, _Tensor], numbers: Callable[[_Storage], bytes], order: str, size: int
 ) -> dict[str, np.ndarray]:
-    """Returns a copy of every tensor; `numbers` reads a storage, each of which is read once and let
-    go of before the next."""
+    """Returns a copy of every tensor; `numbers` reads a storage.
+
+    Each is read once, and let go of before the next.
+    """
     total = sum(
         math.prod(tensor.shape) * _result(tensor.storage.kind).itemsize
         for tensor in tensors.values()

@@ -6,9 +6,9 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,30 +63,27 @@ KNOWN = {
 
 
 def folders(data_dir: places.PathLike | None = None) -> list[Path]:
-    """Returns the folders that are searched, first to last: JAXVAE_WEIGHTS_DIR, then those of data
-    sets (`places.roots`) and ~/.cache/jaxvae, in each of which also weights/ and lpips/."""
+    """Returns the folders that are searched, first to last.
+
+    JAXVAE_WEIGHTS_DIR, then those of data sets (`places.roots`) and ~/.cache/jaxvae, in each of
+    which also weights/ and lpips/.
+    """
     chosen = os.environ.get(ENVIRONMENT)
-    first = [Path(os.path.expanduser(chosen))] if chosen else []
-    roots = [Path(root) for root in places.roots(data_dir) if not places.remote(root)] + [
-        places.cache()
-    ]
-    return list(
-        dict.fromkeys(
-            [
-                *first,
-                *(folder for root in roots for folder in (root, root / "weights", root / "lpips")),
-            ]
-        )
-    )
+    found = [Path(os.path.expanduser(chosen))] if chosen else []
+    roots = [Path(root) for root in places.roots(data_dir) if not places.remote(root)]
+    for root in (*roots, places.cache()):
+        found += [root, root / "weights", root / "lpips"]
+    return list(dict.fromkeys(found))
 
 
 def target(data_dir: places.PathLike | None = None) -> Path:
-    """Returns the folder that is to be filled: JAXVAE_WEIGHTS_DIR, else weights/ in `data_dir` or
-    in ~/.cache/jaxvae."""
-    chosen = os.environ.get(ENVIRONMENT)
-    return (
-        Path(os.path.expanduser(chosen)) if chosen else Path(data_dir or places.cache()) / "weights"
-    )
+    """Returns the folder that is to be filled.
+
+    JAXVAE_WEIGHTS_DIR, else weights/ in `data_dir` or in ~/.cache/jaxvae.
+    """
+    if chosen := os.environ.get(ENVIRONMENT):
+        return Path(os.path.expanduser(chosen))
+    return Path(data_dir or places.cache()) / "weights"
 
 
 def find(name: str, data_dir: places.PathLike | None = None) -> Path | None:
@@ -96,8 +93,7 @@ def find(name: str, data_dir: places.PathLike | None = None) -> Path | None:
 
 
 def locate(name: str, path: places.PathLike | None = None) -> Path:
-    """Returns the file of the weights called `name`: `path` itself, in the folder `path`, or where
-    `find` finds it.
+    """Returns the file of the weights called `name`: at or in `path`, or where `find` finds it.
 
     Raises:
         UserError: where there is none; it says what to fetch and where to put it.
@@ -135,8 +131,9 @@ def _known(name: str) -> Weights:
 
 
 def read(path: places.PathLike) -> StateDict:
-    """Returns the arrays of a .pth (either layout of torch), .npz or .safetensors file by name;
-    nothing in it is run.
+    """Returns the arrays of a .pth (either layout of torch), .npz or .safetensors file by name.
+
+    Nothing in it is run.
 
     Raises:
         UserError: for a file of another kind, and one that is missing, truncated, damaged, or asks
@@ -185,10 +182,10 @@ def select(
         )
     wrong = [name for name, shape in shapes.items() if tuple(found[name].shape) != tuple(shape)]
     if wrong:
+        first, more = wrong[0], f", and {len(wrong) - 1} more differ" if len(wrong) > 1 else ""
         raise UserError(
-            f"{what}: these are the weights of another model: {wrong[0]} has shape "
-            f"{tuple(found[wrong[0]].shape)} instead of {tuple(shapes[wrong[0]])}"
-            f"{f', and {len(wrong) - 1} more differ' if len(wrong) > 1 else ''}."
+            f"{what}: these are the weights of another model: {first} has shape "
+            f"{tuple(found[first].shape)} instead of {tuple(shapes[first])}{more}."
         )
     chosen = {name: np.asarray(found[name]).astype(np.float32) for name in shapes}
     damaged = [name for name, value in chosen.items() if not np.isfinite(value).all()]
@@ -213,10 +210,13 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def fetch(
-    name: str, folder: places.PathLike | None = None, *, url: str | None = None, say=print
+    name: str,
+    folder: places.PathLike | None = None,
+    *,
+    url: str | None = None,
+    say: Callable[[str], Any] = print,
 ) -> Path:
-    """Returns the file of the weights called `name`, downloaded into `folder` unless it is there,
-    its checksum compared.
+    """Returns the file of the weights called `name`, downloaded into `folder` unless it is there.
 
     What is published with eight hex digits in its name is compared with them, the first of its
     SHA-256. A file comes under its name only when it is whole.
@@ -263,8 +263,7 @@ def fetch(
 
 
 def checksum(file: str) -> str | None:
-    """Returns the beginning of the SHA-256 that a published file name carries, as torch's hub names
-    its files."""
+    """Returns the beginning of the SHA-256 in a file name, as torch's hub names its files."""
     match = re.search(r"-([0-9a-f]{8})\.pth$", file)
     return match[1] if match else None
 

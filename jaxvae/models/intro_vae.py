@@ -33,8 +33,7 @@ def intro_vae(
     posterior: str | Posterior = "normal",
     convention: Literal["paper", "released"] = "paper",
 ) -> Model:
-    """Returns an IntroVAE: the objective "encoder_loss", then "decoder_loss" against the updated
-    encoder.
+    """Returns an IntroVAE: "encoder_loss", then "decoder_loss" against the updated encoder.
 
     |                | "paper" (9.1.1 of the Soft-IntroVAE paper) | "released" (IntroVAE's own code)                       |
     | -------------- | ------------------------------------------ | ------------------------------------------------------ |
@@ -90,17 +89,19 @@ def intro_vae(
         x, net = batch.x, Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
         rng_q, rng_z, rng_n, rng_rec, rng_fake = (net.key() for _ in range(5))
 
+        def reconstruct():
+            q = net.E(x, rng_q)
+            z = net.draw(q, rng_z)
+            return q, z, net.D(z, rng_rec)
+
         def generate():
             n = net.prior(x.shape[0], latent_dim, rng_n)
             return n, net.D(n, rng_fake)
 
         if released:  # BatchNorm's averages tell which of the two decodes came first
-            n, fake = generate()
-        q = net.E(x, rng_q)
-        z = net.draw(q, rng_z)
-        rec = net.D(z, rng_rec)
-        if not released:
-            n, fake = generate()
+            (n, fake), (q, z, rec) = generate(), reconstruct()
+        else:
+            (q, z, rec), (n, fake) = reconstruct(), generate()
         error, kl = squared_error(x, rec), distributions.kl(q)
         metrics = {"squared_error": error, "kl": kl, **distributions.metrics(q)}
         if released:

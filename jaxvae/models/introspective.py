@@ -1,5 +1,4 @@
-"""What the introspective models share: passes through both nets, the squared error, and the plain
-VAE before them."""
+"""What the introspective models share: passes through both nets, the squared error, a plain VAE."""
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +10,27 @@ from jaxvae.types import (
     Array,
     Aux,
     Batch,
-    Distribution,
     HasPenalty,
+    LatentDistribution,
     Model,
     Net,
     Objective,
+    Params,
     Posterior,
+    State,
 )
 
 
 def squared_error(x: Array, x_hat: Array) -> Array:
-    """Returns sum_i (x_i - x_hat_i)^2 [B]: no 1/2 and no 2 pi, so -log N(x; x_hat, 1/2) without its
-    constant."""
+    """Returns sum_i (x_i - x_hat_i)^2 [B]: -log N(x; x_hat, 1/2) without its constant."""
     return jnp.sum(jnp.square(x - x_hat), axis=tuple(range(1, x.ndim)))
 
 
 class Passes:
-    """Both nets inside one loss, in training mode: `E`, `D` and draws, each with the next key,
-    unless it is given one.
+    """Both nets inside one loss, in training mode: `E`, `D` and draws, each with a fresh key.
 
-    BatchNorm's averages follow the order of the calls: `state` is the state after the last one.
+    A call that is given a key takes that one. BatchNorm's averages follow the order of the calls:
+    `state` is the state after the last one.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class Passes:
         encoder: Net,
         decoder: Net,
         posterior: Posterior,
-        params,
-        state,
+        params: Params,
+        state: State,
         rng: Array,
         cond: Array | None,
     ):
@@ -59,7 +59,7 @@ class Passes:
         self.state = {**self.state, name: new}
         return y
 
-    def E(self, x: Array, rng: Array | None = None) -> Distribution:
+    def E(self, x: Array, rng: Array | None = None) -> LatentDistribution:
         """Returns q(z|x)."""
         return self.build(self._apply("encoder", x, rng))
 
@@ -67,7 +67,7 @@ class Passes:
         """Returns the decoder's mean x_hat [B, ...]."""
         return self._apply("decoder", z, rng)
 
-    def draw(self, q: Distribution, rng: Array | None = None) -> Array:
+    def draw(self, q: LatentDistribution, rng: Array | None = None) -> Array:
         """Returns z ~ q [B, D]."""
         return distributions.sample(self.key() if rng is None else rng, q)
 
@@ -91,8 +91,9 @@ def plain_vae(
     beta_kl: float = 1.0,
     posterior: str | Posterior = "normal",
 ) -> Model:
-    """Returns the VAE in the introspective papers' scale: the phase before them, and their baseline
-    in two dimensions.
+    """Returns the VAE in the introspective papers' scale.
+
+    It is the phase before their models, and their baseline in two dimensions.
 
         loss(x) = beta_rec |x - D(z)|^2 + beta_kl KL(q(z|x) || N(0, I)),   z ~ q(z|x)
 

@@ -1,5 +1,4 @@
-"""A prior fitted after training: a Gaussian, or a mixture of Gaussians, of the latents of any
-trained model.
+"""A prior fitted after training: a Gaussian, or a mixture of them, of a trained model's latents.
 
     p(z) = sum_k w_k N(z; m_k, L_k L_k'),   x = E p(x|z),  z ~ p(z)
 
@@ -7,7 +6,7 @@ The simplest remedies for latents that are not N(0, I), to compare the two-stage
 al. 2020, arXiv 1903.12436, section 4).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +27,9 @@ class Mixture(NamedTuple):
 
 
 def fit_mixture(latents: Latents, components: int = 1, *, seed: int = 0) -> Mixture:
-    """Returns the mixture fitted to one draw z ~ q(z|x) of each example: moments for one component,
-    else EM (scikit-learn).
+    """Returns the mixture fitted to one draw z ~ q(z|x) of each example.
+
+    One component has the draws' moments; more are fitted by EM (scikit-learn).
 
     Args:
         latents: from `latents`.
@@ -47,30 +47,35 @@ def fit_mixture(latents: Latents, components: int = 1, *, seed: int = 0) -> Mixt
             f"{components} covariance(s) of {dim} dimensions need {components * (dim + 1)} "
             f"examples, not {size}."
         )
-    z = np.asarray(
-        latents.preprocess(jax.random.key(seed), source.read(np.arange(size))).x, np.float64
-    )
+    examples = source.read(np.arange(size))
+    z = np.asarray(latents.preprocess(jax.random.key(seed), examples).x, np.float64)
     if components == 1:
         weights, means, covariances = np.ones(1), z.mean(0)[None], np.atleast_2d(np.cov(z.T))[None]
     else:
-        from sklearn.mixture import GaussianMixture
-
-        found = GaussianMixture(components, covariance_type="full", random_state=seed).fit(z)
-        weights, means, covariances = found.weights_, found.means_, found.covariances_
+        weights, means, covariances = _by_em(z, components, seed)
     factors = np.linalg.cholesky(covariances + 1e-9 * np.eye(dim))
     return Mixture(*(jnp.asarray(value, jnp.float32) for value in (weights, means, factors)))
 
 
 def log_prob(prior: Mixture, z: Array) -> Array:
     """Returns log p(z) [B] of z [B, D], in nats."""
-    white = jax.vmap(
-        lambda mean, factor: jax.scipy.linalg.solve_triangular(factor, (z - mean).T, lower=True).T
-    )(prior.mean, prior.factor)  # [K, B, D]
+    standard = distributions.Normal(jnp.zeros_like(z), jnp.zeros_like(z))
+
+    def whiten(mean: Array, factor: Array) -> Array:
+        return jax.scipy.linalg.solve_triangular(factor, (z - mean).T, lower=True).T
+
+    white = jax.vmap(whiten)(prior.mean, prior.factor)  # [K, B, D]
     log_det = jnp.sum(jnp.log(jnp.diagonal(prior.factor, axis1=-2, axis2=-1)), axis=-1)  # [K]
-    each = jax.vmap(distributions.Normal(jnp.zeros_like(z), jnp.zeros_like(z)).log_prob)(
-        white
-    )  # [K, B]
-    return jax.nn.logsumexp(each + (jnp.log(prior.weight) - log_det)[:, None], axis=0)
+    by_component = jax.vmap(standard.log_prob)(white)  # [K, B]
+    return jax.nn.logsumexp(by_component + (jnp.log(prior.weight) - log_det)[:, None], axis=0)
+
+
+def _by_em(z: np.ndarray, components: int, seed: int) -> tuple[Any, Any, Any]:
+    """Returns weights [K], means [K, D] and covariances [K, D, D] of scikit-learn's fit."""
+    from sklearn.mixture import GaussianMixture
+
+    found = GaussianMixture(components, covariance_type="full", random_state=seed).fit(z)
+    return found.weights_, found.means_, found.covariances_
 
 
 def with_mixture(first: Model, *, latent_dim: int, components: int = 1) -> Model:
@@ -90,7 +95,8 @@ def with_mixture(first: Model, *, latent_dim: int, components: int = 1) -> Model
     """
     check_count("latent_dim", latent_dim)
     check_count("components", components)
-    if first.decode is None:
+    first_encode, first_decode = first.encode, first.decode
+    if first_decode is None:
         raise UserError("the first stage must decode; this model does not.")
 
     def init(rng: Array, batch: Batch):
@@ -102,11 +108,8 @@ def with_mixture(first: Model, *, latent_dim: int, components: int = 1) -> Model
         )
         return {"first": params, "prior": standard}, {"first": state}
 
-    def encode(params, state, x, cond=None, *, stats="running"):
-        return first.encode(params["first"], state["first"], x, cond, stats=stats)
-
     def decode(params, state, z, cond=None, *, stats="running"):
-        return first.decode(params["first"], state["first"], z, cond, stats=stats)
+        return first_decode(params["first"], state["first"], z, cond, stats=stats)
 
     def prior_of(params) -> Mixture:
         prior = Mixture(*params["prior"])
@@ -117,12 +120,6 @@ def with_mixture(first: Model, *, latent_dim: int, components: int = 1) -> Model
             )
         return prior
 
-    def log_weight(params, state, rng, batch: Batch, *, stats="running"):
-        q = encode(params, state, batch.x, batch.cond, stats=stats)
-        z = distributions.sample(rng, q)
-        log_p = distributions.log_prob(decode(params, state, z, batch.cond, stats=stats), batch.x)
-        return log_p + log_prob(prior_of(params), z) - distributions.log_prob(q, z)
-
     def sample(params, state, rng, n, cond=None, *, stats="running"):
         prior = prior_of(params)
         rng_component, rng_z = jax.random.split(rng)
@@ -132,6 +129,16 @@ def with_mixture(first: Model, *, latent_dim: int, components: int = 1) -> Model
         z = prior.mean[which] + jnp.einsum("nij,nj->ni", prior.factor[which], eps)
         return decode(params, state, z, cond, stats=stats).mean
 
-    if first.encode is None:
+    if first_encode is None:
         return Model(init, (), None, decode, None, sample)
+
+    def encode(params, state, x, cond=None, *, stats="running"):
+        return first_encode(params["first"], state["first"], x, cond, stats=stats)
+
+    def log_weight(params, state, rng, batch: Batch, *, stats="running"):
+        q = encode(params, state, batch.x, batch.cond, stats=stats)
+        z = distributions.sample(rng, q)
+        log_p = distributions.log_prob(decode(params, state, z, batch.cond, stats=stats), batch.x)
+        return log_p + log_prob(prior_of(params), z) - distributions.log_prob(q, z)
+
     return Model(init, (), encode, decode, None, sample, log_weight=log_weight)

@@ -15,7 +15,7 @@ from jaxvae import distributions
 from jaxvae.distributions import CONVENTIONS, POSTERIORS, Normal, ReleasedAR1
 from jaxvae.errors import UserError, unknown
 from jaxvae.models.vae import vae
-from jaxvae.types import Array, Distribution, Model, Net, Posterior
+from jaxvae.types import Array, LatentDistribution, Model, Net, Posterior
 
 NETS = ("vanilla", "cnn", "beta", "info")  # of the paper's experiments (`jaxvae.nets.rho`)
 
@@ -28,8 +28,7 @@ def rho_vae(
     convention: Literal["paper", "readme", "released"] = "paper",
     **options: Any,
 ) -> Model:
-    """Returns a VAE with the AR(1) posterior: `vae(..., posterior="ar1")` with a choice of
-    convention.
+    """Returns a VAE with the AR(1) posterior, in one of three conventions.
 
     | convention | samples                                            | the loss pays                                       |
     | ---------- | -------------------------------------------------- | --------------------------------------------------- |
@@ -61,8 +60,7 @@ def rho_vae(
 
 
 class SampleForMean(NamedTuple):
-    """A posterior whose loss has the *sample* where the KL has the mean, as some of the released
-    nets return it.
+    """A posterior whose loss has the *sample* where the KL has the mean, as in released nets.
 
     `drawn` is what is sampled; its log-density and KL are exact. `paid` is what the loss pays for,
     with z in the place of its mean.
@@ -128,8 +126,9 @@ def net_posterior(net: str, posterior: str) -> Posterior:
     if least is None:
         return base
 
-    def build(output: Array) -> Distribution:
+    def build(output: Array) -> LatentDistribution:
         q = base.build(output)
+        assert isinstance(q, distributions.Gaussian)
         return q._replace(logvar=jnp.log(jnp.maximum(q.logvar, least)))
 
     return Posterior(base.size, build)
@@ -154,8 +153,9 @@ def released_posterior(net: str, *, correlated: bool) -> Posterior:
     if net in ("vanilla", "cnn") or (net == "beta" and not correlated):
         return base
 
-    def build(output: Array) -> Distribution:
+    def build(output: Array) -> LatentDistribution:
         q = base.build(output)
+        assert isinstance(q, (Normal, ReleasedAR1))
         return SampleForMean(q if correlated else Normal(q.mean, 2.0 * q.logvar), q)
 
     return Posterior(base.size, build)

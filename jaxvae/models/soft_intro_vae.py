@@ -1,5 +1,4 @@
-"""Soft-IntroVAE: the encoder also learns to tell data from what the decoder makes, the decoder to
-pass for data.
+"""Soft-IntroVAE: the encoder also learns to tell data from fakes, the decoder to pass for data.
 
     ELBO(x; b_rec, b_kl) = -(b_rec L(x, D(z)) + b_kl KL(q(z|x) || N(0, I))),   z ~ q(z|x),   L(x, y) = sum_i (x_i - y_i)^2
 
@@ -40,8 +39,7 @@ def soft_intro_vae(
     posterior: str | Posterior = "normal",
     convention: Literal["paper", "released"] = "released",
 ) -> Model:
-    """Returns a Soft-IntroVAE: the objective "encoder_loss", then "decoder_loss" against the
-    updated encoder.
+    """Returns a Soft-IntroVAE: "encoder_loss", then "decoder_loss" against the updated encoder.
 
     The two conventions agree in the value of both losses and differ in what is held fixed:
 
@@ -106,8 +104,7 @@ def soft_intro_vae(
         rec = net.D(z)
 
         def exp_elbo(y):
-            """Returns exp(alpha s ELBO(y; beta_rec, beta_neg)) [B] and KL(q(z|y) || N(0, I))
-            [B]."""
+            """Returns exp(alpha s ELBO(y; beta_rec, beta_neg)) and KL(q(z|y) || N(0, I)), [B]."""
             q_y = net.E(held(y) if released else y)
             error, kl = squared_error(y, net.D(net.draw(q_y))), distributions.kl(q_y)
             return jnp.exp(-alpha * scale(x) * (beta_rec * error + beta_neg * kl)), kl

@@ -1,5 +1,4 @@
-"""The two-stage VAE: a second, small VAE learns how the latents of a trained one are really
-distributed.
+"""The two-stage VAE: a second, small VAE learns how a trained one's latents are distributed.
 
     stage one   x -> q(z|x), a VAE on data, best with a learned gamma: it finds the manifold, not the density on it
     stage two   z -> q(u|z), a Gaussian VAE with a learned gamma on z ~ q(z|x), drawn anew at every visit
@@ -30,7 +29,18 @@ from jaxvae import distributions, noise
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.data.source import Source
 from jaxvae.errors import UserError, check_count
-from jaxvae.types import Array, Batch, HasFields, Model, Params, State, Terms
+from jaxvae.types import (
+    Array,
+    Batch,
+    Decode,
+    Encode,
+    HasFields,
+    HasMean,
+    Model,
+    Params,
+    State,
+    Terms,
+)
 
 
 class Latents(NamedTuple):
@@ -50,8 +60,7 @@ def latents(
     batch_size: int = 500,
     seed: int = 0,
 ) -> Latents:
-    """Returns q(z|x) of all of `source`, computed once in evaluation mode, as a source that redraws
-    z at every visit.
+    """Returns q(z|x) of all of `source`, computed once, as a source that redraws z at every visit.
 
     Args:
         model: any model that encodes; its posterior is a NamedTuple of arrays, one of them `mean`
@@ -66,7 +75,8 @@ def latents(
             array that has neither form, or both ([B] with B = D: another `batch_size` tells), or
             that its `sample` cannot use.
     """
-    if model.encode is None:
+    encode_x = model.encode
+    if encode_x is None:
         raise UserError(
             "the first stage does not encode, so it has no latents: use a model with an encoder."
         )
@@ -76,24 +86,18 @@ def latents(
     @jax.jit
     def encode(params, state, rng, examples):
         batch = preprocess(rng, examples)
-        q = model.encode(params, state, batch.x, batch.cond)
-        if not (isinstance(q, HasFields) and "mean" in q._fields):
-            raise UserError(
-                f"the second stage needs a posterior with a mean, not {type(q).__name__}."
-            )
-        leaves = zip(q._fields, q, strict=True)
-        rows = type(q)(*(_rows(name, jnp.asarray(leaf), q.mean) for name, leaf in leaves))
+        rows = _by_example(encode_x(params, state, batch.x, batch.cond))
         _check_draws(rows, rng)
         return rows
 
     rng, parts = jax.random.key(seed), []
     for start in range(0, source.size, batch_size):  # the last batch is padded: one compilation
         index = np.minimum(np.arange(start, start + batch_size), source.size - 1)
-        q = jax.device_get(
-            encode(params, state, jax.random.fold_in(rng, start), source.read(index))
-        )
-        parts.append([values[: source.size - start] for values in q])
-    build, names = type(q), ["x" if name == "mean" else name for name in q._fields]
+        examples = source.read(index)
+        q = jax.device_get(encode(params, state, jax.random.fold_in(rng, start), examples))
+        parts.append(type(q)(*(values[: source.size - start] for values in q)))
+    build = type(parts[0])
+    names = ["x" if name == "mean" else name for name in parts[0]._fields]
     arrays = dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
     if not all(np.isfinite(values).all() for values in arrays.values()):
         raise UserError(
@@ -118,6 +122,14 @@ def latents(
         ),
         redraw,
     )
+
+
+def _by_example(q: Any) -> Any:
+    """Returns a posterior whose arrays have a row for each example, from one with a mean."""
+    if not (isinstance(q, HasFields) and isinstance(q, HasMean) and "mean" in q._fields):
+        raise UserError(f"the second stage needs a posterior with a mean, not {type(q).__name__}.")
+    leaves = {name: jnp.asarray(getattr(q, name)) for name in q._fields}
+    return q._replace(**{name: _rows(name, leaf, q.mean) for name, leaf in leaves.items()})
 
 
 def _rows(name: str, leaf: Array, mean: Array) -> Array:
@@ -159,17 +171,16 @@ def _check_draws(q: Any, rng: Array) -> None:
 
 
 def join_stages(first: Any, second: Any) -> tuple[Params, State]:
-    """Returns (params, state) of the composed model from two things that have `params` and `state`
-    (`TrainState`, `Loaded`)."""
-    return {"first": first.params, "second": second.params}, {
-        "first": first.state,
-        "second": second.state,
-    }
+    """Returns (params, state) of the composed model from two trained stages.
+
+    Each has `params` and `state`: a `TrainState`, or what `jaxvae.load` returns.
+    """
+    params = {"first": first.params, "second": second.params}
+    return params, {"first": first.state, "second": second.state}
 
 
 def two_stage(first: Model, second: Model, *, latent_dim: int, noise_on_z: bool = True) -> Model:
-    """Returns the composed model of two trained stages: params and state are {"first": ...,
-    "second": ...} (`join_stages`).
+    """Returns the composed model of two trained stages; `join_stages` gives its params and state.
 
         sample     u ~ N(0, I);  z = z_hat(u) + sqrt(gamma_z) eps;  x = x_hat(z)
         encode     q(u | mean of q(z|x))
@@ -200,18 +211,17 @@ def two_stage(first: Model, second: Model, *, latent_dim: int, noise_on_z: bool 
     Source: Dai & Wipf 2019, section 4, steps 1 to 3; released code, two_stage_vae_model.py.
     """
     check_count("latent_dim", latent_dim)
-    for name, model in (("first", first), ("second", second)):
-        if model.encode is None or model.decode is None:
-            raise UserError(f"the {name} stage must encode and decode; this model does not.")
+    encode_x, decode_z = _both_ways("first", first)
+    encode_z, decode_u = _both_ways("second", second)
 
     def init(rng: Array, batch: Batch):
         rng_first, rng_second = jax.random.split(rng)
         params, state = first.init(rng_first, batch)
-        z = jax.eval_shape(lambda p, s: first.encode(p, s, batch.x, batch.cond).mean, params, state)
+        z = jax.eval_shape(lambda p, s: encode_x(p, s, batch.x, batch.cond).mean, params, state)
         try:
             params_z, state_z = second.init(rng_second, Batch(jnp.zeros(z.shape)))
             u = jax.eval_shape(
-                lambda p, s: second.encode(p, s, jnp.zeros(z.shape)).mean, params_z, state_z
+                lambda p, s: encode_z(p, s, jnp.zeros(z.shape)).mean, params_z, state_z
             )
         except (UserError, TypeError) as error:
             raise UserError(
@@ -231,16 +241,16 @@ def two_stage(first: Model, second: Model, *, latent_dim: int, noise_on_z: bool 
             raise UserError(f"the {name} stage: {error}") from None
 
     def posterior(params, state, x, cond, stats):
-        return run("first", first.encode, params, state, x, cond, stats)
+        return run("first", encode_x, params, state, x, cond, stats)
 
     def likelihood(params, state, z, cond, stats):
-        return run("first", first.decode, params, state, z, cond, stats)
+        return run("first", decode_z, params, state, z, cond, stats)
 
     def posterior_u(params, state, z, stats):
-        return run("second", second.encode, params, state, z, None, stats)
+        return run("second", encode_z, params, state, z, None, stats)
 
     def latent(params, state, u, stats):
-        return run("second", second.decode, params, state, u, None, stats)
+        return run("second", decode_u, params, state, u, None, stats)
 
     def encode(params, state, x, cond=None, *, stats="running"):
         return posterior_u(params, state, posterior(params, state, x, cond, stats).mean, stats)
@@ -255,18 +265,15 @@ def two_stage(first: Model, second: Model, *, latent_dim: int, noise_on_z: bool 
         return likelihood(params, state, z, cond, stats).mean
 
     def draw(params, state, rng, batch: Batch, stats):
-        """Returns -log p(x|z) and log q(z|x) - log p(z|u) [B], q(u|z) and u, of one draw of z and
-        u."""
+        """Returns -log p(x|z), log q(z|x) - log p(z|u), q(u|z) and u of one draw of z and u."""
         rng_z, rng_u = jax.random.split(rng)
         q = posterior(params, state, batch.x, batch.cond, stats)
         z = distributions.sample(rng_z, q)
         rec = -distributions.log_prob(likelihood(params, state, z, batch.cond, stats), batch.x)
         q_u = posterior_u(params, state, z, stats)
         u = distributions.sample(rng_u, q_u)
-        ratio = distributions.log_prob(q, z) - distributions.log_prob(
-            latent(params, state, u, stats), z
-        )
-        return rec, ratio, q_u, u
+        log_p_z = distributions.log_prob(latent(params, state, u, stats), z)
+        return rec, distributions.log_prob(q, z) - log_p_z, q_u, u
 
     def terms(params, state, rng, batch: Batch, *, stats="running"):
         rec, ratio, q_u, _ = draw(params, state, rng, batch, stats)
@@ -278,3 +285,9 @@ def two_stage(first: Model, second: Model, *, latent_dim: int, noise_on_z: bool 
         return distributions.log_prob(prior, u) - distributions.log_prob(q_u, u) - rec - ratio
 
     return Model(init, (), encode, decode, terms, sample, log_weight=log_weight)
+
+
+def _both_ways(name: str, stage: Model) -> tuple[Encode, Decode]:
+    if stage.encode is None or stage.decode is None:
+        raise UserError(f"the {name} stage must encode and decode; this model does not.")
+    return stage.encode, stage.decode

@@ -51,8 +51,7 @@ def vae(
     free_bits: float = 0.0,
     aggregate: Callable[[Array, Array], Array] | None = None,
 ) -> Model:
-    """Returns a VAE: one objective that moves the groups "encoder", "decoder" and, with a learned
-    gamma, "likelihood".
+    """Returns a VAE, whose one objective moves encoder, decoder and the likelihood's parameters.
 
     With `likelihood="bernoulli"` the decoder's output is logits, and
 

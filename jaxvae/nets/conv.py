@@ -1,5 +1,6 @@
 """A small strided conv net for images of any size and number of channels."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,8 +41,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder in reverse: doubles the image once per entry of `channels`, and crops it to
-    `shape`."""
+    """The encoder in reverse: doubles the image for each entry of `channels`, crops it to `shape`."""
 
     shape: tuple[int, int, int]
     channels: tuple[int, ...]
@@ -57,9 +57,7 @@ class Decoder(nn.Module):
         scale, act = 2 ** len(self.channels), activation(self.act)
         small = (-(-height // scale), -(-width // scale), self.channels[0])
         h = act(Dense(self.hidden, self.init_name, self.dtype)(join(z.astype(self.dtype), cond)))
-        h = act(Dense(small[0] * small[1] * small[2], self.init_name, self.dtype)(h)).reshape(
-            -1, *small
-        )
+        h = act(Dense(math.prod(small), self.init_name, self.dtype)(h)).reshape(-1, *small)
         for features in self.channels[1:]:
             h = Conv(features, 4, 2, transposed=True, init_name=self.init_name, dtype=self.dtype)(h)
             h = BatchNorm(dtype=self.dtype)(h, train=train) if self.batch_norm else h

@@ -1,5 +1,4 @@
-"""The InfoGAN-style nets of the two-stage VAE's Table 1, which are also those of the GAN study it
-compares with.
+"""The InfoGAN-style nets of the two-stage VAE's Table 1, and of the GAN study it compares with.
 
 encoder   conv 64, conv 128 (k4 s2 SAME), dense 1024, one linear head; leaky ReLU 0.2; BatchNorm on all but the first
           and last; spectral normalisation on all four
@@ -27,6 +26,8 @@ DENSE, CONV = "normal0.02", "cut0.02"
 
 
 class Encoder(nn.Module):
+    """Two convolutions, a dense layer and the heads, as one linear layer."""
+
     widths: tuple[int, int, int]
     heads: tuple[int, ...]
     spectral_norm: bool
@@ -35,23 +36,19 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x, *, cond=None, train=False):
         first, second, dense = self.widths
-        own = {"dtype": self.dtype, "spectral_norm": self.spectral_norm}
-        h = _leaky(Conv(first, 4, 2, init_name=CONV, **own)(x, train=train))
-        h = _leaky(
-            tf_batch_norm(self.dtype)(
-                Conv(second, 4, 2, init_name=CONV, **own)(h, train=train), train=train
-            )
-        )
-        h = _leaky(
-            tf_batch_norm(self.dtype)(
-                Dense(dense, DENSE, **own)(h.reshape(h.shape[0], -1), train=train), train=train
-            )
-        )
-        y = Dense(sum(self.heads), DENSE, **own)(h, train=train).astype(jnp.float32)
+        options = {"dtype": self.dtype, "spectral_norm": self.spectral_norm}
+        h = _leaky(Conv(first, 4, 2, init_name=CONV, **options)(x, train=train))
+        h = Conv(second, 4, 2, init_name=CONV, **options)(h, train=train)
+        h = _leaky(tf_batch_norm(self.dtype)(h, train=train))
+        h = Dense(dense, DENSE, **options)(h.reshape(h.shape[0], -1), train=train)
+        h = _leaky(tf_batch_norm(self.dtype)(h, train=train))
+        y = Dense(sum(self.heads), DENSE, **options)(h, train=train).astype(jnp.float32)
         return log_variance(y, self.heads[-1], "softplus")
 
 
 class Decoder(nn.Module):
+    """Two dense layers and two transposed convolutions."""
+
     shape: tuple[int, int, int]
     widths: tuple[int, int, int]
     output: str
@@ -63,12 +60,11 @@ class Decoder(nn.Module):
         height, width, colours = self.shape
         h = nn.relu(tf_batch_norm(self.dtype)(Dense(dense, DENSE, self.dtype)(z), train=train))
         h = Dense(first * (height // 4) * (width // 4), DENSE, self.dtype)(h)
-        h = nn.relu(tf_batch_norm(self.dtype)(h, train=train)).reshape(
-            -1, height // 4, width // 4, first
-        )
-        up = {"transposed": True, "init_name": DENSE, "dtype": self.dtype}
-        h = nn.relu(tf_batch_norm(self.dtype)(Conv(last, 4, 2, **up)(h), train=train))
-        y = Conv(colours, 4, 2, **up)(h).astype(jnp.float32)
+        h = nn.relu(tf_batch_norm(self.dtype)(h, train=train))
+        h = h.reshape(-1, height // 4, width // 4, first)
+        options = {"transposed": True, "init_name": DENSE, "dtype": self.dtype}
+        h = nn.relu(tf_batch_norm(self.dtype)(Conv(last, 4, 2, **options)(h), train=train))
+        y = Conv(colours, 4, 2, **options)(h).astype(jnp.float32)
         return nn.sigmoid(y) if self.output == "sigmoid" else y
 
 
@@ -105,7 +101,6 @@ def infogan(
     """
     shape, heads = check_images("infogan", shape, latent_dim, heads, output, multiple=4)
     check_count("shrink", shrink)
-    widths = tuple(max(1, width // shrink) for width in (64, 128, 1024))
-    return from_linen(Encoder(widths, heads, spectral_norm, dtype)), from_linen(
-        Decoder(shape, widths, output, dtype)
-    )
+    widths = max(1, 64 // shrink), max(1, 128 // shrink), max(1, 1024 // shrink)
+    encoder = Encoder(widths, heads, spectral_norm, dtype)
+    return from_linen(encoder), from_linen(Decoder(shape, widths, output, dtype))

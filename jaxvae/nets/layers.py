@@ -15,6 +15,7 @@ For a transposed convolution torch counts fan_in from the *output* channels.
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -24,7 +25,7 @@ from flax.errors import ScopeCollectionNotFound, ScopeParamNotFoundError, ScopeP
 
 from jaxvae import noise, parallel
 from jaxvae.errors import UserError, check_count, unknown
-from jaxvae.types import Array, Net
+from jaxvae.types import Array, Net, Tree
 
 INITIALISERS = ("torch", "glorot", "xavier", "normal0.02", "cut0.02")
 ACTIVATIONS = {
@@ -56,33 +57,32 @@ def _weights(name: str, fan_in: int, fan_out: int) -> tuple[Any, Any]:
     check_init(name)
 
     def symmetric(bound):
-        return lambda rng, shape, dtype=jnp.float32: jax.random.uniform(
-            rng, shape, dtype, -bound, bound
-        )
+        def draw(rng, shape, dtype=jnp.float32):
+            return jax.random.uniform(rng, shape, dtype, -bound, bound)
+
+        return draw
+
+    def truncated(rng, shape, dtype=jnp.float32):
+        return 0.02 * jax.random.truncated_normal(rng, -2.0, 2.0, shape, dtype)
 
     if name == "torch":
-        bound = symmetric(1.0 / math.sqrt(fan_in))
-        return bound, bound
+        uniform = symmetric(1.0 / math.sqrt(fan_in))
+        return uniform, uniform
     if name == "cut0.02":
-
-        def kernel(rng, shape, dtype=jnp.float32):
-            return 0.02 * jax.random.truncated_normal(rng, -2.0, 2.0, shape, dtype)
-    else:
-        kernel = (
-            nn.initializers.normal(0.02)
-            if name == "normal0.02"
-            else symmetric(math.sqrt(6.0 / (fan_in + fan_out)))
-        )
-    return kernel, nn.initializers.zeros
+        return truncated, nn.initializers.zeros
+    if name == "normal0.02":
+        return nn.initializers.normal(0.02), nn.initializers.zeros
+    return symmetric(math.sqrt(6.0 / (fan_in + fan_out))), nn.initializers.zeros
 
 
 def _by_norm(module: nn.Module, kernel: Array, train: bool) -> Array:
-    """Returns W / (u' W v), W [rows, outputs], whose largest singular value is about 1 (Miyato et
-    al. 2018, Algorithm 1).
+    """Returns W / (u' W v), W [rows, outputs], whose largest singular value is about 1.
 
     The vectors u and v are state. A training pass does one power iteration, v = W'u / |W'u|, u = Wv
     / |Wv|, without gradient, and keeps them; an evaluation uses those that are kept. (The two-stage
     VAE's code, like others of TensorFlow's time, iterates in evaluation too.)
+
+    Source: Miyato et al. 2018, Algorithm 1.
     """
     matrix = kernel.reshape(-1, kernel.shape[-1])
     rows, outputs = matrix.shape
@@ -102,8 +102,10 @@ def _by_norm(module: nn.Module, kernel: Array, train: bool) -> Array:
 
 
 class Dense(nn.Module):
-    """x W + b over the last axis: [B, n] -> [B, features]; with `spectral_norm` W is divided by its
-    largest singular value."""
+    """x W + b over the last axis: [B, n] -> [B, features].
+
+    With `spectral_norm` W is divided by its largest singular value.
+    """
 
     features: int
     init_name: str = "torch"
@@ -119,19 +121,23 @@ class Dense(nn.Module):
         return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv_transpose(x: Array, kernel: Array, stride: int, padding: Any) -> Array:
-    """Returns the transposed convolution of x [B, H, W, C] with kernel [k, k, C, O], as
-    `jax.lax.conv_transpose` does.
+    """Returns the transposed convolution of x [B, H, W, C] with kernel [k, k, C, O].
 
-    Its gradients are written as those of the convolution that it is the transpose of: XLA on CPU
-    computes the kernel's own tens of times slower. Reverse mode only.
+    The value is that of `jax.lax.conv_transpose`. The gradients are written as those of the
+    convolution that it is the transpose of: XLA on CPU computes the kernel's own tens of times
+    slower. Reverse mode only.
     """
+    return _conv_transpose(x, kernel, stride, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv_transpose(x, kernel, stride, padding):
     return jax.lax.conv_transpose(x, kernel, (stride, stride), padding, dimension_numbers=_NHWC)
 
 
 def _conv_transpose_forward(x, kernel, stride, padding):
-    return conv_transpose(x, kernel, stride, padding), (x, kernel)
+    return _conv_transpose(x, kernel, stride, padding), (x, kernel)
 
 
 def _conv_transpose_backward(stride, padding, kept, g):
@@ -157,7 +163,7 @@ def _conv_transpose_backward(stride, padding, kept, g):
     return dx, back(x)[0].swapaxes(2, 3)[::-1, ::-1]
 
 
-conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
+_conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
@@ -189,33 +195,26 @@ class Conv(nn.Module):
             fan_in, fan_out = fan_out, fan_in
         kernel_init, bias_init = _weights(self.init_name, fan_in, fan_out)
         kernel = self.param("kernel", kernel_init, (k, k, channels, self.features))
-        kernel = (_by_norm(self, kernel, train) if self.spectral_norm else kernel).astype(
-            self.dtype
-        )
-        x = x.astype(self.dtype)
-        if self.transposed:
+        kernel = _by_norm(self, kernel, train) if self.spectral_norm else kernel
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        pad = self.padding
+        if not isinstance(pad, str):
             # torch's padding p of a transposed convolution pads the dilated input by k - 1 - p
-            pad = (
-                self.padding
-                if isinstance(self.padding, str)
-                else ((k - 1 - self.padding,) * 2,) * 2
-            )
+            pad = k - 1 - pad if self.transposed else pad
+            pad = ((pad, pad), (pad, pad))
+        if self.transposed:
             x = conv_transpose(x, kernel, self.stride, pad)
         else:
-            pad = self.padding if isinstance(self.padding, str) else [(self.padding,) * 2] * 2
             x = jax.lax.conv_general_dilated(
                 x, kernel, (self.stride, self.stride), pad, dimension_numbers=_NHWC
             )
-        return (
-            x + self.param("bias", bias_init, (self.features,)).astype(self.dtype)
-            if self.use_bias
-            else x
-        )
+        if not self.use_bias:
+            return x
+        return x + self.param("bias", bias_init, (self.features,)).astype(self.dtype)
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last, with the global batch's moments on any number
-    of devices.
+    """Batch normalisation over all axes but the last, with the moments of the global batch.
 
     Normalises with the biased variance in training. Running averages, by `convention`:
     "torch": `momentum` 0.1 of the new value, unbiased variance, starting at mean 0, variance 1;
@@ -271,8 +270,7 @@ class BatchNorm(nn.Module):
 
 
 def tf_batch_norm(dtype: Any) -> BatchNorm:
-    """Returns BatchNorm as the two-stage VAE's code has it: TensorFlow's running averages, decay
-    0.999."""
+    """Returns BatchNorm as in the two-stage VAE's code: TensorFlow's averages, decay 0.999."""
     return BatchNorm(momentum=0.001, convention="tensorflow", dtype=dtype)
 
 
@@ -306,9 +304,8 @@ def log_variance(outputs: Array, dims: int, scale: str) -> Array:
     if scale == "logvar":
         return outputs
     rest, v = outputs[:, :-dims], outputs[:, -dims:]
-    return jnp.concatenate(
-        [rest, 2.0 * (v if scale == "log_sd" else jnp.log(1e-6 + nn.softplus(v)))], axis=-1
-    )
+    log_sd = v if scale == "log_sd" else jnp.log(1e-6 + nn.softplus(v))
+    return jnp.concatenate([rest, 2.0 * log_sd], axis=-1)
 
 
 def join(x: Array, cond: Array | None) -> Array:
@@ -317,31 +314,42 @@ def join(x: Array, cond: Array | None) -> Array:
         return x
     if cond.ndim != 2 or cond.shape[0] != x.shape[0]:
         raise UserError(
-            f"cond must be [batch, n], not shape {cond.shape} for a batch of {x.shape[0]}: "
-            "make labels one-hot with jax.nn.one_hot(label, classes)."
+            f"cond must be [batch, n], not shape {cond.shape} for a batch of {x.shape[0]}: make "
+            "labels one-hot with jax.nn.one_hot(label, classes)."
         )
     return jnp.concatenate([x, cond.astype(x.dtype)], axis=-1)
 
 
-def check_images(
-    net: str, shape, latent_dim: int, heads, output: str, *, multiple: int
-) -> tuple[tuple, tuple]:
-    """Returns shape and heads as tuples, heads with their default; raises `UserError` for what no
-    such net can have."""
+def check_shape(net: str, shape: Sequence[int]) -> tuple[int, int, int]:
+    """Returns the shape (H, W, C) of an image; raises `UserError` for what is none."""
     shape = tuple(shape)
     if len(shape) != 3:
         raise UserError(f"the {net} net needs images (height, width, channels), not shape {shape}.")
     for side in shape:
         check_count("a side of the image", side)
-    if shape[0] % multiple or shape[1] % multiple:
+    return shape
+
+
+def check_images(
+    net: str,
+    shape: Sequence[int],
+    latent_dim: int,
+    heads: Sequence[int] | None,
+    output: str,
+    *,
+    multiple: int,
+) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+    """Returns shape and heads as tuples; raises `UserError` for what no such net has."""
+    shape = height, width, _ = check_shape(net, shape)
+    if height % multiple or width % multiple:
         raise UserError(
-            f"the {net} net takes images whose sides {multiple} divides, not "
-            f"{shape[0]}x{shape[1]}: resize them."
+            f"the {net} net takes images whose sides {multiple} divides, not {height}x{width}: "
+            "resize them."
         )
     check_count("latent_dim", latent_dim)
     heads = (latent_dim, latent_dim) if heads is None else tuple(heads)
-    for width in heads:
-        check_count("a head's width", width)
+    for head in heads:
+        check_count("a head's width", head)
     if output not in ("sigmoid", "logits"):
         raise UserError(
             "output must be 'sigmoid' (Gaussian likelihood) or 'logits' (Bernoulli), not "
@@ -362,20 +370,25 @@ def from_linen(module: nn.Module) -> Net:
         UserError: from `apply`, for parameters of a net of another size.
     """
 
-    def init(rng, x, cond=None):
+    def init(rng: Array, x: Array, cond: Array | None = None) -> tuple[Tree, Tree]:
         variables = dict(module.init({"params": rng, "dropout": rng}, x, cond=cond, train=True))
         return variables.pop("params", {}), variables
 
-    def apply(params, state, x, *, cond=None, rng=None, train):
+    def apply(
+        params: Tree,
+        state: Tree,
+        x: Array,
+        *,
+        cond: Array | None = None,
+        rng: Array | None = None,
+        train: bool,
+    ) -> tuple[Array, Tree]:
         variables = {"params": params, **state}
         rngs = None if rng is None else {"dropout": rng}
+        mutable = list(state) if train else []
         try:
-            if train and state:
-                y, new = module.apply(
-                    variables, x, cond=cond, train=True, rngs=rngs, mutable=list(state)
-                )
-                return y, dict(new)
-            return module.apply(variables, x, cond=cond, train=train, rngs=rngs), state
+            y, new = module.apply(variables, x, cond=cond, train=train, rngs=rngs, mutable=mutable)
+            return y, dict(new) if mutable else state
         except (ScopeCollectionNotFound, ScopeParamNotFoundError, ScopeParamShapeError):
             without = " without a condition" if cond is None else ""
             raise UserError(

@@ -92,8 +92,7 @@ def mlp(
 def second_stage(
     latent_dim: int, *, width: int = 1024, depth: int = 3, dtype: Any = jnp.float32
 ) -> tuple[Net, Net]:
-    """Returns (encoder, decoder) of the two-stage VAE's second stage, z [B, D] -> u [B, D] and
-    back.
+    """Returns (encoder, decoder) of the two-stage VAE's second stage, z [B, D] <-> u [B, D].
 
     Each is `depth` dense layers of `width`, ReLU, with the input put beside the last of them before
     the heads: mean and log standard deviation of u; the mean of z. Glorot weights, zero biases

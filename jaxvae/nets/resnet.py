@@ -28,9 +28,9 @@ import jax.numpy as jnp
 
 from jaxvae.errors import UserError, check_count, unknown
 from jaxvae.nets.layers import Conv, Dense, check_images, from_linen, log_variance, tf_batch_norm
-from jaxvae.types import Net
+from jaxvae.types import Array, Net
 
-MOST_CHANNELS = 1024
+MAX_CHANNELS = 1024
 
 
 class Style(nn.Module):
@@ -40,10 +40,12 @@ class Style(nn.Module):
     blocks: int
     dtype: Any
 
-    def conv(self, width: int, stride: int = 1, **options) -> Conv:
+    def conv(self, width: int, stride: int = 1, **options: Any) -> Conv:
+        """Returns a 3x3 convolution to `width` channels."""
         return Conv(width, 3, stride, init_name="glorot", dtype=self.dtype, **options)
 
-    def scale_block(self, h, width: int, train: bool):
+    def scale_block(self, h: Array, width: int, train: bool) -> Array:
+        """Returns h [B, H, W, C] after its residual blocks: [B, H, W, width]."""
         for _ in range(self.blocks):
             start = h
             for _ in range(2):
@@ -51,21 +53,22 @@ class Style(nn.Module):
             h = h + (self.conv(width)(start) if self.released else start)
         return h
 
-    def dense_block(self, h, width: int, train: bool):
+    def dense_block(self, h: Array, width: int, train: bool) -> Array:
+        """Returns h [B, n] after its residual blocks: [B, width]."""
         for _ in range(self.blocks):
             start = h
             for _ in range(2):
                 h = h if self.released else tf_batch_norm(self.dtype)(h, train=train)
                 h = Dense(width, "glorot", self.dtype)(nn.relu(h))
-            h = h + (
-                Dense(width, "glorot", self.dtype)(start)
-                if self.released or start.shape != h.shape
-                else start
-            )
+            if self.released or start.shape != h.shape:
+                start = Dense(width, "glorot", self.dtype)(start)
+            h = h + start
         return h
 
 
 class Encoder(Style):
+    """Scale blocks with a halving between them, a dense block, and the heads."""
+
     base: int
     scales: int
     dense: int
@@ -87,6 +90,8 @@ class Encoder(Style):
 
 
 class Decoder(Style):
+    """A dense layer to 2x2, then a doubling and a scale block at a time."""
+
     base: int
     shape: tuple[int, int, int]
     output: str
@@ -94,7 +99,7 @@ class Decoder(Style):
     @nn.compact
     def __call__(self, z, *, cond=None, train=False):
         doublings = self.shape[0].bit_length() - 2  # from 2x2
-        widths = [min(MOST_CHANNELS, self.base * 2**i) for i in range(doublings, -1, -1)]
+        widths = [min(MAX_CHANNELS, self.base * 2**i) for i in range(doublings, -1, -1)]
         h = Dense(4 * widths[0], "glorot", self.dtype)(z).reshape(-1, 2, 2, widths[0])
         for width in widths[1:]:
             h = self.scale_block(self.conv(width, 2, transposed=True)(h), width, train)
@@ -150,7 +155,6 @@ def resnet(
         raise UserError(
             f"an image of {side}x{side} has no {scales} scales: use at most {side.bit_length()}."
         )
-    style = (released, blocks, dtype)
-    return from_linen(Encoder(*style, base, scales, dense, heads)), from_linen(
-        Decoder(*style, base, shape, output)
-    )
+    encoder = Encoder(released, blocks, dtype, base, scales, dense, heads)
+    decoder = Decoder(released, blocks, dtype, base, shape, output)
+    return from_linen(encoder), from_linen(decoder)

@@ -188,14 +188,15 @@ def rho_nets(
         raise unknown("net", name, NETS)
     check_count("latent_dim", latent_dim)
     check_count("shrink", shrink)
-    shape = tuple(shape or ((64, 64, 1) if name == "beta" else (28, 28, 1)))
+    shape = shape or ((64, 64, 1) if name == "beta" else (28, 28, 1))
     heads = (latent_dim, 1, 1) if correlated else (latent_dim, latent_dim)
     if uniform_scale and name != "info":
         raise UserError(f"the {name} net has no BatchNorm: uniform_scale is for the info net.")
     if name == "vanilla":
         hidden = (max(1, 400 // shrink),)
         return mlp(hidden, sum(heads), heads=heads, init=INIT), mlp(hidden, shape, init=INIT)
-    check_images(name, shape, latent_dim, heads, "logits", multiple=1 if name == "beta" else 4)
+    multiple = 1 if name == "beta" else 4
+    shape, _ = check_images(name, shape, latent_dim, heads, "logits", multiple=multiple)
     if name == "beta" and shape[:2] != (64, 64):
         raise UserError(
             f"the beta net takes images of 64x64, not {shape[0]}x{shape[1]}: resize them."

@@ -22,6 +22,8 @@ from jaxvae.types import Net
 
 
 class Encoder(nn.Module):
+    """Convolutions and the heads."""
+
     widths: tuple[int, ...]
     heads: tuple[int, ...]
     dtype: Any
@@ -33,13 +35,13 @@ class Encoder(nn.Module):
             h = Conv(width, 5, 1 if i == 0 else 2, init_name="glorot", dtype=self.dtype)(h)
             h = nn.relu(tf_batch_norm(self.dtype)(h, train=train))
         h = h.reshape(h.shape[0], -1)
-        y = jnp.concatenate(
-            [Dense(width, "glorot", self.dtype)(h) for width in self.heads], axis=-1
-        )
+        y = jnp.concatenate([Dense(n, "glorot", self.dtype)(h) for n in self.heads], axis=-1)
         return log_variance(y.astype(jnp.float32), self.heads[-1], "log_sd")
 
 
 class Decoder(nn.Module):
+    """A dense layer and transposed convolutions."""
+
     shape: tuple[int, int, int]
     widths: tuple[int, ...]
     output: str
@@ -50,10 +52,10 @@ class Decoder(nn.Module):
         (height, width, colours), (first, *rest) = self.shape, self.widths
         h = nn.relu(Dense(first * (height // 8) * (width // 8), "glorot", self.dtype)(z))
         h = h.reshape(-1, height // 8, width // 8, first)
-        up = {"transposed": True, "init_name": "glorot", "dtype": self.dtype}
+        options = {"transposed": True, "init_name": "glorot", "dtype": self.dtype}
         for channels in rest:
-            h = nn.relu(tf_batch_norm(self.dtype)(Conv(channels, 5, 2, **up)(h), train=train))
-        y = Conv(colours, 5, 1, **up)(h).astype(jnp.float32)
+            h = nn.relu(tf_batch_norm(self.dtype)(Conv(channels, 5, 2, **options)(h), train=train))
+        y = Conv(colours, 5, 1, **options)(h).astype(jnp.float32)
         return nn.sigmoid(y) if self.output == "sigmoid" else y
 
 
@@ -79,6 +81,5 @@ def wae(
     shape, heads = check_images("WAE", shape, latent_dim, heads, output, multiple=8)
     check_count("shrink", shrink)
     widths = tuple(max(1, width // shrink) for width in (128, 256, 512, 1024))
-    return from_linen(Encoder(widths, heads, dtype)), from_linen(
-        Decoder(shape, widths[::-1], output, dtype)
-    )
+    decoder = Decoder(shape, widths[::-1], output, dtype)
+    return from_linen(Encoder(widths, heads, dtype)), from_linen(decoder)

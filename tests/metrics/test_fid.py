@@ -605,3 +605,17 @@ def test_progress_counts_images():
     seen = []
     go(progress=lambda done, total: seen.append((done, total)))
     assert seen == [(32, 180), (64, 180), (90, 180), (122, 180), (154, 180), (180, 180)]
+
+
+def test_statistics_alone_report_progress_of_the_real_images():
+    seen = []
+    fid.statistics(
+        source(),
+        SQUEEZENET,
+        weights=WEIGHTS,
+        cache=False,
+        batch_size=32,
+        mesh=ONE,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(32, SIZE), (64, SIZE), (SIZE, SIZE)]

@@ -92,6 +92,8 @@ def test_bad_input():
         latent.directions(
             model()._replace(decode=None), {}, {}, jnp.zeros((2, 3)), rng=jax.random.key(0)
         )
+    with pytest.raises(UserError, match="does not decode"):
+        latent.along(model()._replace(decode=None), {}, {}, jnp.zeros((2, 3)), 0, jnp.zeros(1))
     with pytest.raises(UserError, match="samples must be at least 2"):
         latent.directions(model(), {}, {}, jnp.zeros((2, 3)), rng=jax.random.key(0), samples=1)
     with pytest.raises(UserError, match="finite"):
