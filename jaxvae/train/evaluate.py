@@ -77,13 +77,15 @@ def make_evaluator(
         )
 
     stretches = _stretches(source.size, batch_size, mesh.size, padded=stats != "batch")
+    resident = None
     if source.arrays is not None:
         data = parallel.put(source.arrays, replicated)
-        resident = [placed(*stretch) for stretch in stretches]
+        resident = data, [placed(*stretch) for stretch in stretches]
 
     def parts(params: Params, state: State) -> Iterator[Metrics]:
-        if source.arrays is not None:
-            yield from (compiled(params, state, rng, data, *stretch) for stretch in resident)
+        if resident is not None:
+            data, blocks = resident
+            yield from (compiled(params, state, rng, data, *block) for block in blocks)
             return
         for numbers, index, mask in stretches:
             local = np.arange(index.shape[1], dtype=np.int32)[None]

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class Recorder:
             return None
         restored = folders.restore_latest(self.checkpoints, template)
         step = 0 if restored is None else restored.meta["step"]
-        if self.is_first_process:
+        if self.is_first_process and self.log_path is not None:
             writers.cut_back(self.log_path, step)
         if step > self.total:
             print(
@@ -137,7 +137,7 @@ class Recorder:
         return rate
 
     @contextlib.contextmanager
-    def paused(self):
+    def paused(self) -> Iterator[None]:
         """Stops the clock inside the block."""
         start = time.perf_counter()
         yield
@@ -153,8 +153,7 @@ class Recorder:
     def note(self, values: dict[str, float], rate: float) -> None:
         """Shows the loss and the rate beside the bar."""
         if self.bar is not None:
-            name = "loss" if "loss" in values else next(iter(values), None)
-            loss = values.get(name, float("nan"))
+            loss = values.get("loss", next(iter(values.values()), float("nan")))
             self.bar.set_postfix_str(f"loss {loss:.2f}, {rate:,.0f} images/s", refresh=False)
 
     def wait(self) -> None:
