@@ -56,7 +56,9 @@ class System(NamedTuple):
     classes: int | None = None  # of the labels that it is conditioned on
     latent_dim: int | None = None
     latent: str = "z"  # what it encodes to, in words
-    pixels: str = "grey"  # what its likelihood is of: grey, binarised or dequantised
+    pixels: Literal["grey", "binarised", "dequantised"] = (
+        "grey"  # what its likelihood is of: grey, binarised or dequantised
+    )
     likelihood: str | None = None  # family of p(x|z), where there is one
 
 
@@ -208,7 +210,7 @@ class Preset(NamedTuple):
     stages: tuple[str, ...] = ()  # folders in RUN with a run each; the last one numbers the steps
 
 
-def source(config: Options, split: str | None, data_dir: Path | None = None) -> "Source":
+def source(config: Options, split: str, data_dir: Path | None = None) -> "Source":
     """Returns a split of a config's data: the one called `split`, or the data set's "train",
     "valid" or "test"."""
     from jaxvae import data

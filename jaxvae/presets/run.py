@@ -22,8 +22,8 @@ def identity(config: Options, source: Source) -> Identity:
 
 def train(config: Options, system: System, data: Data, lengths: tuple[int, ...]) -> Fit:
     """Trains `system` in the run's folder: what a preset does that says nothing else."""
-    own = identity(config, data.train)
-    return fit_run(config, system, data.train, data.valid, lengths[0], config.workdir, own)
+    mark = identity(config, data.train)
+    return fit_run(config, system, data.train, data.valid, lengths[0], config.workdir, mark)
 
 
 def fit_run(

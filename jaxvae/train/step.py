@@ -147,41 +147,7 @@ def make_train_step(
         check_number("ema_decay", ema_decay, above=0.0, below=1.0)
     if max_grad_norm is not None:
         check_number("max_grad_norm", max_grad_norm, above=0.0)
-    tx = optimisers(tx, groups(model))
-
-    def run(objective: Objective, rng: Array, batch: Batch, train_state: TrainState, carry: Any):
-        """Differentiates one objective and applies its optimisers."""
-        step, params, state, opt_state, *_ = train_state
-        fixed = {name: tree for name, tree in params.items() if name not in objective.wrt}
-
-        def scalar(moved, state, rng, batch, carry):
-            loss, aux = objective.loss({**fixed, **moved}, state, rng, batch, step, carry)
-            _check_loss(objective, loss, batch)
-            value = loss if objective.coupled else jnp.mean(loss)  # the one mean over the batch
-            return value, (aux.state, _sums({objective.name: loss, **aux.metrics}), aux.carry)
-
-        gradient = jax.grad(scalar, has_aux=True)
-        moved = {name: params[name] for name in objective.wrt}
-        if accumulate == 1:
-            grads, (state, sums, carry) = gradient(moved, state, rng, batch, carry)
-        else:
-            grads, (state, sums, carry) = _accumulate(
-                gradient, accumulate, moved, state, rng, batch, carry
-            )
-        grads, sums = parallel.mean(grads), parallel.total(sums)
-        if max_grad_norm is not None:
-            norm = optax.tree.norm(grads)
-            sums[f"grad_norm_{objective.name}"] = Mean(norm, jnp.ones(()))
-            factor = jnp.minimum(1.0, max_grad_norm / norm)
-            grads = jax.tree.map(lambda g: g * factor, grads)
-        params, opt_state = dict(params), dict(opt_state)
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts and float32
-            for name in objective.wrt:
-                updates, opt_state[name] = tx[name].update(
-                    grads[name], opt_state[name], params[name]
-                )
-                params[name] = optax.apply_updates(params[name], updates)
-        return train_state._replace(params=params, state=state, opt_state=opt_state), sums, carry
+    run = _make_run(optimisers(tx, groups(model)), accumulate, max_grad_norm)
 
     def step(train_state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         at = train_state.step
@@ -229,6 +195,48 @@ def _check_objectives(walked: tuple[Objective, ...], accumulate: int) -> None:
             raise UserError(
                 f"objective {objective.name!r} is coupled over the whole batch: use accumulate=1."
             )
+
+
+def _make_run(
+    tx: dict[str, optax.GradientTransformation], accumulate: int, max_grad_norm: float | None
+) -> Callable:
+    """Returns `run(objective, rng, batch, train_state, carry) -> (train_state, metrics, carry)`."""
+
+    def run(objective: Objective, rng: Array, batch: Batch, train_state: TrainState, carry: Any):
+        """Differentiates one objective and applies its optimisers."""
+        step, params, state, opt_state, *_ = train_state
+        fixed = {name: tree for name, tree in params.items() if name not in objective.wrt}
+
+        def scalar(moved, state, rng, batch, carry):
+            loss, aux = objective.loss({**fixed, **moved}, state, rng, batch, step, carry)
+            _check_loss(objective, loss, batch)
+            value = loss if objective.coupled else jnp.mean(loss)  # the one mean over the batch
+            return value, (aux.state, _sums({objective.name: loss, **aux.metrics}), aux.carry)
+
+        gradient = jax.grad(scalar, has_aux=True)
+        moved = {name: params[name] for name in objective.wrt}
+        if accumulate == 1:
+            grads, (state, sums, carry) = gradient(moved, state, rng, batch, carry)
+        else:
+            grads, (state, sums, carry) = _accumulate(
+                gradient, accumulate, moved, state, rng, batch, carry
+            )
+        grads, sums = parallel.mean(grads), parallel.total(sums)
+        if max_grad_norm is not None:
+            norm = optax.tree.norm(grads)
+            sums[f"grad_norm_{objective.name}"] = Mean(norm, jnp.ones(()))
+            factor = jnp.minimum(1.0, max_grad_norm / norm)
+            grads = jax.tree.map(lambda g: g * factor, grads)
+        params, opt_state = dict(params), dict(opt_state)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts and float32
+            for name in objective.wrt:
+                updates, opt_state[name] = tx[name].update(
+                    grads[name], opt_state[name], params[name]
+                )
+                params[name] = optax.apply_updates(params[name], updates)
+        return train_state._replace(params=params, state=state, opt_state=opt_state), sums, carry
+
+    return run
 
 
 def _average(average: Params, params: Params, decay: float) -> Params:
