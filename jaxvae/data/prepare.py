@@ -76,14 +76,7 @@ def prepare(
         raise taken()
     place = tempfile.gettempdir() if places.remote(root) else root
     with _disk(place, name):
-        os.makedirs(place, exist_ok=True)
-        free = shutil.disk_usage(place).free / 2**20
-        if free < SPACE[name]:
-            raise UserError(
-                f"{name} needs about {SPACE[name]:,} MiB in {place}, which has {free:,.0f} MiB "
-                "free: free some space, or choose another folder with --data-dir."
-            )
-        _clean(place, name)
+        _make_room(place, name)
     if files is None:
         check_network(cls)
     with (
@@ -111,6 +104,19 @@ def prepare(
         f"{made.bytes / 2**20:.1f} MiB in {final}"
     )
     return made._replace(folder=final)
+
+
+def _make_room(place: str, name: str) -> None:
+    """Makes the folder `place`, without what a killed preparation left; raises `UserError` where
+    the data set does not fit."""
+    os.makedirs(place, exist_ok=True)
+    free = shutil.disk_usage(place).free / 2**20
+    if free < SPACE[name]:
+        raise UserError(
+            f"{name} needs about {SPACE[name]:,} MiB in {place}, which has {free:,.0f} MiB "
+            "free: free some space, or choose another folder with --data-dir."
+        )
+    _clean(place, name)
 
 
 def _existing(root: str, name: str) -> prepared.Copy | None:
@@ -221,20 +227,13 @@ def check_network(cls) -> None:
     """Raises `UserError` within seconds where the server of an official file does not answer."""
     import requests
 
-    for host in {
-        f"{u.scheme}://{u.netloc}": url
-        for url in cls.url_infos
-        for u in [urllib.parse.urlparse(url)]
-    }.values():
+    url_of = {urllib.parse.urlparse(url)[:2]: url for url in cls.url_infos}  # one of each server
+    for (_, where), url in url_of.items():
         try:
-            with requests.get(host, stream=True, timeout=TIMEOUT) as answer:
+            with requests.get(url, stream=True, timeout=TIMEOUT) as answer:
                 answer.raise_for_status()
         except requests.RequestException as error:
-            where = urllib.parse.urlparse(host).netloc
             raise UserError(
                 f"{where} does not answer ({type(error).__name__}), so {cls.name} cannot be "
                 f"downloaded. {official.by_hand(cls)}"
             ) from None
-
-
-# ---- jaxvae data list ----------------------------------------------------------------------

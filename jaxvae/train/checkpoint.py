@@ -32,12 +32,8 @@ from jaxvae.types import Tree
 logging.getLogger("absl").addFilter(lambda record: "tracked_metric" not in record.getMessage())
 
 MODEL_FIELDS = ("params", "state", "ema")
-REFUSALS = (
-    "RESOURCE_EXHAUSTED",
-    "No space left",
-    "PERMISSION_DENIED",
-    "Read-only",
-)  # tensorstore's
+# How tensorstore says that a disk refuses.
+REFUSALS = ("RESOURCE_EXHAUSTED", "No space left", "PERMISSION_DENIED", "Read-only")
 
 
 class Damaged(Exception):

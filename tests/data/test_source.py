@@ -237,14 +237,14 @@ def greys(monkeypatch):
         return np.full((60 if split == "train" else 20, 20, 20, 1), 128, np.uint8), None, "grey"
 
     for name in ("grey", "also_grey"):
-        known = source_module.DataSet(
+        known = sets.DataSet(
             {"train": 60, "test": 20},
             read,
             data.Splits("train[:40]", "train[40:]", "test"),
             None,
             (20, 20, 1),
         )
-        monkeypatch.setitem(source_module.DATA_SETS, name, known)
+        monkeypatch.setitem(sets.DATA_SETS, name, known)
 
 
 def test_binarised_splits_and_data_sets_have_noise_of_their_own(greys):
