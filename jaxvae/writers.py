@@ -137,8 +137,7 @@ def tensorboard(folder: PathLike) -> Callable[[int, str, dict[str, float]], None
 
 
 def write_json(path: PathLike, obj: Any) -> None:
-    """Writes `obj` as an indented JSON file, in one move. Raises `UserError` where the disk
-    refuses."""
+    """Writes `obj` as indented JSON, in one move. Raises `UserError` where the disk refuses."""
     text = json.dumps(_plain(obj), indent=2, allow_nan=False)
     write_bytes(path, f"{text}\n".encode())
 

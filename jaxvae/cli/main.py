@@ -125,8 +125,7 @@ def _other(argv: list[str]) -> int:
 
 
 def parse(cls, args: Sequence[str], prog: str):
-    """Returns `args` as the dataclass `cls`, its options explained by --help; a mistake is one
-    line."""
+    """Returns `args` as the dataclass `cls`, explained by --help; a mistake is one line."""
     import dataclasses
 
     import tyro

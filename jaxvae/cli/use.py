@@ -34,8 +34,7 @@ class Trained(NamedTuple):
 
 
 def open_run(folder: Path, step: str = "latest") -> Trained:
-    """Returns the model of a run, or of an exported folder; `step` is "latest", "best" or a
-    number."""
+    """Returns the model of a run or of an exported folder; `step`: "latest", "best" or a number."""
     saved, system = loading.open_run(folder)
     number = loading.step_of(folder, int(step) if step.isdigit() else step)
     loaded = loading.load(folder, step=number)
@@ -86,8 +85,7 @@ def run_interpolate(args: options.Interpolate) -> int:
 
 
 def run_traverse(args: options.Traverse) -> int:
-    """Decodes an example's latent with one dimension after the other moved; returns the exit
-    code."""
+    """Decodes a latent with one dimension after the other moved; returns the exit code."""
     trained, batch = _with_batch(args, 1, args.example)
     x, dimensions = verbs.traverse(*trained.loaded, batch, args.n, args.points, args.width)
     x = np.asarray(x)
@@ -154,8 +152,7 @@ def _shown(row: dict[str, Any]) -> str:
 def _distances(
     trained: Trained, args: options.Evaluate, metrics: tuple[str, ...], progress: measuring.Progress
 ) -> tuple[list[dict[str, Any]], str]:
-    """Returns a record for each of fid and kid in `metrics`, and what their protocol is in
-    words."""
+    """Returns a record for each of fid and kid in `metrics`, and their protocol in words."""
     config = trained.config
     protocol = protocols.checked(args.protocol)
     if args.samples is not None:
@@ -197,8 +194,7 @@ def _with_batch(args: Any, n: int, first: int = 0) -> tuple[Trained, Batch]:
 
 
 def _source(args: Any, trained: Trained) -> data.Source:
-    """Returns the split asked for; raises `UserError` for data of another shape than the
-    model's."""
+    """Returns the split to use; raises `UserError` for data of another shape than the model's."""
     split = source(trained.config, args.split or "test", args.data_dir)
     if split.shape != trained.shape:
         raise UserError(

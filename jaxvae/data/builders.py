@@ -251,8 +251,7 @@ def svhn_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def celeba_reader(path: Path) -> Callable[[str], bytes]:
-    """Returns file name -> JPEG bytes, from img_align_celeba.zip or the folder extracted from
-    it."""
+    """Returns file name -> JPEG bytes, from img_align_celeba.zip or the folder that was in it."""
 
     def missing(name: str) -> UserError:
         return UserError(

@@ -97,8 +97,7 @@ def header(shape: tuple[int, ...]) -> bytes:
 
 
 def check(name: str, split: str, x: np.ndarray, label: np.ndarray) -> bool:
-    """Returns whether x [n, 28, 28, 1] and label [n] are what the official files hold, in their
-    order."""
+    """Returns whether x [n, 28, 28, 1] and label [n] are those of the official files, in order."""
     arrays = (x[..., 0], label.astype(np.uint8))
     return all(
         hashlib.sha256(header(array.shape) + array.tobytes()).hexdigest() == SHA256[name][file]

@@ -178,8 +178,7 @@ def _user_error(error: BaseException | None) -> UserError | None:
 
 
 def verify(copy: prepared.Copy) -> None:
-    """Raises `UserError` unless every record of a copy can be read back and is as long as it
-    was."""
+    """Raises `UserError` unless every record of a copy can be read back."""
     for split, count in copy.counts.items():
         found = sum(len(chunk) for chunk in prepared.records(copy, split))
         if found != count or not count:
@@ -190,8 +189,7 @@ def verify(copy: prepared.Copy) -> None:
 
 
 def _upload(folder: str, final: str) -> None:
-    """Copies a prepared folder behind an address, its page last, without which nothing looks
-    whole."""
+    """Copies a prepared folder behind an address, its page last: without it nothing looks whole."""
     with prepared._readable(final):
         target = prepared._path(final)
         target.mkdir(parents=True, exist_ok=True)
@@ -202,8 +200,7 @@ def _upload(folder: str, final: str) -> None:
 
 
 def _clean(place: str, name: str) -> None:
-    """Removes what a killed preparation left: hidden folders of this data set, older than an
-    hour."""
+    """Removes what killed preparations left: hidden folders of this data set, over an hour old."""
     import time
 
     for path in Path(place).glob(f".preparing-{name}-*"):

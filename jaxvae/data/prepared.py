@@ -30,8 +30,7 @@ CHUNK = 4096  # records in memory at a time
 
 
 class Copy(NamedTuple):
-    """A prepared data set: a folder such as ROOT/mnist/3.0.1, and what its dataset_info.json
-    says."""
+    """A prepared data set: a folder such as ROOT/mnist/3.0.1, and what its page says."""
 
     name: str
     folder: str
@@ -218,8 +217,7 @@ def decode_image(content: bytes) -> np.ndarray:
 
 
 def stored_order(size: int, split: str, key: Callable[[int], int | str]) -> list[int]:
-    """Returns the official position of each stored example: TFDS sorts by the MD5 of split name and
-    key."""
+    """Returns the official position of each stored example: TFDS sorts by MD5 of split and key."""
     salt = hashlib.md5(split.encode())
 
     def mark(i: int) -> bytes:

@@ -1,5 +1,4 @@
-"""The data sets that `load` knows by name, and those that a name describes: `tfds:`, `folder:` and
-`npz:`."""
+"""The data sets that `load` knows by name, or that a name describes: `tfds:`, `folder:`, `npz:`."""
 
 import functools
 import hashlib
@@ -45,8 +44,7 @@ def _idx(name: str, split: str, data_dir) -> tuple:
 
 
 def _cifar10(split: str, data_dir) -> tuple:
-    """Reads a TFDS copy, and compares it with the official .bin files, each an equal part of a
-    split."""
+    """Reads a TFDS copy, compared with the official .bin files, each an equal part of a split."""
 
     def check(x: np.ndarray, label: np.ndarray) -> bool:
         records = np.concatenate(

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 
 def optional(metavar: str, name: str | None = None) -> Any:
-    """Returns the annotation of an option that need not be given: its text says what then
-    happens."""
+    """Returns the annotation of an option that may be left out: its text says what then happens."""
     return arg(
         name=name,
         metavar=metavar,

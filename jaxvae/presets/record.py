@@ -25,8 +25,7 @@ def name_of(config: Options) -> str:
 
 
 def command(config: Options) -> str:
-    """Returns the words after `jaxvae` that give `config`: the options that differ from the
-    defaults."""
+    """Returns the words after `jaxvae` that give `config`: what differs from the defaults."""
     words = ["train", name_of(config)]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

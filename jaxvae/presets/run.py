@@ -11,8 +11,7 @@ from jaxvae.train.folder import LENGTH, Identity
 
 
 def identity(config: Options, source: Source) -> Identity:
-    """Returns what makes a run of these options on `source` the same run when it is started
-    again."""
+    """Returns what makes a run of these options on `source` the same run when it starts again."""
     return Identity(
         record.as_dict(config, source.shape, source.num_classes),
         (*LENGTH, *config.may_differ),

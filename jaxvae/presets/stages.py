@@ -53,8 +53,7 @@ def second_stage(config: TwoStageVAE) -> System:
 
 
 def build(config: TwoStageVAE, shape: tuple[int, ...], num_classes: int | None) -> System:
-    """Returns the composed model and its preprocessing; it has no optimiser, each stage has its
-    own."""
+    """Returns the composed model and its preprocessing; the optimisers are the stages' own."""
     first = vae.build(first_stage(config), shape, num_classes)
     both = models.two_stage(
         first.model,

@@ -211,8 +211,7 @@ class Checkpoints:
             self.manager.delete(step)
 
     def meta(self, step: int) -> dict[str, Any]:
-        """Returns the page of the checkpoint at `step`; raises `Damaged` where it cannot be
-        read."""
+        """Returns the page of the checkpoint at `step`; raises `Damaged` for one without."""
         try:
             args = ocp.args.Composite(meta=ocp.args.JsonRestore())
             page = self.manager.restore(step, args=args)["meta"]
@@ -225,8 +224,7 @@ class Checkpoints:
         return page
 
     def best_step(self) -> int | None:
-        """Returns the step with the best validation metric so far, or None where none was
-        measured."""
+        """Returns the step with the best validation metric so far; None without any."""
         scored = {}
         for step in self.steps():
             with contextlib.suppress(Damaged):
@@ -264,8 +262,7 @@ class Checkpoints:
         return tree
 
     def restore(self, step: int, train_state: TrainState, sums: Tree) -> Restored:
-        """Returns the checkpoint at `step`, shaped and placed like the `train_state` and `sums`
-        given."""
+        """Returns the checkpoint at `step`, shaped and placed like `train_state` and `sums`."""
         page = self.meta(step)
         trees = {
             name: self.restore_tree(step, name, tree, page)
@@ -283,8 +280,7 @@ def _score(metrics: dict[str, float], best: Sequence[str]) -> float:
 
 
 def _check_space(folder: Path, tree: Tree) -> None:
-    """Raises `UserError` where `tree` will not fit: Orbax would fail in its threads, with many
-    tracebacks."""
+    """Raises `UserError` where `tree` does not fit: Orbax fails in threads, with many tracebacks."""
     need = 2**20 + sum(x.dtype.itemsize * x.size for x in jax.tree.leaves(tree))
     free = shutil.disk_usage(folder).free
     if need > free:

@@ -60,11 +60,7 @@ def make_evaluator(
     def placed(numbers, index, mask):
         even = index.shape[1] % mesh.size == 0  # equal slices for the devices
         rows = parallel.batch_sharded(mesh, 1) if even else replicated
-        return (
-            parallel.put(numbers, replicated),
-            parallel.put(index, rows),
-            parallel.put(mask, rows),
-        )
+        return parallel.put(numbers, replicated), *parallel.put((index, mask), rows)
 
     stretches = _stretches(source.size, batch_size, mesh.size, padded=stats != "batch")
     resident = None

@@ -24,8 +24,7 @@ MODES = ("vmap", "map", "unroll")
 
 
 class Members:
-    """The `driver.Engine` of many trainings in one program; every leaf of their state is
-    [K, ...]."""
+    """The `driver.Engine` of many trainings in one program; leaves of their state are [K, ...]."""
 
     def __init__(
         self,

@@ -93,8 +93,7 @@ class Plan(NamedTuple):
         return sum(phase.steps * phase.batch_size for phase in self.phases[:i])
 
     def stop_after(self, i: int, step: int, limit: int) -> int:
-        """Returns the next step, at most `limit` steps away, at which phase i has something to
-        do."""
+        """Returns the next step, at most `limit` away, at which phase i has something to do."""
         intervals = [every for every in (self.log_every, self.eval_every, self.save_every) if every]
         return min(self.end(i), step + limit, *(step - step % every + every for every in intervals))
 

@@ -18,8 +18,7 @@ from jaxvae.types import Tree
 
 
 class NonFinite(ArithmeticError):
-    """A loss or parameter that is not a number: the run stops, and its last good checkpoint
-    stays."""
+    """A loss or parameter that is not a number: the run stops, its last good checkpoint stays."""
 
 
 class Recorder:
@@ -104,10 +103,10 @@ class Recorder:
         """Returns the error that names the step, what was not finite there, and what to do."""
         kept = [] if self.checkpoints is None else self.checkpoints.steps()
         where = f" The last good checkpoint is of step {kept[-1]}." if kept else ""
-        advice = (
-            "Use a smaller learning rate or clip the gradients (max_grad_norm), in a new folder."
+        return NonFinite(
+            f"not finite at step {step}: {', '.join(names)}.{where} Use a smaller learning rate or "
+            "clip the gradients (max_grad_norm), in a new folder."
         )
-        return NonFinite(f"not finite at step {step}: {', '.join(names)}.{where} {advice}")
 
     # ---- time and the bar ----------------------------------------------------------------
 
@@ -130,8 +129,7 @@ class Recorder:
         self.logged_at, self.clock = step, time.perf_counter()
 
     def rate(self, step: int, batch_size: int) -> float:
-        """Returns examples per second since the clock was started, pauses left out; starts it
-        anew."""
+        """Returns examples per second since the clock began, without pauses; starts it anew."""
         rate = (step - self.logged_at) * batch_size / (time.perf_counter() - self.clock)
         self.start_clock(step)
         return rate

@@ -263,8 +263,7 @@ def _sums(metrics: dict[str, Array]) -> Metrics:
 
 
 def _accumulate(gradient, parts: int, moved, state, rng, batch, carry):
-    """Runs `gradient` over `parts` interleaved slices of the batch, one after the other, and
-    averages."""
+    """Runs `gradient` over `parts` interleaved slices of the batch in turn, and averages."""
     size = batch.x.shape[0]
     if size % parts:
         raise UserError(
