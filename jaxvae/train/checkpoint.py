@@ -211,7 +211,7 @@ class Checkpoints:
             self.manager.delete(step)
 
     def meta(self, step: int) -> dict[str, Any]:
-        """Returns the page of the checkpoint at `step`; raises `Damaged` for one without."""
+        """Returns the page of the checkpoint at `step`; raises `Damaged` where that is broken."""
         try:
             args = ocp.args.Composite(meta=ocp.args.JsonRestore())
             page = self.manager.restore(step, args=args)["meta"]
