@@ -49,6 +49,7 @@ from jaxvae.errors import UserError
 Record = dict[str, Any]
 
 HEAD = ("cell", "metric", "protocol", "paper", "ours (seeds)", "difference", "status")
+LEGEND = "reproduced: n >= 3 seeds, and |ours - paper| <= 2 sqrt(sd_ours^2 + sd_paper^2)"
 DIRTY = "-dirty"  # ends the name of a commit from which the code differed
 _RIGHT = (3, 4, 5)  # columns of numbers
 
@@ -137,33 +138,29 @@ def render(rows: Sequence[Row], *, markdown: bool = False) -> str:
     def mark(text: str) -> str:
         return f" [{notes.setdefault(text, len(notes) + 1)}]" if text else ""
 
-    published = [_compared(row, mark) for row in rows if row.paper is not None]
+    published = [_compared(row, row.paper, mark) for row in rows if row.paper is not None]
     parts = [_grid((HEAD, *published), _RIGHT, markdown)] if published else []
     for protocol in dict.fromkeys(row.protocol for row in rows if row.paper is None):
         parts.append(f"Not published, protocol: {protocol}")
         lines = _by_metric(rows, protocol, mark)
         parts.append(_grid(lines, range(1, len(lines[0])), markdown))
     foot = [f"{i}. {text}" if markdown else f"[{i}] {text}" for text, i in notes.items()]
-    legend = (
-        ["reproduced: n >= 3 seeds, and |ours - paper| <= 2 sqrt(sd_ours^2 + sd_paper^2)"]
-        if published
-        else []
-    )
+    legend = [LEGEND] if published else []
     end = ["\n".join(foot), *legend] if markdown else ["\n".join([*foot, *legend])]
     text = "\n\n".join(part for part in [*parts, *end] if part)
     return text.replace("+-", "±") if markdown else text
 
 
-def _compared(row: Row, mark: Callable[[str], str]) -> tuple[str, ...]:
+def _compared(row: Row, paper: float, mark: Callable[[str], str]) -> tuple[str, ...]:
     """Returns the line of a published number."""
     status = row.status + (f": {row.reason}" if row.reason and row.status == "differs" else "")
-    paper = _printed(row.paper, row.paper_sd) + mark(row.source)
+    printed = _printed(paper, row.paper_sd) + mark(row.source)
     if row.earlier:
-        paper += f"; {_printed(row.earlier['value'], row.earlier.get('sd'))}" + mark(
-            row.earlier["source"]
-        )
+        before = _printed(row.earlier["value"], row.earlier.get("sd"))
+        printed += f"; {before}{mark(row.earlier['source'])}"
     mean, difference = _ours(row)
-    return row.cell, row.metric, row.protocol, paper, mean + mark(row.setting), difference, status
+    mean += mark(row.setting)
+    return row.cell, row.metric, row.protocol, printed, mean, difference, status
 
 
 def _by_metric(
@@ -171,28 +168,20 @@ def _by_metric(
 ) -> list[tuple[str, ...]]:
     """Returns what only we measured under a protocol: a line for a cell, in the order of all rows,
     a column for a metric."""
-    ours = {
-        (row.cell, row.metric): row
-        for row in rows
-        if row.paper is None and row.protocol == protocol
-    }
+    unpublished = (row for row in rows if row.paper is None and row.protocol == protocol)
+    ours = {(row.cell, row.metric): row for row in unpublished}
     metrics = list(dict.fromkeys(metric for _, metric in ours))
-    lines = [("cell", *metrics)]
+    lines: list[tuple[str, ...]] = [("cell", *metrics)]
     for cell in dict.fromkeys(row.cell for row in rows):
         found = [ours.get((cell, metric)) for metric in metrics]
         if any(found):
             settings = {row.setting for row in found if row}
             one = len(settings) == 1  # then it stands behind the name, else behind each number
-            name = cell + (mark(*settings) if one else "")
-            lines.append(
-                (
-                    name,
-                    *(
-                        (_ours(row)[0] + ("" if one else mark(row.setting))) if row else ""
-                        for row in found
-                    ),
-                )
-            )
+            line = [cell + (mark(*settings) if one else "")]
+            for row in found:
+                mean = _ours(row)[0] if row else ""
+                line.append(mean + mark(row.setting) if row and not one else mean)
+            lines.append(tuple(line))
     return lines
 
 
@@ -200,9 +189,8 @@ def _grid(lines: Sequence[Sequence[str]], right: Container[int], markdown: bool)
     """Returns lines, a head first, as a table; the columns `right` are numbers."""
     if markdown:
         rule = ["---:" if i in right else "---" for i in range(len(lines[0]))]
-        escaped = (
-            [text.replace("|", "\\|") for text in line] for line in (lines[0], rule, *lines[1:])
-        )
+        ruled = (lines[0], rule, *lines[1:])
+        escaped = ([text.replace("|", "\\|") for text in line] for line in ruled)
         return "\n".join("| " + " | ".join(line) + " |" for line in escaped)
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
 
@@ -226,27 +214,18 @@ def _entries(expected: Mapping[str, Any]) -> list[Record]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError('expected.json must be an object with a list of objects "cells".')
     for entry in entries:
-        _check(
-            entry,
-            "expected.json",
-            ("cell", "metric", "protocol", "source"),
-            ("value", "sd", "tolerance"),
-        )
+        texts, numbers = ("cell", "metric", "protocol", "source"), ("value", "sd", "tolerance")
+        _check(entry, "expected.json", texts, numbers)
         spreads = [entry.get("sd", 0), entry.get("tolerance", 0)]
-        if not math.isfinite(entry["value"]) or not all(
-            0 <= spread < math.inf for spread in spreads
-        ):
+        bounded = all(0 <= spread < math.inf for spread in spreads)
+        if not math.isfinite(entry["value"]) or not bounded:
             raise UserError(
                 "expected.json: value must be finite, sd and tolerance at least 0, in "
                 f"{_short(entry)}."
             )
         if "earlier" in entry:
-            _check(
-                entry["earlier"],
-                f"expected.json, earlier of {_short(entry)}",
-                ("source",),
-                ("value", "sd"),
-            )
+            where = f"expected.json, earlier of {_short(entry)}"
+            _check(entry["earlier"], where, ("source",), ("value", "sd"))
     return entries
 
 
@@ -275,37 +254,26 @@ def _check(
 
 
 def _row(key: tuple[str, str, str], records: list[Record], entry: Record | None) -> Row:
+    """Returns the row of a key: our newest record of each seed beside the paper's number."""
     values = [record["value"] for record in records]
     n = len(values)
     mean = sum(values) / n if values else None
     sd = _sd(values)
     paper, paper_sd = (entry["value"], entry.get("sd")) if entry else (None, None)
     difference = None if mean is None or paper is None else mean - paper
-    if n == 0:
+    if mean is None:
         status = "not run"
-    elif difference is None:
+    elif entry is None or difference is None:
         status = "no paper value"
-    elif n < 3:
+    elif sd is None or n < 3:
         status = "n < 3"
     else:
         spread = entry.get("tolerance", 0.0) if paper_sd is None else paper_sd
         status = "reproduced" if abs(difference) <= 2 * math.hypot(sd, spread) else "differs"
     reason, source = (entry.get("reason", ""), _source(entry)) if entry else ("", "")
-    earlier = entry.get("earlier") if entry else None
-    return Row(
-        *key,
-        paper,
-        paper_sd,
-        mean,
-        sd,
-        n,
-        difference,
-        status,
-        reason,
-        source,
-        _setting(records),
-        earlier,
-    )
+    earlier, setting = entry.get("earlier") if entry else None, _setting(records)
+    numbers = (paper, paper_sd, mean, sd, n, difference)
+    return Row(*key, *numbers, status, reason, source, setting, earlier)
 
 
 def _sd(values: list[float]) -> float | None:
@@ -375,15 +343,14 @@ def _ours(row: Row) -> tuple[str, str]:
     text = f"{row.paper}"
     digits = max(
         digits, 0 if "e" in text else len(text.partition(".")[2])
-    )  # and all that the paper has
+    )  # and all of the paper's
 
     def show(value: float, sign: str = "") -> str:
         return f"{value:{sign}.{digits}f}" if digits <= 7 else f"{value:{sign}.3e}"
 
     spread = "" if row.sd is None else f" +- {show(row.sd)}"
-    return f"{show(row.mean)}{spread} ({row.n})", "" if row.difference is None else show(
-        row.difference, "+"
-    )
+    difference = "" if row.difference is None else show(row.difference, "+")
+    return f"{show(row.mean)}{spread} ({row.n})", difference
 
 
 def _magnitude(value: float) -> int:
@@ -395,7 +362,6 @@ def _key(record: Record) -> tuple[str, str, str]:
 
 
 def _short(record: Record) -> str:
-    text = str(
-        {k: record[k] for k in ("cell", "seed", "metric", "protocol", "value") if k in record}
-    )
+    names = ("cell", "seed", "metric", "protocol", "value")
+    text = str({name: record[name] for name in names if name in record})
     return text if len(text) <= 200 else text[:197] + "..."

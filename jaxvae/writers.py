@@ -20,9 +20,8 @@ import numpy as np
 from jaxvae.errors import UserError
 
 PathLike = str | os.PathLike[str]
-Curves = dict[
-    str, dict[str, tuple[np.ndarray, np.ndarray]]
-]  # split -> metric -> (steps [n], values [n])
+# split -> metric -> (steps [n], values [n])
+Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _ADVICE = {
@@ -98,14 +97,13 @@ def read_curves(path: PathLike) -> Curves:
         for metric, value in record.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 points.setdefault(split, {}).setdefault(metric, []).append((step, value))
+
+    def curve(pairs: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+        steps, values = zip(*pairs, strict=True)
+        return np.array(steps, np.int64), np.array(values, np.float64)
+
     return {
-        split: {
-            metric: (
-                np.array([s for s, _ in pairs], np.int64),
-                np.array([v for _, v in pairs], np.float64),
-            )
-            for metric, pairs in metrics.items()
-        }
+        split: {metric: curve(pairs) for metric, pairs in metrics.items()}
         for split, metrics in points.items()
     }
 
@@ -139,9 +137,9 @@ def tensorboard(folder: PathLike) -> Callable[[int, str, dict[str, float]], None
 
 
 def write_json(path: PathLike, obj: Any) -> None:
-    """Writes `obj` as an indented JSON file, in one move. Raises `UserError` where the disk
-    refuses."""
-    write_bytes(path, (json.dumps(_plain(obj), indent=2, allow_nan=False) + "\n").encode())
+    """Writes `obj` as indented JSON, in one move. Raises `UserError` where the disk refuses."""
+    text = json.dumps(_plain(obj), indent=2, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
 
 
 def read_json(path: PathLike) -> Any:
@@ -192,10 +190,11 @@ def make_folder(path: PathLike) -> Path:
 
 @contextlib.contextmanager
 def disk(doing: str, path: PathLike) -> Iterator[None]:
+    """Turns what the disk refuses inside the block into a `UserError`: "cannot <doing> <path>"."""
     try:
         yield
     except OSError as error:
-        advice = _ADVICE.get(error.errno, "Check the path.")
+        advice = _ADVICE.get(error.errno or 0, "Check the path.")
         raise UserError(
             f"cannot {doing} {os.fspath(path)}: {error.strerror or error}. {advice}"
         ) from None
@@ -218,9 +217,7 @@ def _end_of_lines(file) -> int:
 def _read(path: PathLike) -> list[tuple[bytes, dict[str, Any]]]:
     """Returns each line, as bytes without its newline, with the record in it."""
     with disk("read", path):
-        *lines, rest = (
-            Path(path).read_bytes().split(b"\n")
-        )  # `rest` has no newline: empty, or cut off
+        *lines, rest = Path(path).read_bytes().split(b"\n")  # `rest` is empty, or cut off
     pairs = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

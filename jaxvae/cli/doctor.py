@@ -17,38 +17,44 @@ EXTRAS = {  # what is not installed with jaxvae -> what it is for, how to get it
     "gcsfs": ("data behind gs://", "pip install 'jaxvae[gcs]'"),
     "tensorboardX": ("train --tensorboard", "pip install 'jaxvae[tensorboard]'"),
 }
+NO_ACCELERATOR = "none: pip install 'jaxvae[cuda13]' for NVIDIA GPUs, 'jaxvae[tpu]' for Cloud TPU"
 
 
-def run_data_prepare(asked: options.DataPrepare) -> int:
-    prepare.prepare(asked.name, data_dir=asked.data_dir, source=asked.from_)
+def run_data_prepare(args: options.DataPrepare) -> int:
+    """Prepares a data set; returns the exit code."""
+    prepare.prepare(args.name, data_dir=args.data_dir, source=args.from_)
     return 0
 
 
-def run_data_list(asked: options.DataList) -> int:
-    print(table(data.listing(asked.data_dir)))
+def run_data_list(args: options.DataList) -> int:
+    """Prints where the data sets are; returns the exit code."""
+    print(table(data.listing(args.data_dir)))
     return 0
 
 
-def run_weights_list(asked: options.WeightsList) -> int:
-    print(table(weights.listing(asked.data_dir)))
+def run_weights_list(args: options.WeightsList) -> int:
+    """Prints where the weights of metrics are; returns the exit code."""
+    print(table(weights.listing(args.data_dir)))
     return 0
 
 
-def run_weights_fetch(asked: options.WeightsFetch) -> int:
-    weights.fetch(asked.name, asked.out)
+def run_weights_fetch(args: options.WeightsFetch) -> int:
+    """Downloads the weights of a metric; returns the exit code."""
+    weights.fetch(args.name, args.out)
     return 0
 
 
-def run_doctor(asked: options.Doctor) -> int:
+def run_doctor(args: options.Doctor) -> int:
+    """Prints what is here and what is missing; returns the exit code."""
     print("versions")
     print(table(versions()))
     print("\ndevices")
     print(table(devices()))
     print("\ndata")
-    print(table(data.listing(asked.data_dir)))
-    print(f"  looked in {', '.join(places.roots(asked.data_dir))}")
+    print(table(data.listing(args.data_dir)))
+    print(f"  looked in {', '.join(places.roots(args.data_dir))}")
     print("\nweights")
-    print(table(weights.listing(asked.data_dir)))
+    print(table(weights.listing(args.data_dir)))
     return 0
 
 
@@ -76,11 +82,9 @@ def versions() -> list[tuple[str, str, str]]:
         try:
             rows.append((name, importlib.metadata.version(name), ""))
         except importlib.metadata.PackageNotFoundError:
-            why = (
-                "for {}: {}".format(*EXTRAS[name])
-                if name in EXTRAS
-                else "needed: pip install jaxvae"
-            )
+            why = "needed: pip install jaxvae"
+            if name in EXTRAS:
+                why = "for {}: {}".format(*EXTRAS[name])
             rows.append((name, "not installed", why))
     return rows
 
@@ -92,21 +96,12 @@ def devices() -> list[tuple[str, str]]:
     try:
         found = jax.devices()
         rows = [("devices", f"{len(found)} x {found[0].device_kind} ({found[0].platform})")]
-        limit = (
-            (found[0].memory_stats() or {}).get("bytes_limit")
-            if found[0].platform != "cpu"
-            else None
-        )
-        if limit:
-            rows.append(("memory of one", f"{limit / 2**30:.1f} GiB"))
         if found[0].platform == "cpu":
-            rows.append(
-                (
-                    "accelerators",
-                    "none: pip install 'jaxvae[cuda13]' for NVIDIA GPUs, 'jaxvae[tpu]' for Cloud "
-                    "TPU",
-                )
-            )
+            rows.append(("accelerators", NO_ACCELERATOR))
+        else:
+            limit = (found[0].memory_stats() or {}).get("bytes_limit")
+            if limit:
+                rows.append(("memory of one", f"{limit / 2**30:.1f} GiB"))
     except RuntimeError as error:  # a driver that does not answer
         rows = [("devices", f"JAX cannot start: {str(error).splitlines()[0]}")]
     rows.append(("cores", str(os.cpu_count())))

@@ -45,17 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before a run listens for it: there is nothing to save
         return 130
     except (MemoryError, RuntimeError) as error:
-        if (
-            isinstance(error, MemoryError)
-            or "RESOURCE_EXHAUSTED" in str(error)
-            or "Out of memory" in str(error)
-        ):
-            print(
-                "jaxvae: out of memory: use smaller networks, a smaller batch, or --accumulate.",
-                file=sys.stderr,
-            )
-            return 2
-        raise
+        words = ("RESOURCE_EXHAUSTED", "Out of memory")
+        if not isinstance(error, MemoryError) and not any(each in str(error) for each in words):
+            raise
+        print(
+            "jaxvae: out of memory: use smaller networks, a smaller batch, or --accumulate.",
+            file=sys.stderr,
+        )
+        return 2
 
 
 def _main(argv: list[str]) -> int:
@@ -128,18 +125,14 @@ def _other(argv: list[str]) -> int:
 
 
 def parse(cls, args: Sequence[str], prog: str):
-    """Returns `args` as the dataclass `cls`, its options explained by --help; a mistake is one
-    line."""
+    """Returns `args` as the dataclass `cls`, explained by --help; a mistake is one line."""
     import dataclasses
 
     import tyro
 
     names = [f"--{f.name.strip('_').replace('_', '-')}" for f in dataclasses.fields(cls)]
-    flags = [
-        f"--no-{f.name.replace('_', '-')}"
-        for f in dataclasses.fields(cls)
-        if f.type in (bool, "bool")
-    ]
+    switches = [f.name for f in dataclasses.fields(cls) if f.type in (bool, "bool")]
+    flags = [f"--no-{name.replace('_', '-')}" for name in switches]
     for arg in args:
         option = arg.split("=")[0].replace("_", "-")
         if option.startswith("--") and option not in (*names, *flags, "--help"):
@@ -161,11 +154,8 @@ def _mistake(box: str, prog: str) -> UserError:
         r"invalid choice '(.*?)' for argument '(--\S+)'\. Expected one of \((.*?)\)", text
     )
     if choice:
-        return unknown(
-            choice[2],
-            choice[1],
-            [word for word in re.findall(r"'(.*?)'", choice[3]) if word != "None"],
-        )
+        words = [word for word in re.findall(r"'(.*?)'", choice[3]) if word != "None"]
+        return unknown(choice[2], choice[1], words)
     kind = re.match(
         r"Error parsing (--\S+): .*?no type matching (\S+) could be instantiated from \['(.*?)'\]",
         text,
@@ -180,9 +170,8 @@ def _mistake(box: str, prog: str) -> UserError:
     empty = re.match(r"Missing value for argument '(--\S+)'", text)
     if empty:
         return UserError(f"{empty[1]} needs a value. `{prog} --help` explains it.")
-    place = re.match(
-        r"Missing (?:from [^:]*: (\S+)|value for argument '(\w+)')", text
-    )  # an argument without an option
+    # an argument without an option
+    place = re.match(r"Missing (?:from [^:]*: (\S+)|value for argument '(\w+)')", text)
     if place:
         word = (place[1] or place[2]).upper()
         return UserError(f"{word} is required, as in `{prog} {word}`. `{prog} --help` explains it.")
@@ -192,9 +181,8 @@ def _mistake(box: str, prog: str) -> UserError:
 def _one_line(box: str) -> str:
     """Returns the first paragraph of a boxed message as one sentence."""
     rows = [row.strip("│╭╮╰╯─ ") for row in box.splitlines()]
-    rows = [
-        "" if set(row) == {"-"} else row for row in rows
-    ]  # a rule, where the terminal has no lines
+    # a rule is of minus signs where the terminal has no lines
+    rows = ["" if set(row) == {"-"} else row for row in rows]
     start = next((i for i, row in enumerate(rows) if row), 0) + 1  # behind the title
     words = list(itertools.takewhile(bool, itertools.dropwhile(lambda row: not row, rows[start:])))
     text = re.sub(r"\s+", " ", " ".join(words)).replace("{None}|", "") or "wrong options"

@@ -3,7 +3,7 @@ imported here."""
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from tyro.conf import Positional, arg
 
@@ -12,7 +12,8 @@ from jaxvae.presets.config import Count, Folder, Text, optional
 
 File = Annotated[Path | None, optional("FILE")]
 Run = Annotated[Positional[Path], arg(metavar="RUN")]
-METRICS = ("elbo", "kl_per_dim", "active_units", "log_prob", "iw_nll", "bpd", "fid", "kid")
+Metric = Literal["elbo", "kl_per_dim", "active_units", "log_prob", "iw_nll", "bpd", "fid", "kid"]
+METRICS = get_args(Metric)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +85,7 @@ class Evaluate(_OnData):
     """Measure a trained model: a table, and the same as JSON."""
 
     metrics: Annotated[
-        tuple[
-            Literal[
-                "elbo", "log_prob", "kl_per_dim", "active_units", "iw_nll", "bpd", "fid", "kid"
-            ],
-            ...,
-        ]
-        | None,
+        tuple[Metric, ...] | None,
         optional("{elbo,log_prob,kl_per_dim,active_units,iw_nll,bpd,fid,kid} ..."),
     ] = None
     """What to measure (default: elbo with rec and kl, and active_units; an exact log_prob)."""
@@ -179,18 +174,21 @@ COMMANDS = {  # words of the command -> options, module and function
 }
 
 
-def check(options) -> None:
+LEAST = {  # option -> its smallest value
+    "n": 1,
+    "points": 2,
+    "k": 1,
+    "batch_size": 1,
+    "seed": 0,
+    "label": 0,
+    "example": 0,
+    "samples": 2,
+}
+
+
+def check(options: Any) -> None:
     """Raises `UserError` for numbers that no command can use."""
-    for name, least in (
-        ("n", 1),
-        ("points", 2),
-        ("k", 1),
-        ("batch_size", 1),
-        ("seed", 0),
-        ("label", 0),
-        ("example", 0),
-        ("samples", 2),
-    ):
+    for name, least in LEAST.items():
         if getattr(options, name, None) is not None:
             check_count(f"--{name.replace('_', '-')}", getattr(options, name), least)
     if hasattr(options, "width"):

@@ -14,8 +14,7 @@ from jaxvae.train import NonFinite, folder
 
 
 def run_train(config: Options) -> int:
-    """Trains, evaluates on the test split, draws the pictures and prints a table; returns the exit
-    code."""
+    """Trains, evaluates on the test split, draws, and prints a table; returns the exit code."""
     for name in ("absl", "asyncio"):  # Orbax logs tracebacks of what it also raises
         logging.getLogger(name).setLevel(logging.CRITICAL)
     jax.config.update("jax_default_matmul_precision", config.precision)
@@ -39,8 +38,7 @@ def run_train(config: Options) -> int:
 
 
 def _data(config: Options) -> Data:
-    """Returns the three splits; raises `UserError` for a training split that shares examples with
-    another."""
+    """Returns the three splits; raises `UserError` where the first shares examples with another."""
     splits = data_sets.splits(config.data, config.data_dir)
     for part, split in (("test", splits.test), ("validation", splits.valid)):
         if config.split and data_sets.overlap(config.data, config.split, split, config.data_dir):

@@ -5,7 +5,8 @@ the compiled step. Stands on the ground and needs NumPy only (and Pillow, scikit
 Datasets for the data sets that come that way). May be imported by everything from models upwards.
 """
 
-from jaxvae.data.images import folder, from_iterator, npz
+from jaxvae.data.arrays import from_iterator, npz
+from jaxvae.data.images import folder
 from jaxvae.data.sets import known, listing, load, names, overlap, splits
 from jaxvae.data.source import Source, Splits, batch_at, batch_indices, binarised, from_arrays
 

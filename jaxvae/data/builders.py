@@ -14,9 +14,9 @@ import io
 import os
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -106,7 +106,7 @@ with registered.skip_registration():  # the names are taken by the official clas
 
         def _split_generators(self, dl):
             paths = _paths(self, dl)
-            self.info.features["label"].names = list(CIFAR_CLASSES)
+            cast(Any, self.info.features)["label"].names = list(CIFAR_CLASSES)
             return {split: self._generate_examples(split, paths) for split in CIFAR_BATCHES}
 
         def _generate_examples(self, split: str, paths: dict[str, Path]) -> Iterator[Example]:
@@ -114,10 +114,8 @@ with registered.skip_registration():  # the names are taken by the official clas
             for name, content in cifar_batches(paths, CIFAR_BATCHES[split]):
                 x, label = cifar_records(name, content)
                 for image, number in zip(x, label, strict=True):
-                    yield (
-                        index,
-                        {"id": f"{split}_{index:05d}", "image": png(image), "label": int(number)},
-                    )
+                    key = f"{split}_{index:05d}"
+                    yield index, {"id": key, "image": png(image), "label": int(number)}
                     index += 1
 
     class SvhnCropped(OFFICIAL["svhn_cropped"]):
@@ -129,9 +127,8 @@ with registered.skip_registration():  # the names are taken by the official clas
 
         def _split_generators(self, dl):
             paths = _paths(self, dl)
-            return {
-                split: self._generate_examples(split, paths) for split in ("train", "test", "extra")
-            }
+            splits = ("train", "test", "extra")
+            return {split: self._generate_examples(split, paths) for split in splits}
 
         def _generate_examples(self, split: str, paths: dict[str, Path]) -> Iterator[Example]:
             x, label = svhn_arrays(paths[f"{split}_32x32.mat"])
@@ -169,8 +166,7 @@ with registered.skip_registration():  # the names are taken by the official clas
                 except KeyError:
                     raise UserError(
                         f"{name} is in list_eval_partition.txt, but not in every other list of "
-                        "CelebA: "
-                        "fetch the lists again."
+                        "CelebA: fetch the lists again."
                     ) from None
                 yield (
                     name,
@@ -204,8 +200,10 @@ def cifar_batches(paths: dict[str, Path], names: tuple[str, ...]) -> Iterator[tu
     try:
         with tarfile.open(folder, "r:gz") as archive:
             for member in archive:
-                if os.path.basename(member.name) in names:
-                    found[os.path.basename(member.name)] = archive.extractfile(member).read()
+                name = os.path.basename(member.name)
+                file = archive.extractfile(member) if name in names else None
+                if file is not None:  # else a folder
+                    found[name] = file.read()
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{folder} is damaged ({error}): fetch it again.") from None
     for name in names:
@@ -247,15 +245,13 @@ def svhn_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if len(x) != len(label) or label.min() < 1 or label.max() > 10:
         raise UserError(
             f"{path} holds {len(x)} images and {len(label)} labels from {label.min()} to "
-            f"{label.max()}, "
-            "which must be 1 to 10: fetch it again."
+            f"{label.max()}, which must be 1 to 10: fetch it again."
         )
     return np.ascontiguousarray(x), label % 10
 
 
-def celeba_reader(path: Path):
-    """Returns file name -> JPEG bytes, from img_align_celeba.zip or the folder extracted from
-    it."""
+def celeba_reader(path: Path) -> Callable[[str], bytes]:
+    """Returns file name -> JPEG bytes, from img_align_celeba.zip or the folder that was in it."""
 
     def missing(name: str) -> UserError:
         return UserError(

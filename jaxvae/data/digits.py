@@ -4,14 +4,14 @@ downloaded.
 They are the test part of "Optical Recognition of Handwritten Digits" (Alpaydin & Kaynak 1998, UCI).
 """
 
+from typing import Any, cast
+
 import numpy as np
 
 from jaxvae.errors import UserError
 
-COUNTS = {
-    "train": 1437,
-    "test": 360,
-}  # the first and the last of them: ours, as there is no official split
+# The first and the last of them: ours, as there is no official split.
+COUNTS = {"train": 1437, "test": 360}
 
 
 def read(split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -23,7 +23,7 @@ def read(split: str) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(
             "the digits come with scikit-learn, which is missing: pip install scikit-learn."
         ) from None
-    digits = load_digits()
+    digits = cast(Any, load_digits())
     part = slice(None, COUNTS["train"]) if split == "train" else slice(COUNTS["train"], None)
     x = np.rint(digits.images[part] * (255 / 16)).astype(np.uint8)
     return x[..., None], digits.target[part].astype(np.int32)

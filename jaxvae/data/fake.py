@@ -23,15 +23,12 @@ def _make(shape: tuple[int, ...], classes: int, seed: int) -> tuple[np.ndarray, 
     rng = np.random.Generator(np.random.Philox(seed))
     label = (np.arange(COUNT) % classes).astype(np.int32)
     angle = 2 * math.pi * label / classes
-    centre = (
-        0.5
-        + 0.25 * np.stack([np.sin(angle), np.cos(angle)], 1)
-        + 0.04 * rng.standard_normal((COUNT, 2))
-    )
+    circle = 0.5 + 0.25 * np.stack([np.sin(angle), np.cos(angle)], 1)
+    centre = circle + 0.04 * rng.standard_normal((COUNT, 2))
     rows, columns = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
-    far = (rows[None, :, None] - centre[:, :1, None]) ** 2 + (
-        columns[None, None, :] - centre[:, 1:, None]
-    ) ** 2
+    down = rows[None, :, None] - centre[:, :1, None]
+    across = columns[None, None, :] - centre[:, 1:, None]
+    far = down**2 + across**2
     colour = 0.6 + 0.4 * np.sin(angle[:, None] + np.arange(channels))
     x = np.exp(-far / 0.02)[..., None] * colour[:, None, None] + 0.02 * rng.random((COUNT, *shape))
     return np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8), label

@@ -71,11 +71,9 @@ def find(
             if path.is_file()
         ]
         if not there:
-            return (
-                None,
-                f"{file}.gz, which is not in {', '.join(map(str, folders))}: fetch it from "
-                f"{ADDRESSES[name]}{file}.gz",
-            )
+            listed = ", ".join(map(str, folders))
+            address = f"{ADDRESSES[name]}{file}.gz"
+            return None, f"{file}.gz, which is not in {listed}: fetch it from {address}"
         paths.append(there[0])
     return paths, ""
 
@@ -99,8 +97,7 @@ def header(shape: tuple[int, ...]) -> bytes:
 
 
 def check(name: str, split: str, x: np.ndarray, label: np.ndarray) -> bool:
-    """Returns whether x [n, 28, 28, 1] and label [n] are what the official files hold, in their
-    order."""
+    """Returns whether x [n, 28, 28, 1] and label [n] are those of the official files, in order."""
     arrays = (x[..., 0], label.astype(np.uint8))
     return all(
         hashlib.sha256(header(array.shape) + array.tobytes()).hexdigest() == SHA256[name][file]
@@ -119,9 +116,8 @@ def read_file(name: str, split: str, file: str, path: Path) -> np.ndarray:
 
     try:
         content = path.read_bytes()
-        if (
-            content[:2] == b"\x1f\x8b"
-        ):  # whatever it is called: browsers decompress without renaming
+        # whatever it is called: browsers decompress without renaming
+        if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise damaged(f"gzip: {error}") from None

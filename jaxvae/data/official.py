@@ -104,8 +104,7 @@ def check(cls, folder: Path) -> tuple[dict[str, Path], list[str]]:
 
 
 def find(name: str, file: str, folder: Path) -> Path | None:
-    """Returns where the official file `file` of the data set `name` is, packed or extracted, or
-    None."""
+    """Returns where the official file `file` of `name` is, packed or extracted, or None."""
     for base in (folder, folder / name):
         if (base / file).is_file():
             return base / file
@@ -161,8 +160,7 @@ def _look_at_cifar(folder: Path) -> Finding:
 
 
 def _images_problem(folder: Path, partition: Path) -> str:
-    """Returns what is wrong with CelebA's extracted images, every one of which is decoded; "" for
-    nothing."""
+    """Returns what is wrong with CelebA's extracted images, each of which is decoded, or ""."""
     from jaxvae.data.builders import celeba_names
 
     def decodes(name: str) -> bool:

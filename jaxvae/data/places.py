@@ -13,23 +13,16 @@ def roots(data_dir: PathLike | None = None) -> list[str]:
     `data_dir` alone where it is given; else JAXVAE_DATA_DIR, TFDS_DATA_DIR, ~/.cache/jaxvae and
     ~/tensorflow_datasets. A folder may be an address such as gs://bucket/data.
     """
-    chosen = (
-        [data_dir]
-        if data_dir
-        else [os.environ.get("JAXVAE_DATA_DIR"), os.environ.get("TFDS_DATA_DIR"), *DEFAULTS]
-    )
+    known = (os.environ.get("JAXVAE_DATA_DIR"), os.environ.get("TFDS_DATA_DIR"), *DEFAULTS)
+    chosen = [data_dir] if data_dir else known
     return list(dict.fromkeys(expand(root) for root in chosen if root))
 
 
 def target(data_dir: PathLike | None = None) -> str:
     """Returns the folder to prepare in: `data_dir`, else TFDS_DATA_DIR, else JAXVAE_DATA_DIR, else
     ~/tensorflow_datasets."""
-    return expand(
-        data_dir
-        or os.environ.get("TFDS_DATA_DIR")
-        or os.environ.get("JAXVAE_DATA_DIR")
-        or DEFAULTS[1]
-    )
+    known = (os.environ.get("TFDS_DATA_DIR"), os.environ.get("JAXVAE_DATA_DIR"), DEFAULTS[1])
+    return expand(data_dir or next(root for root in known if root))
 
 
 def expand(root: PathLike) -> str:

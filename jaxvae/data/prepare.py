@@ -76,14 +76,7 @@ def prepare(
         raise taken()
     place = tempfile.gettempdir() if places.remote(root) else root
     with _disk(place, name):
-        os.makedirs(place, exist_ok=True)
-        free = shutil.disk_usage(place).free / 2**20
-        if free < SPACE[name]:
-            raise UserError(
-                f"{name} needs about {SPACE[name]:,} MiB in {place}, which has {free:,.0f} MiB "
-                "free: free some space, or choose another folder with --data-dir."
-            )
-        _clean(place, name)
+        _make_room(place, name)
     if files is None:
         check_network(cls)
     with (
@@ -111,6 +104,19 @@ def prepare(
         f"{made.bytes / 2**20:.1f} MiB in {final}"
     )
     return made._replace(folder=final)
+
+
+def _make_room(place: str, name: str) -> None:
+    """Makes the folder `place`, without what a killed preparation left; raises `UserError` where
+    the data set does not fit."""
+    os.makedirs(place, exist_ok=True)
+    free = shutil.disk_usage(place).free / 2**20
+    if free < SPACE[name]:
+        raise UserError(
+            f"{name} needs about {SPACE[name]:,} MiB in {place}, which has {free:,.0f} MiB "
+            "free: free some space, or choose another folder with --data-dir."
+        )
+    _clean(place, name)
 
 
 def _existing(root: str, name: str) -> prepared.Copy | None:
@@ -172,8 +178,7 @@ def _user_error(error: BaseException | None) -> UserError | None:
 
 
 def verify(copy: prepared.Copy) -> None:
-    """Raises `UserError` unless every record of a copy can be read back and is as long as it
-    was."""
+    """Raises `UserError` unless every record of a copy can be read back."""
     for split, count in copy.counts.items():
         found = sum(len(chunk) for chunk in prepared.records(copy, split))
         if found != count or not count:
@@ -184,8 +189,7 @@ def verify(copy: prepared.Copy) -> None:
 
 
 def _upload(folder: str, final: str) -> None:
-    """Copies a prepared folder behind an address, its page last, without which nothing looks
-    whole."""
+    """Copies a prepared folder behind an address, its page last: without it nothing looks whole."""
     with prepared._readable(final):
         target = prepared._path(final)
         target.mkdir(parents=True, exist_ok=True)
@@ -196,8 +200,7 @@ def _upload(folder: str, final: str) -> None:
 
 
 def _clean(place: str, name: str) -> None:
-    """Removes what a killed preparation left: hidden folders of this data set, older than an
-    hour."""
+    """Removes what killed preparations left: hidden folders of this data set, over an hour old."""
     import time
 
     for path in Path(place).glob(f".preparing-{name}-*"):
@@ -221,20 +224,13 @@ def check_network(cls) -> None:
     """Raises `UserError` within seconds where the server of an official file does not answer."""
     import requests
 
-    for host in {
-        f"{u.scheme}://{u.netloc}": url
-        for url in cls.url_infos
-        for u in [urllib.parse.urlparse(url)]
-    }.values():
+    url_of = {urllib.parse.urlparse(url)[:2]: url for url in cls.url_infos}  # one of each server
+    for (_, where), url in url_of.items():
         try:
-            with requests.get(host, stream=True, timeout=TIMEOUT) as answer:
+            with requests.get(url, stream=True, timeout=TIMEOUT) as answer:
                 answer.raise_for_status()
         except requests.RequestException as error:
-            where = urllib.parse.urlparse(host).netloc
             raise UserError(
                 f"{where} does not answer ({type(error).__name__}), so {cls.name} cannot be "
                 f"downloaded. {official.by_hand(cls)}"
             ) from None
-
-
-# ---- jaxvae data list ----------------------------------------------------------------------

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -30,8 +30,7 @@ CHUNK = 4096  # records in memory at a time
 
 
 class Copy(NamedTuple):
-    """A prepared data set: a folder such as ROOT/mnist/3.0.1, and what its dataset_info.json
-    says."""
+    """A prepared data set: a folder such as ROOT/mnist/3.0.1, and what its page says."""
 
     name: str
     folder: str
@@ -41,6 +40,7 @@ class Copy(NamedTuple):
 
     @property
     def version(self) -> str:
+        """The version of the data set, e.g. "3.0.1"."""
         return self.folder.rstrip("/").rsplit("/", 1)[-1]
 
 
@@ -57,12 +57,15 @@ def copies_in(root: str, name: str) -> list[Copy]:
     with _readable(root):
         if not base.is_dir():
             return []
-        pages = [page for page in base.glob("*/dataset_info.json") if _numbers(page.parent.name)]
-        pages += [
-            page for page in base.glob("*/*/dataset_info.json") if _numbers(page.parent.name)
-        ]  # with a config
-        pages.sort(key=lambda page: _numbers(page.parent.name), reverse=True)
-        return [_copy(name, page) for page in pages]
+        pages = [(_numbers(page.parent.name), page) for page in _pages(base)]
+        versions = [(numbers, page) for numbers, page in pages if numbers is not None]
+        versions.sort(key=lambda pair: pair[0], reverse=True)
+        return [_copy(name, page) for _, page in versions]
+
+
+def _pages(base: Any) -> list[Any]:
+    """Returns the dataset_info.json of every version of a data set, without and with a config."""
+    return [*base.glob("*/dataset_info.json"), *base.glob("*/*/dataset_info.json")]
 
 
 def _copy(name: str, page: Any) -> Copy:
@@ -78,12 +81,11 @@ def _copy(name: str, page: Any) -> Copy:
 
 
 def _numbers(version: str) -> tuple[int, ...] | None:
+    """Returns the three numbers of a version; None for what is none."""
     parts = version.split(".")
-    return (
-        tuple(int(p) for p in parts)
-        if len(parts) == 3 and all(p.isdigit() for p in parts)
-        else None
-    )
+    if len(parts) != 3 or not all(part.isdigit() for part in parts):
+        return None
+    return tuple(int(part) for part in parts)
 
 
 def _path(root: str) -> Any:
@@ -102,11 +104,9 @@ def _readable(root: str) -> Iterator[None]:
     except (ImportError, OSError, RuntimeError) as error:
         if not places.remote(root):
             raise UserError(f"{root} cannot be read: {error}.") from None
-        hint = (
-            "pip install 'jaxvae[gcs]', and log in with gcloud"
-            if root.startswith("gs://")
-            else "check the address"
-        )
+        hint = "check the address"
+        if root.startswith("gs://"):
+            hint = "pip install 'jaxvae[gcs]', and log in with gcloud"
         raise UserError(
             f"{root} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}): {hint}."
         ) from None
@@ -154,7 +154,7 @@ def records(copy: Copy, split: str) -> Iterator[list[dict[str, Any]]]:
     copy = local(copy)
     decoders = {"image": tfds.decode.SkipDecoding()}
     try:
-        builder = tfds.builder_from_directory(copy.folder)
+        builder = cast(Any, tfds.builder_from_directory(copy.folder))
     except Exception as error:  # a missing or broken features.json
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
@@ -187,8 +187,8 @@ def _with_tensorflow(
     except ImportError:
         raise UserError(
             f"{copy.folder} is in {copy.format} form, which needs TensorFlow: pip install "
-            "'jaxvae[tf]', or prepare it again "
-            f"without: jaxvae data prepare {copy.name} --data-dir DIR."
+            "'jaxvae[tf]', or prepare it again without: jaxvae data prepare "
+            f"{copy.name} --data-dir DIR."
         ) from None
     tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's
     data = builder.as_dataset(
@@ -217,8 +217,7 @@ def decode_image(content: bytes) -> np.ndarray:
 
 
 def stored_order(size: int, split: str, key: Callable[[int], int | str]) -> list[int]:
-    """Returns the official position of each stored example: TFDS sorts by the MD5 of split name and
-    key."""
+    """Returns the official position of each stored example: TFDS sorts by MD5 of split and key."""
     salt = hashlib.md5(split.encode())
 
     def mark(i: int) -> bytes:
@@ -268,7 +267,7 @@ def read(
     with contextlib.suppress(OSError, ValueError, EOFError):  # no cache, or a broken one
         return _load(folder, copy.counts[split])
     x, label = _decode(copy, split, key, crop)
-    if check is not None and not check(x, label):
+    if check is not None and (label is None or not check(x, label)):
         raise UserError(
             f"{copy.folder} does not hold the official {copy.name} ({split}: another checksum): "
             f"delete it and prepare {copy.name} again."
@@ -294,7 +293,13 @@ def _load(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray | None]:
     return (x if x.nbytes > RESIDENT_BYTES else np.array(x)), label
 
 
-def _decode(copy: Copy, split: str, key, crop) -> tuple[np.ndarray, np.ndarray | None]:
+def _decode(
+    copy: Copy,
+    split: str,
+    key: Callable[[int], int | str] | None,
+    crop: Callable[[np.ndarray], np.ndarray] | None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns x and label of a split, decoded, in the official order."""
     size = copy.counts[split]
     positions = range(size) if key is None else stored_order(size, split, key)
     x, label, at = None, None, 0
@@ -305,8 +310,7 @@ def _decode(copy: Copy, split: str, key, crop) -> tuple[np.ndarray, np.ndarray |
         except Exception as error:  # Pillow raises many kinds
             raise UserError(
                 f"{copy.folder} is damaged ({split}: {str(error).splitlines()[0]}): delete it and "
-                "prepare "
-                f"{copy.name} again."
+                f"prepare {copy.name} again."
             ) from None
         return image if crop is None else crop(image)
 
@@ -329,4 +333,6 @@ def _decode(copy: Copy, split: str, key, crop) -> tuple[np.ndarray, np.ndarray |
                 if label is not None:
                     label[positions[at]] = example["label"]
                 at += 1
+    if x is None:
+        raise UserError(f"{copy.folder} holds no example of {split}: prepare {copy.name} again.")
     return x, label

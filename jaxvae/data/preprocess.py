@@ -1,5 +1,4 @@
-"""What turns examples into a `Batch` inside the compiled step: bytes cross the bus, floats do
-not."""
+"""What turns examples into a `Batch` inside the compiled step: bytes cross the bus, not floats."""
 
 from collections.abc import Callable
 from typing import Literal

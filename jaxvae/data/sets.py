@@ -1,5 +1,4 @@
-"""The data sets that `load` knows by name, and those that a name describes: `tfds:`, `folder:` and
-`npz:`."""
+"""The data sets that `load` knows by name, or that a name describes: `tfds:`, `folder:`, `npz:`."""
 
 import functools
 import hashlib
@@ -9,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxvae.data import digits, fake, idx, images, official, places, prepared
+from jaxvae.data import arrays, digits, fake, idx, images, official, places, prepared
 from jaxvae.data.source import Source, Splits, from_arrays, parse_split
 from jaxvae.errors import UserError, unknown
 
@@ -38,80 +37,74 @@ def _idx(name: str, split: str, data_dir) -> tuple:
     if copy is None:
         raise UserError(
             f"{name} needs {missing}, or run `jaxvae data prepare {name}`, or say where it is "
-            "with data_dir or "
-            "JAXVAE_DATA_DIR (TFDS_DATA_DIR for a TFDS copy)."
+            "with data_dir or JAXVAE_DATA_DIR (TFDS_DATA_DIR for a TFDS copy)."
         )
     check = functools.partial(idx.check, name, split)
     return *prepared.read(copy, split, key=int, check=check), _origin(copy)
 
 
 def _cifar10(split: str, data_dir) -> tuple:
-    """Reads a TFDS copy, and compares it with the official .bin files, each an equal part of a
-    split."""
+    """Reads a TFDS copy, compared with the official .bin files, each an equal part of a split."""
 
     def check(x: np.ndarray, label: np.ndarray) -> bool:
         records = np.concatenate(
             [label[:, None].astype(np.uint8), x.transpose(0, 3, 1, 2).reshape(len(x), -1)], axis=1
         )
-        known = [
-            sums
-            for file, sums in official.CIFAR_MD5.items()
-            if file.startswith("test") == (split == "test")
-        ]
-        parts = np.array_split(records, len(known))
+        is_test = split == "test"
+        files = [file for file in official.CIFAR_MD5 if file.startswith("test") == is_test]
         return all(
-            hashlib.md5(part).hexdigest() in sums for part, sums in zip(parts, known, strict=True)
+            hashlib.md5(part.tobytes()).hexdigest() in official.CIFAR_MD5[file]
+            for file, part in zip(files, np.array_split(records, len(files)), strict=True)
         )
 
     return _tfds("cifar10", split, data_dir, check=check)
 
 
-def _tfds(name: str, split: str, data_dir, key=int, crop=None, tag: str = "", check=None) -> tuple:
+def _tfds(
+    name: str,
+    split: str,
+    data_dir: places.PathLike | None,
+    key: Callable[[int], int | str] = int,
+    crop: Callable[[np.ndarray], np.ndarray] | None = None,
+    tag: str = "",
+    check: Callable[[np.ndarray, np.ndarray], bool] | None = None,
+) -> tuple:
+    """Reads a TFDS copy, in the order of the official files."""
     copy = prepared.find(name, data_dir)
     if copy is None:
         raise UserError(
             f"{name} is not in {', '.join(places.roots(data_dir))}: run `jaxvae data prepare "
-            f"{name}` (with "
-            "--from DIR for files that are there already), or say where it is with data_dir or "
-            "TFDS_DATA_DIR."
+            f"{name}` (with --from DIR for files that are there already), or say where it is with "
+            "data_dir or TFDS_DATA_DIR."
         )
     count = DATA_SETS[name].counts[split]
     if copy.counts.get(split, count) != count:  # the official order could not be found again
         raise UserError(
             f"{copy.folder} holds {copy.counts[split]} examples of {split}, the official {name} "
-            f"{count}: delete it "
-            f"and prepare {name} again, or read it as it is with tfds:{name}."
+            f"{count}: delete it and prepare {name} again, or read it as it is with tfds:{name}."
         )
     return *prepared.read(copy, split, key=key, crop=crop, tag=tag, check=check), _origin(copy)
 
 
 def _celeb_a(side: int, split: str, data_dir) -> tuple:
     """CelebA's central square of `side` pixels, as 64x64: the key of an image is its file name."""
-    first = 1 + sum(
-        count
-        for name, count in CELEB_A.items()
-        if list(CELEB_A).index(name) < list(CELEB_A).index(split)
-    )
+    before = list(CELEB_A)[: list(CELEB_A).index(split)]
+    first = 1 + sum(CELEB_A[name] for name in before)
+
+    def key(i: int) -> str:
+        return f"{first + i:06d}.jpg"
+
     crop = functools.partial(images.celeb_a_crop, side=side)
-    return _tfds(
-        "celeb_a",
-        split,
-        data_dir,
-        key=lambda i: f"{first + i:06d}.jpg",
-        crop=crop,
-        tag=f"crop{side}",
-    )
+    return _tfds("celeb_a", split, data_dir, key=key, crop=crop, tag=f"crop{side}")
 
 
-def _origin(copy) -> str:
+def _origin(copy: prepared.Copy) -> str:
     return f"TFDS {copy.version}, {copy.format}, in {copy.folder}"
 
 
 CELEB_A = {"train": 162_770, "validation": 19_867, "test": 19_962}
 
-
 _IDX_SPLITS = Splits("train[:55000]", "train[55000:]", "test")
-
 
 DATA_SETS = {
     "digits": DataSet(
@@ -226,7 +219,7 @@ def load(
     if size is not None or crop is not None:
         raise UserError(f"size and crop are for folders of images, not for {name}: leave them out.")
     if kind == "npz" and path:
-        return images.npz(path, split=split)
+        return arrays.npz(path, split=split)
     data_set = _data_set(name, data_dir)
     official, part = parse_split(name, split, data_set.counts)
     x, label, origin = data_set.read(official, data_dir)
@@ -242,15 +235,14 @@ def overlap(name: str, split: str, other: str, data_dir: str | os.PathLike | Non
     """Returns whether two splits of a data set share examples."""
     kind, _, path = name.partition(":")
     if kind in ("folder", "npz") and path:
-        counts = {"all": images.count(path) if kind == "folder" else images.npz(path).size}
+        counts = {"all": images.count(path) if kind == "folder" else arrays.npz(path).size}
     else:
         counts = _data_set(name, data_dir).counts
-    (official, part), (official_other, part_other) = (
-        parse_split(name, s, counts) for s in (split, other)
+    (official, part), (other_official, other_part) = (
+        parse_split(name, each, counts) for each in (split, other)
     )
-    return (
-        official == official_other and part.start < part_other.stop and part_other.start < part.stop
-    )
+    meet = part.start < other_part.stop and other_part.start < part.stop
+    return official == other_official and meet
 
 
 def _data_set(name: str, data_dir: os.PathLike | str | None = None) -> DataSet:
@@ -259,20 +251,18 @@ def _data_set(name: str, data_dir: os.PathLike | str | None = None) -> DataSet:
         if copy is None:
             raise UserError(
                 f"{name[5:]} is not in {', '.join(places.roots(data_dir))}: say where TFDS has "
-                "prepared it with "
-                "data_dir or TFDS_DATA_DIR."
+                "prepared it with data_dir or TFDS_DATA_DIR."
             )
 
         def read(split, data_dir):
             return *prepared.read(copy, split), _origin(copy)
 
         test = next((s for s in ("test", "validation", "valid") if s in copy.counts), "train[90%:]")
-        ends = (
-            ("train[:90%]", "train[90%:]")
-            if test != "train[90%:]"
-            else ("train[:80%]", "train[80%:90%]")
-        )
-        return DataSet(copy.counts, read, Splits(*ends, test), None, (), name[5:])
+        if test == "train[90%:]":
+            splits = Splits("train[:80%]", "train[80%:90%]", test)
+        else:
+            splits = Splits("train[:90%]", "train[90%:]", test)
+        return DataSet(copy.counts, read, splits, None, (), name[5:])
     if name not in DATA_SETS:
         raise unknown("data set", name, DATA_SETS)
     return DATA_SETS[name]
@@ -285,15 +275,8 @@ def listing(data_dir: places.PathLike | None = None) -> list[tuple[str, str, str
     for name in names():
         data_set = DATA_SETS[name]
         if data_set.files is None:
-            counts = ", ".join(f"{split} {count:,}" for split, count in data_set.counts.items())
-            rows.append(
-                (
-                    name,
-                    counts,
-                    "",
-                    "made in memory" if name.startswith("fake") else "comes with scikit-learn",
-                )
-            )
+            where = "made in memory" if name.startswith("fake") else "comes with scikit-learn"
+            rows.append((name, _counted(data_set.counts), "", where))
             continue
         copies, problems = [], []
         for root in places.roots(data_dir):
@@ -303,18 +286,19 @@ def listing(data_dir: places.PathLike | None = None) -> list[tuple[str, str, str
                 problems.append((name, "", "", str(error)))
         rows += problems
         for copy in copies:
-            counts = ", ".join(f"{split} {count:,}" for split, count in copy.counts.items())
-            rows.append(
-                (name, counts, f"{copy.bytes / 2**20:.1f} MiB", f"{copy.folder} ({copy.format})")
-            )
+            size, where = f"{copy.bytes / 2**20:.1f} MiB", f"{copy.folder} ({copy.format})"
+            rows.append((name, _counted(copy.counts), size, where))
         if name in idx.ADDRESSES:
             paths = idx.find(name, "train", data_dir)[0]
             if paths:
-                counts = ", ".join(f"{split} {count:,}" for split, count in idx.COUNTS.items())
-                rows.append((name, counts, "", f"{paths[0].parent} (official files)"))
+                where = f"{paths[0].parent} (official files)"
+                rows.append((name, _counted(idx.COUNTS), "", where))
                 copies = paths
         if not copies and not problems:
-            rows.append(
-                (name, "", "", f"not found: jaxvae data prepare {data_set.files} [--from DIR]")
-            )
+            where = f"not found: jaxvae data prepare {data_set.files} [--from DIR]"
+            rows.append((name, "", "", where))
     return rows
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{split} {count:,}" for split, count in counts.items())

@@ -23,12 +23,13 @@ class Source(NamedTuple):
     # (indices [n]) -> {"x": uint8 or float32 [n, *shape], "label": int32 [n]} (if labelled)
     read: Callable
     num_classes: int | None = None
-    arrays: dict[str, np.ndarray] | None = (
-        None  # the whole split where it fits in memory; None: streamed
-    )
+    # the whole split where it fits in memory; None: streamed
+    arrays: dict[str, np.ndarray] | None = None
     origin: str = "memory"  # where the examples came from, for people
     official: str = "all"  # the official split that `split` is a part of
-    indices: Sequence[int] | None = None  # where each example stands in it; None: as here
+    indices: Sequence[int] | np.ndarray | None = (
+        None  # where each example stands in it; None: as here
+    )
 
 
 class Splits(NamedTuple):

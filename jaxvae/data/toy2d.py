@@ -49,20 +49,16 @@ def _spiral(rng: Array, n: int) -> Array:
     rng_t, rng_width, rng_noise = jax.random.split(rng, 3)
     half = (n + 1) // 2
     t = 3.0 * math.pi * jnp.sqrt(noise.uniform(rng_t, (half,)))
-    arm = jnp.stack([-t * jnp.cos(t), t * jnp.sin(t)], axis=1) + 0.5 * noise.uniform(
-        rng_width, (half, 2)
-    )
+    arm = jnp.stack([-t * jnp.cos(t), t * jnp.sin(t)], axis=1)
+    arm = arm + 0.5 * noise.uniform(rng_width, (half, 2))
     return jnp.concatenate([arm, -arm])[:n] / 3.0 + 0.1 * noise.normal(rng_noise, (n, 2))
 
 
 def _checkerboard(rng: Array, n: int) -> Array:
     rng_1, rng_2, rng_row = jax.random.split(rng, 3)
     x_1 = 4.0 * noise.uniform(rng_1, (n,)) - 2.0
-    x_2 = (
-        noise.uniform(rng_2, (n,))
-        - 2.0 * _pick(rng_row, n, 2).astype(jnp.float32)
-        + jnp.mod(jnp.floor(x_1), 2.0)
-    )
+    row = _pick(rng_row, n, 2).astype(jnp.float32)
+    x_2 = noise.uniform(rng_2, (n,)) - 2.0 * row + jnp.mod(jnp.floor(x_1), 2.0)
     return 2.0 * jnp.stack([x_1, x_2], axis=1)
 
 
@@ -72,9 +68,8 @@ def _rings(rng: Array, n: int) -> Array:
     row = _pick(rng_pick, n, 4 * count)  # of a list of 4 rings, `count` points each
     radius = 3.0 * (1.0 - 0.25 * (row // count).astype(jnp.float32))
     angle = (2.0 * math.pi / count) * (row % count).astype(jnp.float32)
-    return radius[:, None] * jnp.stack(
-        [jnp.cos(angle), jnp.sin(angle)], axis=1
-    ) + 0.08 * noise.normal(rng_noise, (n, 2))
+    circle = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
+    return radius[:, None] * circle + 0.08 * noise.normal(rng_noise, (n, 2))
 
 
 TOYS = {

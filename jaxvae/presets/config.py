@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 
 def optional(metavar: str, name: str | None = None) -> Any:
-    """Returns the annotation of an option that need not be given: its text says what then
-    happens."""
+    """Returns the annotation of an option that may be left out: its text says what then happens."""
     return arg(
         name=name,
         metavar=metavar,
@@ -56,7 +55,9 @@ class System(NamedTuple):
     classes: int | None = None  # of the labels that it is conditioned on
     latent_dim: int | None = None
     latent: str = "z"  # what it encodes to, in words
-    pixels: str = "grey"  # what its likelihood is of: grey, binarised or dequantised
+    pixels: Literal["grey", "binarised", "dequantised"] = (
+        "grey"  # what its likelihood is of: grey, binarised or dequantised
+    )
     likelihood: str | None = None  # family of p(x|z), where there is one
 
 
@@ -208,7 +209,7 @@ class Preset(NamedTuple):
     stages: tuple[str, ...] = ()  # folders in RUN with a run each; the last one numbers the steps
 
 
-def source(config: Options, split: str | None, data_dir: Path | None = None) -> "Source":
+def source(config: Options, split: str, data_dir: Path | None = None) -> "Source":
     """Returns a split of a config's data: the one called `split`, or the data set's "train",
     "valid" or "test"."""
     from jaxvae import data

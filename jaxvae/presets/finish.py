@@ -9,11 +9,12 @@ import numpy as np
 
 from jaxvae import plots, writers
 from jaxvae.data import Source
+from jaxvae.data.preprocess import Preprocess
 from jaxvae.models import verbs
 from jaxvae.presets import record
 from jaxvae.presets.config import Options, System
 from jaxvae.train import Fit, evaluate
-from jaxvae.types import Model
+from jaxvae.types import Model, Params, State
 
 NUMBERS = {  # of the test split, and which way is better
     "elbo": "up is better",
@@ -81,10 +82,10 @@ def pictures(system: System, shape: tuple[int, ...]) -> list[str]:
 def draw(
     workdir: Path,
     model: Model,
-    params,
-    state,
+    params: Params,
+    state: State,
     source: Source,
-    preprocess,
+    preprocess: Preprocess,
     seed: int,
     classes: int | None,
     names: list[str],
@@ -96,10 +97,9 @@ def draw(
     cond = None
     if classes is not None:  # samples walk through the classes
         cond = jax.nn.one_hot(jnp.arange(64) % classes, classes)
-    if "samples" in names:
-        plots.samples(
-            workdir / "samples.png", np.asarray(model.sample(params, state, rng, 64, cond))
-        )
+    if "samples" in names and model.sample is not None:
+        x = model.sample(params, state, rng, 64, cond)
+        plots.samples(workdir / "samples.png", np.asarray(x))
     if "reconstructions" in names:
         x_hat = verbs.reconstruct(model, params, state, batch)
         plots.reconstructions(
@@ -114,17 +114,13 @@ def draw(
         )
         path = verbs.interpolate(model, params, state, start, end)
         plots.interpolation(workdir / "interpolation.png", np.asarray(path))
-    if "manifold" in names:
-        side = 20
+    if "manifold" in names and model.decode is not None:
+        side, fixed = 20, None
         z = jnp.asarray(plots.manifold_z(side), jnp.float32)
-        fixed = (
-            None
-            if batch.cond is None
-            else jnp.broadcast_to(batch.cond[:1], (side * side, batch.cond.shape[-1]))
-        )
-        plots.manifold(
-            workdir / "manifold.png", np.asarray(model.decode(params, state, z, fixed).mean)
-        )
+        if batch.cond is not None:
+            fixed = jnp.broadcast_to(batch.cond[:1], (side * side, batch.cond.shape[-1]))
+        x = model.decode(params, state, z, fixed).mean
+        plots.manifold(workdir / "manifold.png", np.asarray(x))
     if "curves" in names:
         draw_curves(workdir)
 

@@ -12,7 +12,7 @@ class IntroVAE(VAE):
 
     likelihood: Literal["gaussian"] = "gaussian"
     """The error is the plain squared one: that of a Gaussian with variance 1/2."""
-    gamma: Literal[0.5] = 0.5
+    gamma: Literal[0.5] = 0.5  # pyright: ignore[reportInvalidTypeForm] - the one value it takes
     """That variance."""
     m: Number = None
     """Margin on the KL of fakes, in nats; there is no value that works everywhere."""

@@ -41,8 +41,7 @@ def open_run(workdir: str | Path) -> Opened:
         UserError: where no preset made it, and for one stage of a run that is of no use alone.
     """
     folder, config = Path(workdir), read_config(workdir)
-    whole = folder.resolve().parent
-    if "preset" not in config and (whole / "config.json").is_file():
+    if "preset" not in config and (folder.resolve().parent / "config.json").is_file():
         raise UserError(
             f"this is the {folder.resolve().name} stage of a run, which cannot be used alone: use "
             "the folder it is in."
@@ -133,10 +132,14 @@ def load(
 
 
 def _example(opened: Opened) -> Batch:
-    """Returns a batch in the shape of the run's data."""
+    """Returns a batch in the shape of the run's data, which holds no arrays."""
     classes = opened.system.classes
-    cond = None if classes is None else jax.ShapeDtypeStruct((2, classes), jnp.float32)
-    return Batch(jax.ShapeDtypeStruct((2, *opened.saved.shape), jnp.float32), cond)
+
+    def example() -> Batch:
+        cond = None if classes is None else jnp.zeros((2, classes))
+        return Batch(jnp.zeros((2, *opened.saved.shape)), cond)
+
+    return jax.eval_shape(example)
 
 
 def _load_checkpoint(workdir: Path, step: int, model: Model, example: Batch) -> Loaded:
@@ -212,7 +215,7 @@ def _read_exported(folder: str | Path, template: Tree) -> Tree:
             f"differ{'s' if len(differing) == 1 else ''}."
         )
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: jax.numpy.asarray(arrays[_name(path)]), template
+        lambda path, _: jnp.asarray(arrays[_name(path)]), template
     )
 
 

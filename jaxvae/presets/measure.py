@@ -13,6 +13,7 @@ from jaxvae.presets.config import System
 from jaxvae.types import Params, State
 
 Record = dict[str, Any]  # metric, value, error, n, protocol
+Trained = tuple[Params, State]
 Progress = Callable[[int, int], None] | None
 
 
@@ -83,7 +84,7 @@ def _pixels(system: System, seed: int) -> str:
     }[system.pixels]
 
 
-def _density(system: System, trained: Any, source: Source, setting: Setting) -> list[Record]:
+def _density(system: System, trained: Trained, source: Source, setting: Setting) -> list[Record]:
     found = likelihood.per_example(
         likelihood.make_log_prob(system.model), *trained, source, **_options(system, setting)
     )
@@ -93,7 +94,7 @@ def _density(system: System, trained: Any, source: Source, setting: Setting) -> 
 
 
 def _terms(
-    system: System, trained: Any, source: Source, metrics: tuple[str, ...], setting: Setting
+    system: System, trained: Trained, source: Source, metrics: tuple[str, ...], setting: Setting
 ) -> list[Record]:
     rows = []
     found = likelihood.per_example(
@@ -125,7 +126,7 @@ def _terms(
 
 def _bound(
     system: System,
-    trained: Any,
+    trained: Trained,
     source: Source,
     metrics: tuple[str, ...],
     setting: Setting,

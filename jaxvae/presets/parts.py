@@ -78,8 +78,7 @@ def nets_of(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> tup
 
 
 def _heads(config: VAE) -> Any:
-    """Returns the outputs that have weights of their own: mean and logvar; or mean, rho and
-    logvar."""
+    """Returns the outputs with weights of their own: mean and logvar, or mean, rho and logvar."""
     if config.posterior not in distributions.POSTERIORS:
         return 1
     dim = config.latent_dim
@@ -87,8 +86,7 @@ def _heads(config: VAE) -> Any:
 
 
 def _infogan(config: VAE, shape: tuple[int, ...]) -> tuple[Net, Net]:
-    """Returns the InfoGAN-style encoder and decoder; raises `UserError` for what they do not
-    have."""
+    """Returns InfoGAN-style encoder and decoder; raises `UserError` for what they do not have."""
     names = ("hidden", "channels", "activation", "init")
     given = [name for name in names if getattr(config, name) != getattr(VAE, name)]
     if given:

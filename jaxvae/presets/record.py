@@ -25,8 +25,7 @@ def name_of(config: Options) -> str:
 
 
 def command(config: Options) -> str:
-    """Returns the words after `jaxvae` that give `config`: the options that differ from the
-    defaults."""
+    """Returns the words after `jaxvae` that give `config`: what differs from the defaults."""
     words = ["train", name_of(config)]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -36,10 +35,8 @@ def command(config: Options) -> str:
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
         else:
-            words += [
-                f"--{option}",
-                *(str(v) for v in (value if isinstance(value, tuple) else (value,))),
-            ]
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{option}", *map(str, values)]
     return shlex.join(words)
 
 
@@ -82,5 +79,6 @@ def from_dict(saved: dict[str, Any], workdir: Path = Path()) -> Saved:
         raise UserError(
             f"this run has settings that this version does not know: {', '.join(unheard)}."
         )
+    values: dict[str, Any]
     values = {n: tuple(value) if isinstance(value, list) else value for n, value in fields.items()}
     return Saved(preset, preset.options(workdir=workdir, **values), shape, num_classes)

@@ -11,8 +11,7 @@ from jaxvae.train.folder import LENGTH, Identity
 
 
 def identity(config: Options, source: Source) -> Identity:
-    """Returns what makes a run of these options on `source` the same run when it is started
-    again."""
+    """Returns what makes a run of these options on `source` the same run when it starts again."""
     return Identity(
         record.as_dict(config, source.shape, source.num_classes),
         (*LENGTH, *config.may_differ),
@@ -22,8 +21,8 @@ def identity(config: Options, source: Source) -> Identity:
 
 def train(config: Options, system: System, data: Data, lengths: tuple[int, ...]) -> Fit:
     """Trains `system` in the run's folder: what a preset does that says nothing else."""
-    own = identity(config, data.train)
-    return fit_run(config, system, data.train, data.valid, lengths[0], config.workdir, own)
+    mark = identity(config, data.train)
+    return fit_run(config, system, data.train, data.valid, lengths[0], config.workdir, mark)
 
 
 def fit_run(

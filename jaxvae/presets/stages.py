@@ -29,12 +29,12 @@ from jaxvae.types import Batch, Model
 
 def first_stage(config: TwoStageVAE) -> VAE:
     """Returns the first stage as a run of its own, in RUN/first."""
-    own = {field.name: getattr(config, field.name) for field in dataclasses.fields(VAE)}
+    options = {field.name: getattr(config, field.name) for field in dataclasses.fields(VAE)}
     if config.likelihood == "bernoulli" and config.gamma == "learned":  # the default, in vain
-        own["gamma"] = VAE.gamma
-    if own["gamma"] != "learned":
-        own["gamma_learning_rate"] = None
-    return VAE(**{**own, "workdir": config.workdir / FIRST})
+        options["gamma"] = VAE.gamma
+    if options["gamma"] != "learned":
+        options["gamma_learning_rate"] = None
+    return VAE(**{**options, "workdir": config.workdir / FIRST})
 
 
 def second_stage(config: TwoStageVAE) -> System:
@@ -53,8 +53,7 @@ def second_stage(config: TwoStageVAE) -> System:
 
 
 def build(config: TwoStageVAE, shape: tuple[int, ...], num_classes: int | None) -> System:
-    """Returns the composed model and its preprocessing; it has no optimiser, each stage has its
-    own."""
+    """Returns the composed model and its preprocessing; the optimisers are the stages' own."""
     first = vae.build(first_stage(config), shape, num_classes)
     both = models.two_stage(
         first.model,
@@ -97,9 +96,9 @@ def train(config: TwoStageVAE, system: System, data: Data, lengths: tuple[int, .
             for each in (data.train, data.valid)
         )
         second = second._replace(preprocess=z.preprocess)
-        own = Identity({FIRST_STEP: done, "seed": config.seed})
+        identity = Identity({FIRST_STEP: done, "seed": config.seed})
         fit_second = run.fit_run(
-            config, second, z.source, z_valid.source, lengths[1], folder / SECOND, own
+            config, second, z.source, z_valid.source, lengths[1], folder / SECOND, identity
         )
     params, state = models.join_stages(trained, _trained(second.model, fit_second))
     last = fit_second.train_state
@@ -120,7 +119,7 @@ def load(workdir: Path, step: int, config: TwoStageVAE, system: System) -> Loade
             f"{first} has no checkpoint of step {known} any more, whose latents the second stage "
             f"was trained on: delete {workdir / SECOND} and train it anew."
         )
-    z = Batch(jax.ShapeDtypeStruct((2, config.latent_dim), jnp.float32))
+    z = jax.eval_shape(lambda: Batch(jnp.zeros((2, config.latent_dim))))
     second = loading.load(workdir / SECOND, step=step, model=second_stage(config).model, example=z)
     both = models.join_stages(loading.load(first, step=known), second)
     return Loaded(system.model, *both)
@@ -159,7 +158,6 @@ def _refuse(config: TwoStageVAE, first: System, second: System, source: Source) 
 def _other_first(folder: Path, at: int, step: int) -> UserError:
     return UserError(
         f"{folder / 'second'} was trained on the latents of a first stage at step {at}, not "
-        f"{step}: delete that folder to "
-        "train it anew, keep the first's length to go on with the second alone (--second-steps), "
-        "or use another --workdir."
+        f"{step}: delete that folder to train it anew, keep the first's length to go on with the "
+        "second alone (--second-steps), or use another --workdir."
     )

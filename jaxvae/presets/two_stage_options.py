@@ -62,7 +62,6 @@ class TwoStageVAE(VAE):
 
     def longer(self, step: int) -> Self:
         """Returns options that go on with the second stage alone, for as long again."""
-        second = (
-            step - writers.read_json(self.workdir / SECOND / "config.json")["config"][FIRST_STEP]
-        )
+        config = writers.read_json(self.workdir / SECOND / "config.json")["config"]
+        second = step - config[FIRST_STEP]
         return dataclasses.replace(self, second_steps=2 * second, second_epochs=None)

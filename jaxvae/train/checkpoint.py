@@ -12,7 +12,7 @@ import logging
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,14 +25,15 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxvae import writers
 from jaxvae.errors import UserError
-from jaxvae.train.step import Metrics, TrainState
+from jaxvae.train.step import TrainState
 from jaxvae.types import Tree
 
 # A checkpoint between two evaluations has no metrics, and needs none: Orbax would say so each time.
 logging.getLogger("absl").addFilter(lambda record: "tracked_metric" not in record.getMessage())
 
 MODEL_FIELDS = ("params", "state", "ema")
-NAMES = ("model", "training", "meta")
+# How tensorstore says that a disk refuses.
+REFUSALS = ("RESOURCE_EXHAUSTED", "No space left", "PERMISSION_DENIED", "Read-only")
 
 
 class Damaged(Exception):
@@ -40,8 +41,10 @@ class Damaged(Exception):
 
 
 class Restored(NamedTuple):
+    """What a checkpoint holds."""
+
     train_state: TrainState
-    sums: Metrics
+    sums: Tree  # what was saved beside the state
     meta: dict[str, Any]
 
 
@@ -68,9 +71,8 @@ def _words(leaf) -> jax.Array:
     if leaf.dtype == jnp.bool_:
         leaf = leaf.astype(jnp.uint8)
     bits = min(32, leaf.dtype.itemsize * 8)  # 64-bit values become pairs of words
-    return (
-        jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{bits}")).reshape(-1).astype(jnp.uint32)
-    )
+    words = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{bits}"))
+    return words.reshape(-1).astype(jnp.uint32)
 
 
 @jax.jit
@@ -78,10 +80,9 @@ def _fingerprint(tree: Tree) -> tuple[jax.Array, jax.Array]:
     mixed, finite = [], jnp.array(True)
     for leaf in jax.tree.leaves(tree):
         words = _words(leaf)
-        odd = (
-            2 * jnp.arange(words.size, dtype=jnp.uint32) + 1
-        )  # a change of any one word changes the sum
-        mixed.append(jnp.sum(words * odd, dtype=jnp.uint32))
+        # odd weights: a change of any one word changes the sum
+        weights = 2 * jnp.arange(words.size, dtype=jnp.uint32) + 1
+        mixed.append(jnp.sum(words * weights, dtype=jnp.uint32))
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             finite &= jnp.isfinite(leaf).all()
     return jnp.stack(mixed), finite
@@ -94,7 +95,7 @@ def fingerprint(tree: Tree) -> tuple[list[int], bool]:
     return [int(x) for x in np.asarray(mixed)], bool(finite)
 
 
-def parts(train_state: TrainState, sums: Metrics) -> dict[str, Tree]:
+def parts(train_state: TrainState, sums: Tree) -> dict[str, Tree]:
     """Returns the two trees of a checkpoint, keyed "model" and "training"."""
     fields = train_state._asdict()
     model = {name: fields.pop(name) for name in MODEL_FIELDS}
@@ -123,13 +124,11 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self.best = best
         score = None if best is None else lambda metrics: _score(metrics, best)
+        policies: list[preservation_policy.PreservationPolicy]
         policies = [preservation_policy.LatestN(keep)]
-        if best is not None:
-            policies.append(
-                preservation_policy.BestN(
-                    get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
-                )
-            )
+        if score is not None:
+            options = {"n": 1, "keep_checkpoints_without_metrics": False}
+            policies.append(preservation_policy.BestN(get_metric_fn=score, **options))
         if read_only and not self.folder.is_dir():
             raise UserError(f"{self.folder} does not exist: there is no checkpoint to load.")
         with disk(self.folder):
@@ -155,7 +154,7 @@ class Checkpoints:
     def save(
         self,
         train_state: TrainState,
-        sums: Metrics,
+        sums: Tree,
         *,
         config: dict,
         metrics: dict[str, float] | None = None,
@@ -181,6 +180,7 @@ class Checkpoints:
             "tree": {name: describe(tree) for name, tree in trees.items()},
             "fingerprint": {name: mark for name, (mark, _) in marks.items()},
         }
+        has_best = metrics is not None and self.best is not None and self.best[0] in metrics
         with disk(self.folder):
             _check_space(self.folder, trees)
             self.manager.save(
@@ -190,9 +190,7 @@ class Checkpoints:
                     training=ocp.args.StandardSave(trees["training"]),
                     meta=ocp.args.JsonSave(meta),
                 ),
-                metrics=metrics
-                if metrics is not None and self.best is not None and self.best[0] in metrics
-                else None,
+                metrics=metrics if has_best else None,
                 force=True,
             )
         return step
@@ -213,13 +211,12 @@ class Checkpoints:
             self.manager.delete(step)
 
     def meta(self, step: int) -> dict[str, Any]:
-        """Returns the page of the checkpoint at `step`; raises `Damaged` where it cannot be
-        read."""
+        """Returns the page of the checkpoint at `step`; raises `Damaged` where that is broken."""
         try:
-            page = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
-                "meta"
-            ]
-            page["tree"], page["fingerprint"], page["step"]
+            args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+            page = self.manager.restore(step, args=args)["meta"]
+            if not {"tree", "fingerprint", "step"} <= set(page):
+                raise KeyError("tree, fingerprint or step")
         except Exception as error:
             raise Damaged(
                 f"checkpoint {step} in {self.folder} cannot be read ({type(error).__name__})"
@@ -227,8 +224,7 @@ class Checkpoints:
         return page
 
     def best_step(self) -> int | None:
-        """Returns the step with the best validation metric so far, or None where none was
-        measured."""
+        """Returns the step with the best validation metric so far; None without any."""
         scored = {}
         for step in self.steps():
             with contextlib.suppress(Damaged):
@@ -236,7 +232,7 @@ class Checkpoints:
                 metrics, best = page["metrics"] or {}, page["best"]
                 if best is not None and best[0] in metrics:
                     scored[step] = _score(metrics, best)
-        return max(scored, key=scored.get) if scored else None
+        return max(scored, key=scored.__getitem__) if scored else None
 
     def restore_tree(
         self, step: int, name: str, template: Tree, page: dict[str, Any] | None = None
@@ -265,9 +261,8 @@ class Checkpoints:
             raise Damaged(f"checkpoint {step} in {self.folder} has changed since it was saved")
         return tree
 
-    def restore(self, step: int, train_state: TrainState, sums: Metrics) -> Restored:
-        """Returns the checkpoint at `step`, shaped and placed like the `train_state` and `sums`
-        given."""
+    def restore(self, step: int, train_state: TrainState, sums: Tree) -> Restored:
+        """Returns the checkpoint at `step`, shaped and placed like `train_state` and `sums`."""
         page = self.meta(step)
         trees = {
             name: self.restore_tree(step, name, tree, page)
@@ -285,8 +280,7 @@ def _score(metrics: dict[str, float], best: Sequence[str]) -> float:
 
 
 def _check_space(folder: Path, tree: Tree) -> None:
-    """Raises `UserError` where `tree` will not fit: Orbax would fail in its threads, with many
-    tracebacks."""
+    """Raises `UserError` where `tree` does not fit: Orbax fails in threads, with many tracebacks."""
     need = 2**20 + sum(x.dtype.itemsize * x.size for x in jax.tree.leaves(tree))
     free = shutil.disk_usage(folder).free
     if need > free:
@@ -297,13 +291,12 @@ def _check_space(folder: Path, tree: Tree) -> None:
 
 
 def _check_same(saved: dict[str, list], wanted: dict[str, list], folder: Path, step: int) -> None:
-    differing = [
-        path for path in dict.fromkeys((*saved, *wanted)) if saved.get(path) != wanted.get(path)
-    ]
+    paths = dict.fromkeys((*saved, *wanted))
+    differing = [path for path in paths if saved.get(path) != wanted.get(path)]
     if not differing:
         return
 
-    def show(entry):
+    def show(entry: list | None) -> str:
         return "absent" if entry is None else f"{tuple(entry[0])} {entry[1]}"
 
     rows = [
@@ -318,21 +311,13 @@ def _check_same(saved: dict[str, list], wanted: dict[str, list], folder: Path, s
 
 
 @contextlib.contextmanager
-def disk(path: Path):
+def disk(path: Path) -> Iterator[None]:
     """Turns what a disk refuses into one line."""
     with writers.disk("write to", path):
         try:
             yield
-        except ValueError as error:  # how tensorstore says it
-            if any(
-                word in str(error)
-                for word in (
-                    "RESOURCE_EXHAUSTED",
-                    "No space left",
-                    "PERMISSION_DENIED",
-                    "Read-only",
-                )
-            ):
+        except ValueError as error:
+            if any(words in str(error) for words in REFUSALS):
                 raise _refused(path, str(error).splitlines()[0][:200]) from None
             raise
 
@@ -344,7 +329,7 @@ def _refused(path: Path, why: str) -> UserError:
 
 
 @contextlib.contextmanager
-def lock(workdir: str | Path):
+def lock(workdir: str | Path) -> Iterator[None]:
     """Holds a run folder for one writer; the lock goes with the process, however it ends.
 
     Raises:

@@ -18,32 +18,41 @@ class Engine(Protocol):
 
     def template(self, i: int) -> tuple[TrainState, Tree]:
         """Returns shape and place of what `pack` returns in phase i."""
+        ...
 
     def enter(self, i: int, train_state: TrainState | None) -> LoopState:
         """Returns the state as phase i begins; the state before it is None at step 0."""
+        ...
 
     def resume(self, i: int, restored: Restored, recorder: Recorder) -> LoopState:
         """Returns the state that a checkpoint of phase i holds."""
+        ...
 
     def compile(self, i: int, loop_state: LoopState) -> Loop:
         """Returns the compiled loop of phase i."""
+        ...
 
     def check(self, recorder: Recorder, loop_state: LoopState) -> None:
         """Raises `NonFinite` where the run must end."""
+        ...
 
     def report(self, recorder: Recorder, i: int, step: int, loop_state: LoopState) -> LoopState:
         """Logs the means since the last line; returns the state with empty sums."""
+        ...
 
     def evaluate(
         self, recorder: Recorder, i: int, step: int, loop_state: LoopState
     ) -> dict[str, float] | None:
         """Returns the metrics of the validation split, logged; None without one."""
+        ...
 
     def pack(self, step: int, loop_state: LoopState) -> tuple[TrainState, Tree]:
         """Returns what a checkpoint keeps: a state, and a tree beside it."""
+        ...
 
     def saved(self, step: int, loop_state: LoopState, evaluated: bool) -> None:
         """Is told of each checkpoint, once it has been handed over."""
+        ...
 
 
 def drive(plan: Plan, engine: Engine, recorder: Recorder, signals: Signals) -> TrainState:
@@ -71,7 +80,7 @@ def drive(plan: Plan, engine: Engine, recorder: Recorder, signals: Signals) -> T
             with contextlib.closing(engine.compile(i, loop_state)) as loop:
                 recorder.start_clock(step)
                 while step < plan.end(i):
-                    target = plan.stop_after(i, step, loop.most)
+                    target = plan.stop_after(i, step, loop.max_steps)
                     loop_state = loop.advance(loop_state, step, target - step)
                     step = target
                     recorder.show(step, loop_state.bad)
@@ -94,4 +103,5 @@ def drive(plan: Plan, engine: Engine, recorder: Recorder, signals: Signals) -> T
         recorder.wait()
     finally:
         recorder.close(step)
+    assert train_state is not None  # a plan has a phase, and this one was entered or restored
     return train_state

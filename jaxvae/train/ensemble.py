@@ -25,7 +25,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxvae.data.preprocess import Preprocess, make_preprocess
-from jaxvae.data.source import Source, batch_indices, from_arrays
+from jaxvae.data.source import Source, from_arrays
 from jaxvae.errors import UserError, check_count, check_number, check_seed, unknown
 from jaxvae.train import folder as folders
 from jaxvae.train.driver import drive
@@ -47,9 +47,8 @@ class Ensemble(NamedTuple):
     train_state: TrainState  # every leaf [K, ...]
     settings: list[dict[str, Any]]  # of each member: its seed and hyper-parameters
     metrics: list[dict[str, float]]  # of each member: the means since the last log line but one
-    frozen: dict[
-        int, tuple[int, list[str]]
-    ]  # member -> (step, what was not finite there); the others went on
+    # member -> (step, what was not finite there); the others went on
+    frozen: dict[int, tuple[int, list[str]]]
 
 
 def member(ensemble: Ensemble, i: int) -> TrainState:
@@ -68,10 +67,8 @@ def members_of(
             finite numbers.
     """
     hyper = dict(hyper or {})
-    for name, values in (
-        ("seeds", seeds),
-        *((f"hyper-parameter {name}", values) for name, values in hyper.items()),
-    ):
+    lists = {"seeds": seeds} | {f"hyper-parameter {name}": hyper[name] for name in hyper}
+    for name, values in lists.items():
         if np.ndim(values) != 1:
             raise UserError(f"{name} must be a list, one value for each, not {values!r}.")
     seeds = list(seeds)
@@ -222,23 +219,28 @@ def _phases(build: Callable, hyper: dict[str, float], steps: int | None) -> list
         )
     phases = as_phases(built, steps)
     for phase in phases:
-        own = [name for name in Phase._fields[2:] if getattr(phase, name) is not None]
-        if own:
-            raise UserError(f"phases of an ensemble share everything: leave out their {own[0]}.")
+        given = [name for name in Phase._fields[2:] if getattr(phase, name) is not None]
+        if given:
+            raise UserError(f"phases of an ensemble share everything: leave out their {given[0]}.")
     return phases
 
 
 def _mesh(mesh: Mesh | None, settings: list[dict[str, Any]]) -> Mesh:
     """Returns the mesh of as many devices as cut the members into equal shares."""
     devices = jax.devices() if mesh is None else list(np.ravel(mesh.devices))
-    most = max(n for n in range(1, len(devices) + 1) if len(settings) % n == 0)
-    return Mesh(np.asarray(devices[:most]), (AXIS,))
+    count = max(n for n in range(1, len(devices) + 1) if len(settings) % n == 0)
+    return Mesh(np.asarray(devices[:count]), (AXIS,))
 
 
 # ---- data ------------------------------------------------------------------------------------
 
 
-def _data(data, settings, preprocess, batch_size) -> tuple[Source, Callable[[Tree], Preprocess]]:
+def _data(
+    data: Draw | Sequence[Draw] | Source,
+    settings: list[dict[str, Any]],
+    preprocess: Preprocess | None,
+    batch_size: int,
+) -> tuple[Source, Callable[[Tree], Preprocess]]:
     """Returns the source, and what gives a member's `preprocess` for its hyper-parameters."""
     if isinstance(data, Source):
         if data.arrays is None:
@@ -251,7 +253,8 @@ def _data(data, settings, preprocess, batch_size) -> tuple[Source, Callable[[Tre
         raise UserError(
             "preprocess belongs to a Source: data that are drawn in the step come as they are."
         )
-    draws = [data] if callable(data) else list(data) if isinstance(data, Sequence) else []
+    draws: list[Draw]
+    draws = list(data) if isinstance(data, Sequence) else [data] if callable(data) else []
     if not draws or not all(callable(draw) for draw in draws):
         raise UserError(
             "data must be a function (rng, n) -> x, a list of such functions, or a Source."
@@ -283,35 +286,10 @@ def _data(data, settings, preprocess, batch_size) -> tuple[Source, Callable[[Tre
     def prepare(hyper: Tree) -> Preprocess:
         def draw(rng: Array, examples: dict[str, Array]) -> Batch:
             if callable(data):
-                return Batch(data(rng, batch_size))
-            return Batch(
-                jax.lax.switch(
-                    hyper["data"], [lambda rng, d=d: d(rng, batch_size) for d in draws], rng
-                )
-            )
+                return Batch(draws[0](rng, batch_size))
+            branches = [lambda rng, draw=draw: draw(rng, batch_size) for draw in draws]
+            return Batch(jax.lax.switch(hyper["data"], branches, rng))
 
         return draw
 
     return from_arrays(np.zeros((1, 1), np.float32), name="drawn"), prepare
-
-
-def _width(source: Source, batch_size: int) -> int:
-    return batch_size if source.size > 1 else 1
-
-
-def _indices(
-    source: Source, settings, step: int, target: int, most: int, batch_size: int
-) -> np.ndarray:
-    """Returns what each member's steps gather: [K, most, batch_size] int32, or one zero a step for
-    data that are drawn."""
-    picked = np.zeros((len(settings), most, _width(source, batch_size)), np.int32)
-    if source.size > 1:
-        rows = {
-            seed: np.stack(
-                [batch_indices(source.size, seed, at, batch_size) for at in range(step, target)]
-            )
-            for seed in {s["seed"] for s in settings}
-        }
-        for i, setting in enumerate(settings):
-            picked[i, : target - step] = rows[setting["seed"]]
-    return picked

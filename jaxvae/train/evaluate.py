@@ -55,35 +55,23 @@ def make_evaluator(
     replicated = parallel.replicated(mesh)
     rng = parallel.put(jax.random.fold_in(jax.random.key(seed), preprocessing.KEY), replicated)
 
-    def sums_over(params, state, rng, data, numbers, index, mask):
-        def body(_, inputs):
-            number, index, mask = inputs
-            rng_data, rng_step = jax.random.split(jax.random.fold_in(rng, number))
-            batch = preprocess(rng_data, {name: values[index] for name, values in data.items()})
-            return None, eval_step(params, state, rng_step, batch, mask)
-
-        metrics = jax.lax.scan(body, None, (numbers, index, mask))[1]
-        return jax.tree.map(jnp.sum, metrics)
-
-    compiled = jax.jit(sums_over, out_shardings=replicated)
+    compiled = jax.jit(_sums_over(eval_step, preprocess), out_shardings=replicated)
 
     def placed(numbers, index, mask):
         even = index.shape[1] % mesh.size == 0  # equal slices for the devices
         rows = parallel.batch_sharded(mesh, 1) if even else replicated
-        return (
-            parallel.put(numbers, replicated),
-            parallel.put(index, rows),
-            parallel.put(mask, rows),
-        )
+        return parallel.put(numbers, replicated), *parallel.put((index, mask), rows)
 
     stretches = _stretches(source.size, batch_size, mesh.size, padded=stats != "batch")
+    resident = None
     if source.arrays is not None:
         data = parallel.put(source.arrays, replicated)
-        resident = [placed(*stretch) for stretch in stretches]
+        resident = data, [placed(*stretch) for stretch in stretches]
 
     def parts(params: Params, state: State) -> Iterator[Metrics]:
-        if source.arrays is not None:
-            yield from (compiled(params, state, rng, data, *stretch) for stretch in resident)
+        if resident is not None:
+            data, blocks = resident
+            yield from (compiled(params, state, rng, data, *block) for block in blocks)
             return
         for numbers, index, mask in stretches:
             local = np.arange(index.shape[1], dtype=np.int32)[None]
@@ -101,6 +89,23 @@ def make_evaluator(
         return {name: float(mean) for name, mean in jax.device_get(sums).items()}
 
     return evaluator
+
+
+def _sums_over(eval_step: Callable[..., Metrics], preprocess: Preprocess) -> Callable[..., Metrics]:
+    """Returns `(params, state, rng, data, numbers [n], index [n, B], mask [n, B]) -> metrics`, added
+    up over the n batches."""
+
+    def sums_over(params, state, rng, data, numbers, index, mask):
+        def body(_, inputs):
+            number, index, mask = inputs
+            rng_data, rng_step = jax.random.split(jax.random.fold_in(rng, number))
+            batch = preprocess(rng_data, {name: values[index] for name, values in data.items()})
+            return None, eval_step(params, state, rng_step, batch, mask)
+
+        metrics = jax.lax.scan(body, None, (numbers, index, mask))[1]
+        return jax.tree.map(jnp.sum, metrics)
+
+    return sums_over
 
 
 def _stretches(

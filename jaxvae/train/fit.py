@@ -161,4 +161,4 @@ def _best(model: Model, best: tuple[str, str] | None) -> tuple[str, str]:
         return ("elbo", "max") if has_elbo else ("log_prob", "max")
     if len(best) != 2 or best[1] not in ("max", "min"):
         raise UserError(f"best must be (metric, 'max') or (metric, 'min'), not {best!r}.")
-    return tuple(best)
+    return best[0], best[1]

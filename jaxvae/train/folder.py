@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,9 @@ import jax
 from jaxvae import writers
 from jaxvae.errors import UserError
 from jaxvae.train import checkpoint
-from jaxvae.train.checkpoint import Checkpoints, Damaged
+from jaxvae.train.checkpoint import Checkpoints, Damaged, Restored
+from jaxvae.train.step import TrainState
+from jaxvae.types import Tree
 
 LENGTH = (  # what may differ when a run is resumed
     "steps",
@@ -93,7 +96,7 @@ def as_json(config: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def hold(workdir: str | Path, run: dict[str, Any] | Identity):
+def hold(workdir: str | Path, run: dict[str, Any] | Identity) -> Iterator[Path]:
     """Holds `workdir` for this run: checked (`check`), made where it is missing, and locked by the
     first process.
 
@@ -129,7 +132,11 @@ def read_config(workdir: str | Path) -> dict[str, Any]:
     return content["config"]
 
 
-def restore_latest(checkpoints: Checkpoints, template: Any, say=print):
+def restore_latest(
+    checkpoints: Checkpoints,
+    template: Callable[[int], tuple[TrainState, Tree]],
+    say: Callable[[str], None] = print,
+) -> Restored | None:
     """Returns the newest intact checkpoint as (train_state, sums, meta), or None where there is
     none.
 
@@ -141,7 +148,7 @@ def restore_latest(checkpoints: Checkpoints, template: Any, say=print):
     Raises:
         UserError: for a checkpoint of another model, or where every checkpoint is damaged.
     """
-    steps = checkpoints.steps()
+    steps, damaged = checkpoints.steps(), None
     for step in reversed(steps):
         try:
             restored = checkpoints.restore(step, *template(step))
@@ -152,7 +159,7 @@ def restore_latest(checkpoints: Checkpoints, template: Any, say=print):
         for later in steps[steps.index(step) + 1 :]:
             checkpoints.delete(later)
         return restored
-    if steps:
+    if damaged is not None:
         raise UserError(
             f"{damaged}, and there is no other: delete {checkpoints.folder.parent} to start again."
         )

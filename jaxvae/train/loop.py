@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from jaxvae import parallel
 from jaxvae.data import preprocess as preprocessing
@@ -18,9 +18,8 @@ from jaxvae.train.step import Metrics, TrainState
 from jaxvae.types import Array, Batch, Mean
 
 STEPS_PER_CALL = 64  # at most
-BLOCK_BYTES = (
-    2**26
-)  # of a block of batches read from a source that is not resident; two or three are in memory
+# Of a block of batches read from a source that is not resident; two or three are in memory.
+BLOCK_BYTES = 2**26
 
 
 class LoopState(NamedTuple):
@@ -34,11 +33,10 @@ class LoopState(NamedTuple):
 class Loop(NamedTuple):
     """A compiled training loop."""
 
-    advance: (
-        Callable  # (loop_state, first, count) -> loop_state: steps first, ..., first + count - 1
-    )
-    most: int  # the largest count
-    close: Callable = lambda: None  # ends the threads that read ahead
+    # (loop_state, first, count) -> loop_state: steps first, ..., first + count - 1
+    advance: Callable[[LoopState, int, int], LoopState]
+    max_steps: int  # the largest count
+    close: Callable[..., None] = lambda: None  # ends the threads that read ahead
 
 
 def empty_sums(step: Callable, train_state: TrainState, batch: Batch) -> Metrics:
@@ -64,9 +62,8 @@ def one_step(step: Callable, preprocess: Preprocess, sharding: Any = None) -> Ca
         if sharding is not None:
             examples = jax.lax.with_sharding_constraint(examples, sharding)
         at = loop.train.step
-        batch = preprocess(
-            jax.random.fold_in(jax.random.fold_in(loop.train.rng, at), preprocessing.KEY), examples
-        )
+        rng = jax.random.fold_in(loop.train.rng, at)
+        batch = preprocess(jax.random.fold_in(rng, preprocessing.KEY), examples)
         train, metrics = step(loop.train, batch)
         bad = {
             name: jnp.where((loop.bad[name] < 0) & ~jnp.isfinite(metric.total), at, loop.bad[name])
@@ -119,29 +116,29 @@ def convolves(jaxpr: Any) -> bool:
 
 class _Program(NamedTuple):
     """Compiled steps: `run(loop_state, data, index)` of one, or `run(..., indices, count)` of up to
-    `most`."""
+    `max_steps`."""
 
     run: Callable
-    most: int
+    max_steps: int
 
 
 def _compile(
     one: Callable,
     loop_state: LoopState,
     inputs: Callable,
-    most: int,
+    max_steps: int,
     may_fall_back: bool,
-    whole: Any,
+    replicated: NamedSharding,
 ) -> _Program:
-    """Returns the program of up to `most` steps; of a single one where `most` is 1 or, if it may
+    """Returns the program of up to `max_steps` steps; of a single one where that is 1 or, if it may
     fall back, for convolutions on CPU."""
-    options = {"out_shardings": whole, "donate_argnums": 0}
-    if most > 1:
-        count = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-        traced = jax.jit(many_steps(one), **options).trace(loop_state, *inputs(most), count)
+    options = {"out_shardings": replicated, "donate_argnums": 0}
+    if max_steps > 1:
+        count = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
+        traced = jax.jit(many_steps(one), **options).trace(loop_state, *inputs(max_steps), count)
         on_cpu = jax.default_backend() == "cpu"
         if not (may_fall_back and on_cpu and convolves(traced.jaxpr.jaxpr)):
-            return _Program(traced.lower().compile(), most)
+            return _Program(traced.lower().compile(), max_steps)
     return _Program(jax.jit(one, **options).lower(loop_state, *inputs(None)).compile(), 1)
 
 
@@ -168,15 +165,16 @@ def compile_loop(
         steps_per_call: at most so many steps in one program; default 64, but 1 for convolutions on
             CPU, whose gradients XLA runs tens of times slower inside a loop.
     """
-    whole, rows_cut = parallel.replicated(mesh), parallel.batch_sharded(mesh)
-    block_cut = parallel.batch_sharded(mesh, 1)
-    most = STEPS_PER_CALL if steps_per_call is None else steps_per_call
+    replicated = parallel.replicated(mesh)
+    of_batch, of_block = parallel.batch_sharded(mesh), parallel.batch_sharded(mesh, 1)
+    max_steps = STEPS_PER_CALL if steps_per_call is None else steps_per_call
     if data is None:
-        most = min(most, max(1, BLOCK_BYTES // (batch_size * math.prod(source.shape) * 4)))
+        batch_bytes = batch_size * math.prod(source.shape) * 4
+        max_steps = min(max_steps, max(1, BLOCK_BYTES // batch_bytes))
 
     def inputs(steps: int | None):
         """Returns the shapes of data and indices for a block of so many steps, or for one step."""
-        lead, sharding = ((), rows_cut) if steps is None else ((steps,), block_cut)
+        lead, sharding = ((), of_batch) if steps is None else ((steps,), of_block)
         if data is not None:
             return data, jax.ShapeDtypeStruct((*lead, batch_size), jnp.int32, sharding=sharding)
         example = source.read(np.zeros(1, np.int64))
@@ -185,30 +183,31 @@ def compile_loop(
             for k, v in example.items()
         }, None
 
-    one = one_step(step, preprocess, rows_cut if mesh.size > 1 else None)
-    run, most = _compile(one, loop_state, inputs, most, steps_per_call is None, whole)
+    one = one_step(step, preprocess, of_batch if mesh.size > 1 else None)
+    may_fall_back = steps_per_call is None
+    run, max_steps = _compile(one, loop_state, inputs, max_steps, may_fall_back, replicated)
 
     def resident(loop_state: LoopState, first: int, count: int) -> LoopState:
-        if most == 1:
-            return run(loop_state, data, parallel.put(indices_of(first), rows_cut))
-        indices = np.zeros((most, batch_size), np.int32)
+        if max_steps == 1:
+            return run(loop_state, data, parallel.put(indices_of(first), of_batch))
+        indices = np.zeros((max_steps, batch_size), np.int32)
         indices[:count] = [indices_of(first + i) for i in range(count)]
-        indices, number = parallel.put(indices, block_cut), parallel.put(np.int32(count), whole)
-        return run(loop_state, data, indices, number)
+        number = parallel.put(np.int32(count), replicated)
+        return run(loop_state, data, parallel.put(indices, of_block), number)
 
     if data is not None:
-        return Loop(resident, most)
+        return Loop(resident, max_steps)
 
-    rows = parallel.local_rows(rows_cut, batch_size)  # this process reads these of every batch
-    reader = Reader(lambda number: source.read(indices_of(number)[rows]), depth=max(most, 4))
+    rows = parallel.local_rows(of_batch, batch_size)  # this process reads these of every batch
+    reader = Reader(lambda number: source.read(indices_of(number)[rows]), depth=max(max_steps, 4))
 
     def streamed(loop_state: LoopState, first: int, count: int) -> LoopState:
         batches = reader.take(first, count)
-        if most == 1:
-            return run(loop_state, parallel.put_rows(batches[0], rows_cut, batch_size), None)
-        padded = [*batches, *[batches[0]] * (most - count)]
+        if max_steps == 1:
+            return run(loop_state, parallel.put_rows(batches[0], of_batch, batch_size), None)
+        padded = [*batches, *[batches[0]] * (max_steps - count)]
         block = {k: np.stack([batch[k] for batch in padded]) for k in batches[0]}
-        block = parallel.put_rows(block, block_cut, batch_size)
-        return run(loop_state, block, None, parallel.put(np.int32(count), whole))
+        block = parallel.put_rows(block, of_block, batch_size)
+        return run(loop_state, block, None, parallel.put(np.int32(count), replicated))
 
-    return Loop(streamed, most, reader.close)
+    return Loop(streamed, max_steps, reader.close)

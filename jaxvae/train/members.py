@@ -24,8 +24,7 @@ MODES = ("vmap", "map", "unroll")
 
 
 class Members:
-    """The `driver.Engine` of many trainings in one program; every leaf of their state is
-    [K, ...]."""
+    """The `driver.Engine` of many trainings in one program; leaves of their state are [K, ...]."""
 
     def __init__(
         self,
@@ -70,7 +69,7 @@ class Members:
     def _example(self, hyper: Tree) -> Batch:
         examples = {
             name: jnp.zeros((self.batch_size, *x.shape[1:]), x.dtype)
-            for name, x in self.source.arrays.items()
+            for name, x in self.resident.items()
         }
         return self.prepare(hyper)(jax.random.key(0), examples)
 
@@ -100,6 +99,7 @@ class Members:
     def enter(self, i: int, train_state: TrainState | None) -> LoopState:
         """Returns the state as phase i begins; members that were frozen before stay so."""
         if train_state is None:
+            assert self.initial is not None  # a run is at step 0 once
             train_state, self.initial = self.initial, None
         sums, bad = self.empty[i](self.hyper, train_state)
         marks = np.asarray(bad[PARAMETERS]).copy()
@@ -134,10 +134,10 @@ class Members:
 
         index = np.zeros((len(self.settings), 1, width), np.int32)
         args = (self.hyper, loop_state, self.resident, index)
-        call, most = compile_members(step_of, self.mode, self.mesh, self.steps_per_call, args)
+        call, max_steps = compile_members(step_of, self.mode, self.mesh, self.steps_per_call, args)
 
         def advance(loop_state: LoopState, first: int, count: int) -> LoopState:
-            indices = np.zeros((len(self.settings), most, width), np.int32)
+            indices = np.zeros((len(self.settings), max_steps, width), np.int32)
             if width > 1:
                 for number, setting in enumerate(self.settings):
                     for at in range(count):
@@ -145,7 +145,7 @@ class Members:
             indices = jax.device_put(indices, self.split)
             return call(self.hyper, loop_state, self.resident, indices, np.int32(count))
 
-        return Loop(advance, most)
+        return Loop(advance, max_steps)
 
     def _indices(self, seed: int, step: int) -> np.ndarray:
         return batch_indices(self.source.size, seed, step, self.batch_size)
@@ -166,12 +166,9 @@ class Members:
                 line = {"step": step, "split": "frozen", "member": number}
                 recorder.write({**line, "at": first, "not_finite": names})
             if number not in self.frozen:
-                self.last[number] = {
-                    name: float(Mean(mean.total[number], mean.count[number]))
-                    for name, mean in sums.items()
-                    if mean.count[number]
-                    > 0  # an objective whose turn has not come reports nothing
-                }
+                means = {n: Mean(m.total[number], m.count[number]) for n, m in sums.items()}
+                # an objective whose turn has not come reports nothing
+                self.last[number] = {n: float(m) for n, m in means.items() if m.count > 0}
                 line = {"step": step, "split": "train", "member": number}
                 recorder.write({**line, **self.last[number]})
         loop_state = loop_state._replace(sums=jax.tree.map(jnp.zeros_like, loop_state.sums))
@@ -195,29 +192,29 @@ def without(tree: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def compile_members(
-    step_of: Callable[[Tree], Callable], mode: str | None, mesh: Mesh, most: int, args: tuple
+    step_of: Callable[[Tree], Callable], mode: str | None, mesh: Mesh, max_steps: int, args: tuple
 ) -> tuple[Callable, int]:
-    """Returns the compiled (hyper, loop_state, data, indices [K, most, B], count) -> loop_state,
-    and `most`.
+    """Returns the compiled (hyper, loop_state, data, indices [K, S, B], count) -> loop_state, and
+    S, the largest count.
 
     Args:
         step_of: hyper-parameters of one member -> its `loop.one_step`.
         mode: one of `MODES`; None chooses by device and net.
         mesh: over which the members are spread.
-        most: steps in one call; 1 for "unroll".
+        max_steps: S; but 1 for "unroll".
         args: hyper, loop_state, data and indices of the first call, with indices [K, 1, B].
     """
     advance = _one_member(step_of)
     mode = _choose(advance, args) if mode is None else mode
-    call, each, whole = _all_members(advance, mode), PartitionSpec(AXIS), PartitionSpec()
+    call, each, shared = _all_members(advance, mode), PartitionSpec(AXIS), PartitionSpec()
     if mesh.size > 1:
-        specs = (each, each, whole, each, whole)
+        specs = (each, each, shared, each, shared)
         call = jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=each, check_vma=False)
-    return jax.jit(call, donate_argnums=1), 1 if mode == "unroll" else most
+    return jax.jit(call, donate_argnums=1), 1 if mode == "unroll" else max_steps
 
 
 def _one_member(step_of: Callable[[Tree], Callable]) -> Callable:
-    """Returns (hyper, loop_state, data, indices [most, B], count) -> loop_state of one member,
+    """Returns (hyper, loop_state, data, indices [S, B], count) -> loop_state of one member,
     which stays as it is once it is frozen."""
 
     def steps(hyper, loop_state: LoopState, data, indices, count) -> LoopState:
@@ -271,8 +268,8 @@ def _all_members(advance: Callable, mode: str) -> Callable:
     def written_out(hyper, loop_state, data, indices, count):
         found = []
         for i in range(indices.shape[0]):
-            own_hyper, own_state = jax.tree.map(lambda x, i=i: x[i], (hyper, loop_state))
-            found.append(advance(own_hyper, own_state, data, indices[i], count))
+            one_hyper, one_state = jax.tree.map(lambda x, i=i: x[i], (hyper, loop_state))
+            found.append(advance(one_hyper, one_state, data, indices[i], count))
         return jax.tree.map(lambda *x: jnp.stack(x), *found)
 
     return {"vmap": side_by_side, "map": in_turn, "unroll": written_out}[mode]

@@ -31,6 +31,18 @@ class Phase(NamedTuple):
     grow: Callable[[Trees, Trees], Trees] | None = None
 
 
+class Stretch(NamedTuple):
+    """A `Phase` in a plan: what it did not bring is filled in."""
+
+    model: Model
+    steps: int
+    tx: Optimisers
+    preprocess: Preprocess
+    batch_size: int
+    valid: Source | None
+    grow: Callable[[Trees, Trees], Trees] | None
+
+
 class Due(NamedTuple):
     """What is to be done after a step."""
 
@@ -46,9 +58,9 @@ class Due(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The phases of a run, every field but `grow` and `valid` filled in, and its intervals."""
+    """The phases of a run, at least one, and its intervals."""
 
-    phases: tuple[Phase, ...]
+    phases: tuple[Stretch, ...]
     brings_tx: tuple[bool, ...]  # whether a phase has an optimiser of its own
     log_every: int
     eval_every: int | None = None  # the last step is evaluated and saved in any case
@@ -80,11 +92,10 @@ class Plan(NamedTuple):
         """Returns how many examples, repeats counted, the phases before phase i take."""
         return sum(phase.steps * phase.batch_size for phase in self.phases[:i])
 
-    def stop_after(self, i: int, step: int, most: int) -> int:
-        """Returns the next step, at most `most` steps away, at which phase i has something to
-        do."""
+    def stop_after(self, i: int, step: int, limit: int) -> int:
+        """Returns the next step, at most `limit` away, at which phase i has something to do."""
         intervals = [every for every in (self.log_every, self.eval_every, self.save_every) if every]
-        return min(self.end(i), step + most, *(step - step % every + every for every in intervals))
+        return min(self.end(i), step + limit, *(step - step % every + every for every in intervals))
 
     def due(self, step: int, *, stop: bool = False) -> Due:
         """Returns what is to be done after `step`."""
@@ -144,11 +155,13 @@ def make_plan(
     for name, value in (("eval_every", eval_every), ("save_every", save_every)):
         if value is not None:
             check_count(name, value)
-    filled = []
-    known = {"tx": tx, "preprocess": preprocess, "batch_size": batch_size, "valid": valid}
+    stretches = []
     for phase in phases:
-        brought = {name: getattr(phase, name) for name in known}
-        known = {n: known[n] if value is None else value for n, value in brought.items()}
-        filled.append(phase._replace(**known))
+        tx = tx if phase.tx is None else phase.tx
+        preprocess = preprocess if phase.preprocess is None else phase.preprocess
+        batch_size = batch_size if phase.batch_size is None else phase.batch_size
+        valid = valid if phase.valid is None else phase.valid
+        filled = (tx, preprocess, batch_size, valid)
+        stretches.append(Stretch(phase.model, phase.steps, *filled, phase.grow))
     brings_tx = tuple(phase.tx is not None for phase in phases)
-    return Plan(tuple(filled), brings_tx, log_every, eval_every, save_every)
+    return Plan(tuple(stretches), brings_tx, log_every, eval_every, save_every)

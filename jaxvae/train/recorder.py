@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from jaxvae.types import Tree
 
 
 class NonFinite(ArithmeticError):
-    """A loss or parameter that is not a number: the run stops, and its last good checkpoint
-    stays."""
+    """A loss or parameter that is not a number: the run stops, its last good checkpoint stays."""
 
 
 class Recorder:
@@ -64,7 +63,7 @@ class Recorder:
             return None
         restored = folders.restore_latest(self.checkpoints, template)
         step = 0 if restored is None else restored.meta["step"]
-        if self.is_first_process:
+        if self.is_first_process and self.log_path is not None:
             writers.cut_back(self.log_path, step)
         if step > self.total:
             print(
@@ -104,10 +103,10 @@ class Recorder:
         """Returns the error that names the step, what was not finite there, and what to do."""
         kept = [] if self.checkpoints is None else self.checkpoints.steps()
         where = f" The last good checkpoint is of step {kept[-1]}." if kept else ""
-        advice = (
-            "Use a smaller learning rate or clip the gradients (max_grad_norm), in a new folder."
+        return NonFinite(
+            f"not finite at step {step}: {', '.join(names)}.{where} Use a smaller learning rate or "
+            "clip the gradients (max_grad_norm), in a new folder."
         )
-        return NonFinite(f"not finite at step {step}: {', '.join(names)}.{where} {advice}")
 
     # ---- time and the bar ----------------------------------------------------------------
 
@@ -130,14 +129,13 @@ class Recorder:
         self.logged_at, self.clock = step, time.perf_counter()
 
     def rate(self, step: int, batch_size: int) -> float:
-        """Returns examples per second since the clock was started, pauses left out; starts it
-        anew."""
+        """Returns examples per second since the clock began, without pauses; starts it anew."""
         rate = (step - self.logged_at) * batch_size / (time.perf_counter() - self.clock)
         self.start_clock(step)
         return rate
 
     @contextlib.contextmanager
-    def paused(self):
+    def paused(self) -> Iterator[None]:
         """Stops the clock inside the block."""
         start = time.perf_counter()
         yield
@@ -153,8 +151,7 @@ class Recorder:
     def note(self, values: dict[str, float], rate: float) -> None:
         """Shows the loss and the rate beside the bar."""
         if self.bar is not None:
-            name = "loss" if "loss" in values else next(iter(values), None)
-            loss = values.get(name, float("nan"))
+            loss = values.get("loss", next(iter(values.values()), float("nan")))
             self.bar.set_postfix_str(f"loss {loss:.2f}, {rate:,.0f} images/s", refresh=False)
 
     def wait(self) -> None:

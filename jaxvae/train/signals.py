@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 
 import jax
 
@@ -38,11 +39,12 @@ class Signals:
 
     @property
     def code(self) -> int:
+        """The exit code of a run that stops now."""
         return EXIT_SIGINT if self.received == signal.SIGINT else EXIT_SIGTERM
 
 
 @contextlib.contextmanager
-def listen():
+def listen() -> Iterator[Signals]:
     """Yields `Signals` that catch SIGTERM and Ctrl-C inside the block (in the main thread of a
     single process).
 

@@ -1,6 +1,7 @@
 """The one training step and the one evaluation step, made from any `Model`. Both are pure: apply
 `jit`, `vmap`, `scan`, sharding or `pmap` (`parallel`) from outside."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,7 +11,18 @@ import optax
 
 from jaxvae import objectives, parallel
 from jaxvae.errors import UserError, check_count, check_number
-from jaxvae.types import Array, Batch, Mean, Model, Objective, Params, State, Tree
+from jaxvae.types import (
+    Array,
+    Batch,
+    EvaluateTerms,
+    LogProb,
+    Mean,
+    Model,
+    Objective,
+    Params,
+    State,
+    Tree,
+)
 
 Optimisers = optax.GradientTransformation | Mapping[str, optax.GradientTransformation]
 Metrics = dict[str, Mean]
@@ -74,7 +86,7 @@ def init_state(
             raise UserError(
                 f"tx must be an optax transformation such as optax.adam(1e-3), not {each!r}."
             )
-    if not jnp.issubdtype(getattr(rng, "dtype", None), jax.dtypes.prng_key):
+    if not jnp.issubdtype(getattr(rng, "dtype", jnp.float32), jax.dtypes.prng_key):
         raise UserError(
             "rng must be a typed key: jax.random.key(seed), not jax.random.PRNGKey(seed)."
         )
@@ -129,30 +141,66 @@ def make_train_step(
         UserError: for a model without objectives, a coupled objective with `accumulate > 1`, or
             options out of range.
     """
-    if not model.objectives:
+    check_count("accumulate", accumulate)
+    _check_objectives(model.objectives, accumulate)
+    if ema_decay is not None:
+        check_number("ema_decay", ema_decay, above=0.0, below=1.0)
+    if max_grad_norm is not None:
+        check_number("max_grad_norm", max_grad_norm, above=0.0)
+    run = _make_run(optimisers(tx, groups(model)), accumulate, max_grad_norm)
+
+    def step(train_state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        at = train_state.step
+        rng = jax.random.fold_in(train_state.rng, at)
+        metrics: Metrics = {}
+        carry = None
+        for i, objective in enumerate(model.objectives):
+            args = (objective, jax.random.fold_in(rng, i), batch)
+            if objective.every == 1:
+                train_state, sums, carry = run(*args, train_state, carry)
+            else:
+                train_state, sums, carry = _sometimes(run, args, train_state, carry)
+            repeated = set(sums) & set(metrics)
+            if repeated:
+                raise UserError(
+                    f"two objectives report the same metrics {sorted(repeated)}: rename them."
+                )
+            metrics.update(sums)
+        if ema_decay is not None:
+            if train_state.ema is None:
+                raise UserError("ema_decay needs a state made with init_state(..., ema=True).")
+            average = _average(train_state.ema, train_state.params, ema_decay)
+            train_state = train_state._replace(ema=average)
+        return train_state._replace(step=at + 1), metrics
+
+    return step
+
+
+def _check_objectives(walked: tuple[Objective, ...], accumulate: int) -> None:
+    """Raises `UserError` for objectives that no step can walk."""
+    if not walked:
         raise UserError("this model has no objectives to train: it is composed from trained parts.")
-    names = [objective.name for objective in model.objectives]
+    names = [objective.name for objective in walked]
     if len(set(names)) != len(names):
         raise UserError(f"objectives need different names; these are called {names}.")
-    check_count("accumulate", accumulate)
-    for objective in model.objectives:
+    for objective in walked:
         check_count(f"every of objective {objective.name!r}", objective.every)
         check_count(f"phase of objective {objective.name!r}", objective.phase, least=0)
         if objective.phase >= objective.every:
             raise UserError(
                 f"objective {objective.name!r} would never run: its phase {objective.phase} must "
-                "be below "
-                f"every={objective.every}."
+                f"be below every={objective.every}."
             )
         if objective.coupled and accumulate > 1:
             raise UserError(
                 f"objective {objective.name!r} is coupled over the whole batch: use accumulate=1."
             )
-    if ema_decay is not None:
-        check_number("ema_decay", ema_decay, above=0.0, below=1.0)
-    if max_grad_norm is not None:
-        check_number("max_grad_norm", max_grad_norm, above=0.0)
-    tx = optimisers(tx, groups(model))
+
+
+def _make_run(
+    tx: dict[str, optax.GradientTransformation], accumulate: int, max_grad_norm: float | None
+) -> Callable:
+    """Returns `run(objective, rng, batch, train_state, carry) -> (train_state, metrics, carry)`."""
 
     def run(objective: Objective, rng: Array, batch: Batch, train_state: TrainState, carry: Any):
         """Differentiates one objective and applies its optimisers."""
@@ -177,7 +225,8 @@ def make_train_step(
         if max_grad_norm is not None:
             norm = optax.tree.norm(grads)
             sums[f"grad_norm_{objective.name}"] = Mean(norm, jnp.ones(()))
-            grads = jax.tree.map(lambda g: g * jnp.minimum(1.0, max_grad_norm / norm), grads)
+            factor = jnp.minimum(1.0, max_grad_norm / norm)
+            grads = jax.tree.map(lambda g: g * factor, grads)
         params, opt_state = dict(params), dict(opt_state)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts and float32
             for name in objective.wrt:
@@ -187,35 +236,12 @@ def make_train_step(
                 params[name] = optax.apply_updates(params[name], updates)
         return train_state._replace(params=params, state=state, opt_state=opt_state), sums, carry
 
-    def step(train_state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        at = train_state.step
-        rng = jax.random.fold_in(train_state.rng, at)
-        metrics: Metrics = {}
-        carry = None
-        for i, objective in enumerate(model.objectives):
-            args = (objective, jax.random.fold_in(rng, i), batch)
-            if objective.every == 1:
-                train_state, sums, carry = run(*args, train_state, carry)
-            else:
-                train_state, sums, carry = _sometimes(run, args, train_state, carry)
-            repeated = set(sums) & set(metrics)
-            if repeated:
-                raise UserError(
-                    f"two objectives report the same metrics {sorted(repeated)}: rename them."
-                )
-            metrics.update(sums)
-        if ema_decay is not None:
-            if train_state.ema is None:
-                raise UserError("ema_decay needs a state made with init_state(..., ema=True).")
-            mix = jax.tree.map(
-                lambda e, p: ema_decay * e + (1.0 - ema_decay) * p,
-                train_state.ema,
-                train_state.params,
-            )
-            train_state = train_state._replace(ema=mix)
-        return train_state._replace(step=at + 1), metrics
+    return run
 
-    return step
+
+def _average(average: Params, params: Params, decay: float) -> Params:
+    """Returns the moving average of parameters after one more step."""
+    return jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, average, params)
 
 
 def _check_loss(objective: Objective, loss: Array, batch: Batch) -> None:
@@ -229,24 +255,23 @@ def _check_loss(objective: Objective, loss: Array, batch: Batch) -> None:
 
 def _sums(metrics: dict[str, Array]) -> Metrics:
     """Returns metrics [B] or [] as sums over this device's examples."""
+    values = jax.lax.stop_gradient({name: jnp.asarray(v) for name, v in metrics.items()})
     return {
         name: Mean(jnp.sum(value.astype(jnp.float32)), jnp.full((), value.size, jnp.float32))
-        for name, value in jax.lax.stop_gradient(
-            {k: jnp.asarray(v) for k, v in metrics.items()}
-        ).items()
+        for name, value in values.items()
     }
 
 
 def _accumulate(gradient, parts: int, moved, state, rng, batch, carry):
-    """Runs `gradient` over `parts` interleaved slices of the batch, one after the other, and
-    averages."""
+    """Runs `gradient` over `parts` interleaved slices of the batch in turn, and averages."""
     size = batch.x.shape[0]
     if size % parts:
         raise UserError(
             f"a batch of {size} (per device) cannot be cut into accumulate={parts} equal parts."
         )
 
-    def cut(x):  # [B, ...] -> [parts, B / parts, ...], each part spread over all devices of a mesh
+    # [B, ...] -> [parts, B / parts, ...], each part spread over all devices of a mesh
+    def interleaved(x):
         return jnp.moveaxis(x.reshape(size // parts, parts, *x.shape[1:]), 1, 0)
 
     def body(state, inputs):
@@ -256,7 +281,7 @@ def _accumulate(gradient, parts: int, moved, state, rng, batch, carry):
         )
         return state, (grads, sums, handed_on)
 
-    inputs = (jnp.arange(parts), jax.tree.map(cut, batch), carry)
+    inputs = (jnp.arange(parts), jax.tree.map(interleaved, batch), carry)
     state, (grads, sums, carry) = jax.lax.scan(body, state, inputs)
     grads = jax.tree.map(lambda g: jnp.mean(g, axis=0), grads)
     return grads, (state, jax.tree.map(lambda s: jnp.sum(s, axis=0), sums), carry)
@@ -295,16 +320,14 @@ def make_eval_step(model: Model, *, stats: str = "running") -> Callable:
     Raises:
         UserError: for a model that has neither `terms` nor `log_prob`.
     """
-    if model.terms is None and model.log_prob is None:
+    if model.terms is not None:
+        values_of = functools.partial(_term_values, model.terms, stats)
+    elif model.log_prob is not None:
+        values_of = functools.partial(_density_values, model.log_prob, stats)
+    else:
         raise UserError(
             "this model has neither terms nor log_prob: there is nothing to evaluate per example."
         )
-
-    def values_of(params: Params, state: State, rng: Array, batch: Batch) -> dict[str, Array]:
-        if model.terms is None:
-            return {"log_prob": model.log_prob(params, state, batch.x, batch.cond, stats=stats)}
-        terms = model.terms(params, state, rng, batch, stats=stats)
-        return {"rec": terms.rec, "kl": terms.kl, "elbo": objectives.elbo(terms), **terms.extra}
 
     def eval_step(params: Params, state: State, rng: Array, batch: Batch, mask: Array) -> Metrics:
         with jax.default_matmul_precision("highest"):
@@ -319,3 +342,16 @@ def make_eval_step(model: Model, *, stats: str = "running") -> Callable:
         return parallel.total({name: total(value) for name, value in values.items()})
 
     return eval_step
+
+
+def _term_values(
+    evaluate: EvaluateTerms, stats: str, params: Params, state: State, rng: Array, batch: Batch
+) -> dict[str, Array]:
+    terms = evaluate(params, state, rng, batch, stats=stats)
+    return {"rec": terms.rec, "kl": terms.kl, "elbo": objectives.elbo(terms), **terms.extra}
+
+
+def _density_values(
+    log_prob: LogProb, stats: str, params: Params, state: State, rng: Array, batch: Batch
+) -> dict[str, Array]:
+    return {"log_prob": log_prob(params, state, batch.x, batch.cond, stats=stats)}

@@ -16,7 +16,7 @@ from jaxvae.objectives import COLLAPSED, collapse, floored
 from jaxvae.train.checkpoint import Restored
 from jaxvae.train.evaluate import make_evaluator
 from jaxvae.train.loop import Loop, LoopState, compile_loop, empty_sums, no_bad
-from jaxvae.train.plan import Phase, Plan
+from jaxvae.train.plan import Plan, Stretch
 from jaxvae.train.recorder import Recorder
 from jaxvae.train.step import (
     TrainState,
@@ -66,7 +66,7 @@ class Training:
         for i in range(len(plan.phases)):
             self._check_evaluation(i, best)
 
-    def _example(self, phase: Phase) -> Batch:
+    def _example(self, phase: Stretch) -> Batch:
         """Returns a batch of a phase, which shows the range of its data."""
         index = first_indices(self.source, phase.batch_size)
         return phase.preprocess(jax.random.key(0), self.source.read(index))
@@ -86,9 +86,8 @@ class Training:
         first = self.plan.phases[0]
         model = first.model._replace(objectives=objectives)
         rng = jax.random.key(self.seed)
-        return parallel.put(
-            init_state(model, first.tx, rng, self.examples[0], ema=ema), self.everywhere
-        )
+        train_state = init_state(model, first.tx, rng, self.examples[0], ema=ema)
+        return parallel.put(train_state, self.everywhere)
 
     def _restart(self, i: int, train_state: TrainState, example: Batch) -> TrainState:
         """Returns the state as phase i begins: parameters carried over to a grown model, new
@@ -141,10 +140,12 @@ class Training:
     def enter(self, i: int, train_state: TrainState | None) -> LoopState:
         """Returns the state as phase i begins."""
         if train_state is None:
+            assert self.initial is not None  # a run is at step 0 once
             train_state, self.initial = self.initial, None
         if self.plan.restarts(i):
             begin = jax.jit(lambda s, e: self._restart(i, s, e), out_shardings=self.everywhere)
-            train_state = begin(train_state, jax.device_get(self.examples[i]))
+            example = jax.device_get(self.examples[i])
+            return self._loop_state(begin(train_state, example), self._zeros(i))
         return self._loop_state(train_state, self._zeros(i))
 
     def resume(self, i: int, restored: Restored, recorder: Recorder) -> LoopState:

@@ -331,6 +331,24 @@ def test_too_little_space_is_said_before_the_work(made, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    "chunks, message",
+    [
+        ([], "holds no example of train"),
+        ([[{"image": None}] * 2], "does not hold the official toys"),
+    ],
+)
+def test_a_copy_without_examples_or_labels(tmp_path, monkeypatch, chunks, message):
+    page = tmp_path / "toys/1.0.0/dataset_info.json"
+    page.parent.mkdir(parents=True)
+    page.write_text("{}")
+    copy = prepared.Copy("toys", str(page.parent), "array_record", {"train": 2}, 0)
+    monkeypatch.setattr(prepared, "records", lambda copy, split: iter(chunks))
+    monkeypatch.setattr(prepared, "decode_image", lambda content: np.zeros((4, 4, 1), np.uint8))
+    with pytest.raises(UserError, match=message):
+        prepared.read(copy, "train", check=lambda x, label: label.sum() == 0)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
 def test_a_disk_that_fills_up_leaves_nothing(tmp_path):
     """A limit on the size of files stands in for the full disk: a process of its own prepares under

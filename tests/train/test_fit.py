@@ -113,7 +113,7 @@ def test_convolutions_are_stepped_one_by_one_on_cpu_and_mlps_are_not():
             batch_size=16,
             mesh=mesh,
         )
-        assert compiled.most == most
+        assert compiled.max_steps == most
 
 
 def test_evaluation_is_the_exact_mean_whatever_the_batch_and_the_devices():
