@@ -11,8 +11,8 @@ Convolutions keep the size and have no biases, but for the decoder's last one, w
 biases are drawn as torch does.
 
 Sources: Daniel & Tamar 2021 (arXiv 2012.13253), appendix 9.4, and its released code, soft_intro_vae/train_soft_intro_vae.py;
-Huang et al. 2018 (arXiv 1807.06358) and its released code, networks.py. Both gave some blocks between equal widths above 256
-a conv k1 as well, for a while or still, because Python's `is not` was taken for `!=`; these here have none.
+Huang et al. 2018 (arXiv 1807.06358) and its released code, networks.py. That code, and the other's before 2022, compares
+widths with `is not`, so that some of its blocks between equal widths above 256 have a conv k1 too; none here has.
 """
 
 import math
@@ -75,17 +75,14 @@ class Style(nn.Module):
     def joined(self, h: Array, cond: Array | None) -> Array:
         """Returns h [B, n] with the one-hot labels beside it, if this net has any."""
         classes = self.num_classes
-        if (cond is None) != (classes is None) or (
-            cond is not None and cond.shape[1:] != (classes,)
-        ):
-            have = "no cond" if cond is None else f"cond of shape {cond.shape}"
-            want = (
-                "none: build it with num_classes"
-                if classes is None
-                else (f"one-hot labels [batch, {classes}]: jax.nn.one_hot(label, {classes})")
-            )
-            raise UserError(f"this intro net got {have}, and takes {want}.")
-        return join(h, cond)
+        have = None if cond is None else cond.shape[1:]
+        if have == (None if classes is None else (classes,)):
+            return join(h, cond)
+        what = "no cond" if cond is None else f"cond of shape {cond.shape}"
+        want = "none: build it with num_classes"
+        if classes is not None:
+            want = f"one-hot labels [batch, {classes}]: jax.nn.one_hot(label, {classes})"
+        raise UserError(f"this intro net got {what}, and takes {want}.")
 
 
 class Encoder(Style):
