@@ -110,7 +110,8 @@ def run_evaluate(asked: options.Evaluate) -> int:
     split = _source(asked, trained)
     start = time.perf_counter()
     progress = _Progress() if sys.stderr.isatty() else None
-    setting = measuring.Setting(asked.seed, asked.batch_size, asked.k)
+    folder = asked.weights if asked.weights is not None and asked.weights.is_dir() else None
+    setting = measuring.Setting(asked.seed, asked.batch_size, asked.k, asked.lpips_net, folder)
     distances, about = [], ""
     if {"fid", "kid"} & set(metrics):  # first: a protocol may be missing
         distances, about = _distances(trained, asked, progress)

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.data import places
+from jaxvae.data.source import Source
 from jaxvae.errors import UserError, concrete, unknown
-from jaxvae.metrics import squeezenet
+from jaxvae.metrics import likelihood, squeezenet
 from jaxvae.metrics import weights as weight_files
-from jaxvae.types import Array
+from jaxvae.types import Array, HasMean, Model, Params, State
 
 SLACK = 1e-4  # how far rounding may carry a pixel out of [0, 1]
 TINY = 1e-10  # added to the length of features
@@ -147,6 +148,73 @@ def _distance(weights: Weights, x: Array, y: Array, *, net: str) -> Array:
     return total
 
 
+def of_reconstructions(
+    model: Model,
+    params: Params,
+    state: State,
+    source: Source,
+    weights: Weights,
+    *,
+    net: str = "squeeze",
+    stats: str = "running",
+    **options: Any,
+) -> np.ndarray:
+    """Returns LPIPS(net) of every image and its reconstruction, the decoder's mean at the
+    posterior's mean: [n].
+
+    Reconstructions are cut to [0, 1]; grey images are given to the net as three equal channels.
+
+    Args:
+        source: of images of 1 or 3 channels.
+        weights: of `load(net)`.
+        net: as for `load`.
+        stats: "running" or "batch", of the model's BatchNorm.
+        options: of `likelihood.per_example`: preprocess, batch_size, seed, mesh, progress.
+
+    Raises:
+        UserError: for a model that does not reconstruct, and images that are too small, have other
+            channels or values outside [0, 1].
+    """
+    if model.encode is None or model.decode is None:
+        raise UserError("LPIPS of reconstructions needs a model that encodes and decodes.")
+    check_source(source, net)
+
+    def distances(trained, state, rng, batch):
+        params, weights = trained
+        q = model.encode(params, state, batch.x, batch.cond, stats=stats)
+        if not isinstance(q, HasMean):
+            raise UserError(
+                f"a reconstruction needs a posterior's mean: {type(q).__name__} has none."
+            )
+        x_hat = model.decode(params, state, q.mean, batch.cond, stats=stats).mean
+        x, y = (
+            jnp.broadcast_to(images, (*images.shape[:-1], 3))
+            for images in (batch.x, jnp.clip(x_hat, 0.0, 1.0))
+        )
+        pixels = batch.x.reshape(len(batch.x), -1)
+        found = distance(weights, x, y, net=net)
+        return {"lpips": found, "low": pixels.min(axis=1), "high": pixels.max(axis=1)}
+
+    found = likelihood.per_example(
+        distances, (params, weights), state, source, stats=stats, **options
+    )
+    low, high = found["low"].min(), found["high"].max()
+    if not (low >= -SLACK and high <= 1.0 + SLACK):
+        raise UserError(
+            f"LPIPS needs images in [0, 1], and those of {source.name} run from {low:g} to "
+            f"{high:g}: scale them."
+        )
+    return found["lpips"]
+
+
+def check_source(source: Source, net: str) -> None:
+    """Raises `UserError` unless a source has images of 1 or 3 channels that are large enough for
+    LPIPS(net)."""
+    if len(source.shape) != 3 or source.shape[-1] not in (1, 3):
+        raise UserError(f"LPIPS needs images of 1 or 3 channels, not examples of {source.shape}.")
+    _check_size(source.shape, net, _backbone(net))
+
+
 def _unit(f: Array) -> Array:
     """Returns f over its length along the channels; 0, with finite gradients, where f is 0."""
     square = jnp.sum(jnp.square(f), axis=-1, keepdims=True)
@@ -167,13 +235,7 @@ def _check(x: Array, y: Array, net: str, backbone: Backbone) -> None:
             )
     if x.shape != y.shape:
         raise UserError(f"LPIPS compares images of one shape, not {x.shape} with {y.shape}.")
-    if min(x.shape[1:3]) < backbone.side:
-        least = min(BACKBONES.values(), key=lambda other: other.side).side
-        hint = "resize them" if min(x.shape[1:3]) < least else "resize them, or use another net"
-        raise UserError(
-            f"LPIPS({net}) needs images of at least {backbone.side} pixels a side, not "
-            f"{x.shape[1]}x{x.shape[2]}: {hint}."
-        )
+    _check_size(x.shape[1:], net, backbone)
     for name, images in (("x", x), ("y", y)):
         if not concrete(images):
             continue
@@ -183,6 +245,16 @@ def _check(x: Array, y: Array, net: str, backbone: Backbone) -> None:
                 f"{name} must be in [0, 1], and runs from {low:g} to {high:g}: scale it (from [-1, "
                 "1]: (x + 1) / 2), or use jnp.clip."
             )
+
+
+def _check_size(shape: tuple[int, ...], net: str, backbone: Backbone) -> None:
+    side = min(shape[:2])
+    if side < backbone.side:
+        others = any(other.side <= side for other in BACKBONES.values())
+        raise UserError(
+            f"LPIPS({net}) needs images of at least {backbone.side} pixels a side, not "
+            f"{shape[0]}x{shape[1]}: resize them{', or use another net' if others else ''}."
+        )
 
 
 def _read(name: str, given: Any) -> tuple[Mapping[str, np.ndarray], str]:

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 import seeded
+from jaxvae import data, models, nets
 from jaxvae.errors import UserError
 from jaxvae.metrics import lpips, squeezenet, weights
+from jaxvae.types import Batch
 
 VGG = [*"CCMCCMCCCMCCCMCCCM"]  # torchvision's "D": convolutions and max pools
 THIN = 16  # by which widths are divided here
@@ -178,6 +180,46 @@ def test_gradients_are_finite(squeeze):
     np.testing.assert_allclose(by_x(x, x, squeeze), np.zeros(x.shape), atol=1e-7)
     dead = squeeze._replace(net={k: v - 10 if k == "0.bias" else v for k, v in squeeze.net.items()})
     assert np.isfinite(by_x(x, y, dead)).all()
+
+
+def vae(shape):
+    model = models.vae(
+        nets.mlp((6,), 4), nets.mlp((6,), shape), latent_dim=2, likelihood="gaussian"
+    )
+    return model, *model.init(jax.random.key(0), Batch(jnp.zeros((2, *shape))))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_reconstructions(squeeze, channels):
+    """Decoder means at posterior means, cut to [0, 1], grey images thrice, whatever the batches."""
+    trained = vae((18, 20, channels))
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (7, 18, 20, channels), dtype=np.uint8)
+    x = jnp.asarray(pixels, jnp.float32) / 255
+    x_hat = jnp.clip(models.reconstruct(*trained, Batch(x)), 0, 1)
+    assert float(x_hat.min()) == 0  # the cut matters
+    want = lpips.distance(squeeze, *(jnp.broadcast_to(v, (7, 18, 20, 3)) for v in (x, x_hat)))
+    found = lpips.of_reconstructions(*trained, data.from_arrays(pixels), squeeze, batch_size=3)
+    np.testing.assert_allclose(found, want, rtol=1e-4)
+
+
+def test_reconstructions_that_cannot_be_compared(squeeze):
+    trained = vae((18, 20, 1))
+    floats = data.from_arrays(np.full((4, 18, 20, 1), -0.5, np.float32), name="floats")
+    with pytest.raises(UserError, match=r"those of floats run from -0.5 to -0.5: scale them"):
+        lpips.of_reconstructions(*trained, floats, squeeze)
+    for shape, message in (
+        ((16, 20, 1), "at least 17 pixels a side, not 16x20: resize them, or use another net"),
+        ((8, 8, 1), "not 8x8: resize them[.]$"),
+        ((18, 20, 2), "images of 1 or 3 channels"),
+        ((400,), "images of 1 or 3 channels"),
+    ):
+        small = data.from_arrays(np.zeros((4, *shape), np.uint8))
+        with pytest.raises(UserError, match=message):
+            lpips.of_reconstructions(*trained, small, squeeze)
+    model = trained[0]._replace(decode=None)
+    with pytest.raises(UserError, match="encodes and decodes"):
+        lpips.of_reconstructions(model, *trained[1:], floats, squeeze)
 
 
 # ---- what does not fit ---------------------------------------------------------------------------
