@@ -204,6 +204,8 @@ def of_reconstructions(
             f"LPIPS needs images in [0, 1], and those of {source.name} run from {low:g} to "
             f"{high:g}: scale them."
         )
+    if not np.isfinite(found["lpips"]).all():
+        raise UserError("reconstructions hold values that are not finite: check the model.")
     return found["lpips"]
 
 

@@ -90,6 +90,7 @@ def scores(
     k: int = DRAWS,
     gamma: float | None = None,
     stats: str = "running",
+    batch_size: int = 100,
     **options: Any,
 ) -> Scores:
     """Returns the score of every example of a source.
@@ -100,7 +101,8 @@ def scores(
         gamma: variance of a Gaussian decoder to score with, around the model's own mean; default:
             the model's own likelihood (a Soft-IntroVAE's has the variance 1/2).
         stats: "running" or "batch" (see above; no batch is padded then).
-        options: of `likelihood.per_example`: preprocess, batch_size, seed, mesh, progress.
+        batch_size: examples at a time.
+        options: of `likelihood.per_example`: preprocess, seed, mesh, progress.
 
     Raises:
         UserError: for a model that does not encode and decode, an unknown score, and a gamma of a
@@ -113,6 +115,7 @@ def scores(
         raise UserError("out-of-distribution scores need a model that encodes and decodes.")
     if gamma is not None:
         model = with_variance(model, gamma)
+    options |= {"batch_size": batch_size}
     if score == "iw":
         values = likelihood.iw_bound(model, params, state, source, k=k, stats=stats, **options)
         about = f"importance-weighted log-likelihood, K={k}"
@@ -122,6 +125,8 @@ def scores(
         about = "ELBO, one draw of z"
     decoder = _decoder(model, params, state, source, options.get("preprocess"))
     protocol = f"nats per example, {about}, {decoder}, {stats} statistics"
+    if stats == "batch":
+        protocol += f" of {min(batch_size, source.size)} examples"
     return Scores(np.asarray(values, np.float64), f"{source.name} {source.split}", protocol)
 
 

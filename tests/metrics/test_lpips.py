@@ -217,7 +217,12 @@ def test_reconstructions_that_cannot_be_compared(squeeze):
         small = data.from_arrays(np.zeros((4, *shape), np.uint8))
         with pytest.raises(UserError, match=message):
             lpips.of_reconstructions(*trained, small, squeeze)
-    model = trained[0]._replace(decode=None)
+    model, params, state = trained
+    lost = {**params, "decoder": jax.tree.map(lambda v: v * jnp.nan, params["decoder"])}
+    images = data.from_arrays(np.zeros((4, 18, 20, 1), np.uint8))
+    with pytest.raises(UserError, match="reconstructions hold values that are not finite"):
+        lpips.of_reconstructions(model, lost, state, images, squeeze)
+    model = model._replace(decode=None)
     with pytest.raises(UserError, match="encodes and decodes"):
         lpips.of_reconstructions(model, *trained[1:], floats, squeeze)
 

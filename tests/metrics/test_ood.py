@@ -133,9 +133,8 @@ def test_batch_statistics_are_told_apart():
     running, batch = (
         ood.scores(*trained, source(), batch_size=30, stats=s) for s in ("running", "batch")
     )
-    assert running.protocol.endswith("running statistics") and batch.protocol.endswith(
-        "batch statistics"
-    )
+    assert running.protocol.endswith(", running statistics")
+    assert batch.protocol.endswith(", batch statistics of 30 examples")
     assert np.abs(running.values - batch.values).max() > 0.1
     with pytest.raises(UserError, match="unknown stats"):
         ood.scores(*trained, source(), stats="train")
