@@ -61,8 +61,8 @@ class Style(nn.Module):
             return h
         if self.norm == "batch":
             return BatchNorm(dtype=self.dtype)(h, train=train)
-        groups = math.gcd(GROUPS, h.shape[-1])
-        return nn.GroupNorm(groups, epsilon=1e-5, use_fast_variance=False, dtype=self.dtype)(h)
+        norm = nn.GroupNorm(math.gcd(GROUPS, h.shape[-1]), epsilon=1e-5, use_fast_variance=False)
+        return norm(h.astype(jnp.float32)).astype(self.dtype)
 
     def block(self, x: Array, width: int, train: bool) -> Array:
         h = _leaky(self.normalised(self.conv(width)(x), train))

@@ -10,7 +10,7 @@ import pytest
 
 from jaxvae import models, nets
 from jaxvae.errors import UserError
-from jaxvae.nets.intro import CHANNELS, INTRO_VAE_CHANNELS
+from jaxvae.nets.intro import CHANNELS, INTRO_VAE_CHANNELS, NORMS
 from jaxvae.types import Batch
 
 RNG = jax.random.key(0)
@@ -242,9 +242,10 @@ def test_a_model_of_them_has_a_loss_that_moves_every_parameter():
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, name
 
 
-def test_bfloat16_computes_and_returns_float32():
-    pair = nets.intro((8, 8, 1), dtype=jnp.bfloat16, **TINY)
-    (e, state), (g, _), _, _ = abstract(pair, (8, 8, 1), 3)
+@pytest.mark.parametrize("norm", NORMS)
+def test_bfloat16_computes_and_returns_float32(norm):
+    pair = nets.intro((8, 8, 1), norm=norm, dtype=jnp.bfloat16, **TINY)
+    (e, state), (g, _), _, _ = abstract(pair, (8, 8, 1), 3)  # which looks at the outputs' types
     assert {v.dtype for v in jax.tree.leaves((e, state, g))} == {jnp.dtype("float32")}
 
 
