@@ -276,7 +276,7 @@ def test_evaluate_compares_reconstructions_by_their_looks(trained, tmp_path, mon
     message = refused(capsys, *argv, "--weights", str(files), "--lpips-net", "alex")
     assert "LPIPS(alex) needs images of at least 31 pixels a side, not 18x18" in message
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("JAXVAE_DATA_DIR", "TFDS_DATA_DIR"):
+    for name in ("JAXVAE_DATA_DIR", "TFDS_DATA_DIR", "JAXVAE_WEIGHTS_DIR"):
         monkeypatch.delenv(name, raising=False)
     assert "squeezenet1_1-b8a52dc0.pth are not here" in refused(capsys, *argv)
     message = refused(capsys, "evaluate", str(trained), "--metrics", "lpips")
