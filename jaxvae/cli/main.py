@@ -118,7 +118,7 @@ def _other(argv: list[str]) -> int:
     settings = parse(cls, argv[len(word.split()) :], f"jaxvae {word}")
     options.check(settings)
     metrics = getattr(settings, "metrics", None) or ()
-    if {"fid", "kid"} & set(metrics):  # what takes their features convolves
+    if {"fid", "kid", "lpips"} & set(metrics):  # what takes their features convolves
         host.keep_freed_memory()
     function = f"run_{word.replace(' ', '_')}"
     return getattr(importlib.import_module(f"jaxvae.cli.{module}"), function)(settings)

@@ -12,7 +12,9 @@ from jaxvae.presets.config import Count, Folder, Text, optional
 
 File = Annotated[Path | None, optional("FILE")]
 Run = Annotated[Positional[Path], arg(metavar="RUN")]
-Metric = Literal["elbo", "kl_per_dim", "active_units", "log_prob", "iw_nll", "bpd", "fid", "kid"]
+Metric = Literal[
+    "elbo", "kl_per_dim", "active_units", "log_prob", "iw_nll", "bpd", "lpips", "fid", "kid"
+]
 METRICS = get_args(Metric)
 
 
@@ -86,7 +88,7 @@ class Evaluate(_OnData):
 
     metrics: Annotated[
         tuple[Metric, ...] | None,
-        optional("{elbo,log_prob,kl_per_dim,active_units,iw_nll,bpd,fid,kid} ..."),
+        optional("{elbo,kl_per_dim,active_units,log_prob,iw_nll,bpd,lpips,fid,kid} ..."),
     ] = None
     """What to measure (default: elbo with rec and kl, and active_units; an exact log_prob)."""
     k: int = 5000
@@ -98,7 +100,10 @@ class Evaluate(_OnData):
     samples: Count = None
     """Generated images for fid and kid, and real ones at most (default: the protocol's)."""
     weights: File = None
-    """File or folder of the weights of fid and kid (default: as `jaxvae weights list` shows)."""
+    """File or folder of the weights of fid and kid, or folder of those of lpips (default: as
+    `jaxvae weights list` shows)."""
+    lpips_net: Literal["squeeze", "alex", "vgg"] = "squeeze"
+    """Net of lpips, which compares reconstructions with the images."""
 
 
 @dataclasses.dataclass(frozen=True)

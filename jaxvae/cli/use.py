@@ -112,7 +112,8 @@ def run_evaluate(args: options.Evaluate) -> int:
     split = _source(args, trained)
     start = time.perf_counter()
     progress = _Progress() if sys.stderr.isatty() else None
-    setting = measuring.Setting(args.seed, args.batch_size, args.k)
+    folder = args.weights if args.weights is not None and args.weights.is_dir() else None
+    setting = measuring.Setting(args.seed, args.batch_size, args.k, args.lpips_net, folder)
     distances, about = [], ""
     if {"fid", "kid"} & set(metrics):  # first: a protocol may be missing
         distances, about = _distances(trained, args, metrics, progress)

@@ -126,14 +126,4 @@ def from_state_dict(
     Raises:
         UserError: for weights of another model.
     """
-    prefix = "features."
-    if any(name.startswith(prefix) for name in found):
-        found = {
-            name.removeprefix(prefix): value
-            for name, value in found.items()
-            if name.startswith(prefix)
-        }
-    return {
-        name: value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
-        for name, value in weights.select(found, shapes(), what).items()
-    }
+    return weights.convolutions(found, shapes(), what)

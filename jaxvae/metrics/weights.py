@@ -56,6 +56,24 @@ KNOWN = {
         "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/squeeze.pth",
         "LPIPS(squeeze)",
     ),
+    "alexnet": Weights(
+        "alexnet-owt-7be5be79.pth",
+        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+        "LPIPS(alex)",
+    ),
+    "lpips_alex": Weights(
+        "lpips_alex_linear_v0.1.pth",
+        "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/alex.pth",
+        "LPIPS(alex)",
+    ),
+    "vgg16": Weights(
+        "vgg16-397923af.pth", "https://download.pytorch.org/models/vgg16-397923af.pth", "LPIPS(vgg)"
+    ),
+    "lpips_vgg": Weights(
+        "lpips_vgg_linear_v0.1.pth",
+        "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth",
+        "LPIPS(vgg)",
+    ),
 }
 
 
@@ -194,6 +212,24 @@ def select(
             f"{what}: {damaged[0]} holds values that are not finite: fetch the file again."
         )
     return chosen
+
+
+def convolutions(
+    found: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], what: str
+) -> StateDict:
+    """Returns the parameters of the convolutions of a torchvision model, kernels as [H, W, in,
+    out], from its state dictionary or from that of its `features`; else as `select`."""
+    prefix = "features."
+    if any(name.startswith(prefix) for name in found):
+        found = {
+            name.removeprefix(prefix): value
+            for name, value in found.items()
+            if name.startswith(prefix)
+        }
+    return {
+        name: value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+        for name, value in select(found, shapes, what).items()
+    }
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:

@@ -6,6 +6,7 @@ presets, experiments and users. A net of your own needs none of this: any pair o
 
 from jaxvae.nets.conv import conv_decoder, conv_encoder
 from jaxvae.nets.infogan import infogan
+from jaxvae.nets.intro import intro
 from jaxvae.nets.layers import from_linen
 from jaxvae.nets.mlp import mlp, second_stage
 from jaxvae.nets.resnet import resnet
@@ -17,6 +18,7 @@ __all__ = [
     "conv_encoder",
     "from_linen",
     "infogan",
+    "intro",
     "mlp",
     "resnet",
     "rho_nets",

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxvae.data import Source
 from jaxvae.errors import UserError
-from jaxvae.metrics import likelihood
+from jaxvae.metrics import likelihood, lpips
 from jaxvae.presets.config import System
 from jaxvae.types import Params, State
 
@@ -23,6 +24,8 @@ class Setting(NamedTuple):
     seed: int = 0
     batch_size: int = 100
     k: int = 5000  # draws for each example of the importance-weighted bound
+    lpips_net: str = "squeeze"
+    weights: Path | None = None  # folder of the weights of lpips; None: where they are found
 
 
 def available(system: System) -> tuple[str, ...]:
@@ -46,7 +49,7 @@ def measure(
     `kid` are not among them.
 
     Args:
-        metrics: of log_prob, elbo (with rec and kl), kl_per_dim, active_units, iw_nll, bpd.
+        metrics: of log_prob, elbo (with rec and kl), kl_per_dim, active_units, iw_nll, bpd, lpips.
         progress: called as (examples done, examples in all) where it takes long.
 
     Raises:
@@ -55,6 +58,7 @@ def measure(
     trained = (params, state)
     if "bpd" in metrics:  # refused before the work
         _bits(system, source, 0.0)
+    looks = _looks(system, trained, source, setting, progress) if "lpips" in metrics else []
     rows = []
     if "log_prob" in metrics:
         rows += _density(system, trained, source, setting)
@@ -62,12 +66,12 @@ def measure(
         rows += _terms(system, trained, source, metrics, setting)
     if {"iw_nll", "bpd"} & set(metrics):
         rows += _bound(system, trained, source, metrics, setting, progress)
-    return rows
+    return rows + looks
 
 
 def _options(system: System, setting: Setting) -> dict[str, Any]:
-    seed, batch_size, _ = setting
-    return {"preprocess": system.preprocess, "seed": seed, "batch_size": batch_size}
+    batch_size = setting.batch_size
+    return {"preprocess": system.preprocess, "seed": setting.seed, "batch_size": batch_size}
 
 
 def _record(metric: str, value: Any, error: float | None, source: Source, protocol: str) -> Record:
@@ -154,6 +158,30 @@ def _bound(
         error /= math.prod(source.shape) * math.log(2.0)
         rows.append(_record("bpd", bits, error, source, f"{what}, from the {how}"))
     return rows
+
+
+def _looks(
+    system: System, trained: Any, source: Source, setting: Setting, progress: Progress
+) -> list[Record]:
+    """Returns how different reconstructions look from the images."""
+    net = setting.lpips_net
+    lpips.check_source(source, net)
+    values = lpips.of_reconstructions(
+        system.model,
+        *trained,
+        source,
+        lpips.load(net, weights=setting.weights, heads=setting.weights),
+        net=net,
+        progress=progress,
+        **_options(system, setting),
+    )
+    height, width, channels = source.shape
+    about = (
+        f"LPIPS({net}) 0.1 of images and their reconstructions from posterior means, {height}x{width}"
+        f"{' as three equal channels' if channels == 1 else ''}, {_pixels(system, setting.seed)}"
+    )
+    mean = likelihood.estimate(values, about)
+    return [_record("lpips", mean.value, mean.error, source, mean.protocol)]
 
 
 def _bits(system: System, source: Source, nll: float) -> tuple[float, str]:

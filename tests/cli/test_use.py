@@ -11,7 +11,7 @@ import seeded
 from jaxvae import data, safetensors, writers
 from jaxvae.cli import main, options, use
 from jaxvae.errors import UserError
-from jaxvae.metrics import squeezenet
+from jaxvae.metrics import lpips, squeezenet
 from jaxvae.presets import load as loading
 from jaxvae.presets import measure as measuring
 from jaxvae.presets import record
@@ -130,7 +130,8 @@ def test_ends_of_an_interpolation_are_reconstructions(trained, tmp_path):
 
 
 def test_evaluate_writes_the_table_as_json(trained, capsys):
-    likelihoods = [name for name in options.METRICS if name not in ("log_prob", "fid", "kid")]
+    others = ("log_prob", "lpips", "fid", "kid")
+    likelihoods = [name for name in options.METRICS if name not in others]
     assert main(["evaluate", str(trained), "--metrics", *likelihoods, "--k", "20"]) == 0
     shown = capsys.readouterr().out
     rows = {
@@ -247,6 +248,39 @@ def test_evaluate_distances_always_with_their_protocol(
         assert main([*argv, *more]) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1, error
+
+
+def test_evaluate_compares_reconstructions_by_their_looks(trained, tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "x.npz", x=rng.integers(0, 256, (60, 18, 18, 1), np.uint8))
+    run = str(tmp_path / "run")
+    argv = ["train", "vae", "--data", f"npz:{tmp_path / 'x.npz'}", "--workdir", run, *TINY]
+    assert main([*argv, "--batch-size", "8"]) == 0
+    files = tmp_path / "weights"
+    files.mkdir()
+    np.savez(files / "squeezenet1_1-b8a52dc0.npz", **seeded.state_dict(squeezenet.shapes()))
+    widths = lpips.BACKBONES["squeeze"].widths
+    heads = {f"lin{i}.model.1.weight": np.ones((1, c, 1, 1)) for i, c in enumerate(widths)}
+    np.savez(files / "lpips_squeeze_linear_v0.1.npz", **heads)
+    argv = ["evaluate", run, "--metrics", "lpips", "elbo"]
+    capsys.readouterr()
+    assert main([*argv, "--weights", str(files)]) == 0
+    rows = json.loads((tmp_path / "run" / "evaluation.json").read_text())["metrics"]
+    row = rows[-1]
+    assert row["metric"] == "lpips" and row["value"] > row["error"] > 0
+    assert row["protocol"] == (
+        "LPIPS(squeeze) 0.1 of images and their reconstructions from posterior means, 18x18 as "
+        "three equal channels, grey pixels"
+    )
+    assert row["protocol"] in capsys.readouterr().out and row["n"] == rows[0]["n"]
+    message = refused(capsys, *argv, "--weights", str(files), "--lpips-net", "alex")
+    assert "LPIPS(alex) needs images of at least 31 pixels a side, not 18x18" in message
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("JAXVAE_DATA_DIR", "TFDS_DATA_DIR", "JAXVAE_WEIGHTS_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    assert "squeezenet1_1-b8a52dc0.pth are not here" in refused(capsys, *argv)
+    message = refused(capsys, "evaluate", str(trained), "--metrics", "lpips")
+    assert "at least 17 pixels a side, not 8x8: resize them." in message
 
 
 def test_evaluate_dequantised_states_bits_of_bytes(conditional, tmp_path, capsys):

@@ -390,5 +390,9 @@ def test_checksums_are_those_of_the_published_names():
         "inception": "6726825d",
         "squeezenet": "b8a52dc0",
         "lpips_squeeze": None,
+        "alexnet": "7be5be79",
+        "lpips_alex": None,
+        "vgg16": "397923af",
+        "lpips_vgg": None,
     }
     json.dumps([known.url for known in weights.KNOWN.values()])
