@@ -42,6 +42,7 @@ torture: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright
 
 format: $(READY)
 	$(BIN)/ruff check --fix-only --quiet .

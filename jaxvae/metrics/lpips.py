@@ -175,18 +175,19 @@ def of_reconstructions(
         UserError: for a model that does not reconstruct, and images that are too small, have other
             channels or values outside [0, 1].
     """
-    if model.encode is None or model.decode is None:
+    encode, decode = model.encode, model.decode
+    if encode is None or decode is None:
         raise UserError("LPIPS of reconstructions needs a model that encodes and decodes.")
     check_source(source, net)
 
     def distances(trained, state, rng, batch):
-        params, weights = trained
-        q = model.encode(params, state, batch.x, batch.cond, stats=stats)
+        params, weights = trained["model"], trained["lpips"]
+        q = encode(params, state, batch.x, batch.cond, stats=stats)
         if not isinstance(q, HasMean):
             raise UserError(
                 f"a reconstruction needs a posterior's mean: {type(q).__name__} has none."
             )
-        x_hat = model.decode(params, state, q.mean, batch.cond, stats=stats).mean
+        x_hat = decode(params, state, q.mean, batch.cond, stats=stats).mean
         x, y = (
             jnp.broadcast_to(images, (*images.shape[:-1], 3))
             for images in (batch.x, jnp.clip(x_hat, 0.0, 1.0))
@@ -196,7 +197,7 @@ def of_reconstructions(
         return {"lpips": found, "low": pixels.min(axis=1), "high": pixels.max(axis=1)}
 
     found = likelihood.per_example(
-        distances, (params, weights), state, source, stats=stats, **options
+        distances, {"model": params, "lpips": weights}, state, source, stats=stats, **options
     )
     low, high = found["low"].min(), found["high"].max()
     if not (low >= -SLACK and high <= 1.0 + SLACK):

@@ -33,6 +33,7 @@ from jaxvae.data.preprocess import make_preprocess
 from jaxvae.data.source import Source
 from jaxvae.errors import UserError, check_count, check_number, unknown
 from jaxvae.metrics import likelihood
+from jaxvae.models.verbs import both_ways
 from jaxvae.types import HasMean, Model, Params, State, Terms
 
 DRAWS = 5  # of the paper, for each example
@@ -137,20 +138,21 @@ def with_variance(model: Model, gamma: float) -> Model:
         UserError: for a gamma of 0 or less, and a model with weights of its own (`log_weight`).
     """
     check_number("gamma", gamma, above=0.0)
-    if model.log_weight is not None or model.encode is None or model.decode is None:
+    encode, given_decode = model.encode, model.decode
+    if model.log_weight is not None or encode is None or given_decode is None:
         raise UserError(
             "gamma is the variance of one decoder, and this model is not one encoder and one "
             "decoder: leave gamma out."
         )
 
     def decode(params, state, z, cond=None, *, stats="running"):
-        p = model.decode(params, state, z, cond, stats=stats)
+        p = given_decode(params, state, z, cond, stats=stats)
         if not isinstance(p, HasMean):
             raise UserError(f"gamma needs a decoder with a mean, which {type(p).__name__} lacks.")
         return distributions.Normal(p.mean, jnp.log(jnp.asarray(gamma, jnp.float32)))
 
     def terms(params, state, rng, batch, *, stats="running"):
-        q = model.encode(params, state, batch.x, batch.cond, stats=stats)
+        q = encode(params, state, batch.x, batch.cond, stats=stats)
         p = decode(params, state, distributions.sample(rng, q), batch.cond, stats=stats)
         return Terms(-distributions.log_prob(p, batch.x), distributions.kl(q))
 
@@ -160,15 +162,16 @@ def with_variance(model: Model, gamma: float) -> Model:
 def _decoder(model: Model, params: Params, state: State, source: Source, preprocess: Any) -> str:
     """Returns what p(x|z) is, in words, with its variance where all pixels have the same."""
     preprocess = make_preprocess() if preprocess is None else preprocess
+    encode, decode = both_ways(model)
 
-    def decode(params, state, examples):
+    def likelihood_of(params, state, examples):
         rng = jax.random.key(0)
         x, cond = preprocess(rng, examples)
-        q = model.encode(params, state, x, cond)
-        return model.decode(params, state, distributions.sample(rng, q), cond)
+        q = encode(params, state, x, cond)
+        return decode(params, state, distributions.sample(rng, q), cond)
 
     args = (params, state, source.read(np.arange(1)))
-    p = jax.eval_shape(decode, *args)
+    p = jax.eval_shape(likelihood_of, *args)
     if not isinstance(p, distributions.Normal):
         return f"decoder {type(p).__name__}"
     if math.prod(p.logvar.shape) != 1:
@@ -236,10 +239,12 @@ def detect(
         UserError: for sources of different shapes, and as `scores`.
     """
     check_shapes(inside, outside)
-    parts = [scores(model, params, state, source, **options) for source in (inside, outside)]
-    found = auroc(*parts, level=level)
-    about = f"AUROC of {parts[0].source} against {parts[1].source} by {parts[0].protocol}"
-    return Detection(found, *parts, f"{about}; DeLong interval of {level:.4g}")
+    scores_in, scores_out = (
+        scores(model, params, state, source, **options) for source in (inside, outside)
+    )
+    found = auroc(scores_in, scores_out, level=level)
+    about = f"AUROC of {scores_in.source} against {scores_out.source} by {scores_in.protocol}"
+    return Detection(found, scores_in, scores_out, f"{about}; DeLong interval of {level:.4g}")
 
 
 def histograms(
@@ -339,7 +344,7 @@ def converted(source: Source, shape: tuple[int, ...]) -> Source:
         x = examples["x"]
         if x.shape[-1] > shape[-1]:
             x = np.round(x @ np.array([[0.299], [0.587], [0.114]])).astype(np.uint8)
-        x = np.stack([resized(image, shape[:2]) for image in x]) if len(x) else x
+        x = np.stack([resized(image, (shape[0], shape[1])) for image in x]) if len(x) else x
         examples["x"] = np.ascontiguousarray(np.broadcast_to(x, (len(x), *shape)))
         return examples
 

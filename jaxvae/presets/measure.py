@@ -161,14 +161,15 @@ def _bound(
 
 
 def _looks(
-    system: System, trained: Any, source: Source, setting: Setting, progress: Progress
+    system: System, trained: Trained, source: Source, setting: Setting, progress: Progress
 ) -> list[Record]:
     """Returns how different reconstructions look from the images."""
-    net = setting.lpips_net
+    (params, state), net = trained, setting.lpips_net
     lpips.check_source(source, net)
     values = lpips.of_reconstructions(
         system.model,
-        *trained,
+        params,
+        state,
         source,
         lpips.load(net, weights=setting.weights, heads=setting.weights),
         net=net,
