@@ -5,7 +5,7 @@ samples.
 
 The step is that of `step_time`, with latent dimensions 10, 64 and 512. Samples [128, D], value and
 gradient, by `lax.scan` over D, by `lax.associative_scan`, by a product with the [D, D] table of
-powers of rho made for each example, and by doubling. `distributions.recursion` scans on CPU and
+powers of rho made for each example, and by doubling. `arithmetic.recursion` scans on CPU and
 doubles elsewhere.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.step_time import BATCH_SIZE, ours
 from jaxvae import models, nets
-from jaxvae.distributions import recursion_by_doubling, recursion_by_scan
+from jaxvae.arithmetic import recursion_by_doubling, recursion_by_scan
 
 DIMS = (10, 64, 512)
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import noise, parallel
+from jaxvae.arithmetic import bounded_tanh, differences, excess, log_one_minus_square, recursion
 from jaxvae.errors import UserError, check_count, concrete, unknown
 from jaxvae.types import (
     Array,
@@ -27,24 +28,12 @@ from jaxvae.types import (
 
 LOG_2PI = math.log(2.0 * math.pi)
 CONVENTIONS = ("paper", "readme", "released")  # of the AR(1) posterior
-MAX_RHO = 1.0 - 1e-6  # beyond it float32 cannot tell |rho| from 1
 SATURATED = 0.999  # |rho| above which a posterior is counted as saturated
 
 
 def _sum(x: Array) -> Array:
     """Sums over all axes but the batch: [B, ...] -> [B]."""
     return jnp.sum(x, axis=tuple(range(1, x.ndim)))
-
-
-@jax.custom_jvp
-def _excess(v: Array) -> Array:
-    """Returns e^v - 1 - v >= 0, to the last digits near v = 0: v^2 (1/2! + v/3! + v^2/4! + ...)."""
-    near_zero = jnp.square(v) * jnp.polyval(jnp.asarray(_EXCESS_SERIES, v.dtype), v)
-    return jnp.where(jnp.abs(v) < 1.0, near_zero, jnp.expm1(v) - v)
-
-
-_EXCESS_SERIES = [1.0 / math.factorial(k) for k in range(19, 1, -1)]  # enough for float64
-_excess.defjvps(lambda dv, _, v: jnp.expm1(v) * dv)
 
 
 def _check_event(name: str, have: tuple[int, ...], want: tuple[int, ...]) -> None:
@@ -81,69 +70,11 @@ class Normal(NamedTuple):
     def kl_per_dim(self) -> Array:
         """Returns KL(N(mean_j, exp(logvar_j)) || N(0, 1)) for every dimension: shape of `mean`."""
         logvar = jnp.broadcast_to(self.logvar, self.mean.shape)
-        return 0.5 * (jnp.square(self.mean) + _excess(logvar))
+        return 0.5 * (jnp.square(self.mean) + excess(logvar))
 
     def kl(self) -> Array:
         """Returns KL(q || N(0, I)) [B] (Kingma & Welling 2014, appendix B)."""
         return _sum(self.kl_per_dim())
-
-
-@jax.custom_jvp
-def bounded_tanh(a: Array) -> Array:
-    """Returns rho = tanh(a), kept inside [-MAX_RHO, MAX_RHO]; its derivative is 1 - rho^2 everywhere.
-
-    At the bound that is the derivative of tanh where it gets there, about 2e-6: clipping alone has
-    none, and tanh itself none beyond |a| = 9 in float32, so that a saturated rho could not return.
-    """
-    return jnp.clip(jnp.tanh(a), -MAX_RHO, MAX_RHO)
-
-
-@bounded_tanh.defjvp
-def _bounded_tanh_jvp(primals, tangents):
-    rho, (da,) = bounded_tanh(*primals), tangents
-    return rho, (da + da * rho) * (1.0 - rho)  # as JAX writes tanh's own
-
-
-def recursion(rho: Array, e: Array) -> Array:
-    """Returns y [B, D], y_1 = e_1 and y_j = rho y_{j-1} + e_j, for `rho [B, 1]` and `e [B, D]`.
-
-    A scan over D on CPU, where it is faster; elsewhere a product of log2(D) factors instead of D
-    steps in a row. Neither makes a D x D matrix. benchmarks/ar1.py compares them.
-    """
-    return jax.lax.platform_dependent(rho, e, cpu=recursion_by_scan, default=recursion_by_doubling)
-
-
-def recursion_by_scan(rho: Array, e: Array) -> Array:
-    """Returns `recursion`, one dimension after the other."""
-
-    def body(y, e_j):
-        y = rho[:, 0] * y + e_j
-        return y, y
-
-    return jax.lax.scan(body, jnp.zeros_like(e[:, 0]), e.T)[1].T
-
-
-def recursion_by_doubling(rho: Array, e: Array) -> Array:
-    """Returns `recursion` as a product, with S the shift by one.
-
-    y = (1 - rho S)^-1 e = prod_k (1 + rho^(2^k) S^(2^k)) e
-    """
-    y, shift = e, 1
-    while shift < e.shape[-1]:
-        y = y + rho * jnp.pad(y[:, :-shift], ((0, 0), (shift, 0)))
-        rho, shift = rho * rho, 2 * shift
-    return y
-
-
-def _differences(rho: Array, y: Array) -> Array:
-    """Returns e [B, D] with e_1 = y_1 and e_j = y_j - rho y_{j-1}: undoes `recursion`."""
-    return y - rho * jnp.pad(y[:, :-1], ((0, 0), (1, 0)))
-
-
-def _log_one_minus_square(rho: Array) -> Array:
-    """Returns log(1 - rho^2) <= 0, precise from rho = 0 up to |rho| = 1 in float32."""
-    near_zero = jnp.abs(rho) < 0.5  # there the sum of the two logarithms cancels
-    return jnp.where(near_zero, jnp.log1p(-rho * rho), jnp.log1p(-rho) + jnp.log1p(rho))
 
 
 def _check_ar1(mean: Array, rho: Array, logvar: Array) -> None:
@@ -205,8 +136,8 @@ class AR1Normal(NamedTuple):
         """
         _check_event("AR1Normal", x.shape, self.mean.shape)
         _check_ar1(*self)
-        log_fresh = _log_one_minus_square(self.rho)
-        e = _differences(self.rho, x - self.mean)
+        log_fresh = log_one_minus_square(self.rho)
+        e = differences(self.rho, x - self.mean)
         e = jnp.concatenate([e[:, :1], jnp.exp(-0.5 * log_fresh) * e[:, 1:]], axis=-1)
         return (
             Normal(jnp.zeros_like(e), self.logvar).log_prob(e)
@@ -219,7 +150,7 @@ class AR1Normal(NamedTuple):
         1/2 (|mean|^2 + D (s - 1 - log s) - (D - 1) log(1 - rho^2))
         """
         _check_ar1(*self)
-        correlation = (self.mean.shape[-1] - 1) * _log_one_minus_square(self.rho)[:, 0]
+        correlation = (self.mean.shape[-1] - 1) * log_one_minus_square(self.rho)[:, 0]
         return Normal(self.mean, self.logvar).kl() - 0.5 * correlation
 
 
@@ -327,7 +258,7 @@ def _sample_recursion(rng: Array, mean: Array, rho: Array, logvar: Array) -> Arr
 
 
 def _log_prob_recursion(x: Array, mean: Array, rho: Array, logvar: Array) -> Array:
-    e = _differences(rho, x - mean)
+    e = differences(rho, x - mean)
     return Normal(jnp.zeros_like(e), logvar).log_prob(e)
 
 

@@ -10,8 +10,9 @@ import pytest
 import scipy.stats
 
 from benchmarks.ar1 import SAMPLERS
-from jaxvae import distributions
-from jaxvae.distributions import AR1Normal, Normal, ReadmeAR1, ReleasedAR1, recursion
+from jaxvae import arithmetic, distributions
+from jaxvae.arithmetic import recursion
+from jaxvae.distributions import AR1Normal, Normal, ReadmeAR1, ReleasedAR1
 from jaxvae.errors import UserError
 
 DIMS = (1, 2, 10, 64)
@@ -163,7 +164,7 @@ def test_gradients_are_finite_differences_in_float64(kind, rho):
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_is_finite_and_right_up_to_the_last_rho(kind, sign):
-    rho = np.float32(sign * distributions.MAX_RHO)
+    rho = np.float32(sign * arithmetic.MAX_RHO)
     mean, r, logvar, x = parameters(64, float(rho))
     single = [jnp.asarray(v, jnp.float32) for v in (mean, r, logvar)]
 
@@ -197,8 +198,8 @@ def test_every_form_of_the_recursion_is_the_loop(name, d):
 
 def test_the_recursion_does_not_drift_at_the_last_rho():
     """D = 512 steps of rho = 1 - 1e-6 in float32, where the sum of all is largest."""
-    y = recursion(jnp.full((1, 1), distributions.MAX_RHO), jnp.ones((1, 512)))
-    rho = np.float64(np.float32(distributions.MAX_RHO))
+    y = recursion(jnp.full((1, 1), arithmetic.MAX_RHO), jnp.ones((1, 512)))
+    rho = np.float64(np.float32(arithmetic.MAX_RHO))
     np.testing.assert_allclose(y[0], np.cumsum(rho ** np.arange(512)), rtol=1e-5)
 
 
@@ -263,7 +264,7 @@ def test_the_ar1_posterior_reads_mean_rho_logvar():
     dist = q.build(jnp.asarray([[1.0, 2.0, 3.0, 0.5, -1.0], [0.0, 0.0, 0.0, 100.0, 0.0]]))
     assert isinstance(dist, AR1Normal)
     np.testing.assert_array_equal(dist.mean[0], [1.0, 2.0, 3.0])
-    np.testing.assert_allclose(dist.rho[:, 0], [np.tanh(0.5), distributions.MAX_RHO], rtol=1e-6)
+    np.testing.assert_allclose(dist.rho[:, 0], [np.tanh(0.5), arithmetic.MAX_RHO], rtol=1e-6)
     np.testing.assert_array_equal(dist.logvar[:, 0], [-1.0, 0.0])
     np.testing.assert_array_equal(distributions.metrics(dist)["rho_saturated"], [0.0, 1.0])
     kinds = [
@@ -294,10 +295,10 @@ def test_a_saturated_posterior_comes_back(start):
 
 def test_the_derivative_of_the_bounded_tanh_is_its_own_everywhere():
     a = jnp.asarray([-1e4, -30.0, -9.0, -7.5, -2.0, 0.0, 0.3, 7.0, 7.5, 8.0, 12.0, 30.0, 1e30])
-    rho, slope = jax.jvp(distributions.bounded_tanh, (a,), (jnp.ones_like(a),))
-    bound = distributions.MAX_RHO
+    rho, slope = jax.jvp(arithmetic.bounded_tanh, (a,), (jnp.ones_like(a),))
+    bound = arithmetic.MAX_RHO
     np.testing.assert_array_equal(rho, jnp.clip(jnp.tanh(a), -bound, bound))  # values: clipping
-    reverse = jax.vmap(jax.grad(distributions.bounded_tanh))(a)
+    reverse = jax.vmap(jax.grad(arithmetic.bounded_tanh))(a)
     np.testing.assert_allclose(slope, reverse, rtol=1e-6)
     exact = np.maximum(1.0 - np.tanh(np.asarray(a, np.float64)) ** 2, 1.0 - bound**2)
     np.testing.assert_allclose(
@@ -349,8 +350,8 @@ def test_both_forms_of_the_recursion_agree():
         rho = jax.random.uniform(jax.random.key(d), (5, 1), minval=-0.99, maxval=0.99)
         e = jax.random.normal(jax.random.key(d + 1), (5, d))
         scanned, doubled = (
-            distributions.recursion_by_scan(rho, e),
-            distributions.recursion_by_doubling(rho, e),
+            arithmetic.recursion_by_scan(rho, e),
+            arithmetic.recursion_by_doubling(rho, e),
         )
         np.testing.assert_allclose(scanned, doubled, rtol=2e-5, atol=2e-5)
-        np.testing.assert_array_equal(distributions.recursion(rho, e), scanned)
+        np.testing.assert_array_equal(arithmetic.recursion(rho, e), scanned)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [  # from the ground up; a room may import its own files and those of lower floors
     {"errors", "host"},
     {"types"},
-    {"parallel", "writers"},
+    {"arithmetic", "parallel", "writers"},
     {"archives", "assertions", "safetensors"},
     {"noise", "plots", "table"},
     {"distributions"},
