@@ -96,7 +96,8 @@ class Flow(NamedTuple):
         check_float(x)
         if self.alpha is None or not concrete(x) or isinstance(x, jax.ShapeDtypeStruct):
             return
-        low, high = float(jnp.min(x)), float(jnp.max(x))
+        values = np.asarray(x)
+        low, high = float(values.min()), float(values.max())
         if not (low >= 0.0 and high <= 1.0):
             raise UserError(
                 f"the logit needs pixels in [0, 1]; these run from {low:g} to {high:g}: scale them "

@@ -137,6 +137,7 @@ def gan(
             "same_noise=False or first='discriminator'."
         )
     released, penalised = convention == "released", loss == "wgan_gp"
+    shares = first if same_noise else None  # the one of the two that hands its z on
     of = LOSSES[loss]
     if loss == "lsgan" and released:
         of = Losses(*(_of_sigmoid(each) for each in of))
@@ -147,7 +148,7 @@ def gan(
         z = game.draw(rng_z, len(batch.x)) if carry is None else carry
         fake, state = game.generate(params, state, z, batch.cond, rng_g, train=True)
         output, state = game.judge(params, state, fake, batch.cond, rng_d)
-        return of.generator(output), Aux(state, carry=z if same_noise else None)
+        return of.generator(output), Aux(state, carry=z if shares == "generator" else None)
 
     def discriminator_loss(params, state, rng, batch: Batch, step, carry):
         x, cond = batch
@@ -167,7 +168,7 @@ def gan(
             at = x + u * (fake - x)
             metrics["penalty"], state = gradient_penalty(critic, at, ROOT if released else 0.0)
             value = value + penalty * metrics["penalty"]
-        return value, Aux(state, metrics, z if same_noise else None)
+        return value, Aux(state, metrics, z if shares == "discriminator" else None)
 
     phase = every - 1 if first == "discriminator" else 0
     objectives = (
