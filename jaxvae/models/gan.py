@@ -30,7 +30,7 @@ from jaxvae import noise
 from jaxvae.errors import UserError, check_count, check_number, unknown
 from jaxvae.models.likelihoods import check_float
 from jaxvae.models.vae import use_batch
-from jaxvae.types import Array, Aux, Batch, Model, Net, Objective, Params, Sample, State, Tree
+from jaxvae.types import Array, Aux, Batch, Model, Net, Objective, Params, State, Tree
 
 
 class Losses(NamedTuple):
@@ -106,8 +106,8 @@ def gan(
         prior: of z, N(0, I) or U(-1, 1).
         first: which of the two moves first in a step.
         every: the generator moves at every so many steps, the discriminator at each: behind the
-            last of these steps where the discriminator is first, before the first of them where the
-            generator is.
+            last of these steps where the discriminator is first (the study's code: behind the
+            first of them), before the first of them where the generator is.
         same_noise: whether both losses of a step have the same z; else each draws its own.
 
     Returns:
@@ -120,14 +120,7 @@ def gan(
         UserError: for unknown names and hyper-parameters out of range; when initialised, for nets
             and data whose shapes do not fit, and for wgan_gp with BatchNorm in the discriminator.
     """
-    for name, value, known in (
-        ("loss", loss, LOSSES),
-        ("convention", convention, ("paper", "released")),
-        ("prior", prior, PRIORS),
-        ("first", first, NETS),
-    ):
-        if value not in known:
-            raise unknown(name, value, known)
+    _check_names(loss=loss, convention=convention, prior=prior, first=first)
     check_count("latent_dim", latent_dim)
     check_count("every", every)
     check_number("penalty", penalty, least=0.0)
@@ -136,47 +129,34 @@ def gan(
             "a generator that moves first, and not at every step, has no noise to hand on: use "
             "same_noise=False or first='discriminator'."
         )
-    released, penalised = convention == "released", loss == "wgan_gp"
-    shares = first if same_noise else None  # the one of the two that hands its z on
-    of = LOSSES[loss]
+    released, losses = convention == "released", LOSSES[loss]
     if loss == "lsgan" and released:
-        of = Losses(*(_of_sigmoid(each) for each in of))
-    game = _Game(generator, discriminator, latent_dim, PRIORS[prior], penalised)
-
-    def generator_loss(params, state, rng, batch: Batch, step, carry):
-        rng_z, rng_g, rng_d = jax.random.split(rng, 3)
-        z = game.draw(rng_z, len(batch.x)) if carry is None else carry
-        fake, state = game.generate(params, state, z, batch.cond, rng_g, train=True)
-        output, state = game.judge(params, state, fake, batch.cond, rng_d)
-        return of.generator(output), Aux(state, carry=z if shares == "generator" else None)
-
-    def discriminator_loss(params, state, rng, batch: Batch, step, carry):
-        x, cond = batch
-        check_float(x)
-        rng_z, rng_g, rng_real, rng_fake, rng_u, rng_d = jax.random.split(rng, 6)
-        z = game.draw(rng_z, len(x)) if carry is None else carry
-        fake, state = game.generate(params, state, z, cond, rng_g, train=True)
-        on_real, state = game.judge(params, state, x, cond, rng_real)
-        on_fake, state = game.judge(params, state, fake, cond, rng_fake)
-        real_loss, fake_loss = of.real(on_real), of.fake(on_fake)
-        metrics = {"on_real": on_real, "on_fake": on_fake}
-        metrics |= {"real_loss": real_loss, "fake_loss": fake_loss}
-        value = real_loss + fake_loss
-        if penalised:
-            u = noise.uniform(rng_u, (len(x),) + (1,) * (x.ndim - 1), x.dtype)
-            critic = lambda at: game.judge(params, state, at, cond, rng_d)  # noqa: E731
-            at = x + u * (fake - x)
-            metrics["penalty"], state = gradient_penalty(critic, at, ROOT if released else 0.0)
-            value = value + penalty * metrics["penalty"]
-        return value, Aux(state, metrics, z if shares == "discriminator" else None)
-
-    phase = every - 1 if first == "discriminator" else 0
-    objectives = (
-        Objective(("generator",), generator_loss, every=every, phase=phase, name="generator_loss"),
-        Objective(("discriminator",), discriminator_loss, name="discriminator_loss"),
+        losses = Losses(*(_of_sigmoid(each) for each in losses))
+    game = _Game(
+        {"generator": generator, "discriminator": discriminator},
+        latent_dim,
+        PRIORS[prior],
+        losses,
+        penalty if loss == "wgan_gp" else None,
+        ROOT if released else 0.0,
+        first if same_noise else None,
     )
-    ordered = objectives if first == "generator" else objectives[::-1]
-    return Model(game.init, ordered, sample=_sampler(game))
+    phase = every - 1 if first == "discriminator" else 0
+    objectives = {
+        "generator": Objective(("generator",), game.generator_loss, every=every, phase=phase),
+        "discriminator": Objective(("discriminator",), game.discriminator_loss),
+    }
+    order = NETS if first == "generator" else NETS[::-1]
+    ordered = tuple(objectives[name]._replace(name=f"{name}_loss") for name in order)
+    return Model(game.init, ordered, sample=game.sample)
+
+
+def _check_names(**names: str) -> None:
+    """Raises `UserError` for a name that its option does not have."""
+    known = {"loss": LOSSES, "convention": ("paper", "released"), "prior": PRIORS, "first": NETS}
+    for option, name in names.items():
+        if name not in known[option]:
+            raise unknown(option, name, known[option])
 
 
 def gradient_penalty(
@@ -185,8 +165,8 @@ def gradient_penalty(
     """Returns (sqrt(root + |grad D(at)|^2) - 1)^2 [B] and the state that the critic hands on.
 
     The gradient is that of the sum of all outputs, so it is each example's own where no example
-    has part in the output of another: BatchNorm in training mode would couple them. Its own
-    gradient is 0 where the norm is, as with root = 0 it has none.
+    has part in the output of another: BatchNorm in training mode would couple them. Where the
+    gradient is 0 and root is 0, the norm has no slope, and 0 is taken for it.
 
     Args:
         critic: x [B, ...] -> (outputs [B], state).
@@ -233,20 +213,25 @@ def _of_sigmoid(loss: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 
 class _Game(NamedTuple):
-    """Both nets and the prior of z."""
+    """Both nets, and what they play for."""
 
-    generator: Net
-    discriminator: Net
+    nets: dict[str, Net]
     latent_dim: int
     prior: Callable[[Array, tuple[int, int]], Array]
-    penalised: bool
+    losses: Losses
+    penalty: float | None  # its weight; None: there is none
+    root: float  # under its square root
+    shares: str | None  # the net whose loss hands its z on to the other's
 
     def init(self, rng: Array, batch: Batch) -> tuple[Params, State]:
         """Returns parameters and state; raises `UserError` for data and nets that do not fit."""
         x, cond = batch
         check_float(x)
         z, rngs = jnp.zeros((len(x), self.latent_dim)), jax.random.split(rng)
-        starts = (self.generator.init(rngs[0], z, cond), self.discriminator.init(rngs[1], x, cond))
+        starts = [
+            self.nets[name].init(rng_net, like, cond)
+            for name, rng_net, like in zip(NETS, rngs, (z, x), strict=True)
+        ]
         params, state = (dict(zip(NETS, trees, strict=True)) for trees in zip(*starts, strict=True))
         fake, outputs = jax.eval_shape(
             lambda: (
@@ -265,7 +250,7 @@ class _Game(NamedTuple):
                 f"{outputs.shape}."
             )
         own = state["discriminator"]
-        if self.penalised and isinstance(own, dict) and "batch_stats" in own:
+        if self.penalty is not None and isinstance(own, dict) and "batch_stats" in own:
             raise UserError(
                 "wgan_gp's penalty is of single examples, which BatchNorm in the discriminator "
                 "couples: use a discriminator without it, or another loss."
@@ -277,8 +262,9 @@ class _Game(NamedTuple):
         return self.prior(rng, (n, self.latent_dim))
 
     def _pass(self, name: str, params, state, x, cond, rng, train) -> tuple[Array, State]:
-        net: Net = getattr(self, name)
-        y, new = net.apply(params[name], state[name], x, cond=cond, rng=rng, train=train)
+        y, new = self.nets[name].apply(
+            params[name], state[name], x, cond=cond, rng=rng, train=train
+        )
         return y, {**state, name: new}
 
     def generate(self, params, state, z, cond, rng=None, *, train) -> tuple[Array, State]:
@@ -289,10 +275,39 @@ class _Game(NamedTuple):
         """Returns D(x) [B] in training mode, and the state after this pass."""
         return self._pass("discriminator", params, state, x, cond, rng, True)
 
+    def generator_loss(self, params, state, rng, batch: Batch, step, carry) -> tuple[Array, Aux]:
+        """Returns the generator's loss [B]."""
+        rng_z, rng_g, rng_d = jax.random.split(rng, 3)
+        z = self.draw(rng_z, len(batch.x)) if carry is None else carry
+        fake, state = self.generate(params, state, z, batch.cond, rng_g, train=True)
+        output, state = self.judge(params, state, fake, batch.cond, rng_d)
+        handed_on = z if self.shares == "generator" else None
+        return self.losses.generator(output), Aux(state, carry=handed_on)
 
-def _sampler(game: _Game) -> Sample:
-    def sample(params: Params, state: State, rng: Array, n: int, cond=None, *, stats="running"):
-        z = game.draw(rng, n)
-        return game.generate(params, state, z, cond, train=use_batch(stats))[0]
+    def discriminator_loss(
+        self, params, state, rng, batch: Batch, step, carry
+    ) -> tuple[Array, Aux]:
+        """Returns the discriminator's loss [B], of each example and a fake beside it."""
+        x, cond = batch
+        check_float(x)
+        rng_z, rng_g, rng_real, rng_fake, rng_u, rng_between = jax.random.split(rng, 6)
+        z = self.draw(rng_z, len(x)) if carry is None else carry
+        fake, state = self.generate(params, state, z, cond, rng_g, train=True)
+        on_real, state = self.judge(params, state, x, cond, rng_real)
+        on_fake, state = self.judge(params, state, fake, cond, rng_fake)
+        real_loss, fake_loss = self.losses.real(on_real), self.losses.fake(on_fake)
+        value, metrics = real_loss + fake_loss, {"on_real": on_real, "on_fake": on_fake}
+        metrics |= {"real_loss": real_loss, "fake_loss": fake_loss}
+        if self.penalty is not None:
+            u = noise.uniform(rng_u, (len(x),) + (1,) * (x.ndim - 1), x.dtype)
 
-    return sample
+            def critic(at: Array, state: State = state) -> tuple[Array, State]:
+                return self.judge(params, state, at, cond, rng_between)
+
+            metrics["penalty"], state = gradient_penalty(critic, x + u * (fake - x), self.root)
+            value = value + self.penalty * metrics["penalty"]
+        return value, Aux(state, metrics, z if self.shares == "discriminator" else None)
+
+    def sample(self, params, state, rng, n, cond=None, *, stats="running") -> Array:
+        """Returns G(z) [n, ...]."""
+        return self.generate(params, state, self.draw(rng, n), cond, train=use_batch(stats))[0]

@@ -31,9 +31,13 @@ class Coupling(nn.Module):
         h = join(x.reshape(x.shape[0], -1).astype(self.dtype), cond)
         for width in self.hidden:
             h = nn.relu(Dense(width, dtype=self.dtype)(h))
-        zeros = {"kernel_init": nn.initializers.zeros, "bias_init": nn.initializers.zeros}
-        y = nn.Dense(2 * math.prod(self.shape), dtype=self.dtype, name="out", **zeros)(h)
-        return y.reshape(-1, 2, *self.shape)
+        out = nn.Dense(
+            2 * math.prod(self.shape),
+            dtype=self.dtype,
+            kernel_init=nn.initializers.zeros,
+            name="out",
+        )
+        return out(h).reshape(-1, 2, *self.shape)
 
 
 def coupling(
