@@ -44,7 +44,9 @@ class Flow(NamedTuple):
 
     def to_latent(self, params: Params, x: Array, cond: Array | None = None) -> tuple[Array, Array]:
         """Returns z and log |det dz/dx| [B]."""
-        h, log_det = (x, jnp.zeros(len(x), x.dtype)) if self.alpha is None else self._logit(x)
+        h, log_det = x, jnp.zeros(len(x), x.dtype)
+        if self.alpha is not None:
+            h, log_det = _logit(x, self.alpha)
         for mask, own in zip(self._masks(x), params["flow"], strict=True):
             s, t = self._scale_shift(own, mask * h, cond)
             h = mask * h + (1 - mask) * (h * jnp.exp(s) + t)
@@ -104,11 +106,6 @@ class Flow(NamedTuple):
                 "(dequantised bytes are (byte + u) / 256), or use alpha=None for numbers of any "
                 "size."
             )
-
-    def _logit(self, x: Array) -> tuple[Array, Array]:
-        keep = 1 - self.alpha  # both logarithms are of numbers near 0 made without cancellation
-        low, high = (jnp.log(keep * part + self.alpha / 2) for part in (x, 1 - x))
-        return low - high, _sum(jnp.log1p(-self.alpha) - low - high)
 
     def _masks(self, x: Array) -> list[Array]:
         even = jnp.asarray(checkerboard(self.shape), x.dtype)
@@ -177,6 +174,12 @@ def checkerboard(shape: tuple[int, ...]) -> np.ndarray:
     places = shape[:-1] if len(shape) == 3 else shape
     even = np.indices(places).sum(axis=0) % 2 == 0
     return np.broadcast_to(even[..., None] if len(shape) == 3 else even, shape).astype(np.float32)
+
+
+def _logit(x: Array, alpha: float) -> tuple[Array, Array]:
+    """Returns the logit of (1 - alpha) x + alpha / 2, and its log-determinant [B]."""
+    low, high = (jnp.log((1 - alpha) * part + alpha / 2) for part in (x, 1 - x))  # log v, log(1-v)
+    return low - high, _sum(jnp.log1p(-alpha) - low - high)
 
 
 def _check_shape(shape: tuple[int, ...]) -> None:

@@ -5,13 +5,15 @@
 The table has what is minimised, of data x, fakes x' = G(z) and their outputs l = D(x), l' = D(x');
 softplus(-l) = -log sigmoid(l) is the cross-entropy of "real".
 
-    | loss    | discriminator                             | generator      |
-    | ------- | ----------------------------------------- | -------------- |
-    | ns      | softplus(-l) + softplus(l')               | softplus(-l')  |
-    | mm      | softplus(-l) + softplus(l')               | -softplus(l')  |
-    | lsgan   | 1/2 (l - 1)^2 + 1/2 l'^2                  | 1/2 (l' - 1)^2 |
-    | wgan    | l' - l                                    | -l'            |
-    | wgan_gp | l' - l + penalty (|grad D(x + u (x' - x))| - 1)^2 | -l'    |
+    | loss    | discriminator                                     | generator      |
+    | ------- | ------------------------------------------------- | -------------- |
+    | ns      | softplus(-l) + softplus(l')                       | softplus(-l')  |
+    | mm      | softplus(-l) + softplus(l')                       | -softplus(l')  |
+    | lsgan   | 1/2 (l - 1)^2 + 1/2 l'^2                          | 1/2 (l' - 1)^2 |
+    | wgan    | l' - l                                            | -l'            |
+    | wgan_gp | l' - l + penalty (|grad D(x + u (x' - x))| - 1)^2 | -l'            |
+
+with u ~ U[0, 1), one for each example.
 
 Sources: Goodfellow et al. 2014 (arXiv 1406.2661), Eq. 1 (mm) and section 3 (ns); Mao et al. 2017
 (arXiv 1611.04076), Eq. 9 (lsgan); Arjovsky et al. 2017 (arXiv 1701.07875), Algorithm 1 (wgan);
@@ -64,7 +66,7 @@ PRIORS: dict[str, Callable[[Array, tuple[int, int]], Array]] = {
     "normal": noise.normal,
     "uniform": lambda rng, shape: 2.0 * noise.uniform(rng, shape) - 1.0,
 }
-NETS = ("generator", "discriminator")
+NETS: tuple[str, ...] = ("generator", "discriminator")
 ROOT = 1e-4  # under the released penalty's square root
 
 

@@ -129,7 +129,7 @@ def _study_norm(dtype: Any) -> BatchNorm:
 
 class StudyGenerator(nn.Module):
     shape: tuple[int, int, int]
-    widths: tuple[int, int, int]
+    widths: tuple[int, ...]
     dtype: Any
 
     @nn.compact
@@ -143,13 +143,13 @@ class StudyGenerator(nn.Module):
         h = normed(Dense(dense, DENSE, self.dtype)(z))
         h = normed(Dense(first * (height // 4) * (width // 4), DENSE, self.dtype)(h))
         h = h.reshape(-1, height // 4, width // 4, first)
-        up = {"transposed": True, "init_name": DENSE, "dtype": self.dtype}
-        h = normed(Conv(last, 4, 2, **up)(h))
-        return nn.sigmoid(Conv(colours, 4, 2, **up)(h).astype(jnp.float32))
+        h = normed(Conv(last, 4, 2, transposed=True, init_name=DENSE, dtype=self.dtype)(h))
+        y = Conv(colours, 4, 2, transposed=True, init_name=DENSE, dtype=self.dtype)(h)
+        return nn.sigmoid(jnp.asarray(y, jnp.float32))
 
 
 class StudyDiscriminator(nn.Module):
-    widths: tuple[int, int, int]
+    widths: tuple[int, ...]
     batch_norm: bool
     dtype: Any
 
