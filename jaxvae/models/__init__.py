@@ -4,6 +4,8 @@
 Stands on distributions, objectives, nets and data; imported by presets, experiments and users.
 """
 
+from jaxvae.models.flow import flow
+from jaxvae.models.gan import clip_weights, gan
 from jaxvae.models.info_vae import info_vae
 from jaxvae.models.intro_vae import intro_vae
 from jaxvae.models.introspective import plain_vae
@@ -15,7 +17,10 @@ from jaxvae.models.vae import vae
 from jaxvae.models.verbs import interpolate, reconstruct, traverse
 
 __all__ = [
+    "clip_weights",
     "fit_mixture",
+    "flow",
+    "gan",
     "info_vae",
     "interpolate",
     "intro_vae",

@@ -5,10 +5,12 @@ presets, experiments and users. A net of your own needs none of this: any pair o
 """
 
 from jaxvae.nets.conv import conv_decoder, conv_encoder
+from jaxvae.nets.gan import infogan_gan, mlp_gan
 from jaxvae.nets.infogan import infogan
 from jaxvae.nets.intro import intro
 from jaxvae.nets.layers import from_linen
 from jaxvae.nets.mlp import mlp, second_stage
+from jaxvae.nets.realnvp import coupling
 from jaxvae.nets.resnet import resnet
 from jaxvae.nets.rho import rho_nets
 from jaxvae.nets.wae import wae
@@ -16,10 +18,13 @@ from jaxvae.nets.wae import wae
 __all__ = [
     "conv_decoder",
     "conv_encoder",
+    "coupling",
     "from_linen",
     "infogan",
+    "infogan_gan",
     "intro",
     "mlp",
+    "mlp_gan",
     "resnet",
     "rho_nets",
     "second_stage",

@@ -12,7 +12,16 @@ Stands on training; imported by the command line and by `jaxvae.load`. `PRESETS`
 command line knows of them: a preset of your own is one more entry.
 """
 
-from jaxvae.presets import info_vae, intro_vae, rho_vae, soft_intro_vae, two_stage_vae, vae
+from jaxvae.presets import (
+    flow,
+    gan,
+    info_vae,
+    intro_vae,
+    rho_vae,
+    soft_intro_vae,
+    two_stage_vae,
+    vae,
+)
 from jaxvae.presets.config import Preset
 
 PRESETS: dict[str, Preset] = {
@@ -22,4 +31,6 @@ PRESETS: dict[str, Preset] = {
     "two_stage_vae": two_stage_vae.PRESET,
     "soft_intro_vae": soft_intro_vae.PRESET,
     "intro_vae": intro_vae.PRESET,
+    "gan": gan.PRESET,
+    "flow": flow.PRESET,
 }

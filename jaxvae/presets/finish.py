@@ -137,7 +137,10 @@ def draw_curves(workdir: Path) -> None:
 def report(config: Options, test: dict, fit: Fit, names: list[str]) -> None:
     """Prints the held-out numbers of a run and what to try next."""
     rate = fit.metrics.get("train", {}).get("images_per_s")
-    print(f"\n{config.data}, test split, step {test['step']:,}, nats per image")
+    measured = any(name in test for name in NUMBERS)
+    what = "test split, " if measured else ""
+    unit = ", nats per image" if measured else ""
+    print(f"\n{config.data}, {what}step {test['step']:,}{unit}")
     for name, note in NUMBERS.items():
         if name in test:
             print(f"  {name:<9} {test[name]:>10.2f}   {note}".rstrip())

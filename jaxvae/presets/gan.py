@@ -1,0 +1,85 @@
+"""The preset `gan`."""
+
+import dataclasses
+from typing import Literal
+
+from jaxvae.errors import UserError, check_number
+from jaxvae.presets.config import Number, Options, Preset, System
+
+PENALTY, CLIP = 10.0, 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class GAN(Options):
+    """Train a generative adversarial network (Goodfellow et al. 2014)."""
+
+    net: Literal["mlp", "infogan"] = "mlp"
+    """Networks: the course report's, or the GAN study's; infogan takes images whose sides 4
+    divides."""
+    latent_dim: int = 100
+    """Size of z."""
+    prior: Literal["normal", "uniform"] = "normal"
+    """Of z: N(0, I), or U(-1, 1)."""
+    loss: Literal["ns", "mm", "lsgan", "wgan", "wgan_gp"] = "ns"
+    """Non-saturating, minimax, least squares, Wasserstein with clipped weights or with a gradient
+    penalty."""
+    convention: Literal["paper", "released"] = "paper"
+    """Of lsgan and of the penalty: the papers', or that of the GAN study's code."""
+    penalty: Number = None
+    """Weight of wgan_gp's penalty (default: 10)."""
+    clip: Number = None
+    """Largest absolute weight of wgan's discriminator (default: 0.01)."""
+    first: Literal["generator", "discriminator"] = "generator"
+    """Which moves first in a step."""
+    every: int = 1
+    """Steps of the discriminator for one of the generator."""
+    same_noise: bool = False
+    """Whether both have the same z in a step."""
+    beta1: float = 0.9
+    """Adam's first decay."""
+    learning_rate: float = 2e-4
+    """Of Adam."""
+    batch_size: int = 64
+    """Examples per step, over all devices."""
+
+    @property
+    def convolves(self) -> bool:
+        """Whether the nets convolve."""
+        return self.net == "infogan"
+
+    def check(self) -> None:
+        """Raises `UserError` for settings that no run can have."""
+        super().check()
+        check_number("--beta1", self.beta1, least=0.0, below=1.0)
+        for name, loss in (("penalty", "wgan_gp"), ("clip", "wgan")):
+            if getattr(self, name) is not None and self.loss != loss:
+                raise UserError(f"--{name} is of --loss {loss}: leave it out with {self.loss}.")
+
+
+def build(config: GAN, shape: tuple[int, ...], num_classes: int | None) -> System:
+    """Returns the GAN of these options, for data of `shape` [H, W, C], in [0, 1], or [n]."""
+    import jax.numpy as jnp
+    import optax
+
+    from jaxvae import models, nets
+    from jaxvae.data.preprocess import make_preprocess
+
+    dtype = jnp.dtype(config.dtype)
+    if config.net == "mlp":
+        pair = nets.mlp_gan(shape, output="unit" if len(shape) == 3 else "linear", dtype=dtype)
+    else:
+        norm = config.loss != "wgan_gp"
+        pair = nets.infogan_gan(shape, latent_dim=config.latent_dim, batch_norm=norm, dtype=dtype)
+    names = ("latent_dim", "loss", "convention", "prior", "first", "every", "same_noise")
+    options = {name: getattr(config, name) for name in names}
+    penalty = PENALTY if config.penalty is None else config.penalty
+    model = models.gan(*pair, penalty=penalty, **options)
+    adam = optax.adam(config.learning_rate, b1=config.beta1)
+    tx = {"generator": adam, "discriminator": adam}
+    if config.loss == "wgan":
+        clip = models.clip_weights(CLIP if config.clip is None else config.clip)
+        tx["discriminator"] = optax.chain(adam, clip)
+    return System(model, tx, make_preprocess(), latent_dim=config.latent_dim)
+
+
+PRESET = Preset(GAN, build)
