@@ -48,6 +48,12 @@ def drop_compiled():
         trim(0)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("large"):  # it needs room: what came before it goes first
+        drop_compiled()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item):
     if workers.held() > item.config.stash[DROP_AT]:

@@ -46,6 +46,7 @@ def source(n: int = 40) -> data.Source:
     return data.from_arrays(np.random.default_rng(0).integers(0, 256, (n, *SHAPE), dtype=np.uint8))
 
 
+@pytest.mark.large
 def test_the_first_stage_passes_the_conformance_suite():
     """With spectral norm, transposed convolutions and TensorFlow's BatchNorm; the second is an
     MLP."""

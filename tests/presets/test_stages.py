@@ -379,6 +379,7 @@ def test_export_and_load_give_the_same_model(trained, tmp_path):
         ),
     ],
 )
+@pytest.mark.large
 def test_any_first_stage_will_do(tmp_path, more):
     assert train(tmp_path / "run", *more, steps=2, second=2) == 0
     model, params, state = jaxvae.load(tmp_path / "run")
