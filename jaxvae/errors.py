@@ -57,7 +57,7 @@ def check_number(
     *,
     above: float | None = None,
     least: float | None = None,
-    most: float | None = None,
+    at_most: float | None = None,
     below: float | None = None,
 ) -> None:
     """Raises `UserError` unless a concrete `value` is finite and inside the bounds given."""
@@ -75,8 +75,8 @@ def check_number(
         raise UserError(f"{name} must be at least {least:g}, not {number:g}.")
     if below is not None and not number < below:
         raise UserError(f"{name} must be below {below:g}, not {number:g}.")
-    if most is not None and not number <= most:
-        raise UserError(f"{name} must be at most {most:g}, not {number:g}.")
+    if at_most is not None and not number <= at_most:
+        raise UserError(f"{name} must be at most {at_most:g}, not {number:g}.")
 
 
 def check_seed(name: str, value: Any) -> None:

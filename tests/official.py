@@ -119,7 +119,7 @@ def _celeb_a(folder, arrays):
 
 def pass_as_official(monkeypatch, name, folder, arrays):
     """Registers the checksums and counts of what `make` wrote, in place of the official ones, and
-    hides this machine's data."""
+    hides data that are here."""
     cls = builders.BUILDERS[name]
     infos = {}
     for url, info in cls.url_infos.items():
@@ -146,7 +146,7 @@ def pass_as_official(monkeypatch, name, folder, arrays):
 
 
 def hide_machine(monkeypatch, tmp_path):
-    """No data of this machine is found."""
+    """No data that are here are found."""
     for variable in ("JAXVAE_DATA_DIR", "TFDS_DATA_DIR"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -1,7 +1,7 @@
 """python -m experiments.two_stage.figures [--data NAME] [--budget SHARE] [--seed S]: draws the
 paper's figures from runs.
 
-What has been trained on this machine (in `runs/`) is drawn into `figures/`; nothing is trained. The
+What is trained (in `runs/`) is drawn into `figures/`; nothing is trained. The
 nets are those of Table 1 (`setting`), at the budget in the titles; the paper's Figures 1, 9 and 10
 are of a residual net with a second stage of 2,048, after the whole schedule.
 

@@ -68,7 +68,7 @@ class Budget(NamedTuple):
 
 def check_budget(share: float) -> Budget:
     """Returns the budget; raises `UserError` for a share outside (0, 1]."""
-    check_number("--budget", share, above=0.0, most=1.0)
+    check_number("--budget", share, above=0.0, at_most=1.0)
     return Budget(share)
 
 

@@ -36,7 +36,7 @@ class Trained(NamedTuple):
 def open_run(folder: Path, step: str = "latest") -> Trained:
     """Returns the model of a run or of an exported folder; `step`: "latest", "best" or a number."""
     saved, system = loading.open_run(folder)
-    number = loading.step_of(folder, int(step) if step.isdigit() else step)
+    number = loading.step_of(folder, int(step) if step.isdecimal() else step)
     loaded = loading.load(folder, step=number)
     return Trained(saved.config, system, loaded, saved.shape, number)
 

@@ -56,7 +56,7 @@ def info_vae(
             "info_vae has no beta and no aggregate: KL's weight is 1 - alpha, MMD's alpha + "
             "lambda_ - 1."
         )
-    check_number("alpha", alpha, most=1.0)
+    check_number("alpha", alpha, at_most=1.0)
     weight = alpha + lambda_ - 1.0
     if concrete(weight):
         if weight < -ROUNDING:

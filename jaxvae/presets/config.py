@@ -45,13 +45,21 @@ class Data(NamedTuple):
     test: "Source"
 
 
+def plain_batch(rng: Any, examples: Any) -> Any:
+    """Returns examples as a `Batch` without a condition: bytes as floats in [0, 1]."""
+    from jaxvae.data.preprocess import make_preprocess
+
+    return make_preprocess()(rng, examples)
+
+
 class System(NamedTuple):
     """What options become: a model, how it is trained, and what its numbers mean."""
 
     model: "Model"  # what is evaluated, used and loaded
     tx: Any = None  # optimisers, as `fit` takes them; None where stages have their own
-    preprocess: Any = None  # (rng, examples) -> Batch
-    phases: Callable[[int], Any] | None = None  # (steps) -> list of Phase; None: `model` all along
+    preprocess: Any = plain_batch  # (rng, examples) -> Batch
+    phases: Callable[[int], Any] | None = None  # (steps) -> list of Phase, whose last model is
+    # `model` and whose earlier edges do not depend on steps; None: `model` all along
     classes: int | None = None  # of the labels that it is conditioned on
     latent_dim: int | None = None
     latent: str = "z"  # what it encodes to, in words

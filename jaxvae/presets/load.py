@@ -60,7 +60,11 @@ def step_of(workdir: str | Path, step: int | str = "latest") -> int:
         UserError: where there is no such checkpoint.
     """
     if (Path(workdir) / "model.safetensors").is_file():
-        return int(writers.read_json(Path(workdir) / "config.json").get("step", 0))
+        page = Path(workdir) / "config.json"
+        exported = writers.read_json(page).get("step", 0)
+        if not isinstance(exported, int):
+            raise UserError(f"{page} is damaged: its step is {exported!r}.")
+        return exported
     checkpoints = checkpoints_of(workdir)
     kept = checkpoints.steps()
     if not kept:

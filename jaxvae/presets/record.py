@@ -70,9 +70,15 @@ def from_dict(saved: dict[str, Any], workdir: Path = Path()) -> Saved:
             "this run was made by fit, not by a preset: pass its model and an example batch to "
             "load."
         )
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise unknown("preset", name, PRESETS)
-    shape, num_classes = tuple(fields.pop("shape")), fields.pop("num_classes")
+    shape, num_classes = fields.pop("shape", None), fields.pop("num_classes", None)
+    is_shape = isinstance(shape, list) and all(isinstance(n, int) and n > 0 for n in shape)
+    if not is_shape or not (num_classes is None or isinstance(num_classes, int)):
+        raise UserError(
+            f"{workdir / 'config.json'} is damaged: the shape of the data is {shape!r}, the number "
+            f"of classes {num_classes!r}."
+        )
     preset = PRESETS[name]
     unheard = sorted(set(fields) - {field.name for field in dataclasses.fields(preset.options)})
     if unheard:
@@ -81,4 +87,9 @@ def from_dict(saved: dict[str, Any], workdir: Path = Path()) -> Saved:
         )
     values: dict[str, Any]
     values = {n: tuple(value) if isinstance(value, list) else value for n, value in fields.items()}
-    return Saved(preset, preset.options(workdir=workdir, **values), shape, num_classes)
+    try:
+        config = preset.options(workdir=workdir, **values)
+        config.check()
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{workdir / 'config.json'} is damaged ({error}).") from None
+    return Saved(preset, config, tuple(shape), num_classes)

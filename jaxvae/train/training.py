@@ -28,6 +28,8 @@ from jaxvae.train.step import (
 )
 from jaxvae.types import Batch, Model, Tree
 
+GROW = 0x6805  # folded into the key of the new parameters of a grown model
+
 OnEval = Callable[[int, TrainState], None]
 OnLog = Callable[[int, str, dict[str, float]], None]
 
@@ -96,7 +98,7 @@ class Training:
         names = tuple(dict.fromkeys(name for each in names for name in each))
         params, state, ema = train_state.params, train_state.state, train_state.ema
         if phase.grow is not None:
-            rng = jax.random.fold_in(jax.random.split(jax.random.key(self.seed))[0], i)
+            rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), GROW), i)
             new = phase.model.init(rng, example)
             params, grown_state = _check_grown(i, phase.grow((params, state), new), new)
             if ema is not None:
@@ -113,22 +115,45 @@ class Training:
         for i, (step, example) in enumerate(zip(self.steps, self.examples, strict=True)):
             if self.plan.restarts(i):
                 state = jax.eval_shape(lambda s, e, i=i: self._restart(i, s, e), state, example)
+            self._check_parameters(i, state)
             sums = jax.eval_shape(lambda: empty_sums(step, state, example))  # noqa: B023
             found.append((state, sums))
         place = self.everywhere
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), found)
 
+    def _check_parameters(self, i: int, state: TrainState) -> None:
+        """Raises `UserError` where phase i has a model of other parameters and does not say how
+        they grow."""
+        phase = self.plan.phases[i]
+        if i == 0 or phase.grow is not None:
+            return
+        wanted, _ = jax.eval_shape(phase.model.init, state.rng, self.examples[i])
+        for name in groups(phase.model):
+            have, want = (_shapes(params.get(name)) for params in (state.params, wanted))
+            if have != want:
+                raise UserError(
+                    f"the model of phase {i} has parameters of another shape in the group {name!r}: "
+                    "give the phase a grow, which carries what was learned over to them."
+                )
+
+    def _is_measured(self, i: int) -> bool:
+        """Returns whether phase i is evaluated: the last one wherever there are data for it."""
+        phase, last = self.plan.phases[i], i == len(self.plan.phases) - 1
+        has_numbers = phase.model.terms is not None or phase.model.log_prob is not None
+        return phase.valid is not None and (last or has_numbers)
+
     def _check_evaluation(self, i: int, best: str) -> None:
-        """Raises `UserError` where phase i cannot be evaluated, or does not measure `best`."""
+        """Raises `UserError` where phase i cannot be evaluated, or is the last and does not measure
+        `best`."""
         phase, (state, _) = self.plan.phases[i], self.templates[i]
-        if phase.valid is None:
+        if not self._is_measured(i):
             return
         mask = np.ones(phase.batch_size, np.float32)
         measured = jax.eval_shape(
             make_eval_step(phase.model),
             *(state.params, state.state, state.rng, self.examples[i], mask),
         )
-        if best not in measured:
+        if i == len(self.plan.phases) - 1 and best not in measured:
             raise unknown("metric for best", best, measured)
 
     # ---- what the driver asks for --------------------------------------------------------
@@ -204,9 +229,9 @@ class Training:
         self, recorder: Recorder, i: int, step: int, loop_state: LoopState
     ) -> dict[str, float] | None:
         """Returns the metrics of the validation split by the model of phase i, logged; None
-        without one."""
+        without one, and for a net that will grow, which is not compared with what it becomes."""
         phase, state = self.plan.phases[i], loop_state.train
-        if phase.valid is None:
+        if phase.valid is None or not self._is_measured(i):
             return None
         if i not in self.evaluators:
             options = {"preprocess": phase.preprocess, "seed": self.seed, "mesh": self.mesh}
@@ -218,7 +243,8 @@ class Training:
         if bad:
             raise recorder.non_finite(step, [f"{name} of the validation split" for name in bad])
         recorder.warn("collapse", step, collapse(found.get("kl", COLLAPSED)))
-        return found
+        grows_later = any(later.grow is not None for later in self.plan.phases[i + 1 :])
+        return None if grows_later else found  # the best is one of the last nets
 
     def saved(self, step: int, loop_state: LoopState, evaluated: bool) -> None:
         """Calls the user's function after an evaluation."""
@@ -239,13 +265,16 @@ class Training:
         return LoopState(train_state, sums, parallel.put(no_bad(sums), self.everywhere))
 
 
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every leaf by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): jnp.shape(x) for path, x in leaves}
+
+
 def _check_grown(i: int, grown: Tree, new: Tree) -> Tree:
     """Returns `grown` if it is shaped like `new`, the trees that the model of phase i starts with;
     else raises `UserError`."""
-    have, want = (
-        {jax.tree_util.keystr(path): jnp.shape(x) for path, x in jax.tree.leaves_with_path(tree)}
-        for tree in (tuple(grown), tuple(new))
-    )
+    have, want = _shapes(tuple(grown)), _shapes(tuple(new))
     differing = [path for path in dict.fromkeys((*want, *have)) if have.get(path) != want.get(path)]
     if differing:
         path = differing[0]

@@ -38,8 +38,7 @@ def build_gan(config, shape, num_classes):
 
 
 def build_flow(config, shape, num_classes):
-    model = systems.flow(config.couplings)
-    return System(model, optax.adam(config.learning_rate), make_preprocess())
+    return System(systems.flow(config.couplings), optax.adam(config.learning_rate))
 
 
 @pytest.fixture(scope="module", params=["tiny_gan", "tiny_flow"])
@@ -118,3 +117,37 @@ def test_evaluation_measures_what_there_is(run, capsys):
         assert "ask for --metrics fid or kid" in said.err
     assert main(["evaluate", str(folder), "--metrics", "elbo"]) == 2
     assert "no evidence lower bound" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"shape": None},
+        {"shape": "x"},
+        {"preset": ["tiny_gan"]},
+        {"num_classes": "ten"},
+        {"latent_dim": {}, "couplings": {}},
+        {"seed": []},
+    ],
+    ids=["none", "text", "list", "classes", "option", "seed"],
+)
+def test_a_damaged_config_is_one_line(run, tmp_path, capsys, damage):
+    _, folder = run
+    page = json.loads((folder / "config.json").read_text())
+    known = {name: value for name, value in damage.items() if name in page["config"]}
+    page["config"].update(known)
+    (tmp_path / "config.json").write_text(json.dumps(page))
+    assert main(["sample", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("jaxvae: ") and err.count("\n") == 1
+
+
+def test_a_damaged_export_and_an_odd_step_are_one_line(run, tmp_path, capsys):
+    _, folder = run
+    assert main(["export", str(folder), "--out", str(tmp_path / "out")]) == 0
+    page = json.loads((tmp_path / "out" / "config.json").read_text())
+    (tmp_path / "out" / "config.json").write_text(json.dumps({**page, "step": "abc"}))
+    capsys.readouterr()
+    for words in (["sample", str(tmp_path / "out")], ["sample", str(folder), "--step", "²"]):
+        assert main(words) == 2
+        assert capsys.readouterr().err.count("\n") == 1

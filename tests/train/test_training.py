@@ -12,7 +12,8 @@ import jaxvae
 from jaxvae import models, nets, types, writers
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.errors import UserError
-from jaxvae.train import Phase, evaluate, fit
+from jaxvae.train import Phase, evaluate, fit, training
+from jaxvae.train.checkpoint import Checkpoints
 from small import EXAMPLE, SHAPE, one_device, small, source
 
 EDGE = 7
@@ -44,7 +45,7 @@ def log_of(folder):
 def test_a_grown_net_starts_from_what_was_learned_and_its_own_fresh_part():
     before = go([Phase(small(8), EDGE)]).train_state
     after = go(growing(1, optax.sgd(0.0))).train_state
-    rng = jax.random.fold_in(jax.random.split(jax.random.key(0))[0], 1)
+    rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), training.GROW), 1)
     fresh, _ = small(16).init(rng, types.Batch(jnp.zeros((16, *SHAPE))))
     for old, new, grown in zip(
         *(jax.tree.leaves(tree) for tree in (before.params, fresh, after.params)), strict=True
@@ -129,7 +130,9 @@ def test_growth_that_does_not_fit_is_refused_before_a_folder_is_made(tmp_path):
 
 
 def test_a_net_that_grows_without_being_told_how_is_refused(tmp_path):
-    with pytest.raises(Exception, match="shape"):
+    with pytest.raises(
+        UserError, match="another shape in the group 'encoder': give the phase a grow"
+    ):
         go([Phase(small(8), 3), Phase(small(16), 3)], workdir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -141,3 +144,19 @@ def test_a_grown_run_is_loaded_with_the_model_it_ended_with(tmp_path):
         jax.tree.leaves(loaded.params), jax.tree.leaves(result.train_state.params), strict=True
     ):
         np.testing.assert_array_equal(a, b)
+
+
+def test_phases_need_not_measure_the_same(tmp_path):
+    """A model without numbers is not evaluated, and one with others does not choose the best."""
+    silent = small(8)._replace(terms=None)
+    density = small(8)._replace(
+        terms=None,
+        log_prob=lambda params, state, x, cond=None, *, stats="running": x.sum((1, 2, 3)),
+    )
+    phases = [Phase(silent, 3), Phase(density, 3), Phase(small(8), 3)]
+    go(phases, valid=source(1), eval_every=2, workdir=tmp_path)
+    lines = {line["step"]: line for line in log_of(tmp_path) if line["split"] == "valid"}
+    assert [step for step, line in lines.items() if "log_prob" in line] == [4, 6]
+    assert [step for step, line in lines.items() if "elbo" in line] == [8, 9]
+    best = Checkpoints(tmp_path / "checkpoints", read_only=True).best_step()
+    assert best == max((8, 9), key=lambda step: lines[step]["elbo"])
