@@ -14,6 +14,7 @@ from experiments.soft_intro_2d import cells, figures, measure, setting, sweep
 from jaxvae import table, writers
 from jaxvae.data import toy2d
 from jaxvae.errors import UserError
+from jaxvae.metrics import grid2d
 from jaxvae.train.ensemble import Ensemble
 from jaxvae.types import Batch, Model
 
@@ -26,6 +27,7 @@ def folder(tmp_path, monkeypatch):
     for module in (cells, sweep):
         monkeypatch.setattr(module, "FOLDER", tmp_path)
     monkeypatch.setattr(figures, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(grid2d, "BLOCK", 2**12)  # fewer points at a time, and less memory
     return tmp_path
 
 

@@ -88,6 +88,7 @@ def meter(name: str, model: Model, smoke: bool = False) -> Callable[..., list[Me
     draws = {n: jax.jit(lambda key, n=n: toy.draw(key, n)) for n in (RELEASED_GN, STANDARD_GN)}
 
     def measure(params, state, seed: int, steps: int) -> list[Measure]:
+        params, state = jax.device_get((params, state))  # else each device would measure the same
         found = _histograms(real, fake, (params, state), toy.half_range, seed, steps)
         rng = jax.random.fold_in(jax.random.key(seed), 0x6E)
         for i, (protocol, n) in enumerate((("released", RELEASED_GN), ("standard", STANDARD_GN))):
