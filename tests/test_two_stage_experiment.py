@@ -105,6 +105,7 @@ def test_a_budget_is_a_protocol():
             setting.check_budget(share)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(
     "methods",
     [("learned_gamma", "gmm", "two_stage"), pytest.param(setting.METHODS, marks=pytest.mark.slow)],

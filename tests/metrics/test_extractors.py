@@ -52,6 +52,7 @@ def test_inception_has_the_names_and_the_size_of_pytorch_fid():
     assert shapes["Mixed_6b.branch7x7_2.conv.weight"] == (128, 128, 1, 7)
 
 
+@pytest.mark.large
 def test_inception_is_pytorch_fids_block_by_block(reference, state_dict):
     params = inception.from_state_dict(state_dict)
     with jax.default_matmul_precision("highest"):
@@ -81,6 +82,7 @@ def test_standard_protocol_is_pytorch_fids_pipeline(reference, state_dict, side)
     np.testing.assert_allclose(found, reference[f"inception/pipeline_{side}"], atol=1e-4)
 
 
+@pytest.mark.large
 def test_batch_statistics_are_those_of_a_module_left_in_training_mode(reference, state_dict):
     protocol = fid.PROTOCOLS["soft-intro-released"]._replace(batch_size=4)
     with jax.default_matmul_precision("highest"):
