@@ -176,7 +176,7 @@ def _decoder(model: Model, params: Params, state: State, source: Source, preproc
         return f"decoder {type(p).__name__}"
     if math.prod(p.logvar.shape) != 1:
         return "a decoder variance for each pixel"
-    logvar = jax.jit(lambda *args: decode(*args).logvar)(*args)
+    logvar = jax.jit(lambda *args: likelihood_of(*args).logvar)(*args)
     return f"decoder variance {math.exp(float(logvar.reshape(()))):.4g}"
 
 

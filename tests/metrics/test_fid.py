@@ -224,8 +224,9 @@ def test_samples_are_drawn_at_the_highest_precision(host):
         seen.append(jax.config.jax_default_matmul_precision)
         return np.asarray(sampler(*args)) if host else sampler(*args)
 
-    go(draw=draw, progress=lambda *_: outside.append(jax.config.jax_default_matmul_precision))
-    assert set(seen) == {"highest"} and set(outside) == {None}
+    with jax.default_matmul_precision("bfloat16"):
+        go(draw=draw, progress=lambda *_: outside.append(jax.config.jax_default_matmul_precision))
+    assert set(seen) == {"highest"} and set(outside) == {"bfloat16"}
 
 
 def test_grey_is_three_equal_channels():
