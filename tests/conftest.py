@@ -56,6 +56,7 @@ def pytest_runtest_setup(item):
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item):
+    jax.config.update("jax_default_matmul_precision", None)  # commands set it for their process
     if workers.held() > item.config.stash[DROP_AT]:
         drop_compiled()
         item.config.stash[DROP_AT] = max(MUCH, workers.held() + MORE)
