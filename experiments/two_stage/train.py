@@ -51,6 +51,7 @@ class Case(NamedTuple):
 
     @property
     def latent_dim(self) -> int:
+        """Returns the size of z."""
         return SMOKE_LATENT_DIM if self.smoke else setting.LATENT_DIM
 
 
@@ -216,6 +217,7 @@ def _scaled(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
+    """Returns a length of time as people say it."""
     for limit, size, unit in ((100, 1, "s"), (6000, 60, "min")):
         if seconds < limit:
             return f"{max(1, round(seconds / size))} {unit}"

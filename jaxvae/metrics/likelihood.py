@@ -123,8 +123,8 @@ def _flat(p: Any, x: Array) -> tuple[Any, Array]:
 def make_iw_bound(model: Model, k: int, *, chunk: int, stats: str = "running") -> Callable:
     """Returns `iw(params, state, rng, batch) -> iw_k(x) [B]` in nats, `chunk` draws at a time.
 
-    It is pure. The k-th draw has the key fold_in(rng, k), and is decoded as a batch of its own: the bound does
-    not depend on `chunk`, with `stats="batch"` either.
+    It is pure. The k-th draw has the key fold_in(rng, k), and is decoded as a batch of its own: the
+    bound does not depend on `chunk`, with `stats="batch"` either.
     """
     check_count("k", k)
     check_count("chunk", chunk)

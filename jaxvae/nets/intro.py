@@ -53,10 +53,12 @@ class Style(nn.Module):
     dtype: Any
 
     def conv(self, width: int, side: int = 3) -> Conv:
+        """Returns a convolution that keeps the size, with a bias where no norm follows."""
         bare = self.norm == "none"  # what no norm shifts has a bias of its own
         return Conv(width, side, padding=side // 2, use_bias=bare, dtype=self.dtype)
 
     def normalised(self, h: Array, train: bool) -> Array:
+        """Returns h [B, H, W, C] through the norm of this net."""
         if self.norm == "none":
             return h
         if self.norm == "batch":
@@ -65,6 +67,7 @@ class Style(nn.Module):
         return norm(h.astype(jnp.float32)).astype(self.dtype)
 
     def block(self, x: Array, width: int, train: bool) -> Array:
+        """Returns x [B, H, W, C] through a residual block of `width` channels."""
         h = _leaky(self.normalised(self.conv(width)(x), train))
         h = self.conv(width)(h)
         shortcut = x if x.shape[-1] == width else self.conv(width, 1)(x)
@@ -86,6 +89,8 @@ class Style(nn.Module):
 
 
 class Encoder(Style):
+    """An image [B, H, W, C] to the outputs of a posterior [B, sum(heads)]."""
+
     shape: tuple[int, int, int]
     heads: tuple[int, ...]
 
@@ -106,6 +111,8 @@ class Encoder(Style):
 
 
 class Decoder(Style):
+    """A latent [B, D] to an image [B, H, W, C]."""
+
     shape: tuple[int, int, int]
     output: str
 

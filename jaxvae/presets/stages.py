@@ -157,7 +157,7 @@ def _refuse(config: TwoStageVAE, first: System, second: System, source: Source) 
 
 def _other_first(folder: Path, at: int, step: int) -> UserError:
     return UserError(
-        f"{folder / 'second'} was trained on the latents of a first stage at step {at}, not "
+        f"{folder / SECOND} was trained on the latents of a first stage at step {at}, not "
         f"{step}: delete that folder to train it anew, keep the first's length to go on with the "
         "second alone (--second-steps), or use another --workdir."
     )

@@ -4,12 +4,14 @@ metrics and a state of its own.
 Every member is trained exactly as `train.fit` would train it alone, with the same keys and batches.
 How the members share the program (`members`):
 
-    "vmap"     side by side: every operation works on all members. For GPU and TPU, where one small net leaves most
-               of the device idle.
-    "map"      one after the other inside the program, each for a whole call of many steps, so that its weights stay
-               in the cache. For dense nets on CPU, where side by side gains nothing: a matrix product fills the cores.
-    "unroll"   written out one after the other, one step per call. For convolutions on CPU: side by side they become
-               grouped convolutions and in a loop they miss XLA's fast path; both are many times slower.
+    "vmap"     side by side: every operation works on all members. For GPU and TPU, where one small
+               net leaves most of the device idle.
+    "map"      one after the other inside the program, each for a whole call of many steps, so that
+               its weights stay in the cache. For dense nets on CPU, where side by side gains
+               nothing: a matrix product fills the cores.
+    "unroll"   written out one after the other, one step per call. For convolutions on CPU: side by
+               side they become grouped convolutions and in a loop they miss XLA's fast path; both
+               are many times slower.
 
 The default follows this rule; `benchmarks/ensemble.py` measures it. With several devices the
 members are spread over them.
