@@ -107,3 +107,53 @@ def test_each_room_says_what_it_is_for_and_exports_what_it_names(room):
     assert len(module.__doc__.split()) > 20
     for name in getattr(module, "__all__", ()):
         assert hasattr(module, name), name
+
+
+# ---- where each module is tested -----------------------------------------------------------------
+
+ELSEWHERE = {  # test file -> modules of which it is the test, beside the one of its name
+    "cli/test_main.py": ("cli/options", "cli/train", "presets/config", "presets/parts"),
+    "cli/test_use.py": ("cli/export", "models/verbs", "presets/load", "presets/measure"),
+    "data/test_prepare.py": ("cli/doctor", "data/builders", "data/prepared", "data/fake"),
+    "data/test_source.py": ("data/sets", "data/digits", "data/places"),
+    "metrics/test_extractors.py": ("metrics/inception", "metrics/squeezenet"),
+    "metrics/test_fid.py": ("metrics/features", "metrics/protocols", "metrics/reference"),
+    "models/test_introspective.py": ("models/intro_vae", "models/soft_intro_vae"),
+    "models/test_rho_vae.py": ("models/info_vae", "presets/rho_vae", "presets/info_vae"),
+    "models/test_two_stage.py": ("models/mixture",),
+    "nets/test_nets.py": ("nets/conv", "nets/mlp"),
+    "nets/test_two_stage_nets.py": ("nets/infogan", "nets/resnet", "nets/wae"),
+    "presets/test_presets.py": ("presets/finish", "presets/record", "presets/run"),
+    "presets/test_stages.py": (
+        "presets/two_stage_options",
+        "presets/two_stage_vae",
+        "presets/vae",
+        "presets/intro_vae",
+        "presets/soft_intro_vae",
+    ),
+    "test_ar1.py": ("arithmetic",),
+    "test_parallel.py": ("noise",),
+    "test_testing.py": ("types",),
+    "train/test_ensemble.py": ("train/members",),
+    "train/test_fit.py": ("train/evaluate", "train/loop", "train/recorder", "train/signals"),
+    "train/test_step.py": ("errors",),
+    "train/test_training.py": ("train/driver",),
+}
+
+
+def test_each_module_has_a_test_file_by_its_name_or_a_named_one():
+    tests = ROOT / "tests"
+    modules = {
+        path.relative_to(ROOT / "jaxvae").with_suffix("").as_posix()
+        for path in FILES.values()
+        if path.stem not in ("__init__", "__main__")
+    }
+
+    def own(module):
+        folder, _, name = module.rpartition("/")
+        return tests / folder / f"test_{name}.py"
+
+    named = [module for listed in ELSEWHERE.values() for module in listed]
+    assert len(named) == len(set(named))
+    assert [name for name in ELSEWHERE if not (tests / name).is_file()] == []
+    assert {module for module in modules if not own(module).is_file()} == set(named)
