@@ -377,6 +377,6 @@ def bits_per_dim(
     if pixels == "binarised" and likelihood == "bernoulli":
         return bits, "bits per dimension of binarised pixels"
     raise UserError(
-        f"{pixels} pixels with a {likelihood} likelihood have no bits per dimension: train with "
-        "--pixels dequantised (Gaussian) or --pixels binarised (Bernoulli)."
+        f"{pixels} pixels and the likelihood {likelihood!r} have no bits per dimension: train with "
+        "--pixels dequantised (a density) or --pixels binarised (Bernoulli)."
     )
