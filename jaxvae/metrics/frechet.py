@@ -100,7 +100,7 @@ def distance_and_ranks(
 def _one_thread():
     """Returns a context in which BLAS keeps to one core.
 
-    On a busy machine its threads wait for each other, and a matrix of 512 columns takes 40 times as
+    On a busy machine its threads wait for each other, and a matrix of 512 columns takes many times as
     long; on an idle one little is lost.
     """
     return threadpoolctl.threadpool_limits(1, user_api="blas")

@@ -111,7 +111,7 @@ def _both_ways(model: Model) -> tuple[Encode, Decode]:
 def _flat(p: Any, x: Array) -> tuple[Any, Array]:
     """Returns pixelwise `p` and `x` [B, n], flat in memory.
 
-    XLA sums images of one channel 50 times slower on CPU.
+    XLA sums images of one channel far more slowly on CPU.
     """
     if not isinstance(p, (distributions.Normal, distributions.Bernoulli)):
         return p, x  # may need the shape of x
