@@ -14,6 +14,7 @@ from jaxvae.models import verbs
 from jaxvae.presets import record
 from jaxvae.presets.config import Options, System
 from jaxvae.train import Fit, evaluate
+from jaxvae.train.step import is_measurable
 from jaxvae.types import Model, Params, State
 
 NUMBERS = {  # of the test split, and which way is better
@@ -48,7 +49,7 @@ def complete(
     lines = writers.read(log) if log.exists() else []
     lines = [line for line in lines if line.get("split") == "test" and line["step"] == step]
     is_new = not lines
-    if is_new and (model.terms is not None or model.log_prob is not None):
+    if is_new and is_measurable(model):
         options = {"preprocess": system.preprocess, "seed": config.seed}
         metrics = evaluate(model, params, state.state, test, **options)
         lines = [{"step": step, "split": "test", **metrics}]

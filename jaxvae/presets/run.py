@@ -8,6 +8,7 @@ from jaxvae.presets import record
 from jaxvae.presets.config import Data, Options, System
 from jaxvae.train import Fit, fit
 from jaxvae.train.folder import LENGTH, Identity
+from jaxvae.train.step import is_measurable
 
 
 def identity(config: Options, source: Source) -> Identity:
@@ -38,7 +39,6 @@ def fit_run(
 
     A model that has nothing to measure of an example, such as a GAN, is trained without validation.
     """
-    measurable = system.model.terms is not None or system.model.log_prob is not None
     phases = None if system.phases is None else system.phases(steps)
     return fit(
         system.model if phases is None else phases,
@@ -49,7 +49,7 @@ def fit_run(
         seed=config.seed,
         workdir=workdir,
         preprocess=system.preprocess,
-        valid=valid if measurable else None,
+        valid=valid if is_measurable(system.model) else None,
         log_every=config.log_every,
         eval_every=config.eval_every or max(1, steps // 10),
         save_every=config.save_every,

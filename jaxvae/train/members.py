@@ -139,9 +139,12 @@ class Members:
         def advance(loop_state: LoopState, first: int, count: int) -> LoopState:
             indices = np.zeros((len(self.settings), max_steps, width), np.int32)
             if width > 1:
+                seeds = {setting["seed"] for setting in self.settings}  # shared by many settings
+                rows = {
+                    seed: [self._indices(seed, first + at) for at in range(count)] for seed in seeds
+                }
                 for number, setting in enumerate(self.settings):
-                    for at in range(count):
-                        indices[number, at] = self._indices(setting["seed"], first + at)
+                    indices[number, :count] = rows[setting["seed"]]
             indices = jax.device_put(indices, self.split)
             return call(self.hyper, loop_state, self.resident, indices, np.int32(count))
 

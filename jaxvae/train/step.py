@@ -305,6 +305,11 @@ def _sometimes(run, args, train_state: TrainState, carry):
     return train_state, sums, carry  # what the objective before it handed on goes past it
 
 
+def is_measurable(model: Model) -> bool:
+    """Returns whether a model has numbers of single examples: a bound or a density, unlike a GAN."""
+    return model.terms is not None or model.log_prob is not None
+
+
 def make_eval_step(model: Model, *, stats: str = "running") -> Callable:
     """Returns the pure function `(params, state, rng, batch, mask [B]) -> metrics`.
 

@@ -22,6 +22,7 @@ from jaxvae.train.step import (
     TrainState,
     groups,
     init_state,
+    is_measurable,
     make_eval_step,
     make_train_step,
     optimisers,
@@ -139,8 +140,7 @@ class Training:
     def _is_measured(self, i: int) -> bool:
         """Returns whether phase i is evaluated: the last one wherever there are data for it."""
         phase, last = self.plan.phases[i], i == len(self.plan.phases) - 1
-        has_numbers = phase.model.terms is not None or phase.model.log_prob is not None
-        return phase.valid is not None and (last or has_numbers)
+        return phase.valid is not None and (last or is_measurable(phase.model))
 
     def _check_evaluation(self, i: int, best: str) -> None:
         """Raises `UserError` where phase i cannot be evaluated, or is the last and does not measure
