@@ -10,7 +10,9 @@ An experiment is a folder `experiments/<name>` with
     results/        ours, one JSON line per number
     __main__.py     ends in `runner.main(FOLDER, CELLS)`
 
-and whatever else it needs. Then
+and whatever else it needs. `python -m experiments` finds the folder by itself, and plans with what
+each cell says it needs (`experiments.needs`); `cells.py` has the cells as `CELLS`, or, where they
+depend on options, `cells(**options)` and the options worth running as `VARIANTS`. Then
 
     python -m experiments.<name> [--cell C]... [--seeds A:B] [--smoke] [--table] [--markdown]
     python -m experiments.<name>.figures
@@ -33,6 +35,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, NoReturn
 
+from experiments.needs import Needs
 from jaxvae import errors, host, table, writers
 from jaxvae.errors import UserError
 
@@ -62,6 +65,7 @@ class Cell(NamedTuple):
     check: Callable[[bool], None] = lambda smoke: (
         None
     )  # raises `UserError` where it cannot run; before any cell runs
+    needs: Needs = Needs()  # what is known of it before it runs
 
 
 class Option(NamedTuple):

@@ -82,8 +82,11 @@ def load(folder: writers.PathLike, results: str = "results") -> tuple[list[Recor
     folder = Path(folder)
     lines = []
     for path in sorted((folder / results).glob("*.jsonl")):
-        for record in writers.read(path):
-            lines.append(check_result(record, str(path)))
+        for number, record in enumerate(writers.read(path), start=1):
+            try:
+                lines.append(check_result(record, str(path)))
+            except UserError as error:
+                raise UserError(f"{error} It is line {number} of that file.") from None
     path = folder / "expected.json"
     return lines, (writers.read_json(path) if path.exists() else {"cells": []})
 
@@ -139,11 +142,11 @@ def render(rows: Sequence[Row], *, markdown: bool = False) -> str:
         return f" [{notes.setdefault(text, len(notes) + 1)}]" if text else ""
 
     published = [_compared(row, row.paper, mark) for row in rows if row.paper is not None]
-    parts = [_grid((HEAD, *published), _RIGHT, markdown)] if published else []
+    parts = [grid((HEAD, *published), _RIGHT, markdown)] if published else []
     for protocol in dict.fromkeys(row.protocol for row in rows if row.paper is None):
         parts.append(f"Not published, protocol: {protocol}")
         lines = _by_metric(rows, protocol, mark)
-        parts.append(_grid(lines, range(1, len(lines[0])), markdown))
+        parts.append(grid(lines, range(1, len(lines[0])), markdown))
     foot = [f"{i}. {text}" if markdown else f"[{i}] {text}" for text, i in notes.items()]
     legend = [LEGEND] if published else []
     end = ["\n".join(foot), *legend] if markdown else ["\n".join([*foot, *legend])]
@@ -185,7 +188,7 @@ def _by_metric(
     return lines
 
 
-def _grid(lines: Sequence[Sequence[str]], right: Container[int], markdown: bool) -> str:
+def grid(lines: Sequence[Sequence[str]], right: Container[int], markdown: bool) -> str:
     """Returns lines, a head first, as a table; the columns `right` are numbers."""
     if markdown:
         rule = ["---:" if i in right else "---" for i in range(len(lines[0]))]
@@ -331,6 +334,11 @@ def _commit(name: str) -> str:
     """Returns the name of a commit, and what "-dirty" means."""
     clean = name.removesuffix(DIRTY)
     return name if clean == name else f"{clean} with changes that were not committed"
+
+
+def ours(row: Row) -> str:
+    """Returns our mean +- sd (n) as text, "" where nothing was run."""
+    return _ours(row)[0]
 
 
 def _ours(row: Row) -> tuple[str, str]:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from experiments import runner
+from experiments.needs import Needs, Part, batch
 from experiments.rho_vae import search, setting
 from experiments.rho_vae.setting import DATA, UNIFORM, methods
 from experiments.runner import Cell, Measure
@@ -111,7 +112,7 @@ def _measure(name: str, net: str, method: str, seed: int, folder: Path, *, smoke
             steps=steps,
             batch_size=BATCH_SIZE,
             seed=seed,
-            preprocess=setting.preprocess_for(64 if net == "beta" else 28),
+            preprocess=setting.preprocess_for(setting.side_of(net)),
             valid=test,
             eval_every=epoch,
             log_every=epoch,
@@ -134,13 +135,37 @@ def _measure(name: str, net: str, method: str, seed: int, folder: Path, *, smoke
     return measures, curve, images
 
 
+def needs(name: str, net: str, method: str) -> Needs:
+    """Returns what a cell needs."""
+    epochs, at = (1, ", epoch 1") if net == UNIFORM else (EPOCHS, "")
+    steps, side = epochs * math.ceil(60_000 / BATCH_SIZE), setting.side_of(net)
+
+    def parts() -> list[Part]:
+        examples = batch(BATCH_SIZE, side, side, 1)
+        return [Part(setting.build(net, method), setting.optimiser(), examples, steps)]
+
+    return Needs(
+        (name,),
+        accelerator=net == "cnn",
+        steps=steps,
+        net="info" if net == UNIFORM else net,
+        parts=parts,
+        protocols=(f"rho-vae-released{at}", f"nats{at}"),
+        stopped=lambda seed: folder_of(name, net, method, seed).exists(),
+    )
+
+
 def _cells() -> Iterator[Cell]:
     for net in ("vanilla", "beta", "info", UNIFORM, "cnn"):
         for name in DATA:
             for method in methods(net):
                 at = name, net, method
                 yield Cell(
-                    "/".join(at), partial(run, *at), partial(clear, *at), partial(check, net)
+                    "/".join(at),
+                    partial(run, *at),
+                    partial(clear, *at),
+                    partial(check, net),
+                    needs(*at),
                 )
         if net == "vanilla":
             yield from search.CELLS

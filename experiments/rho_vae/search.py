@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.needs import Needs, Part, batch
 from experiments.runner import Cell, Measure
 from experiments.vae.setting import BATCH_SIZE, PRECISION
 from jaxvae import data, models, nets
@@ -45,16 +46,21 @@ def heads(method: str, latent_dim: int) -> tuple[int, ...]:
     }[method]
 
 
+def vanilla_model(latent_dim: int, method: str, shape: tuple[int, ...]) -> Model:
+    """Returns the vanilla net of the paper with another posterior or latent dimension."""
+    out = heads(method, latent_dim)
+    encoder = nets.mlp((400,), sum(out), heads=out, init="xavier")
+    decoder = nets.mlp((400,), shape, init="xavier")
+    return models.vae(encoder, decoder, latent_dim=latent_dim, posterior=METHODS[method])
+
+
 @cache
 def vanilla(latent_dim: int, split: str, method: str, seed: int, smoke: bool) -> list[Measure]:
     """Trains the vanilla net of the paper on `split` of MNIST, with another posterior or latent
     dimension."""
     train = data.load("digits" if smoke else "mnist", "train" if smoke else split)
     test = data.load("digits" if smoke else "mnist", "test")
-    steps, out = 4 if smoke else STEPS, heads(method, latent_dim)
-    encoder = nets.mlp((400,), sum(out), heads=out, init="xavier")
-    decoder = nets.mlp((400,), train.shape, init="xavier")
-    model = models.vae(encoder, decoder, latent_dim=latent_dim, posterior=METHODS[method])
+    steps, model = 4 if smoke else STEPS, vanilla_model(latent_dim, method, train.shape)
     with jax.default_matmul_precision("highest"):
         state = fit(
             model, optax.adam(1e-3), train, steps=steps, batch_size=BATCH_SIZE, seed=seed
@@ -195,16 +201,40 @@ def _toy(kind: str, decoder: str, method: str):
     return run
 
 
+def _vanilla_needs(latent_dim: int, method: str) -> Needs:
+    def parts() -> list[Part]:
+        shape = 28, 28, 1
+        model = vanilla_model(latent_dim, method, shape)
+        return [Part(model, optax.adam(1e-3), batch(BATCH_SIZE, *shape), STEPS)]
+
+    return Needs(("mnist",), steps=STEPS, net="vanilla", parts=parts, protocols=("nats",))
+
+
+def _toy_needs(kind: str, decoder: str, method: str) -> Needs:
+    def parts() -> list[Part]:
+        model = linear(method, toy(kind).weights if decoder == "frozen" else None)
+        return [Part(model, optax.adam(1e-2), batch(BATCH_SIZE, TOY_X), TOY_STEPS)]
+
+    return Needs(steps=TOY_STEPS, net="toy", parts=parts, protocols=("exact", "nats"))
+
+
 CELLS = [
     *(
-        Cell(f"mnist/vanilla_d{d}/{m}", _vanilla(d, "train", m))
+        Cell(f"mnist/vanilla_d{d}/{m}", _vanilla(d, "train", m), needs=_vanilla_needs(d, m))
         for d in DIMS
         for m in METHODS
         if d != 10 or m == "isotropic"
     ),
-    *(Cell(f"mnist/vanilla_small/{m}", _vanilla(10, f"train[:{SMALL}]", m)) for m in METHODS),
     *(
-        Cell(f"{kind}/{decoder}/{m}", _toy(kind, decoder, m))
+        Cell(
+            f"mnist/vanilla_small/{m}",
+            _vanilla(10, f"train[:{SMALL}]", m),
+            needs=_vanilla_needs(10, m),
+        )
+        for m in METHODS
+    ),
+    *(
+        Cell(f"{kind}/{decoder}/{m}", _toy(kind, decoder, m), needs=_toy_needs(kind, decoder, m))
         for kind, decoder in (("toy_ar1", "frozen"), ("toy_ar1", "learned"), ("toy_any", "learned"))
         for m in METHODS
     ),

@@ -65,6 +65,11 @@ def build(net: str, method: str, *, shrink: int = 1) -> Model:
     return models.vae(*pair, beta=BETA if net == "beta" else 1.0, **options)
 
 
+def side_of(net: str) -> int:
+    """Returns the side of the images that a net is given."""
+    return 64 if net == "beta" else 28
+
+
 def preprocess_for(side: int) -> Preprocess:
     """Returns grey pixels in [0, 1], resized to `side` x `side` (bilinear, rounded to bytes) where
     they are not."""

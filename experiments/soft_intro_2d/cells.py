@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from experiments.needs import Needs, Part, batch
 from experiments.runner import Cell, Measure
 from experiments.soft_intro_2d import measure, setting
 from experiments.soft_intro_2d.setting import Run
@@ -18,7 +19,13 @@ from jaxvae.types import Model
 
 FOLDER = Path(__file__).parent
 FRAME = 2_000  # samples of a frame of the film
-ALL = {**setting.TABLE_2, **setting.READINGS, **setting.FIGURE_3, **setting.FIGURE_21}
+SWEEPS = {
+    "table_2": setting.TABLE_2,
+    "readings": setting.READINGS,
+    "figure_3": setting.FIGURE_3,
+    "figure_21": setting.FIGURE_21,
+}
+ALL = {cell: run for runs in SWEEPS.values() for cell, run in runs.items()}
 
 
 def workdir(cell: str, seed: int, smoke: bool = False) -> Path:
@@ -99,13 +106,42 @@ def train(cell: str, run: Run, seed: int, smoke: bool) -> list[Measure]:
     return found
 
 
+def needs(cell: str, run: Run, sweep: str) -> Needs:
+    """Returns what a cell needs; `sweep` trains it and its kind as one program."""
+
+    def parts() -> list[Part]:
+        tx, points = setting.optimiser(), batch(setting.BATCH_SIZE, 2)
+        phases = setting.phases(run.method, **run.hyper)
+        return [Part(phase.model, tx, points, phase.steps) for phase in phases]
+
+    def stopped(seed: int) -> bool:
+        folder = workdir(cell, seed)
+        return folder.exists() and not (folder / "finished.json").exists()
+
+    return Needs(
+        steps=setting.STEPS,
+        net=run.method,
+        parts=parts,
+        protocols=("released", "standard"),
+        stopped=stopped,
+        ensemble=("soft_intro_2d.sweep", sweep),
+    )
+
+
+def _trained(name: str, run: Run, sweep: str) -> Cell:
+    return Cell(
+        name, lambda seed, smoke: train(name, run, seed, smoke), needs=needs(name, run, sweep)
+    )
+
+
 CELLS = [
+    *(_trained(name, run, sweep) for sweep, runs in SWEEPS.items() for name, run in runs.items()),
     *(
-        Cell(name, lambda seed, smoke, name=name, run=run: train(name, run, seed, smoke))
-        for name, run in ALL.items()
-    ),
-    *(
-        Cell(f"{name}/real", lambda seed, smoke, name=name: measure.floor(name, seed, smoke))
+        Cell(
+            f"{name}/real",
+            lambda seed, smoke, name=name: measure.floor(name, seed, smoke),
+            needs=Needs(net="real", protocols=("released", "standard")),
+        )
         for name in setting.DATA
     ),
 ]

@@ -25,7 +25,7 @@ import jax
 from experiments import runner
 from experiments.runner import Option
 from experiments.soft_intro_2d import cells, measure, setting
-from experiments.soft_intro_2d.cells import FOLDER
+from experiments.soft_intro_2d.cells import FOLDER, SWEEPS
 from jaxvae import writers
 from jaxvae.data import toy2d
 from jaxvae.errors import check_count, unknown
@@ -35,12 +35,6 @@ from jaxvae.train.ensemble import Ensemble, member, train_ensemble
 from jaxvae.train.step import init_state, make_train_step
 from jaxvae.types import Batch
 
-SWEEPS = {
-    "table_2": setting.TABLE_2,
-    "readings": setting.READINGS,
-    "figure_3": setting.FIGURE_3,
-    "figure_21": setting.FIGURE_21,
-}
 OPTIONS = (
     Option("sweep", None, str, f"{', '.join(SWEEPS)} or search", word=True),
     Option("seeds", None, str, "A:B; by default 0:5, as in the paper, and 0:1 for figure_21"),

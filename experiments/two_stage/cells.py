@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.needs import Needs, duration
 from experiments.runner import Cell, Measure
 from experiments.two_stage import setting, toy, train
 from experiments.two_stage.setting import Budget
@@ -100,7 +101,7 @@ def _announced(name: str):
     def progress(done: int, total: int) -> None:
         if len(first) == 1 and done > first[0][1]:
             seconds = (time.perf_counter() - first[0][0]) / (done - first[0][1]) * (total - done)
-            print(f"  {name}: {total:,} images, about {train.duration(seconds)}", flush=True)
+            print(f"  {name}: {total:,} images, about {duration(seconds)}", flush=True)
         if len(first) < 2:
             first.append((time.perf_counter(), done))
 
@@ -137,6 +138,39 @@ def check(protocol: str) -> None:
     extractor.from_state_dict(weights.read(path), str(path))
 
 
+def needs(name: str, method: str, share: Budget, protocol: str) -> Needs:
+    """Returns what a cell needs: also the stage that it stands on."""
+    parts = functools.partial(train.parts, name, method, share)
+    runs = ["learned_gamma", "two_stage"] if method == "two_stage" else [method]
+    if method in ("gaussian", "gmm"):
+        runs = ["learned_gamma"]
+
+    def stopped(seed: int) -> bool:
+        folder = Case(name, seed, share, False).folder
+        return any(
+            (folder / run).exists() and not (folder / run / "finished").exists() for run in runs
+        )
+
+    return Needs(
+        (setting.DATA[name],),
+        (EXTRACTORS[protocols.checked(protocol).extractor].weights,),
+        steps=train.steps_of(name, method, share),
+        net=f"{setting.DATA[name]}, {'two stages' if method == 'two_stage' else 'infogan'}",
+        parts=parts,
+        protocols=(PROTOCOLS[protocol].label + share.suffix,),
+        stopped=stopped,
+        shares="" if method in setting.STAGE_ONE and method != "learned_gamma" else name,
+    )
+
+
+# Options of runs that are planned: the published schedule, and what a CPU can do without weights of
+# Inception.
+VARIANTS = (
+    {"protocol": "two-stage-released", "budget": 1.0},
+    {"protocol": "squeezenet", "budget": 0.05},
+)
+
+
 def cells(protocol: str, budget: float) -> Sequence[Cell]:
     """Returns the cells of one protocol and budget."""
     share = setting.check_budget(budget)
@@ -153,6 +187,6 @@ def cells(protocol: str, budget: float) -> Sequence[Cell]:
             train.source(case, PROTOCOLS[protocol].split)
             return run(case, method, protocol)
 
-        return Cell(f"{name}/{method}", measure)
+        return Cell(f"{name}/{method}", measure, needs=needs(name, method, share, protocol))
 
     return [*(one(name, method) for name in setting.DATA for method in setting.METHODS), *toy.CELLS]

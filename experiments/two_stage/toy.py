@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import optax
 
+from experiments.needs import Needs
 from experiments.runner import Cell, Measure
 from experiments.two_stage import setting
 from jaxvae import data, models, nets
@@ -166,7 +167,15 @@ def figure_rows(seed: int, smoke: bool) -> list[tuple[str, np.ndarray]]:
 
 
 def _cell(method: str) -> Cell:
-    return Cell(f"toy_curve/{method}", lambda seed, smoke: run(method, seed, smoke))
+    needs = Needs(
+        steps=stages_of(method) * STEPS,
+        net="two stages" if method == "two_stage" else "curve",
+        protocols=(PROTOCOL,),
+    )
+    return Cell(f"toy_curve/{method}", lambda seed, smoke: run(method, seed, smoke), needs=needs)
 
 
-CELLS = [*map(_cell, METHODS), Cell("toy_curve/real", floor)]
+CELLS = [
+    *map(_cell, METHODS),
+    Cell("toy_curve/real", floor, needs=Needs(net="real", protocols=(PROTOCOL,))),
+]

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.needs import Part, batch, duration
 from experiments.two_stage import setting
 from experiments.two_stage.setting import Budget
 from jaxvae import data, models, parallel
-from jaxvae.data import Source
+from jaxvae.data import Source, sets
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.models.two_stage import Latents
 from jaxvae.train import Fit, fit, init_state
@@ -97,6 +98,37 @@ def stage_two(case: Case) -> Stage:
     z = first_latents(case)
     model, steps, tx, batch_size = _second(case, z.source.size)
     return _train(case, "two_stage", model, z.source, z.preprocess, steps, tx, batch_size)
+
+
+def steps_of(name: str, method: str, share: Budget) -> int:
+    """Returns the training steps of a cell, with those of the stage that it stands on."""
+    return sum(steps for *_, steps in _lengths(name, method, share))
+
+
+def parts(name: str, method: str, share: Budget) -> list[Part]:
+    """Returns what a cell trains, in the published sizes; the stage it stands on first."""
+    shape, size = sets.DATA_SETS[setting.DATA[name]].shape, setting.SCHEDULES[setting.DATA[name]]
+    found = []
+    for stage, tx, steps in _lengths(name, method, share):
+        second = stage == "two_stage"
+        model = setting.stage_two() if second else setting.stage_one(stage, shape)
+        x = (setting.LATENT_DIM,) if second else shape
+        tx = {group: tx[group] for group in groups(model)}
+        found.append(Part(model, tx, batch(size.batch_size, *x), steps))
+    return found
+
+
+def _lengths(name: str, method: str, share: Budget) -> list[tuple[str, Any, int]]:
+    """Returns (stage, optimisers, steps) of each training of a cell."""
+    known, schedule = sets.DATA_SETS[setting.DATA[name]], setting.SCHEDULES[setting.DATA[name]]
+    size, rest = known.counts["train"], (schedule.batch_size, share.share)
+    first = "learned_gamma" if method in setting.ON_STAGE_ONE else method
+    steps, tx = setting.length(schedule.first, schedule.first_period, size, *rest)
+    found = [(first, tx, steps)]
+    if method == "two_stage":
+        steps, tx = setting.length(schedule.second, schedule.second_period, size, *rest)
+        found.append((method, tx, steps))
+    return found
 
 
 def _second(case: Case, size: int) -> tuple[Model, int, Any, int]:
@@ -214,11 +246,3 @@ def _scaled(value: float) -> str:
         if value >= scale:
             return f"{value / scale:.3g} {prefix}"
     return f"{value / 1e6:.3g} M"
-
-
-def duration(seconds: float) -> str:
-    """Returns a length of time as people say it."""
-    for limit, size, unit in ((100, 1, "s"), (6000, 60, "min")):
-        if seconds < limit:
-            return f"{max(1, round(seconds / size))} {unit}"
-    return f"{seconds / 3600:.1f} h"

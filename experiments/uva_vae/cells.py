@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from experiments.needs import Needs, Part, batch
 from experiments.runner import Cell, Measure
 from experiments.uva_vae import setting
 from jaxvae import data
@@ -45,7 +46,21 @@ def run(latent_dim: int, seed: int, smoke: bool) -> list[Measure]:
     return [*measures, Measure("iw_nll", bound.protocol, -bound.value, bound.n, steps, PRECISION)]
 
 
+def needs(latent_dim: int) -> Needs:
+    """Returns what a cell needs; most of its time is the likelihood, much the same for both."""
+    shape, size = (28, 28, 1), setting.BATCH_SIZE
+    steps = setting.EPOCHS * math.ceil(50_000 / size)
+
+    def parts() -> list[Part]:
+        model = setting.build(shape, latent_dim)
+        return [Part(model, setting.optimiser(), batch(size, *shape), steps)]
+
+    ends = ("valid", "test", f"test; K={setting.K}")
+    protocols = tuple(f"{PROTOCOL}; {end}" for end in ends)
+    return Needs(("mnist",), steps=steps, net="mlp", parts=parts, protocols=protocols)
+
+
 CELLS = [
-    Cell(f"mnist/z{latent_dim}", functools.partial(run, latent_dim))
+    Cell(f"mnist/z{latent_dim}", functools.partial(run, latent_dim), needs=needs(latent_dim))
     for latent_dim in setting.LATENT_DIMS
 ]

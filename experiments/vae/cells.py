@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+from experiments.needs import Needs, Part, batch
 from experiments.runner import Cell, Measure
 from experiments.vae import setting
 from experiments.vae.setting import BATCH_SIZE, EPOCHS, PRECISION
@@ -42,4 +43,19 @@ def run(name: str, seed: int, smoke: bool) -> list[Measure]:
     return [Measure("test_loss", "rho-vae-released", value, test.size, steps, PRECISION), *nats]
 
 
-CELLS = [Cell(f"{name}/vanilla", functools.partial(run, name)) for name in setting.DATA]
+def parts() -> list[Part]:
+    """Returns what is trained, the same for both data sets: 60,000 images of 28x28."""
+    shape, steps = (28, 28, 1), EPOCHS * math.ceil(60_000 / BATCH_SIZE)
+    return [Part(setting.build(shape), setting.optimiser(), batch(BATCH_SIZE, *shape), steps)]
+
+
+def needs(name: str) -> Needs:
+    """Returns what a cell needs."""
+    steps, protocols = EPOCHS * math.ceil(60_000 / BATCH_SIZE), ("rho-vae-released", "nats")
+    return Needs((name,), steps=steps, net="vanilla", parts=parts, protocols=protocols)
+
+
+CELLS = [
+    Cell(f"{name}/vanilla", functools.partial(run, name), needs=needs(name))
+    for name in setting.DATA
+]

@@ -1,0 +1,377 @@
+"""python -m experiments.page: the page of every published number, `experiments/README.md`.
+
+It joins what is written down with what has been measured, and types no number itself:
+
+    <experiment>/expected.json   the published numbers that have a cell; beside them, optional,
+                                 "claims": [{"claim": "...", "cell", "below": another cell, "metric",
+                                 "protocol"}], what the paper says of two cells, and in an entry
+                                 "empty": why no cell can be measured like it
+    <experiment>/results/        ours
+    published.json               the papers, the experiments of each, and the numbers without a cell
+"""
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import plan, runner
+from experiments.needs import duration
+from experiments.plan import Costs, Planned
+from experiments.runner import Option
+from jaxvae import table, writers
+from jaxvae.table import Row
+
+FILE, NUMBERS = "README.md", "published.json"
+FAR = 3.0  # of the paper's standard deviations, for one or two seeds of ours
+CPU = "any (cpu)"  # the device of what is empty: seconds are those of CPUs in the results
+HEAD = """\
+# Every published number, and ours
+
+Of five papers: the tables, and the figures whose ends could be read. Written by `python -m experiments --page` from
+`expected.json`, `published.json` and the result lines; edit those, not this page.
+
+- **ours** is the mean over seeds ± their standard deviation (number of seeds). A footnote has device, precision, steps
+  and on how many examples was measured; where seeds differ in that, it says which is which.
+- **reproduced**: at least three seeds, and the paper's mean lies within 2 sqrt(sd_ours² + sd_paper²) of ours; else it
+  **differs**. With fewer seeds nothing is claimed. A number under another protocol never counts for the paper's: it
+  stands in a table of its own below.
+- `python -m experiments --list` shows what every cell costs and lacks on your machine; `python -m experiments --hours 3`
+  runs what fits, the most telling first, and writes this page anew.
+"""
+
+
+class Folder(NamedTuple):
+    """An experiment, as the page needs it."""
+
+    name: str
+    expected: dict[str, Any]
+    rows: list[Row]
+    planned: list[Planned]
+    lines: list[dict[str, Any]]
+
+    def row(self, cell: str, metric: str, protocol: str) -> Row | None:
+        """Returns our row of a number, or None where nothing was measured or published."""
+        key = cell, metric, protocol
+        return next((r for r in self.rows if r[:3] == key), None)
+
+
+def read(root: Path) -> list[Folder]:
+    """Returns the experiments of a folder. Raises `UserError` for damaged files."""
+    found = []
+    for name in plan.names(root):
+        lines, expected = table.load(root / name)
+        rows, planned = table.join(lines, expected), plan.cells_of(root, name)
+        found.append(Folder(name, expected, rows, planned, lines))
+    return found
+
+
+def text(root: Path) -> str:
+    """Returns the page. Raises `UserError` for damaged files."""
+    folders = read(root)
+    path = root / NUMBERS
+    papers = writers.read_json(path)["papers"] if path.exists() else []
+    parts = [HEAD.rstrip(), summary(folders, papers), *claims(folders)]
+    told: set[str] = set()
+    for paper in papers:
+        mine = [f for f in folders if f.name in paper["experiments"]]
+        told |= {f.name for f in mine}
+        parts.append(f"## {paper['title']}")
+        parts += [part for folder in mine for part in of_folder(folder)]
+        parts += without_cells(paper, mine)
+    for folder in folders:
+        if folder.name not in told:
+            parts += [f"## {folder.expected.get('title', folder.name)}", *of_folder(folder)]
+    return "\n\n".join([*parts, *empty(folders)]) + "\n"
+
+
+# ---- numbers -----------------------------------------------------------------------------------
+
+
+def summary(folders: Sequence[Folder], papers: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the counts of each paper in Markdown."""
+    head = ("paper", "rows", "without a cell", "run", "reproduced", "differ", "n < 3")
+    lines = [head]
+    for paper in papers:
+        mine = [f for f in folders if f.name in paper["experiments"]]
+        statuses = [r.status for f in mine for r in f.rows if r.paper is not None]
+        lacking = len(cellless(paper, mine))
+        counts = [statuses.count(status) for status in ("reproduced", "differs", "n < 3")]
+        run = len(statuses) - statuses.count("not run")
+        numbers = (len(statuses) + lacking, lacking, run, *counts)
+        lines.append((paper["title"], *map(str, numbers)))
+    return table.grid(lines, range(1, len(head)), True)
+
+
+def of_folder(folder: Folder) -> list[str]:
+    """Returns the parts of an experiment: the published numbers with ours, then ours of the same
+    cells and metrics under other protocols."""
+    published = [r for r in folder.rows if r.paper is not None]
+    numbers = {(r.cell, r.metric) for r in published}
+    others = [r for r in folder.rows if r.paper is None and (r.cell, r.metric) in numbers]
+    parts = [f"### [{folder.name}]({folder.name}/README.md): {folder.expected.get('source', '')}"]
+    if published:
+        parts.append(_rendered(published))
+    if others:
+        parts += ["Ours under other protocols, which do not compare with the paper's:"]
+        parts.append(_rendered(others).replace("Not published, protocol", "Protocol"))
+    return parts
+
+
+def _rendered(rows: Sequence[Row]) -> str:
+    legend = table.LEGEND.replace("+-", "±")
+    return table.render(rows, markdown=True).removesuffix(legend).rstrip()
+
+
+def cellless(paper: Mapping[str, Any], folders: Sequence[Folder]) -> list[Mapping[str, Any]]:
+    """Returns the numbers of a paper that no experiment has: one with the same number for the same
+    metric in `expected.json` has taken it over."""
+    taken = {(e["metric"], e["value"], e.get("sd")) for f in folders for e in f.expected["cells"]}
+    taken |= {
+        (e["metric"], e["earlier"]["value"], e["earlier"].get("sd"))
+        for f in folders
+        for e in f.expected["cells"]
+        if "earlier" in e
+    }
+    return [e for e in paper["numbers"] if (e["metric"], e["value"], e.get("sd")) not in taken]
+
+
+def without_cells(paper: Mapping[str, Any], folders: Sequence[Folder]) -> list[str]:
+    """Returns the part of a paper's numbers that have no cell, those of one row side by side."""
+    found = cellless(paper, folders)
+    if not found:
+        return [paper["nothing"]] if "nothing" in paper and not folders else []
+    parts = ["### Without a cell"]
+    for source, why in dict.fromkeys((e["source"], e["why"]) for e in found):
+        here = [e for e in found if (e["source"], e["why"]) == (source, why)]
+        columns = list(dict.fromkeys(e["of"] for e in here))
+        lines = [("", *columns)]
+        for name in dict.fromkeys(e["name"] for e in here):
+            values = {e["of"]: _value(e) for e in here if e["name"] == name}
+            lines.append((name, *(values.get(column, "") for column in columns)))
+        metric = ", ".join(dict.fromkeys(e["metric"] for e in here))
+        parts.append(f"{source}, {metric}. No cell yet: {why}.")
+        parts.append(table.grid(lines, range(1, len(columns) + 1), True))
+    return parts
+
+
+def _value(entry: Mapping[str, Any]) -> str:
+    return f"{entry['value']}" + (f" ± {entry['sd']}" if "sd" in entry else "")
+
+
+# ---- claims ------------------------------------------------------------------------------------
+
+
+class Verdict(NamedTuple):
+    """What our numbers say of a claim."""
+
+    kind: str  # one of the headings below
+    sentence: str
+
+
+DEAD, AGAINST, HOLDS, SO_FAR, OPEN, EMPTY = (
+    "did not survive",
+    "is against them so far, with fewer than three seeds",
+    "holds",
+    "is for them so far, with fewer than three seeds",
+    "is within two standard deviations",
+    "not run",
+)
+
+
+def claims(folders: Sequence[Folder]) -> list[str]:
+    """Returns the parts on claims: those that did not survive first, each in one sentence."""
+    found = [v for f in folders for v in [*of_claims(f), *of_rows(f)]]
+
+    def listed(kind: str) -> str:
+        return "\n".join(f"- {v.sentence}" for v in found if v.kind == kind)
+
+    parts = ["## Claims that did not survive", listed(DEAD) or "None so far."]
+    for kind, title in (
+        (AGAINST, "### Against which fewer than three seeds speak"),
+        (OPEN, "### Undecided: within two standard deviations"),
+        (SO_FAR, "### For which fewer than three seeds speak"),
+        (HOLDS, "## Claims that hold"),
+    ):
+        if listed(kind):
+            parts += [title, listed(kind)]
+    unknown = sum(v.kind == EMPTY for v in found)
+    return [*parts, f"Of {unknown} more claims nothing is known: one of their cells is not run."]
+
+
+def of_claims(folder: Folder) -> list[Verdict]:
+    """Returns the verdicts on what a paper says of two cells, that one is below the other."""
+    found = []
+    for claim in folder.expected.get("claims", ()):
+        at = claim["metric"], claim["protocol"]
+        low, high = folder.row(claim["cell"], *at), folder.row(claim["below"], *at)
+        if not (low and high and low.n and high.n):
+            found.append(Verdict(EMPTY, claim["claim"]))
+            continue
+        gap, n = (low.mean or 0.0) - (high.mean or 0.0), min(low.n, high.n)
+        spread = math.hypot(low.sd or 0.0, high.sd or 0.0)
+        far = abs(gap) > 2 * spread
+        if n >= 3:
+            kind = DEAD if gap >= 0 else HOLDS if far else OPEN
+        else:
+            kind = AGAINST if gap >= 0 else SO_FAR
+        by = f", {abs(gap) / spread:.1f} standard deviations" if n > 1 and spread else ""
+        found.append(
+            Verdict(
+                kind,
+                f"{folder.name}: {claim['claim']}. By {claim['metric']} ({claim['protocol']}) "
+                f"`{low.cell}` is at {_ours(low)}, `{high.cell}` at {_ours(high)}: "
+                f"{_figures(abs(gap))} {'above' if gap >= 0 else 'below'}{by}.",
+            )
+        )
+    return found
+
+
+def of_rows(folder: Folder) -> list[Verdict]:
+    """Returns the verdicts on published numbers that ours differ from, and, of one or two seeds, on
+    those that are far off."""
+    found = []
+    spreads = {
+        (e["cell"], e["metric"], e["protocol"]): e.get("sd", e.get("tolerance", 0.0))
+        for e in folder.expected["cells"]
+    }
+    for row in folder.rows:
+        if row.paper is None or row.difference is None:
+            continue
+        theirs = spreads[row[:3]]
+        if row.status == "differs":
+            spread, kind, whose = math.hypot(row.sd or 0.0, theirs), DEAD, "standard deviations"
+        elif row.status == "n < 3" and row.paper_sd and abs(row.difference) > FAR * theirs:
+            spread, kind, whose = theirs, AGAINST, "of the paper's standard deviations"
+        else:
+            continue
+        by = f", {abs(row.difference) / spread:.1f} {whose} off" if spread else ""
+        why = f": {row.reason}" if row.reason else ""
+        published = f"{row.paper}" + (f" ± {row.paper_sd}" if row.paper_sd is not None else "")
+        found.append(
+            Verdict(
+                kind,
+                f"{folder.name}: `{row.cell}` was published at {published} ({row.metric}, "
+                f"{row.protocol}) and is at {_ours(row)}{by}{why}.",
+            )
+        )
+    return found
+
+
+def _figures(value: float) -> str:
+    """Returns three figures of a number, without an exponent where it can be read without one."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _ours(row: Row) -> str:
+    return table.ours(row).replace("+-", "±").replace(" (", " (n = ")
+
+
+# ---- what is empty -----------------------------------------------------------------------------
+
+
+def empty(folders: Sequence[Folder]) -> list[str]:
+    """Returns the part on published numbers that are not run: what they want, and what they would
+    cost on a CPU."""
+    costs, planned = Costs(), [p for f in folders for p in f.planned]
+    known = {
+        p.key: plan.timings(p.cell.name, p.cell.needs.protocols, f.lines)
+        for f in folders
+        for p in f.planned
+    }
+    expected = plan.estimates(planned, known, CPU, 1, costs)
+    lines = [("experiment", "cells", "numbers", "wants", "one seed of one cell on a CPU", "work")]
+    for folder in folders:
+        missing = [r for r in folder.rows if r.status == "not run"]
+        groups: dict[tuple[str, str], list[tuple[Row, Planned | None]]] = {}
+        for row in missing:
+            each = next((p for p in folder.planned if _measures(p, row)), None)
+            key = (each.cell.needs.net, _wants(each)) if each else ("", _reason(folder, row))
+            groups.setdefault(key, []).append((row, each))
+        for (_, wants), members in groups.items():
+            keys = [p for _, p in members if p]
+            seconds = [s for p in keys if (s := expected[p.key][0]) is not None]
+            work = [w for p in keys if (w := costs.flops(p)) is not None]
+            memory = [m for p in keys if (m := costs.memory(p)) is not None]
+            size = f", state of {max(memory) / 2**20:,.0f} MiB" if memory else ""
+            cells = list(dict.fromkeys(r.cell for r, _ in members))
+            lines.append(
+                (
+                    folder.name,
+                    f"{cells[0]}" + (f" … {cells[-1]} ({len(cells)})" if len(cells) > 1 else ""),
+                    f"{len(members)}",
+                    wants,
+                    duration(max(seconds)) if seconds else "",
+                    (_flop(max(work)) if work else "") + size,
+                )
+            )
+    if len(lines) == 1:
+        return ["## What is empty, and why", "Nothing."]
+    return [
+        "## What is empty, and why",
+        "The longest cell of each kind. Times are those that result lines have from CPUs, or follow "
+        "from them by the number of operations; what Inception takes beside them is not counted.",
+        table.grid(lines, (2,), True),
+    ]
+
+
+def _measures(planned: Planned, row: Row) -> bool:
+    protocols = planned.cell.needs.protocols
+    return planned.cell.name == row.cell and (not protocols or row.protocol in protocols)
+
+
+def _wants(planned: Planned) -> str:
+    said = planned.cell.needs
+    data = [f"data {name}" for name in said.data]
+    weights = [f"weights {name}" for name in said.weights]
+    hardware = ["a GPU or TPU"] if said.accelerator else []
+    return ", ".join([*hardware, *weights, *data]) or "time alone"
+
+
+def _reason(folder: Folder, row: Row) -> str:
+    entry = next(
+        e
+        for e in folder.expected["cells"]
+        if (e["cell"], e["metric"], e["protocol"]) == tuple(row[:3])
+    )
+    return entry.get("empty", "no cell measures it under this protocol")
+
+
+def _flop(work: float) -> str:
+    """Returns an amount of work: "1.9 PFLOP"."""
+    scale, prefix = next(((s, p) for s, p in ((1e15, "P"), (1e12, "T")) if work >= s), (1e9, "G"))
+    return f"{work / scale:.{0 if work >= 10 * scale else 1}f} {prefix}FLOP"
+
+
+# ---- writing -----------------------------------------------------------------------------------
+
+
+def write(root: Path) -> list[str]:
+    """Returns the lines of the page that changed ("- before", "+ now"), after writing it.
+
+    Raises:
+        UserError: for damaged files, and where the disk refuses.
+    """
+    now, path = text(root), root / FILE
+    before = path.read_text() if path.exists() else ""
+    if now != before:
+        writers.write_bytes(path, now.encode())
+    changes = difflib.unified_diff(before.splitlines(), now.splitlines(), lineterm="", n=0)
+    return [line for line in changes if not line.startswith(("---", "+++", "@@"))]
+
+
+OPTIONS = (Option("root", str(plan.ROOT), str, "folder of the experiments"),)
+
+
+@runner.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the page and prints what changed. A user's mistake is one line on stderr and exit code
+    2."""
+    about = "Writes the page of every published number, and prints the lines that changed."
+    args = runner.parse("experiments.page", about, OPTIONS, argv)
+    print("\n".join(write(Path(args.root))) or "the page is as it was.", flush=True)
+
+
+if __name__ == "__main__":
+    main()

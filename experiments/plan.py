@@ -1,0 +1,385 @@
+"""What can be run, what it costs here and what it lacks: every cell of every experiment.
+
+    python -m experiments.plan             the survey, as JSON: what `python -m experiments` plans with
+    python -m experiments.plan --time KEY  seconds of a step of one seed of a cell, from its first steps
+
+Both are processes of their own, so that whoever plans holds no accelerator while cells train. Every
+folder with `cells.py` and `__main__.py` is an experiment; what is known of a cell is what it says
+itself (`experiments.needs`), what lines of results say, and what its folder holds.
+"""
+
+import importlib
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import needs, runner
+from experiments.needs import Needs
+from experiments.runner import Cell, Option
+from jaxvae import table
+from jaxvae.data import idx, prepared, sets
+from jaxvae.errors import UserError
+from jaxvae.metrics import weights
+
+ROOT = Path(__file__).parent
+SEEDS = 3  # that a number is to have
+PUBLISHED, OTHER_PROTOCOL, EXTRA = range(3)  # ranks of a cell
+
+
+class Planned(NamedTuple):
+    """A cell of an experiment, with the options it is run with."""
+
+    experiment: str
+    words: tuple[str, ...]  # options of the experiment
+    cell: Cell
+
+    @property
+    def key(self) -> str:
+        """A name that no other has."""
+        return " ".join((self.experiment, self.cell.name, *self.words))
+
+
+class Timing(NamedTuple):
+    """What one seed of a cell has taken."""
+
+    cell: str
+    device: str
+    steps: int
+    seconds: float
+
+
+class Candidate(NamedTuple):
+    """What is known of a cell on this machine, in types that JSON has."""
+
+    key: str
+    experiment: str
+    words: tuple[str, ...]
+    cell: str
+    net: str
+    steps: int
+    rank: int
+    have: tuple[int, ...]  # seeds with numbers
+    stopped: tuple[int, ...]  # seeds that were stopped on their way
+    seconds: float | None  # expected for one seed; None: not known
+    basis: str  # where that comes from
+    memory: int | None  # bytes of parameters and optimiser
+    can_time: bool  # can its first steps be timed?
+    lacks: tuple[str, ...]
+    shares: str
+    ensemble: tuple[str, ...]
+
+
+def names(root: Path) -> list[str]:
+    """Returns the experiments in a folder."""
+    return sorted(path.parent.name for path in root.glob("*/cells.py") if _runs(path.parent))
+
+
+def _runs(folder: Path) -> bool:
+    return (folder / "__main__.py").is_file()
+
+
+def cells_of(root: Path, name: str) -> list[Planned]:
+    """Returns the cells of an experiment, each once for each protocol that it can be measured by.
+
+    Raises:
+        UserError: for an experiment that cannot be loaded.
+    """
+    if str(root.parent) not in sys.path:
+        sys.path.insert(0, str(root.parent))
+    try:
+        module = importlib.import_module(f"{root.name}.{name}.cells")
+        variants = getattr(module, "VARIANTS", ({},))
+        listed = [(v, module.cells(**v) if v else module.CELLS) for v in variants]
+    except (ImportError, AttributeError, TypeError) as error:
+        raise UserError(f"{root.name}/{name}/cells.py cannot be planned: {error}.") from None
+    found: dict[tuple, Planned] = {}
+    for variant, cells in listed:
+        words = tuple(w for k, v in variant.items() for w in (f"--{k.replace('_', '-')}", f"{v}"))
+        for cell in cells:
+            found.setdefault((cell.name, cell.needs.protocols), Planned(name, words, cell))
+    return list(found.values())
+
+
+def platform(device: str) -> str:
+    """Returns "cpu" of "AMD EPYC, 2 cores (cpu)", "gpu" of "NVIDIA H100 x1 (gpu)"."""
+    match = re.search(r"\((\w+)\)$", device)
+    return match[1] if match else "unknown"
+
+
+# ---- what is there ----------------------------------------------------------------------------
+
+
+def seeds_of(cell: str, protocols: Sequence[str], lines: Sequence[Mapping]) -> tuple[int, ...]:
+    """Returns the seeds that have a number of each protocol; of any, where none is named."""
+    found: dict[int, set[str]] = {}
+    for line in lines:
+        if line["cell"] == cell:
+            found.setdefault(line["seed"], set()).add(line["protocol"])
+    return tuple(sorted(seed for seed, under in found.items() if under.issuperset(protocols)))
+
+
+def rank(cell: str, protocols: Sequence[str], expected: Mapping[str, Any]) -> int:
+    """Returns whether the paper has a number of a cell under these protocols, under others, or
+    none."""
+    published = [e["protocol"] for e in expected["cells"] if e["cell"] == cell]
+    if not published:
+        return EXTRA
+    same = not protocols or not set(published).isdisjoint(protocols)
+    return PUBLISHED if same else OTHER_PROTOCOL
+
+
+@cache
+def missing_data(name: str) -> str:
+    """Returns what to say of a data set that is not here, or ""."""
+    known = sets.DATA_SETS.get(name)
+    if known is None or known.files is None:
+        return ""
+    if name in idx.ADDRESSES and all(idx.find(name, split, None)[0] for split in known.counts):
+        return ""
+    return "" if prepared.find(known.files) else f"data: {name}"
+
+
+def lacks(cell: Cell, device: str) -> tuple[str, ...]:
+    """Returns what a cell lacks on this machine; nothing is loaded."""
+    found = [missing_data(name) for name in cell.needs.data]
+    found += [f"weights: {w}" for w in cell.needs.weights if weights.find(w) is None]
+    if cell.needs.accelerator and platform(device) == "cpu":
+        found.append("a GPU or TPU")
+    found = [text for text in found if text]
+    if not found:
+        try:
+            cell.check(False)
+        except UserError as error:
+            found.append(str(error))
+    return tuple(found)
+
+
+# ---- what it takes ----------------------------------------------------------------------------
+
+
+def timings(cell: str, protocols: Sequence[str], lines: Sequence[Mapping]) -> list[Timing]:
+    """Returns what each seed of a cell has taken under these protocols."""
+    found = {}
+    for line in lines:
+        under = not protocols or line["protocol"] in protocols
+        if line["cell"] == cell and under and line.get("seconds") and line.get("device"):
+            timing = Timing(cell, line["device"], line.get("steps") or 0, line["seconds"])
+            found[line["seed"], line["device"], line["seconds"]] = timing
+    return list(found.values())
+
+
+def pick(known: Sequence[Timing], steps: int, device: str, jobs: int) -> tuple[float, str] | None:
+    """Returns (seconds, which device) that timings let expect of so many steps here, or None.
+
+    The longest counts, as a run that went on after a kill says only what the rest took. Timings of
+    this device come first; on a CPU those of another will do, times `jobs`, as a process then has
+    that share of the cores.
+    """
+    for same in (True, False):
+        if not same and platform(device) != "cpu":
+            return None
+        found = [
+            (t.seconds * (steps / t.steps if steps and t.steps else 1), t.device)
+            for t in known
+            if (t.device == device if same else platform(t.device) == "cpu")
+        ]
+        if found:
+            seconds, where = max(found)
+            return (seconds, "") if same else (seconds * jobs, f" on {where}")
+    return None
+
+
+class Costs:
+    """Counts the work of a cell's steps: once for each net of an experiment, when first asked."""
+
+    def __init__(self):
+        self._flops: dict[tuple[str, str], float] = {}
+        self._bytes: dict[tuple[str, str], int] = {}
+
+    def flops(self, planned: Planned) -> float | None:
+        """Returns the floating-point operations of one seed, or None."""
+        known = planned.cell.needs
+        if known.parts is None or not known.steps:
+            return None
+        key = planned.experiment, known.net or planned.key
+        if key not in self._flops:
+            self._flops[key] = needs.flops(known.parts()) / known.steps
+        return self._flops[key] * known.steps
+
+    def memory(self, planned: Planned) -> int | None:
+        """Returns the bytes of parameters and optimiser, or None."""
+        known = planned.cell.needs
+        if known.parts is None:
+            return None
+        key = planned.experiment, known.net or planned.key
+        if key not in self._bytes:
+            self._bytes[key] = needs.state_bytes(known.parts())
+        return self._bytes[key]
+
+
+class Speed(NamedTuple):
+    """How fast this device computed a cell."""
+
+    flops: float  # a second
+    of: str
+    longest: float  # seconds that it was measured over
+
+
+def speed(
+    planned: Sequence[Planned],
+    known: Mapping[str, Sequence[Timing]],
+    device: str,
+    jobs: int,
+    costs: Costs,
+) -> Speed | None:
+    """Returns the speed at which the longest timed cell was computed, or None where none was."""
+    timed = [
+        (found[0], p)
+        for p in planned
+        if p.cell.needs.parts and (found := pick(known[p.key], p.cell.needs.steps, device, jobs))
+    ]
+    if not timed:
+        return None
+    seconds, reference = max(timed, key=lambda pair: pair[0])
+    counted = costs.flops(reference)
+    return Speed(counted / seconds, reference.cell.name, seconds) if counted else None
+
+
+def estimates(
+    planned: Sequence[Planned],
+    known: Mapping[str, Sequence[Timing]],
+    device: str,
+    jobs: int,
+    costs: Costs,
+) -> dict[str, tuple[float | None, str]]:
+    """Returns for each key (seconds of one seed, or None, and where that comes from).
+
+    A cell that shares work may have been timed after another had done it: what its whole work
+    takes at the speed of the longest cell counts then, if that is more.
+    """
+
+    @cache
+    def speed_of(experiment: str) -> Speed | None:
+        mine = [p for p in planned if not experiment or p.experiment == experiment]
+        return speed(mine, known, device, jobs, costs) or (speed_of("") if experiment else None)
+
+    found: dict[str, tuple[float | None, str]] = {}
+    for each in planned:
+        said: Needs = each.cell.needs
+        alike = [t for p in planned if _alike(p, each) for t in known[p.key]]
+        own = pick(known[each.key], said.steps, device, jobs)
+        taken = own or pick(alike, said.steps, device, jobs)
+        as_of = "measured" if own else f"as other cells of {said.net}"
+        if taken and not said.shares:
+            found[each.key] = taken[0], as_of + taken[1]
+            continue
+        # on an accelerator one net's speed says little of another's: it is timed
+        rate = speed_of(each.experiment) if platform(device) == "cpu" else None
+        counted = costs.flops(each) if rate else None
+        if counted and rate and counted / rate.flops > (taken[0] if taken else 0.0):
+            basis = f"{counted:.2g} FLOP at the {rate.flops / 1e9:.0f} GFLOP/s of {rate.of}"
+            found[each.key] = counted / rate.flops, f"estimate: {basis}"
+        elif taken:
+            found[each.key] = taken[0], as_of + taken[1]
+        else:
+            found[each.key] = None, "timed before it starts" if said.parts else "not known"
+    return found
+
+
+def _alike(one: Planned, other: Planned) -> bool:
+    """Returns whether two cells are of one net of one experiment."""
+    net = other.cell.needs.net
+    return bool(net) and (one.experiment, one.cell.needs.net) == (other.experiment, net)
+
+
+# ---- the survey -------------------------------------------------------------------------------
+
+
+def survey(root: Path, device: str, jobs: int = 1) -> list[Candidate]:
+    """Returns all that is known of every cell, without running any.
+
+    Args:
+        root: the folder of the experiments.
+        device: `runner.device()` of a process that runs a cell.
+        jobs: how many run side by side.
+
+    Raises:
+        UserError: for a damaged file of results, with the file and the line.
+    """
+    planned, costs = [p for name in names(root) for p in cells_of(root, name)], Costs()
+    loaded = {name: table.load(root / name) for name in names(root)}
+    known = {
+        p.key: timings(p.cell.name, p.cell.needs.protocols, loaded[p.experiment][0])
+        for p in planned
+    }
+    expected = estimates(planned, known, device, jobs, costs)
+    found = []
+    for each in planned:
+        lines, published = loaded[each.experiment]
+        name, said = each.cell.name, each.cell.needs
+        seconds, basis = expected[each.key]
+        found.append(
+            Candidate(
+                each.key,
+                each.experiment,
+                each.words,
+                name,
+                said.net or name,
+                said.steps,
+                rank(name, said.protocols, published),
+                seeds_of(name, said.protocols, lines),
+                tuple(seed for seed in range(SEEDS) if said.stopped(seed)),
+                seconds,
+                basis,
+                costs.memory(each),
+                said.parts is not None,
+                lacks(each.cell, device),
+                said.shares,
+                said.ensemble,
+            )
+        )
+    return found
+
+
+def first_steps(root: Path, key: str, members: int) -> float:
+    """Returns the seconds that one seed of a cell takes, from its first steps; the share of one of
+    `members` that are trained at once.
+
+    Raises:
+        UserError: for an unknown key, or a cell whose steps cannot be timed.
+    """
+    for name in names(root):
+        for each in cells_of(root, name):
+            if each.key == key and each.cell.needs.parts is not None:
+                return needs.seconds(each.cell.needs.parts(), members)
+    raise UserError(f"there is no cell {key!r} whose steps can be timed.")
+
+
+OPTIONS = (
+    Option("root", str(ROOT), str, "folder of the experiments"),
+    Option("jobs", 1, int, "cells that run side by side"),
+    Option("time", None, str, "key of a cell whose first steps to time"),
+    Option("members", 1, int, "models that are trained at once"),
+)
+
+
+@runner.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints one line of JSON."""
+    about = "Says what is known of every cell, as JSON."
+    args = runner.parse("experiments.plan", about, OPTIONS, argv)
+    root = Path(args.root)
+    if args.time is not None:
+        print(json.dumps({"seconds": first_steps(root, args.time, args.members)}))
+        return
+    device = runner.device()
+    found = [c._asdict() for c in survey(root, device, args.jobs)]
+    print(json.dumps({"device": device, "platform": platform(device), "candidates": found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,439 @@
+"""Runs what fits into some hours, the most telling first: each cell a process of its own.
+
+A cell without any number comes before a second seed, a second before a third; then published
+numbers before those of other protocols, those before extras; then the shorter. What was stopped on
+its way comes first of all. On an accelerator, cells that a sweep trains as one program are one.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.needs import duration
+from experiments.plan import SEEDS, Candidate
+from jaxvae.errors import UserError, check_count, check_number
+
+MARGIN = 1.1  # of the time that is left, for an expectation
+GRACE = 120.0  # seconds that a process that was asked to stop has to save
+LAST = 12  # lines that are shown of a cell that failed
+LEAST_DISK = 64 * 2**20  # bytes; below, nothing more is begun
+POLL = 0.2  # seconds
+STOPPED, INTERRUPTED, FAILED = 75, 130, 1  # exit codes
+
+
+Choose = Callable[[Sequence[Candidate]], Sequence[Candidate]]
+
+
+class Task(NamedTuple):
+    """What one process runs."""
+
+    label: str
+    argv: tuple[str, ...]  # after "python -m"
+    runs: frozenset[tuple[str, int]]  # (key of a candidate, seed) that it settles
+    seconds: float | None  # expected
+    timed: tuple[tuple[str, int], ...]  # (key of a candidate, models at once) to time for that
+    shares: frozenset[tuple]  # no two that meet in these run side by side
+    order: tuple  # the smallest first
+
+
+class Running(NamedTuple):
+    """A task whose process runs."""
+
+    task: Task
+    process: subprocess.Popen
+    log: Path
+    cores: tuple[int, ...]
+    start: float
+
+
+class Clock(NamedTuple):
+    """Seconds of a seed of a net, as timed: (experiment, net, models at once) -> per step."""
+
+    steps: dict[tuple[str, str, int], float]
+
+    def expected(self, c: Candidate, members: int = 1) -> float | None:
+        """Returns the seconds of one seed, as timed here, else as the survey expects them."""
+        timed = self.steps.get((c.experiment, c.net, members))
+        return c.seconds if timed is None else timed * c.steps
+
+
+def cell_task(c: Candidate, seed: int, package: str, clock: Clock, place: int) -> Task:
+    """Returns the task of one cell and seed."""
+    argv = (f"{package}.{c.experiment}", "--cell", c.cell, "--seeds", f"{seed}:{seed + 1}")
+    seconds = clock.expected(c)
+    timed = ((c.key, 1),) if seconds is None and c.can_time else ()
+    shares = {(c.experiment, *c.words, c.shares, seed)} if c.shares else set()
+    new = sum(1 for s in range(seed) if s not in c.have)  # seeds that come before it
+    return Task(
+        " ".join((c.experiment, c.cell, *c.words, f"seed {seed}")),
+        (*argv, *c.words),
+        frozenset({(c.key, seed)}),
+        seconds,
+        timed,
+        frozenset(shares),
+        (seed not in c.stopped, len(c.have) + new, c.rank, seconds or 0.0, place),
+    )
+
+
+def sweep_task(
+    members: Sequence[Candidate], seeds: int, package: str, clock: Clock, place: int
+) -> Task:
+    """Returns the task of an ensemble: all its cells with so many seeds at once."""
+    module, *words = members[0].ensemble
+    nets: dict[str, list[Candidate]] = {}
+    for c in members:
+        nets.setdefault(c.net, []).append(c)
+    known = [
+        clock.expected(cells[0], len(cells) * seeds) if cells[0].can_time else None
+        for cells in nets.values()
+    ]
+    total = None
+    if all(seconds is not None for seconds in known):
+        total = sum((s or 0.0) * len(c) * seeds for s, c in zip(known, nets.values(), strict=True))
+    timed = () if total is not None else tuple((c[0].key, len(c) * seeds) for c in nets.values())
+    stopped = any(c.stopped for c in members)
+    order = (not stopped, min(len(c.have) for c in members), min(c.rank for c in members))
+    return Task(
+        f"{module} {' '.join(words)}, {len(members) * seeds} runs at once",
+        (f"{package}.{module}", *words, "--seeds", f"0:{seeds}"),
+        frozenset((c.key, seed) for c in members for seed in range(seeds)),
+        total,
+        timed,
+        frozenset(),
+        (*order, total or 0.0, place),
+    )
+
+
+def tasks(
+    candidates: Sequence[Candidate],
+    settled: set[tuple[str, int]],
+    package: str,
+    platform: str,
+    clock: Clock,
+) -> list[Task]:
+    """Returns what is left to run, the most telling first; `settled` are (key, seed) that need no
+    more."""
+    found, sweeps = [], {}
+    for place, c in enumerate(candidates):
+        left = [
+            seed
+            for seed in range(SEEDS)
+            if len(c.have) < SEEDS and seed not in c.have and (c.key, seed) not in settled
+        ]
+        left = left[: SEEDS - len(c.have)]
+        if c.lacks or not left:
+            continue
+        if c.ensemble and platform != "cpu":
+            sweeps.setdefault((c.experiment, c.ensemble), place)
+        else:
+            found += [cell_task(c, seed, package, clock, place) for seed in left]
+    for (experiment, ensemble), place in sweeps.items():
+        members = [c for c in candidates if (c.experiment, c.ensemble) == (experiment, ensemble)]
+        for seeds in range(1, SEEDS + 1):
+            task = sweep_task(members, seeds, package, clock, place)
+            if not task.runs <= settled:  # all seeds at once before fewer
+                found.append(task._replace(order=(*task.order[:3], -seeds, place)))
+    return sorted(found, key=lambda task: task.order)
+
+
+def cores_of(jobs: int) -> list[tuple[int, ...]]:
+    """Returns the cores of each job; all of them for one.
+
+    Raises:
+        UserError: for more jobs than cores.
+    """
+    check_count("--jobs", jobs)
+    if not hasattr(os, "sched_getaffinity"):
+        if jobs > 1:
+            raise UserError("--jobs needs a system on which a process can be kept to some cores.")
+        return [()]
+    cores = sorted(os.sched_getaffinity(0))
+    if jobs > len(cores):
+        raise UserError(f"--jobs {jobs} is more than the {len(cores)} cores there are.")
+    share = len(cores) // jobs
+    return [tuple(cores[i * share : (i + 1) * share]) for i in range(jobs)]
+
+
+@contextlib.contextmanager
+def kept_to(cores: Sequence[int]) -> Iterator[None]:
+    """Keeps this process, and those that it starts in the block, to some cores."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+class Asked:
+    """Whether Ctrl-C or SIGTERM has asked to stop; a second one stops without waiting."""
+
+    def __init__(self):
+        self.signals: list[int] = []
+
+    def __call__(self, number: int, frame: Any) -> None:
+        self.signals.append(number)
+
+    @property
+    def code(self) -> int:
+        """The exit code that says which came first; 0 for none."""
+        if not self.signals:
+            return 0
+        return INTERRUPTED if self.signals[0] == signal.SIGINT else STOPPED
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[Asked]:
+    """Yields an `Asked` that hears Ctrl-C and SIGTERM inside the block."""
+    asked = Asked()
+    before = {n: signal.signal(n, asked) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Scheduler:
+    """Starts processes, watches them, and says what becomes of them."""
+
+    def __init__(self, root: Path, hours: float, jobs: int, asked: Asked, choose: Choose):
+        check_number("--hours", hours, above=0.0)
+        self.root, self.jobs, self.asked, self.chosen = root, jobs, asked, choose
+        self.cores = cores_of(jobs)
+        self.end = time.monotonic() + 3600 * hours
+        self.clock, self.running = Clock({}), []
+        self.settled: set[tuple[str, int]] = set()
+        self.candidates: list[Candidate] = []
+        self.platform = "unknown"
+        self.failed: list[str] = []
+        self.full = False
+
+    def left(self) -> float:
+        """Returns the seconds that are left."""
+        return self.end - time.monotonic()
+
+    def run(self) -> int:
+        """Returns the exit code: 0, 1 where a cell failed, 75 or 130 where it was asked to stop."""
+        self.survey()
+        with tempfile.TemporaryDirectory(prefix="experiments-") as logs:
+            while True:
+                if self.asked.signals or self.left() <= 0:
+                    self.stop()
+                    break
+                self.watch()
+                self.full = self.full or self.disk() < LEAST_DISK
+                while not self.full and len(self.running) < self.jobs and not self.asked.signals:
+                    task = self.choose()
+                    if task is None:
+                        break
+                    self.start(task, Path(logs))
+                if not self.running:
+                    break
+                time.sleep(POLL)
+            if not (self.asked.signals or self.full):
+                self.say_what_is_left()
+        if self.full:
+            say(f"stopped: the disk of {self.root} is full; every number measured so far is kept.")
+        if self.failed:
+            say(f"{len(self.failed)} failed: {'; '.join(self.failed)}.")
+        return self.asked.code or (FAILED if self.failed or self.full else 0)
+
+    def say_what_is_left(self) -> None:
+        """Says what did not fit."""
+        rest = tasks(self.candidates, self.settled, self.root.name, self.platform, self.clock)
+        if rest:
+            seconds = rest[0].seconds
+            needs = "is of unknown length" if seconds is None else f"needs {duration(seconds)}"
+            say(f"{len(rest)} runs are left; the next, {rest[0].label}, {needs}.")
+
+    def disk(self) -> int:
+        """Returns the bytes that are free."""
+        stat = os.statvfs(self.root)
+        return stat.f_bavail * stat.f_frsize
+
+    # ---- planning ----------------------------------------------------------------------------
+
+    def survey(self) -> None:
+        """Learns what there is, from a process of its own. Raises `UserError` as it does."""
+        found = self.ask("--jobs", str(self.jobs))
+        self.platform = found["platform"]
+        if self.jobs > 1 and self.platform != "cpu":
+            raise UserError("--jobs is for a CPU: an accelerator trains one cell at a time.")
+        names = {"words", "have", "stopped", "lacks", "ensemble"}
+        every = [
+            Candidate(**{k: tuple(v) if k in names else v for k, v in c.items()})
+            for c in found["candidates"]
+        ]
+        self.candidates = list(self.chosen(every))
+        wanting: dict[str, list[str]] = {}
+        for c in self.candidates:
+            if c.lacks and len(c.have) < SEEDS:
+                wanting.setdefault(f"{c.experiment}: {', '.join(c.lacks)}", []).append(c.cell)
+        for what, cells in wanting.items():
+            say(f"skipped for want of it: {what} ({len(cells)} cells)")
+
+    def ask(self, *words: str) -> Any:
+        """Returns what `experiments.plan` answers, in a process with the cores of one job."""
+        argv = [sys.executable, "-m", "experiments.plan", "--root", str(self.root), *words]
+        with kept_to(self.cores[0]):
+            process = subprocess.Popen(
+                argv,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment(self.root),
+                start_new_session=True,
+            )
+        while True:
+            try:
+                out, err = process.communicate(timeout=POLL)
+                break
+            except subprocess.TimeoutExpired:
+                if self.asked.signals:
+                    kill(process, signal.SIGKILL)
+        if self.asked.signals:
+            raise SystemExit(self.asked.code)
+        if process.returncode:
+            raise UserError(err.strip().rpartition("\n")[2] or "the survey failed without a word.")
+        return json.loads(out.strip().rpartition("\n")[2])
+
+    def choose(self) -> Task | None:
+        """Returns the first task that fits into what is left, timed first where that is needed."""
+        while True:
+            left = self.left() / MARGIN
+            shared = {s for r in self.running for s in r.task.shares}
+            busy = {run for r in self.running for run in r.task.runs}
+            for task in tasks(
+                self.candidates, self.settled | busy, self.root.name, self.platform, self.clock
+            ):
+                if task.runs & busy or task.shares & shared:
+                    continue
+                if task.timed:
+                    if self.running:
+                        continue  # a clock beside other work would be wrong
+                    self.time(task)
+                    break
+                if task.seconds is not None and task.seconds <= left:
+                    return task
+            else:
+                return None
+            if self.asked.signals or self.left() <= 0:
+                return None
+
+    def time(self, task: Task) -> None:
+        """Times the first steps of what a task trains; what cannot be timed is not run."""
+        for key, members in task.timed:
+            c = next(c for c in self.candidates if c.key == key)
+            what = f"{members} at once" if members > 1 else "one"
+            say(f"timing the first steps of {c.experiment} {c.net}, {what} ...")
+            try:
+                seconds = self.ask("--time", key, "--members", str(members))["seconds"]
+            except UserError as error:
+                say(f"  cannot be timed: {error}")
+                self.failed.append(f"{c.experiment} {c.net}")
+                self.settled |= {
+                    (other.key, seed)
+                    for other in self.candidates
+                    if (other.experiment, other.net) == (c.experiment, c.net)
+                    for seed in range(SEEDS)
+                } | set(task.runs)
+                return
+            self.clock.steps[c.experiment, c.net, members] = seconds / max(c.steps, 1)
+            say(f"  about {duration(seconds)} for each")
+
+    # ---- processes ---------------------------------------------------------------------------
+
+    def start(self, task: Task, logs: Path) -> None:
+        """Starts a task on the cores of a free job."""
+        taken = [r.cores for r in self.running]
+        cores = next(c for c in self.cores if c not in taken)
+        log = logs / f"{len(self.settled)}.{time.monotonic_ns()}"
+        expected = duration(task.seconds or 0.0)
+        say(f"{task.label}: about {expected}, {duration(self.left())} left")
+        with kept_to(cores), open(log, "wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *task.argv],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment(self.root),
+                cwd=self.root.parent,
+                start_new_session=True,
+            )
+        self.running.append(Running(task, process, log, cores, time.monotonic()))
+
+    def watch(self) -> None:
+        """Says what became of processes that have ended."""
+        for each in [r for r in self.running if r.process.poll() is not None]:
+            self.running.remove(each)
+            self.settled |= each.task.runs
+            took = duration(time.monotonic() - each.start)
+            code = each.process.returncode
+            if code == 0:
+                say(f"{each.task.label}: done in {took}")
+                continue
+            self.failed.append(each.task.label)
+            say(f"{each.task.label}: failed after {took}, exit code {code}. Its last lines:")
+            for line in each.log.read_text(errors="replace").splitlines()[-LAST:]:
+                say(f"  {line}")
+
+    def stop(self) -> None:
+        """Asks all that runs to save and stop, waits, and says so."""
+        why = "asked to stop" if self.asked.signals else "the time is over"
+        for each in self.running:
+            say(f"{each.task.label}: stopped, {why}; the same command goes on with it")
+            kill(each.process, signal.SIGTERM)
+        end, heard = time.monotonic() + GRACE, len(self.asked.signals)
+        while any(r.process.poll() is None for r in self.running):
+            if time.monotonic() > end or len(self.asked.signals) > heard:
+                for each in self.running:
+                    kill(each.process, signal.SIGKILL)
+            time.sleep(POLL)
+        self.running.clear()
+
+
+def kill(process: subprocess.Popen, number: int) -> None:
+    """Sends a signal to a process and what it has started, where it still runs."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
+
+def environment(root: Path) -> dict[str, str]:
+    """Returns the environment of a process that finds the experiments and this library."""
+    here = str(Path(__file__).parents[1])
+    paths = dict.fromkeys([str(root.parent), here, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+
+
+def say(text: str) -> None:
+    """Prints a line at once."""
+    print(text, flush=True)
+
+
+def run(root: Path, hours: float, jobs: int = 1, choose: Choose = list) -> int:
+    """Returns the exit code of running what fits into `hours`.
+
+    Args:
+        root: the folder of the experiments.
+        hours: after which what still runs is asked to save and stop.
+        jobs: how many run side by side, on a CPU.
+        choose: which of all candidates may run.
+
+    Raises:
+        UserError: for hours that are not above 0, more jobs than cores, a damaged file of results.
+    """
+    with listening() as asked:
+        return Scheduler(Path(root), hours, jobs, asked, choose).run()

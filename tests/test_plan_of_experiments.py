@@ -1,0 +1,251 @@
+"""What `experiments.plan` knows of a cell before it runs, and `experiments.needs` of its cost."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import fake_experiments as fakes
+import jax.numpy as jnp
+import optax
+import pytest
+
+from experiments import needs, plan
+from experiments.needs import Needs, Part, batch
+from experiments.plan import Timing
+from jaxvae import models, nets, table
+from jaxvae.errors import UserError
+
+HERE = fakes.DEVICE
+
+
+def by_cell(root, device=HERE, jobs=1):
+    return {(c.experiment, c.cell, c.words): c for c in plan.survey(root, device, jobs)}
+
+
+def one(root, name, cell, **options):
+    [found] = [c for at, c in by_cell(root, **options).items() if at[:2] == (name, cell)]
+    return found
+
+
+def test_experiments_are_found_by_their_files(tmp_path):
+    root = fakes.make(tmp_path, b={"x": {}}, a={"y": {}, "z": {}})
+    (root / "half").mkdir()
+    (root / "half" / "cells.py").write_text("CELLS = []")
+    assert list(by_cell(root)) == [("a", "y", ()), ("a", "z", ()), ("b", "x", ())]
+
+
+def test_variants_are_options_and_a_cell_comes_once_for_its_protocols(tmp_path):
+    root = fakes.make(tmp_path, a={})
+    (root / "a" / "cells.py").write_text(
+        "from experiments.needs import Needs\n"
+        "from experiments.runner import Cell\n"
+        "VARIANTS = ({'at_most': 1.0}, {'at_most': 0.5})\n"
+        "def cells(at_most):\n"
+        "    same = Cell('same', None, needs=Needs(protocols=('p',)))\n"
+        "    return [Cell('x', None, needs=Needs(protocols=(f'{at_most}',))), same]\n"
+    )
+    assert list(by_cell(root)) == [
+        ("a", "x", ("--at-most", "1.0")),
+        ("a", "same", ("--at-most", "1.0")),
+        ("a", "x", ("--at-most", "0.5")),
+    ]
+
+
+def test_an_experiment_that_cannot_be_loaded_is_named(tmp_path):
+    root = fakes.make(tmp_path, a={})
+    (root / "a" / "cells.py").write_text("import no_such_package")
+    with pytest.raises(UserError, match=r"a/cells\.py cannot be planned: No module named"):
+        plan.survey(root, HERE)
+
+
+def test_a_damaged_line_is_named_with_file_and_line(tmp_path):
+    root = fakes.make(tmp_path, a={"x": {}})
+    fakes.result(root, "a", "x")
+    fakes.result(root, "a", "x", value="one")
+    with pytest.raises(UserError, match=r"old\.jsonl: 'value' must be .* line 2 of that file"):
+        plan.survey(root, HERE)
+    (root / "a" / "results" / "old.jsonl").write_text("{\n{}\n")
+    with pytest.raises(UserError, match=r"old\.jsonl, line 1 is broken"):
+        plan.survey(root, HERE)
+
+
+def test_a_seed_counts_that_has_a_number_of_each_protocol(tmp_path):
+    cells = {"both": {"protocols": ("p", "q")}, "any": {}, "q": {"protocols": ("q",)}}
+    root = fakes.make(tmp_path, a=cells)
+    for cell in cells:
+        fakes.result(root, "a", cell, 0)
+        fakes.result(root, "a", cell, 2)
+        fakes.result(root, "a", cell, 2, protocol="q")
+    found = {cell: one(root, "a", cell).have for cell in cells}
+    assert found == {"both": (2,), "any": (0, 2), "q": (2,)}
+
+
+def test_published_numbers_rank_before_other_protocols_before_extras(tmp_path):
+    cells = {"same": {"protocols": ("p",)}, "other": {"protocols": ("q",)}, "extra": {}, "any": {}}
+    root = fakes.make(tmp_path, a=cells)
+    fakes.publish(root, "a", "same", "other", "any")
+    ranks = {cell: one(root, "a", cell).rank for cell in cells}
+    assert ranks == {
+        "same": plan.PUBLISHED,
+        "other": plan.OTHER_PROTOCOL,
+        "extra": plan.EXTRA,
+        "any": plan.PUBLISHED,
+    }
+
+
+def test_what_a_cell_lacks(tmp_path, monkeypatch):
+    for name in ("HOME", "JAXVAE_DATA_DIR", "TFDS_DATA_DIR", "JAXVAE_WEIGHTS_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    plan.missing_data.cache_clear()
+    cells = {
+        "data": {"data": ("mnist", "digits", "celeb_a"), "weights": ("inception",)},
+        "large": {"accelerator": True},
+        "nothing": {"data": ("digits", "fake_mnist")},
+    }
+    root = fakes.make(tmp_path, a=cells)
+    with (root / "a" / "cells.py").open("a") as file:
+        file.write(
+            "def check(smoke):\n"
+            "    from jaxvae.errors import UserError\n"
+            "    raise UserError('not today.')\n"
+            "CELLS.append(Cell('refused', None, check=check))\n"
+        )
+    wanted = ("data: mnist", "data: celeb_a", "weights: inception")
+    assert one(root, "a", "data").lacks == wanted
+    assert one(root, "a", "large").lacks == ("a GPU or TPU",)
+    assert one(root, "a", "large", device="B x1 (gpu)").lacks == ()
+    assert one(root, "a", "nothing").lacks == ()
+    assert one(root, "a", "refused").lacks == ("not today.",)
+    (tmp_path / "pt_inception-2015-12-05-6726825d.pth").touch()
+    assert one(root, "a", "data").lacks == wanted[:2]
+    plan.missing_data.cache_clear()
+
+
+def test_a_cell_takes_what_it_took_here_else_on_another_cpu():
+    here, there = Timing("x", HERE, 10, 3.0), Timing("x", "B, 4 cores (cpu)", 10, 2.0)
+    gpu = Timing("x", "C x1 (gpu)", 10, 1.0)
+    assert plan.pick([here, there, gpu], 10, HERE, 2) == (3.0, "")
+    assert plan.pick([here, here._replace(seconds=4.0)], 20, HERE, 1) == (8.0, "")  # the longest
+    assert plan.pick([there, gpu], 10, HERE, 2) == (4.0, " on B, 4 cores (cpu)")
+    assert plan.pick([here, there, gpu], 10, "C x1 (gpu)", 1) == (1.0, "")
+    assert plan.pick([here, there, gpu], 10, "D x1 (gpu)", 1) is None
+    assert plan.pick([], 10, HERE, 1) is None
+
+
+def test_cells_of_one_net_take_the_same_for_a_step(tmp_path):
+    cells = {
+        "x": {"net": "n", "steps": 10},
+        "y": {"net": "n", "steps": 40},
+        "z": {"net": "m", "steps": 10},
+    }
+    root = fakes.make(tmp_path, a=cells, b={"x": {"net": "n", "steps": 10}})
+    fakes.result(root, "a", "x")
+    found = [one(root, "a", c) for c in cells] + [one(root, "b", "x")]
+    assert [c.seconds for c in found] == [0.5, 2.0, None, None]
+    assert [c.basis for c in found] == [
+        "measured",
+        "as other cells of n",
+        "not known",
+        "not known",
+    ]
+
+
+def model(hidden):
+    return models.vae(nets.mlp((hidden,), 4), nets.mlp((hidden,), (6,)), latent_dim=2)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Two trainings of 10 and 30 steps, the second of a net that is wider."""
+    return [
+        Part(model(8), optax.adam(1e-3), batch(32, 6), 10),
+        Part(model(16), optax.adam(1e-3), batch(32, 6), 30),
+    ]
+
+
+def test_work_and_state_are_counted(small):
+    single = [needs.flops([part._replace(steps=1)]) for part in small]
+    assert needs.flops(small) == 10 * single[0] + 30 * single[1]
+    # one product forward and two back for each weight, two operations each, the first back only
+    # one: the rest (activations, Adam) is less
+    weights = 6 * 8 + 8 * 4 + 2 * 8 + 8 * 6
+    assert 0.8 * 6 * 32 * weights < single[0] < 2.5 * 6 * 32 * weights
+    parameters = 16 * (6 + 4 + 2 + 6) + 16 + 4 + 16 + 6
+    counts = 2 * 4  # Adam's step count of encoder and decoder
+    assert needs.state_bytes(small) == 3 * 4 * parameters + counts
+
+
+def test_first_steps_are_timed(small, monkeypatch):
+    """With a clock that says one second for each look: a step takes one, and members share it."""
+    times = iter(range(1000))
+    monkeypatch.setattr(needs.time, "perf_counter", lambda: float(next(times)))
+    assert needs.seconds(small[:1]) == 10.0
+    assert needs.seconds(small[:1], members=4) == 2.5
+
+
+def test_without_a_timing_the_work_is_held_against_the_longest_cell(small, monkeypatch):
+    def planned(name, steps, **more):
+        said = Needs(steps=steps, net=name, parts=lambda: [small[0]._replace(steps=steps)], **more)
+        return plan.Planned("a", (), plan.Cell(name, None, needs=said))
+
+    cells = [planned("short", 10), planned("long", 20), planned("new", 60)]
+    cells.append(planned("shares", 40, shares="stage"))
+    known = {p.key: [] for p in cells}
+    known["a short"], known["a long"] = [Timing("short", HERE, 10, 9.0)], [
+        Timing("long", HERE, 20, 10.0)
+    ]
+    known["a shares"] = [Timing("shares", HERE, 40, 0.1)]  # after another had trained the stage
+    found = plan.estimates(cells, known, HERE, 1, plan.Costs())
+    assert [found[p.key][0] for p in cells] == pytest.approx([9.0, 10.0, 30.0, 20.0])
+    assert found["a new"][1].startswith("estimate: ")
+    assert found["a new"][1].endswith(" of long")
+    gpu = plan.estimates(cells, known, "C x1 (gpu)", 1, plan.Costs())
+    assert gpu["a new"] == (None, "timed before it starts")
+
+
+# ---- what the experiments of this repository say of themselves -----------------------------------
+
+
+@pytest.mark.parametrize("name", plan.names(plan.ROOT))
+def test_what_cells_say_is_what_their_results_say(name):
+    """Steps and protocols of `Needs` are those of lines that the cell has written."""
+    lines, _ = table.load(plan.ROOT / name)
+    compared = 0
+    for each in plan.cells_of(plan.ROOT, name):
+        said = each.cell.needs
+        newest = {
+            (line["seed"], line["metric"], line["protocol"]): line
+            for line in lines
+            if line["cell"] == each.cell.name and line["protocol"] in said.protocols
+        }
+        mine = newest.values()
+        for line in mine:
+            assert line["steps"] == said.steps, (each.key, line["steps"])
+        compared += len(mine)
+    assert compared or not lines
+
+
+def test_every_command_of_a_cell_is_its_own(tmp_path):
+    """No two candidates have the same key, and options are those that the experiment takes."""
+    for name in plan.names(plan.ROOT):
+        found = plan.cells_of(plan.ROOT, name)
+        assert len({p.key for p in found}) == len(found)
+        options = importlib.import_module(f"experiments.{name}.__main__")
+        known = {f"--{o.name}" for o in getattr(options, "OPTIONS", ())}
+        assert {w for p in found for w in p.words if w.startswith("--")} <= known
+
+
+def test_the_survey_is_json_of_a_process(tmp_path):
+    root = fakes.make(tmp_path, a={"x": {"net": "n", "steps": 10}})
+    fakes.result(root, "a", "x")
+    argv = [sys.executable, "-m", "experiments.plan", "--root", str(root)]
+    done = subprocess.run(argv, cwd=plan.ROOT.parent, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["platform"] == "cpu"
+    [candidate] = found["candidates"]
+    assert candidate["key"] == "a x"
+    assert candidate["have"] == [0]
+    assert jnp.isfinite(candidate["seconds"])
+    with pytest.raises(UserError, match="no cell 'a y' whose steps can be timed"):
+        plan.first_steps(root, "a y", 1)
