@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import page, plan, runner, schedule
+from experiments import page, plan, processes, runner, schedule
 from experiments.needs import duration
 from experiments.plan import SEEDS, Candidate
 from experiments.runner import Option
@@ -106,14 +106,14 @@ def main(argv: Sequence[str] | None = None, root: Path = FOLDER) -> None:
     if (args.cell or args.jobs != 1) and (args.page or not any(asked)):
         raise UserError("--cell and --jobs belong to --list and --hours.")
     if args.list:
-        with schedule.kept_to(schedule.cores_of(args.jobs)[0]):
+        with processes.kept_to(processes.cores_of(args.jobs)[0]):
             device = runner.device()
         print_list(chosen(plan.survey(root, device, args.jobs), args.cell), device)
     elif args.hours is not None:
         code = schedule.run(root, args.hours, args.jobs, lambda found: chosen(found, args.cell))
         # in a process of its own, as cells were: this one has never touched a device
         words = [sys.executable, "-m", "experiments.page", "--root", str(root)]
-        done = subprocess.run(words, env=schedule.environment(root), check=False)
+        done = subprocess.run(words, env=processes.environment(root), check=False)
         raise SystemExit(code or done.returncode)
     elif args.page:
         page.main(["--root", str(root)])

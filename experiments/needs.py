@@ -46,28 +46,25 @@ def batch(*shape: int) -> Batch:
     return Batch(jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
-def flops(parts: Sequence[Part]) -> float:
-    """Returns the floating-point operations of a training, as XLA counts them before it optimises;
-    nothing is compiled."""
-    total = 0.0
+class Work(NamedTuple):
+    """What a training computes and holds."""
+
+    flops: float  # floating-point operations, as XLA counts them before it optimises
+    memory: int  # bytes of the largest state: parameters, running averages, optimisers
+
+
+def work(parts: Sequence[Part]) -> Work:
+    """Returns what a training computes and holds; nothing is compiled, and no array is made."""
+    flops, memory = 0.0, [0]
     for part in parts:
         state = jax.eval_shape(lambda b, p=part: _start(p, jax.random.key(0), b), part.batch)
         step = jax.jit(make_train_step(part.model, part.tx))
         found = step.lower(state, part.batch).cost_analysis() or {}
         found = found[0] if isinstance(found, list) else found
-        total += part.steps * found.get("flops", 0.0)
-    return total
-
-
-def state_bytes(parts: Sequence[Part]) -> int:
-    """Returns the bytes of the largest training state: parameters, running averages, optimisers."""
-
-    def size(part: Part) -> int:
-        state = jax.eval_shape(lambda b: _start(part, jax.random.key(0), b), part.batch)
+        flops += part.steps * found.get("flops", 0.0)
         leaves = jax.tree.leaves((state.params, state.state, state.opt_state))
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-
-    return max(map(size, parts), default=0)
+        memory.append(sum(leaf.size * leaf.dtype.itemsize for leaf in leaves))
+    return Work(flops, max(memory))
 
 
 def seconds(parts: Sequence[Part], members: int = 1) -> float:

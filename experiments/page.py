@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import plan, runner
-from experiments.needs import duration
+from experiments.needs import Work, duration
 from experiments.plan import Costs, Planned
 from experiments.runner import Option
 from jaxvae import table, writers
@@ -26,6 +26,7 @@ from jaxvae.table import Row
 FILE, NUMBERS = "README.md", "published.json"
 FAR = 3.0  # of the paper's standard deviations, for one or two seeds of ours
 CPU = "any (cpu)"  # the device of what is empty: seconds are those of CPUs in the results
+ALONE = "time alone"  # what is wanted where nothing else is
 HEAD = """\
 # Every published number, and ours
 
@@ -274,40 +275,33 @@ def _ours(row: Row) -> str:
 def empty(folders: Sequence[Folder]) -> list[str]:
     """Returns the part on published numbers that are not run: what they want, and what they would
     cost on a CPU."""
-    costs, planned = Costs(), [p for f in folders for p in f.planned]
+    groups: dict[tuple[str, str, str], list[tuple[Row, Planned | None]]] = {}
+    for folder in folders:
+        for row in folder.rows:
+            if row.status == "not run":
+                each = next((p for p in folder.planned if _measures(p, row)), None)
+                said = (each.cell.needs.net, _wants(each)) if each else ("", _reason(folder, row))
+                groups.setdefault((folder.name, *said), []).append((row, each))
+    if not groups:
+        return ["## What is empty, and why", "Nothing."]
     known = {
         p.key: plan.timings(p.cell.name, p.cell.needs.protocols, f.lines)
         for f in folders
         for p in f.planned
     }
-    expected = plan.estimates(planned, known, CPU, 1, costs)
+    costs, wanted = Costs(), [p for found in groups.values() for _, p in found if p]
+    every = [p for f in folders for p in f.planned]
+    expected = plan.estimates(every, known, CPU, 1, costs, wanted)
     lines = [("experiment", "cells", "numbers", "wants", "one seed of one cell on a CPU", "work")]
-    for folder in folders:
-        missing = [r for r in folder.rows if r.status == "not run"]
-        groups: dict[tuple[str, str], list[tuple[Row, Planned | None]]] = {}
-        for row in missing:
-            each = next((p for p in folder.planned if _measures(p, row)), None)
-            key = (each.cell.needs.net, _wants(each)) if each else ("", _reason(folder, row))
-            groups.setdefault(key, []).append((row, each))
-        for (_, wants), members in groups.items():
-            keys = [p for _, p in members if p]
-            seconds = [s for p in keys if (s := expected[p.key][0]) is not None]
-            work = [w for p in keys if (w := costs.flops(p)) is not None]
-            memory = [m for p in keys if (m := costs.memory(p)) is not None]
-            size = f", state of {max(memory) / 2**20:,.0f} MiB" if memory else ""
-            cells = list(dict.fromkeys(r.cell for r, _ in members))
-            lines.append(
-                (
-                    folder.name,
-                    f"{cells[0]}" + (f" … {cells[-1]} ({len(cells)})" if len(cells) > 1 else ""),
-                    f"{len(members)}",
-                    wants,
-                    duration(max(seconds)) if seconds else "",
-                    (_flop(max(work)) if work else "") + size,
-                )
-            )
-    if len(lines) == 1:
-        return ["## What is empty, and why", "Nothing."]
+    for (name, _, wants), found in groups.items():
+        cells = list(dict.fromkeys(r.cell for r, _ in found))
+        seconds = [s for _, p in found if p and (s := expected[p.key][0]) is not None]
+        lacking = [p for _, p in found if p and wants != ALONE]
+        works = [w for p in lacking if (w := costs.of(p))]
+        named = cells[0] + (f" … {cells[-1]} ({len(cells)})" if len(cells) > 1 else "")
+        longest = duration(max(seconds)) if seconds else ""
+        work = _work(max(works)) if works else ""
+        lines.append((name, named, f"{len(found)}", wants, longest, work))
     return [
         "## What is empty, and why",
         "The longest cell of each kind. Times are those that result lines have from CPUs, or follow "
@@ -326,7 +320,7 @@ def _wants(planned: Planned) -> str:
     data = [f"data {name}" for name in said.data]
     weights = [f"weights {name}" for name in said.weights]
     hardware = ["a GPU or TPU"] if said.accelerator else []
-    return ", ".join([*hardware, *weights, *data]) or "time alone"
+    return ", ".join([*hardware, *weights, *data]) or ALONE
 
 
 def _reason(folder: Folder, row: Row) -> str:
@@ -338,10 +332,12 @@ def _reason(folder: Folder, row: Row) -> str:
     return entry.get("empty", "no cell measures it under this protocol")
 
 
-def _flop(work: float) -> str:
-    """Returns an amount of work: "1.9 PFLOP"."""
-    scale, prefix = next(((s, p) for s, p in ((1e15, "P"), (1e12, "T")) if work >= s), (1e9, "G"))
-    return f"{work / scale:.{0 if work >= 10 * scale else 1}f} {prefix}FLOP"
+def _work(work: Work) -> str:
+    """Returns an amount of work: "1.3 PFLOP, state of 153 MiB"."""
+    scales = (1e15, "P"), (1e12, "T")
+    scale, prefix = next(((s, p) for s, p in scales if work.flops >= s), (1e9, "G"))
+    flops = f"{work.flops / scale:.{0 if work.flops >= 10 * scale else 1}f} {prefix}FLOP"
+    return f"{flops}, state of {max(1, round(work.memory / 2**20)):,} MiB"
 
 
 # ---- writing -----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import needs, runner
-from experiments.needs import Needs
+from experiments.needs import Needs, Work
 from experiments.runner import Cell, Option
 from jaxvae import table
 from jaxvae.data import idx, prepared, sets
@@ -194,31 +194,22 @@ def pick(known: Sequence[Timing], steps: int, device: str, jobs: int) -> tuple[f
 
 
 class Costs:
-    """Counts the work of a cell's steps: once for each net of an experiment, when first asked."""
+    """Counts the work of cells: once for each net of an experiment, when first asked."""
 
     def __init__(self):
-        self._flops: dict[tuple[str, str], float] = {}
-        self._bytes: dict[tuple[str, str], int] = {}
+        self._known: dict[tuple[str, str], Work] = {}
 
-    def flops(self, planned: Planned) -> float | None:
-        """Returns the floating-point operations of one seed, or None."""
-        known = planned.cell.needs
-        if known.parts is None or not known.steps:
+    def of(self, planned: Planned) -> Work | None:
+        """Returns the work of one seed, or None where the cell does not say what it trains."""
+        said = planned.cell.needs
+        if said.parts is None or not said.steps:
             return None
-        key = planned.experiment, known.net or planned.key
-        if key not in self._flops:
-            self._flops[key] = needs.flops(known.parts()) / known.steps
-        return self._flops[key] * known.steps
-
-    def memory(self, planned: Planned) -> int | None:
-        """Returns the bytes of parameters and optimiser, or None."""
-        known = planned.cell.needs
-        if known.parts is None:
-            return None
-        key = planned.experiment, known.net or planned.key
-        if key not in self._bytes:
-            self._bytes[key] = needs.state_bytes(known.parts())
-        return self._bytes[key]
+        key = planned.experiment, said.net or planned.key
+        if key not in self._known:
+            found = needs.work(said.parts())
+            self._known[key] = found._replace(flops=found.flops / said.steps)
+        found = self._known[key]
+        return found._replace(flops=found.flops * said.steps)
 
 
 class Speed(NamedTuple):
@@ -226,7 +217,6 @@ class Speed(NamedTuple):
 
     flops: float  # a second
     of: str
-    longest: float  # seconds that it was measured over
 
 
 def speed(
@@ -245,8 +235,8 @@ def speed(
     if not timed:
         return None
     seconds, reference = max(timed, key=lambda pair: pair[0])
-    counted = costs.flops(reference)
-    return Speed(counted / seconds, reference.cell.name, seconds) if counted else None
+    counted = costs.of(reference)
+    return Speed(counted.flops / seconds, reference.cell.name) if counted else None
 
 
 def estimates(
@@ -255,8 +245,10 @@ def estimates(
     device: str,
     jobs: int,
     costs: Costs,
+    wanted: Sequence[Planned] | None = None,
 ) -> dict[str, tuple[float | None, str]]:
-    """Returns for each key (seconds of one seed, or None, and where that comes from).
+    """Returns for each key (seconds of one seed, or None, and where that comes from), of all cells
+    or of those that are wanted.
 
     A cell that shares work may have been timed after another had done it: what its whole work
     takes at the speed of the longest cell counts then, if that is more.
@@ -268,7 +260,7 @@ def estimates(
         return speed(mine, known, device, jobs, costs) or (speed_of("") if experiment else None)
 
     found: dict[str, tuple[float | None, str]] = {}
-    for each in planned:
+    for each in planned if wanted is None else wanted:
         said: Needs = each.cell.needs
         alike = [t for p in planned if _alike(p, each) for t in known[p.key]]
         own = pick(known[each.key], said.steps, device, jobs)
@@ -279,10 +271,11 @@ def estimates(
             continue
         # on an accelerator one net's speed says little of another's: it is timed
         rate = speed_of(each.experiment) if platform(device) == "cpu" else None
-        counted = costs.flops(each) if rate else None
-        if counted and rate and counted / rate.flops > (taken[0] if taken else 0.0):
-            basis = f"{counted:.2g} FLOP at the {rate.flops / 1e9:.0f} GFLOP/s of {rate.of}"
-            found[each.key] = counted / rate.flops, f"estimate: {basis}"
+        counted = costs.of(each) if rate else None
+        if counted and rate and counted.flops / rate.flops > (taken[0] if taken else 0.0):
+            per_second = f"{rate.flops / 1e9:.0f} GFLOP/s"
+            basis = f"estimate: {counted.flops:.2g} FLOP at the {per_second} of {rate.of}"
+            found[each.key] = counted.flops / rate.flops, basis
         elif taken:
             found[each.key] = taken[0], as_of + taken[1]
         else:
@@ -335,7 +328,7 @@ def survey(root: Path, device: str, jobs: int = 1) -> list[Candidate]:
                 tuple(seed for seed in range(SEEDS) if said.stopped(seed)),
                 seconds,
                 basis,
-                costs.memory(each),
+                counted.memory if (counted := costs.of(each)) else None,
                 said.parts is not None,
                 lacks(each.cell, device),
                 said.shares,

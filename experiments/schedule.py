@@ -5,7 +5,6 @@ numbers before those of other protocols, those before extras; then the shorter. 
 its way comes first of all. On an accelerator, cells that a sweep trains as one program are one.
 """
 
-import contextlib
 import json
 import os
 import signal
@@ -13,20 +12,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.needs import duration
 from experiments.plan import SEEDS, Candidate
-from jaxvae.errors import UserError, check_count, check_number
+from experiments.processes import Asked, cores_of, environment, kept_to, kill, listening
+from jaxvae.errors import UserError, check_number
 
 MARGIN = 1.1  # of the time that is left, for an expectation
 GRACE = 120.0  # seconds that a process that was asked to stop has to save
 LAST = 12  # lines that are shown of a cell that failed
 LEAST_DISK = 64 * 2**20  # bytes; below, nothing more is begun
 POLL = 0.2  # seconds
-STOPPED, INTERRUPTED, FAILED = 75, 130, 1  # exit codes
+FAILED = 1  # exit code
 
 
 Choose = Callable[[Sequence[Candidate]], Sequence[Candidate]]
@@ -91,10 +91,7 @@ def sweep_task(
     nets: dict[str, list[Candidate]] = {}
     for c in members:
         nets.setdefault(c.net, []).append(c)
-    known = [
-        clock.expected(cells[0], len(cells) * seeds) if cells[0].can_time else None
-        for cells in nets.values()
-    ]
+    known = [clock.expected(cells[0], len(cells) * seeds) for cells in nets.values()]
     total = None
     if all(seconds is not None for seconds in known):
         total = sum((s or 0.0) * len(c) * seeds for s, c in zip(known, nets.values(), strict=True))
@@ -142,67 +139,6 @@ def tasks(
             if not task.runs <= settled:  # all seeds at once before fewer
                 found.append(task._replace(order=(*task.order[:3], -seeds, place)))
     return sorted(found, key=lambda task: task.order)
-
-
-def cores_of(jobs: int) -> list[tuple[int, ...]]:
-    """Returns the cores of each job; all of them for one.
-
-    Raises:
-        UserError: for more jobs than cores.
-    """
-    check_count("--jobs", jobs)
-    if not hasattr(os, "sched_getaffinity"):
-        if jobs > 1:
-            raise UserError("--jobs needs a system on which a process can be kept to some cores.")
-        return [()]
-    cores = sorted(os.sched_getaffinity(0))
-    if jobs > len(cores):
-        raise UserError(f"--jobs {jobs} is more than the {len(cores)} cores there are.")
-    share = len(cores) // jobs
-    return [tuple(cores[i * share : (i + 1) * share]) for i in range(jobs)]
-
-
-@contextlib.contextmanager
-def kept_to(cores: Sequence[int]) -> Iterator[None]:
-    """Keeps this process, and those that it starts in the block, to some cores."""
-    if not cores:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-class Asked:
-    """Whether Ctrl-C or SIGTERM has asked to stop; a second one stops without waiting."""
-
-    def __init__(self):
-        self.signals: list[int] = []
-
-    def __call__(self, number: int, frame: Any) -> None:
-        self.signals.append(number)
-
-    @property
-    def code(self) -> int:
-        """The exit code that says which came first; 0 for none."""
-        if not self.signals:
-            return 0
-        return INTERRUPTED if self.signals[0] == signal.SIGINT else STOPPED
-
-
-@contextlib.contextmanager
-def listening() -> Iterator[Asked]:
-    """Yields an `Asked` that hears Ctrl-C and SIGTERM inside the block."""
-    asked = Asked()
-    before = {n: signal.signal(n, asked) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Scheduler:
@@ -402,20 +338,6 @@ class Scheduler:
                     kill(each.process, signal.SIGKILL)
             time.sleep(POLL)
         self.running.clear()
-
-
-def kill(process: subprocess.Popen, number: int) -> None:
-    """Sends a signal to a process and what it has started, where it still runs."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-
-
-def environment(root: Path) -> dict[str, str]:
-    """Returns the environment of a process that finds the experiments and this library."""
-    here = str(Path(__file__).parents[1])
-    paths = dict.fromkeys([str(root.parent), here, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 
 
 def say(text: str) -> None:

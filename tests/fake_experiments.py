@@ -46,9 +46,9 @@ time.sleep(30 if cell.endswith("sleeps") else 0.3)
 (here / "results").mkdir(exist_ok=True)
 line = {"cell": cell, "seed": seed, "metric": "loss", "protocol": "p", "value": 1.0 + seed}
 with open(here / "results" / "new.jsonl", "a") as file:
-    file.write(json.dumps(line | {"steps": 10, "seconds": 0.3, "device": "%s"}) + "\\n")
+    file.write(json.dumps(line | {"steps": 10, "seconds": 0.3, "device": DEVICE}) + "\\n")
 note("end")
-""" % DEVICE
+"""
 
 
 def make(folder, **experiments):
@@ -58,7 +58,7 @@ def make(folder, **experiments):
     for name, cells in experiments.items():
         (root / name).mkdir(parents=True)
         (root / name / "cells.py").write_text(CELLS.format(cells=cells))
-        (root / name / "__main__.py").write_text(MAIN)
+        (root / name / "__main__.py").write_text(f"DEVICE = {DEVICE!r}\n{MAIN}")
         writers.write_json(root / name / "expected.json", {"cells": []})
     return root
 

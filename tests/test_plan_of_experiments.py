@@ -143,12 +143,7 @@ def test_cells_of_one_net_take_the_same_for_a_step(tmp_path):
     fakes.result(root, "a", "x")
     found = [one(root, "a", c) for c in cells] + [one(root, "b", "x")]
     assert [c.seconds for c in found] == [0.5, 2.0, None, None]
-    assert [c.basis for c in found] == [
-        "measured",
-        "as other cells of n",
-        "not known",
-        "not known",
-    ]
+    assert [c.basis for c in found] == ["measured", "as other cells of n", "not known", "not known"]
 
 
 def model(hidden):
@@ -165,15 +160,15 @@ def small():
 
 
 def test_work_and_state_are_counted(small):
-    single = [needs.flops([part._replace(steps=1)]) for part in small]
-    assert needs.flops(small) == 10 * single[0] + 30 * single[1]
+    single = [needs.work([part._replace(steps=1)]).flops for part in small]
+    assert needs.work(small).flops == 10 * single[0] + 30 * single[1]
     # one product forward and two back for each weight, two operations each, the first back only
     # one: the rest (activations, Adam) is less
     weights = 6 * 8 + 8 * 4 + 2 * 8 + 8 * 6
     assert 0.8 * 6 * 32 * weights < single[0] < 2.5 * 6 * 32 * weights
     parameters = 16 * (6 + 4 + 2 + 6) + 16 + 4 + 16 + 6
     counts = 2 * 4  # Adam's step count of encoder and decoder
-    assert needs.state_bytes(small) == 3 * 4 * parameters + counts
+    assert needs.work(small).memory == 3 * 4 * parameters + counts
 
 
 def test_first_steps_are_timed(small, monkeypatch):
@@ -192,9 +187,10 @@ def test_without_a_timing_the_work_is_held_against_the_longest_cell(small, monke
     cells = [planned("short", 10), planned("long", 20), planned("new", 60)]
     cells.append(planned("shares", 40, shares="stage"))
     known = {p.key: [] for p in cells}
-    known["a short"], known["a long"] = [Timing("short", HERE, 10, 9.0)], [
-        Timing("long", HERE, 20, 10.0)
-    ]
+    known["a short"], known["a long"] = (
+        [Timing("short", HERE, 10, 9.0)],
+        [Timing("long", HERE, 20, 10.0)],
+    )
     known["a shares"] = [Timing("shares", HERE, 40, 0.1)]  # after another had trained the stage
     found = plan.estimates(cells, known, HERE, 1, plan.Costs())
     assert [found[p.key][0] for p in cells] == pytest.approx([9.0, 10.0, 30.0, 20.0])

@@ -22,6 +22,7 @@ from experiments.two_stage import setting, toy, train
 from experiments.two_stage.setting import Budget
 from experiments.two_stage.train import Case, Stage
 from jaxvae import distributions, plots, writers
+from jaxvae.data import sets
 from jaxvae.metrics import fid, protocols, weights
 from jaxvae.metrics.protocols import EXTRACTORS, PROTOCOLS, Protocol
 from jaxvae.train import evaluate
@@ -145,6 +146,8 @@ def needs(name: str, method: str, share: Budget, protocol: str) -> Needs:
     if method in ("gaussian", "gmm"):
         runs = ["learned_gamma"]
 
+    shape = "x".join(map(str, sets.DATA_SETS[setting.DATA[name]].shape))
+
     def stopped(seed: int) -> bool:
         folder = Case(name, seed, share, False).folder
         return any(
@@ -155,7 +158,7 @@ def needs(name: str, method: str, share: Budget, protocol: str) -> Needs:
         (setting.DATA[name],),
         (EXTRACTORS[protocols.checked(protocol).extractor].weights,),
         steps=train.steps_of(name, method, share),
-        net=f"{setting.DATA[name]}, {'two stages' if method == 'two_stage' else 'infogan'}",
+        net=f"{shape}, {'two stages' if method == 'two_stage' else 'one stage'}",
         parts=parts,
         protocols=(PROTOCOLS[protocol].label + share.suffix,),
         stopped=stopped,
