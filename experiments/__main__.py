@@ -33,9 +33,10 @@ OPTIONS = (
 )
 
 
-def counts(root: Path = FOLDER) -> dict[str, tuple[int, ...]]:
+def counts(root: Path | None = None) -> dict[str, tuple[int, ...]]:
     """Returns for each experiment the numbers below the columns of `HEAD`."""
     found = {}
+    root = FOLDER if root is None else root
     for folder in sorted(path.parent for path in root.glob("*/expected.json")):
         rows = [row for row in table.join(*table.load(folder)) if row.paper is not None]
         statuses = [row.status for row in rows]
@@ -95,9 +96,10 @@ def state(c: Candidate) -> str:
 
 
 @runner.command
-def main(argv: Sequence[str] | None = None, root: Path = FOLDER) -> None:
-    """Does what the command line asks for. A user's mistake is one line on stderr and exit code
-    2."""
+def main(argv: Sequence[str] | None = None, root: Path | None = None) -> None:
+    """Does what the command line asks for, of the experiments in `root`. A user's mistake is one
+    line on stderr and exit code 2."""
+    root = FOLDER if root is None else root
     about = "Counts the published numbers that have ours beside them; plans and runs the rest."
     args = runner.parse("experiments", about, OPTIONS, argv)
     asked = [args.list, args.hours is not None, args.page]
@@ -108,7 +110,7 @@ def main(argv: Sequence[str] | None = None, root: Path = FOLDER) -> None:
     if args.list:
         with processes.kept_to(processes.cores_of(args.jobs)[0]):
             device = runner.device()
-        print_list(chosen(plan.survey(root, device, args.jobs), args.cell), device)
+        print_list(chosen(plan.survey(root, device, args.jobs, True), args.cell), device)
     elif args.hours is not None:
         code = schedule.run(root, args.hours, args.jobs, lambda found: chosen(found, args.cell))
         # in a process of its own, as cells were: this one has never touched a device

@@ -218,12 +218,15 @@ def of_claims(folder: Folder) -> list[Verdict]:
         else:
             kind = AGAINST if gap >= 0 else SO_FAR
         by = f", {abs(gap) / spread:.1f} standard deviations" if n > 1 and spread else ""
+        said = f"{_figures(abs(gap))} {'above' if gap >= 0 else 'below'}{by}"
+        if not math.isfinite(gap):
+            lost = not math.isfinite(low.mean or 0.0)
+            kind, said = (DEAD if n >= 3 else AGAINST) if lost else OPEN, "not finite"
         found.append(
             Verdict(
                 kind,
                 f"{folder.name}: {claim['claim']}. By {claim['metric']} ({claim['protocol']}) "
-                f"`{low.cell}` is at {_ours(low)}, `{high.cell}` at {_ours(high)}: "
-                f"{_figures(abs(gap))} {'above' if gap >= 0 else 'below'}{by}.",
+                f"`{low.cell}` is at {_ours(low)}, `{high.cell}` at {_ours(high)}: {said}.",
             )
         )
     return found
@@ -247,7 +250,8 @@ def of_rows(folder: Folder) -> list[Verdict]:
             spread, kind, whose = theirs, AGAINST, "of the paper's standard deviations"
         else:
             continue
-        by = f", {abs(row.difference) / spread:.1f} {whose} off" if spread else ""
+        far = math.isfinite(row.difference) and spread
+        by = f", {abs(row.difference) / spread:.1f} {whose} off" if far else ""
         why = f": {row.reason}" if row.reason else ""
         published = f"{row.paper}" + (f" ± {row.paper_sd}" if row.paper_sd is not None else "")
         found.append(

@@ -66,7 +66,7 @@ class Candidate(NamedTuple):
     stopped: tuple[int, ...]  # seeds that were stopped on their way
     seconds: float | None  # expected for one seed; None: not known
     basis: str  # where that comes from
-    memory: int | None  # bytes of parameters and optimiser
+    memory: int | None  # bytes of parameters and optimiser; None: not counted
     can_time: bool  # can its first steps be timed?
     lacks: tuple[str, ...]
     shares: str
@@ -292,13 +292,14 @@ def _alike(one: Planned, other: Planned) -> bool:
 # ---- the survey -------------------------------------------------------------------------------
 
 
-def survey(root: Path, device: str, jobs: int = 1) -> list[Candidate]:
+def survey(root: Path, device: str, jobs: int = 1, memory: bool = False) -> list[Candidate]:
     """Returns all that is known of every cell, without running any.
 
     Args:
         root: the folder of the experiments.
         device: `runner.device()` of a process that runs a cell.
         jobs: how many run side by side.
+        memory: whether to count the memory of each, which takes seconds for each net.
 
     Raises:
         UserError: for a damaged file of results, with the file and the line.
@@ -328,7 +329,7 @@ def survey(root: Path, device: str, jobs: int = 1) -> list[Candidate]:
                 tuple(seed for seed in range(SEEDS) if said.stopped(seed)),
                 seconds,
                 basis,
-                counted.memory if (counted := costs.of(each)) else None,
+                counted.memory if memory and (counted := costs.of(each)) else None,
                 said.parts is not None,
                 lacks(each.cell, device),
                 said.shares,

@@ -40,6 +40,7 @@ from jaxvae import errors, host, table, writers
 from jaxvae.errors import UserError
 
 WRITTEN = {"results", "figures"}  # folders that runs write into
+PAGE = "experiments/README.md"  # that is written after them
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxvae")
 
 
@@ -271,7 +272,7 @@ def code_facts(folder: Path) -> dict[str, Any]:
 def commit(folder: Path) -> str:
     """Returns the short commit of the repository around `folder`, or "unknown".
 
-    "-dirty" is added where tracked files differ from it, other than results and pictures.
+    "-dirty" is added where tracked files differ from it, other than results, pictures and `PAGE`.
     """
 
     def git(*args: str) -> str:
@@ -286,7 +287,10 @@ def commit(folder: Path) -> str:
         return "unknown"
     return name + (
         table.DIRTY
-        if any(path and WRITTEN.isdisjoint(PurePosixPath(path).parts) for path in changed)
+        if any(
+            path and path != PAGE and WRITTEN.isdisjoint(PurePosixPath(path).parts)
+            for path in changed
+        )
         else ""
     )
 

@@ -120,12 +120,9 @@ def tasks(
     more."""
     found, sweeps = [], {}
     for place, c in enumerate(candidates):
-        left = [
-            seed
-            for seed in range(SEEDS)
-            if len(c.have) < SEEDS and seed not in c.have and (c.key, seed) not in settled
-        ]
-        left = left[: SEEDS - len(c.have)]
+        new = [seed for seed in range(SEEDS) if seed not in c.have]
+        new = new[: max(0, SEEDS - len(c.have))]
+        left = [seed for seed in new if (c.key, seed) not in settled]
         if c.lacks or not left:
             continue
         if c.ensemble and platform != "cpu":
@@ -164,35 +161,46 @@ class Scheduler:
         """Returns the exit code: 0, 1 where a cell failed, 75 or 130 where it was asked to stop."""
         self.survey()
         with tempfile.TemporaryDirectory(prefix="experiments-") as logs:
-            while True:
-                if self.asked.signals or self.left() <= 0:
-                    self.stop()
-                    break
-                self.watch()
-                self.full = self.full or self.disk() < LEAST_DISK
-                while not self.full and len(self.running) < self.jobs and not self.asked.signals:
-                    task = self.choose()
-                    if task is None:
-                        break
-                    self.start(task, Path(logs))
-                if not self.running:
-                    break
-                time.sleep(POLL)
-            if not (self.asked.signals or self.full):
-                self.say_what_is_left()
+            try:
+                self.loop(Path(logs))
+            finally:
+                for each in self.running:  # none, unless something went wrong here
+                    kill(each.process, signal.SIGTERM)
+        if not (self.asked.signals or self.full):
+            self.say_what_is_left()
         if self.full:
             say(f"stopped: the disk of {self.root} is full; every number measured so far is kept.")
         if self.failed:
             say(f"{len(self.failed)} failed: {'; '.join(self.failed)}.")
         return self.asked.code or (FAILED if self.failed or self.full else 0)
 
+    def loop(self, logs: Path) -> None:
+        """Starts and watches processes until nothing more fits, or it is asked to stop."""
+        while True:
+            if self.asked.signals or self.left() <= 0:
+                self.stop()
+                return
+            self.watch()
+            self.full = self.full or self.disk() < LEAST_DISK
+            while not self.full and len(self.running) < self.jobs and not self.asked.signals:
+                task = self.choose()
+                if task is None:
+                    break
+                self.start(task, logs)
+            if not self.running:
+                return
+            time.sleep(POLL)
+
     def say_what_is_left(self) -> None:
         """Says what did not fit."""
         rest = tasks(self.candidates, self.settled, self.root.name, self.platform, self.clock)
-        if rest:
-            seconds = rest[0].seconds
-            needs = "is of unknown length" if seconds is None else f"needs {duration(seconds)}"
-            say(f"{len(rest)} runs are left; the next, {rest[0].label}, {needs}.")
+        known = [task for task in rest if task.seconds is not None]
+        if known:
+            needed = duration(known[0].seconds or 0.0)
+            say(f"left for another time: {len(known)}; the next, {known[0].label}, needs {needed}")
+        for task in rest:
+            if task.seconds is None and not task.timed:
+                say(f"not run, as nothing says how long it takes: python -m {' '.join(task.argv)}")
 
     def disk(self) -> int:
         """Returns the bytes that are free."""
@@ -213,6 +221,13 @@ class Scheduler:
             for c in found["candidates"]
         ]
         self.candidates = list(self.chosen(every))
+        if len(self.candidates) < len(every):  # a sweep would train those that are not chosen, too
+            whole = set(every) - set(self.candidates)
+            cut = {(c.experiment, c.ensemble) for c in whole}
+            self.candidates = [
+                c._replace(ensemble=()) if (c.experiment, c.ensemble) in cut else c
+                for c in self.candidates
+            ]
         wanting: dict[str, list[str]] = {}
         for c in self.candidates:
             if c.lacks and len(c.have) < SEEDS:

@@ -101,6 +101,8 @@ def claim(cell, below):
         ((1,), (2000.5,), page.SO_FAR, "2,000 below."),
         ((1, 2), (2, 3), page.SO_FAR, "1 below, 1.0 standard deviations."),
         ((), (1, 2, 3), page.EMPTY, "one is lower"),
+        ((1, 2, float("nan")), (1, 2, 3), page.DEAD, ": not finite."),
+        ((1,), (float("nan"),), page.OPEN, ": not finite."),
     ],
 )
 def test_the_verdict_on_a_claim(tmp_path, low, high, kind, end):
@@ -108,7 +110,7 @@ def test_the_verdict_on_a_claim(tmp_path, low, high, kind, end):
     [verdict] = page.of_claims(found)
     assert verdict.kind == kind
     assert verdict.sentence.endswith(end)
-    if low:
+    if low and "finite" not in end:
         assert f"`low` is at {sum(low) / len(low):.3f}"[:14] in verdict.sentence
         assert f"(n = {len(low)})" in verdict.sentence
 

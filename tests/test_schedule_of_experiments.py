@@ -79,6 +79,12 @@ def test_what_was_stopped_comes_before_all():
     assert found[:2] == ["begun seed 1", "new seed 0"]
 
 
+def test_three_seeds_are_enough_whichever_they_are():
+    seven = candidate("x", have=(7,))
+    assert labels(seven) == ["x seed 0", "x seed 1"]
+    assert labels(seven, settled={("a x", 0)}) == ["x seed 1"]
+
+
 def test_a_task_is_the_command_that_a_user_would_type():
     [task, *_] = order(candidate("x/y", words=("--budget", "0.05"), shares="x", have=(1,)))
     argv = ("experiments.a", "--cell", "x/y", "--seeds", "0:1", "--budget", "0.05")
@@ -108,6 +114,24 @@ def test_an_accelerator_trains_a_sweep_as_one():
     assert sweep.timed == ()
     settled = sweep.runs
     assert order(*timed, platform="gpu", settled=settled) == []
+
+
+def test_a_sweep_is_not_for_a_part_of_its_cells(monkeypatch, tmp_path):
+    members = [candidate(c, ensemble=("a.sweep", "t")) for c in ("x", "y")]
+    answer = {"platform": "gpu", "candidates": [c._asdict() for c in members]}
+    monkeypatch.setattr(schedule.Scheduler, "ask", lambda self, *words: answer)
+    for choose, ensembles in ((list, 2), (lambda found: found[:1], 0)):
+        scheduler = schedule.Scheduler(tmp_path, 1.0, 1, processes.Asked(), choose)
+        scheduler.survey()
+        assert sum(bool(c.ensemble) for c in scheduler.candidates) == ensembles
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
+def test_an_accelerator_trains_one_cell_at_a_time(monkeypatch, tmp_path):
+    answer = {"platform": "gpu", "candidates": []}
+    monkeypatch.setattr(schedule.Scheduler, "ask", lambda self, *words: answer)
+    with pytest.raises(UserError, match="--jobs is for a CPU"):
+        schedule.run(tmp_path, 1.0, 2)
 
 
 @pytest.fixture
@@ -179,13 +203,22 @@ def test_what_does_not_fit_is_not_begun(tmp_path, run, capsys):
     fakes.result(root, "a", "y", 0, seconds=3000.0)
     assert run(root, hours=0.5)[0] == 0
     assert {n["cell"] for n in fakes.notes(root, "a")} == {"x"}
-    assert "1 runs are left; the next, a y seed 2, needs 50 min." in capsys.readouterr().out
+    assert "left for another time: 1; the next, a y seed 2, needs 50 min" in capsys.readouterr().out
 
 
 def test_what_lacks_something_is_skipped_and_said(tmp_path, run, capsys):
     root = fakes.make(tmp_path, a={"x": {"accelerator": True}, "y": {"accelerator": True}})
     assert run(root)[0] == 0
     assert capsys.readouterr().out == "skipped for want of it: a: a GPU or TPU (2 cells)\n"
+
+
+def test_what_is_of_unknown_length_is_left_to_the_user(tmp_path, run, capsys):
+    root = fakes.make(tmp_path, a={"x": {}})
+    fakes.result(root, "a", "x", 0, seconds=None)
+    fakes.result(root, "a", "x", 1, seconds=None)
+    assert run(root)[0] == 0
+    what = f"python -m {root.name}.a --cell x --seeds 2:3"
+    assert capsys.readouterr().out == f"not run, as nothing says how long it takes: {what}\n"
 
 
 def test_at_the_end_of_the_time_cells_are_asked_to_save(tmp_path, run, capsys):
@@ -230,7 +263,7 @@ def test_of_unknown_speed_first_steps_are_timed(tmp_path, run, capsys, monkeypat
     assert [n["cell"] for n in fakes.notes(root, "a")] == ["x", "x"]  # y would take 40 s of 36
     out = capsys.readouterr().out
     assert out.count("timing the first steps of a n, one") == 1
-    assert "the next, a y seed 2, needs 40 s." in out
+    assert "left for another time: 1; the next, a y seed 2, needs 40 s" in out
 
 
 def test_a_full_disk_stops_with_one_line(tmp_path, run, capsys, monkeypatch):
