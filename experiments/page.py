@@ -73,7 +73,8 @@ def text(root: Path) -> str:
     folders = read(root)
     path = root / NUMBERS
     papers = writers.read_json(path)["papers"] if path.exists() else []
-    parts = [HEAD.rstrip(), summary(folders, papers), *claims(folders)]
+    dead, others = claims(folders)
+    parts = [HEAD.rstrip(), summary(folders, papers), *dead]
     told: set[str] = set()
     for paper in papers:
         mine = [f for f in folders if f.name in paper["experiments"]]
@@ -84,7 +85,7 @@ def text(root: Path) -> str:
     for folder in folders:
         if folder.name not in told:
             parts += [f"## {folder.expected.get('title', folder.name)}", *of_folder(folder)]
-    return "\n\n".join([*parts, *empty(folders)]) + "\n"
+    return "\n\n".join([*parts, *others, *empty(folders)]) + "\n"
 
 
 # ---- numbers -----------------------------------------------------------------------------------
@@ -164,41 +165,35 @@ def _value(entry: Mapping[str, Any]) -> str:
 # ---- claims ------------------------------------------------------------------------------------
 
 
+# Verdicts: three seeds or more against a claim, for it, or neither; one or two seeds against it, for
+# it; no seed.
+DEAD, HOLDS, OPEN, AGAINST, SO_FAR, EMPTY = range(6)
+
+
 class Verdict(NamedTuple):
     """What our numbers say of a claim."""
 
-    kind: str  # one of the headings below
+    kind: int
     sentence: str
 
 
-DEAD, AGAINST, HOLDS, SO_FAR, OPEN, EMPTY = (
-    "did not survive",
-    "is against them so far, with fewer than three seeds",
-    "holds",
-    "is for them so far, with fewer than three seeds",
-    "is within two standard deviations",
-    "not run",
-)
-
-
-def claims(folders: Sequence[Folder]) -> list[str]:
-    """Returns the parts on claims: those that did not survive first, each in one sentence."""
+def claims(folders: Sequence[Folder]) -> tuple[list[str], list[str]]:
+    """Returns the parts on claims, each in one sentence: on those that did not survive, for the
+    top, and on all others."""
     found = [v for f in folders for v in [*of_claims(f), *of_rows(f)]]
 
-    def listed(kind: str) -> str:
-        return "\n".join(f"- {v.sentence}" for v in found if v.kind == kind)
+    def listed(kind: int, title: str) -> list[str]:
+        lines = [f"- {v.sentence}" for v in found if v.kind == kind]
+        return [title, "\n".join(lines)] if lines else []
 
-    parts = ["## Claims that did not survive", listed(DEAD) or "None so far."]
-    for kind, title in (
-        (AGAINST, "### Against which fewer than three seeds speak"),
-        (OPEN, "### Undecided: within two standard deviations"),
-        (SO_FAR, "### For which fewer than three seeds speak"),
-        (HOLDS, "## Claims that hold"),
-    ):
-        if listed(kind):
-            parts += [title, listed(kind)]
+    top = listed(DEAD, "## Claims that did not survive")
+    top += listed(AGAINST, "### Against which one or two seeds speak")
+    rest = listed(HOLDS, "### They hold")
+    rest += listed(SO_FAR, "### One or two seeds speak for them")
+    rest += listed(OPEN, "### Undecided: within two standard deviations, or not finite")
     unknown = sum(v.kind == EMPTY for v in found)
-    return [*parts, f"Of {unknown} more claims nothing is known: one of their cells is not run."]
+    rest.append(f"Of {unknown} more nothing is known, as a cell of theirs is not run.")
+    return top, ["## Other claims", *rest]
 
 
 def of_claims(folder: Folder) -> list[Verdict]:
