@@ -177,10 +177,10 @@ class Scheduler:
     def loop(self, logs: Path) -> None:
         """Starts and watches processes until nothing more fits, or it is asked to stop."""
         while True:
+            self.watch()
             if self.asked.signals or self.left() <= 0:
                 self.stop()
                 return
-            self.watch()
             self.full = self.full or self.disk() < LEAST_DISK
             while not self.full and len(self.running) < self.jobs and not self.asked.signals:
                 task = self.choose()
