@@ -118,7 +118,7 @@ ELSEWHERE = {  # test file -> modules of which it is the test, beside the one of
     "data/test_source.py": ("data/sets", "data/digits", "data/places"),
     "metrics/test_extractors.py": ("metrics/inception", "metrics/squeezenet"),
     "metrics/test_fid.py": ("metrics/features", "metrics/protocols", "metrics/reference"),
-    "models/test_introspective.py": ("models/intro_vae", "models/soft_intro_vae"),
+    "models/test_introspective.py": ("models/intro_vae",),
     "models/test_rho_vae.py": ("models/info_vae", "presets/rho_vae", "presets/info_vae"),
     "models/test_two_stage.py": ("models/mixture",),
     "nets/test_nets.py": ("nets/conv", "nets/mlp"),

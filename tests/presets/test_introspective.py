@@ -14,7 +14,6 @@ import jaxvae
 from jaxvae import models, writers
 from jaxvae.cli.main import main
 from jaxvae.data.preprocess import flip
-from jaxvae.errors import UserError
 from jaxvae.presets import PRESETS, record, run
 from jaxvae.presets.config import VAE
 from jaxvae.presets.intro_vae import IntroVAE
@@ -277,12 +276,3 @@ def test_what_is_refused(argv, message, tmp_path, capsys):
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
-
-
-def test_labels_out_of_range_are_refused_before_compiling():
-    from jaxvae.data.preprocess import make_preprocess
-
-    preprocess, x = make_preprocess(num_classes=3), jnp.zeros((2, 4, 4, 1))
-    for label, message in (([0, 3], "a label 3, but those of 3 classes"), ([-1, 0], "a label -1")):
-        with pytest.raises(UserError, match=message):
-            preprocess(jax.random.key(0), {"x": x, "label": np.array(label, np.int32)})
