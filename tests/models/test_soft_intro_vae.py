@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-
 from intro_numpy import Numpy, doubles
+
 from jaxvae import nets, noise
 from jaxvae.models import soft_intro_vae
 from jaxvae.train.step import TrainState, make_train_step
@@ -23,7 +23,7 @@ from jaxvae.types import Batch
 
 B, D, CLASSES, SHAPE = 4, 3, 5, (8, 4, 2)
 RATE = 0.05
-H = {"beta_rec": 0.6, "beta_kl": 0.3, "beta_neg": 0.9, "s": 0.02, "alpha": 1.5}
+H = {"beta_rec": 0.6, "beta_kl": 0.3, "beta_neg": 6.0, "s": 0.02, "alpha": 1.5}
 H |= {"gamma": 0.8, "gamma_r": 0.7}
 
 
@@ -158,7 +158,7 @@ def test_one_step_is_algorithm_2_in_numpy(monkeypatch, convention, classes):
     eps = rng.normal(size=(6, B, D)).astype(np.float32)
     params, state = jax.jit(model.init)(jax.random.key(0), batch)
     params, state = (  # nothing is left at 0 or 1
-        jax.tree.map(lambda v: v + jnp.asarray(rng.uniform(0.0, 0.2, v.shape), jnp.float32), tree)
+        jax.tree.map(lambda v: v + jnp.asarray(rng.uniform(-0.1, 0.1, v.shape), jnp.float32), tree)
         for tree in (params, state)
     )
     tx = keeping()
@@ -174,6 +174,8 @@ def test_one_step_is_algorithm_2_in_numpy(monkeypatch, convention, classes):
     with jax.default_matmul_precision("highest"):
         end, metrics = jax.jit(make_train_step(model, tx))(start, batch)
     assert len(drawn) % 6 == 0 and drawn
+    for name in ("exp_elbo_rec", "exp_elbo_fake"):  # the fakes count
+        assert 0.2 < float(metrics[name]) < 0.9
 
     labels = np.zeros((B, 0)) if cond is None else np.asarray(cond, np.float64)
     case = Case(x.astype(np.float64), labels, eps.astype(np.float64), doubles(state))
