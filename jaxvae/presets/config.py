@@ -98,7 +98,7 @@ class Options:
     must leave out)."""
 
     flip: bool = False
-    """Mirror each training image left to right at every second visit, at random."""
+    """Mirror training images left to right, each with probability 1/2 at every visit."""
 
     # length and order
     steps: Count = None

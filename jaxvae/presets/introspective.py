@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from jaxvae.errors import UserError, check_number
+from jaxvae.errors import UserError
 from jaxvae.presets.config import VAE, Number, System
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ class Introspective(VAE):
                 "--beta-rec, --beta-kl and --beta-neg."
             )
         self.check_counts("num_vae", least=0)
-        for name in ("beta_rec", "beta_kl", "beta_neg"):
-            check_number(f"--{name.replace('_', '-')}", getattr(self, name) or 0.0, least=0.0)
 
     def lengths(self, size: int) -> tuple[int, ...]:
         """Returns the steps of the run; raises `UserError` where a plain VAE would be all of it."""

@@ -14,10 +14,11 @@ import jaxvae
 from jaxvae import models, writers
 from jaxvae.cli.main import main
 from jaxvae.data.preprocess import flip
-from jaxvae.presets import PRESETS, record, run
+from jaxvae.presets import PRESETS, record, run, stages
 from jaxvae.presets.config import VAE
 from jaxvae.presets.intro_vae import IntroVAE
 from jaxvae.presets.soft_intro_vae import SoftIntroVAE
+from jaxvae.presets.two_stage_options import TwoStageVAE
 from jaxvae.train.checkpoint import Checkpoints
 
 SHAPE = (8, 8, 1)
@@ -200,6 +201,14 @@ def test_the_nets_are_those_of_the_paper(preset, tmp_path):
     params, _ = jax.eval_shape(model.init, jax.random.key(0), batch)
     count = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in params.items()}
     assert count == {"encoder": 928_512, "decoder": 697_025}
+
+
+def test_a_first_stage_may_have_them(tmp_path):
+    config = TwoStageVAE(tmp_path, net="intro", latent_dim=32)
+    model = build(stages.first_stage(config)).model
+    batch = jaxvae.Batch(jnp.zeros((2, 28, 28, 1)))
+    params, _ = jax.eval_shape(model.init, jax.random.key(0), batch)
+    assert sum(x.size for x in jax.tree.leaves(params["encoder"])) == 928_512
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
