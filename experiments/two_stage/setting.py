@@ -45,8 +45,8 @@ DATA = {
     "cifar10": "cifar10",
     "celeba": "celeb_a",
 }  # cell -> data set
-STAGE_ONE = ("cross_entropy", "fixed_gamma", "learned_gamma", "wae_mmd")
-ON_STAGE_ONE = ("gaussian", "gmm", "two_stage")  # on the latents of learned_gamma
+STAGE_ONE = ("cross_entropy", "fixed_gamma", "learned_gamma", "wae_mmd", "joint")
+ON_STAGE_ONE = ("gaussian", "gmm", "flow", "two_stage")  # on the latents of learned_gamma
 METHODS = (*STAGE_ONE, *ON_STAGE_ONE)
 
 
@@ -89,7 +89,14 @@ def length(
         return optax.adam(optax.exponential_decay(rate, halving, 0.5, staircase=True))
 
     nets_ = adam(LEARNING_RATE)
-    return steps, {"encoder": nets_, "decoder": nets_, "likelihood": adam(LEARNING_RATE / share)}
+    gamma = adam(LEARNING_RATE / share)
+    stage = optax.multi_transform({"nets": nets_, "likelihood": gamma}, _kinds)
+    single = {"encoder": nets_, "decoder": nets_, "flow": nets_, "likelihood": gamma}
+    return steps, {**single, "first": stage, "second": stage}
+
+
+def _kinds(params: dict[str, Any]) -> dict[str, str]:
+    return {name: "likelihood" if name == "likelihood" else "nets" for name in params}
 
 
 def stage_one(
@@ -112,6 +119,9 @@ def stage_one(
             lambda_=weight,
             kernel="imq",
         )
+    if method == "joint":
+        second = nets.second_stage(latent_dim, width=max(1024 // shrink, 1))
+        return models.joint_two_stage(pair, second, latent_dim=latent_dim)
     if method not in ("fixed_gamma", "learned_gamma"):
         raise UserError(f"{method} is not a first stage: choose from {', '.join(STAGE_ONE)}.")
     gamma: Any = 1.0 if method == "fixed_gamma" else "learned"
@@ -122,3 +132,10 @@ def stage_two(latent_dim: int = LATENT_DIM, *, width: int = 1024) -> Model:
     """Returns the second stage: three layers of 1,024 each way, learned gamma."""
     pair = nets.second_stage(latent_dim, width=width)
     return models.vae(*pair, latent_dim=latent_dim, likelihood="gaussian", gamma="learned")
+
+
+def flow_prior(latent_dim: int = LATENT_DIM, *, width: int = 512) -> Model:
+    """Returns a flow of latents: eight couplings with two layers of 512, 2.9 M parameters with 64
+    dimensions, where the second stage has 4.5 M."""
+    net = nets.coupling(latent_dim, hidden=(width, width))
+    return models.flow(net, latent_dim, couplings=8, alpha=None)
