@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import seeded
-from experiments import runner
+from experiments import costs, runner
 from experiments.two_stage import __main__ as command
 from experiments.two_stage import cells, figures, setting, toy, train
 from jaxvae import table, writers
@@ -187,14 +187,14 @@ def test_all_of_a_cell_is_announced_before_its_first_stage(folder, capsys, monke
 def test_distances_are_announced_once(monkeypatch, capsys):
     """From the second batch on: the first one waited for its program."""
     now = iter([100.0, 102.0, 102.0, 104.0, 106.0])
-    monkeypatch.setattr(cells.time, "perf_counter", lambda: next(now))
-    progress = cells._announced("fid")
+    monkeypatch.setattr(costs.time, "perf_counter", lambda: next(now))
+    progress = costs.announced("fid")
     for done in (64, 128, 192, 256):
         progress(done, 20_000)
     assert (
         capsys.readouterr().out == "  fid: 20,000 images, about 10 min\n"
     )  # 19,872 images at 64 in 2 s
-    progress = cells._announced("fid")
+    progress = costs.announced("fid")
     progress(64, 64)
     assert capsys.readouterr().out == ""
 

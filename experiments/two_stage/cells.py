@@ -9,7 +9,6 @@ gamma                the learned decoder variance (its square root is the releas
 """
 
 import functools
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.needs import Needs, duration
+from experiments import costs
+from experiments.needs import Needs
 from experiments.runner import Cell, Measure
 from experiments.two_stage import setting, toy, train
 from experiments.two_stage.setting import Budget
@@ -80,34 +80,25 @@ def _distances(case: Case, method: str, stage: Stage, protocol: Protocol) -> lis
             images = sampler(jax.random.key(case.seed), 100, "running")
             plots.samples(where / f"{case.name}.{method}.png", np.asarray(images))
         found = [
-            ("fid", fid.fid(real, sampler, protocol, progress=_announced("fid"), seed=case.seed))
+            (
+                "fid",
+                fid.fid(real, sampler, protocol, progress=costs.announced("fid"), seed=case.seed),
+            )
         ]
         if method in setting.STAGE_ONE:
             name, sampler = "fid_reconstruction", _reconstructions(case, stage)
             found.append(
-                (name, fid.fid(real, sampler, protocol, progress=_announced(name), seed=case.seed))
+                (
+                    name,
+                    fid.fid(
+                        real, sampler, protocol, progress=costs.announced(name), seed=case.seed
+                    ),
+                )
             )
     return [
         Measure(name, d.protocol + case.budget.suffix, d.value, d.n, stage.steps, PRECISION)
         for name, d in found
     ]
-
-
-def _announced(name: str):
-    """Returns a `progress` that prints once how long a distance will take: hours, for Inception on
-    a CPU."""
-    first: list[
-        tuple[float, int]
-    ] = []  # when the first batch was done, and how many images that were
-
-    def progress(done: int, total: int) -> None:
-        if len(first) == 1 and done > first[0][1]:
-            seconds = (time.perf_counter() - first[0][0]) / (done - first[0][1]) * (total - done)
-            print(f"  {name}: {total:,} images, about {duration(seconds)}", flush=True)
-        if len(first) < 2:
-            first.append((time.perf_counter(), done))
-
-    return progress
 
 
 def _reconstructions(case: Case, stage: Stage):

@@ -1,7 +1,6 @@
 """Trains the stages of a cell, each once for all the cells that share it; a stage that was killed
 goes on where it was."""
 
-import time
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,20 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.needs import Part, batch, duration
+from experiments.costs import cost
+from experiments.needs import Part, batch
 from experiments.two_stage import setting
 from experiments.two_stage.setting import Budget
 from jaxvae import data, models, parallel
 from jaxvae.data import Source, sets
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.models.two_stage import Latents
-from jaxvae.train import Fit, fit, init_state
-from jaxvae.train.step import groups, make_train_step
+from jaxvae.train import Fit, fit
+from jaxvae.train.step import groups
 from jaxvae.types import Batch, Model
 
 FOLDER = Path(__file__).parent
 SMOKE_SHRINK, SMOKE_STEPS, SMOKE_LATENT_DIM = 32, 8, 4
-TRIES = 3  # steps that an announced cost is measured on
 PREPROCESS = make_preprocess("grey")
 
 
@@ -218,42 +217,3 @@ def _train(
     (folder / "finished").touch()
     state = found.train_state
     return Stage(model, state.params, state.state, steps)
-
-
-def cost(model: Model, tx, train: Source, preprocess, steps: int, batch_size: int) -> str:
-    """Returns what a training will cost, from its step compiled and run a few times: "12,000 steps
-    of 100: ..."."""
-    batch = preprocess(jax.random.key(0), train.read(np.arange(batch_size) % train.size))
-    with jax.default_matmul_precision("highest"):
-        state = parallel.put(
-            init_state(model, tx, jax.random.key(0), batch),
-            parallel.replicated(parallel.make_mesh()),
-        )
-        step = jax.jit(make_train_step(model, tx), donate_argnums=0).lower(state, batch).compile()
-    state, _ = step(state, batch)
-    jax.block_until_ready(state)
-    start = time.perf_counter()
-    for _ in range(TRIES):
-        state, _ = step(state, batch)
-    jax.block_until_ready(state)
-    seconds = (time.perf_counter() - start) / TRIES * steps
-    analysis, memory = step.cost_analysis() or {}, step.memory_analysis()
-    flops = (analysis[0] if isinstance(analysis, list) else analysis).get("flops", 0.0)
-    resident = 0 if train.arrays is None else sum(values.nbytes for values in train.arrays.values())
-    held = resident + (
-        memory.argument_size_in_bytes + memory.temp_size_in_bytes if memory is not None else 0
-    )
-    work = (
-        f", {_scaled(flops * steps)}FLOP at {_scaled(flops * steps / seconds)}FLOP/s"
-        if flops > 0
-        else ""
-    )
-    return f"{steps:,} steps of {batch_size}: about {duration(seconds)}, {max(1, round(held / 2**20)):,} MiB of memory{work}"
-
-
-def _scaled(value: float) -> str:
-    """Returns a number with three figures and its prefix: "184 T" for 1.84e14."""
-    for scale, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G")):
-        if value >= scale:
-            return f"{value / scale:.3g} {prefix}"
-    return f"{value / 1e6:.3g} M"

@@ -195,12 +195,19 @@ def _with_batch(args: Any, n: int, first: int = 0) -> tuple[Trained, Batch]:
 
 
 def _source(args: Any, trained: Trained) -> data.Source:
-    """Returns the split to use; raises `UserError` for data of another shape than the model's."""
+    """Returns the split to use; raises `UserError` for data of another shape than the model's, or
+    without its labels."""
     split = source(trained.config, args.split or "test", args.data_dir)
     if split.shape != trained.shape:
         raise UserError(
             f"{split.name} has shape {split.shape} here, but this model was trained on "
             f"{trained.shape}."
+        )
+    classes, have = trained.system.classes, split.num_classes
+    if classes is not None and (have is None or have > classes):
+        raise UserError(
+            f"this model takes labels of {classes} classes, and {split.name} has "
+            f"{'none' if have is None else have} here: use the data that it was trained on."
         )
     return split
 

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import noise
-from jaxvae.errors import UserError, check_count, unknown
+from jaxvae.errors import UserError, check_count, concrete, unknown
 from jaxvae.types import Array, Batch
 
 KEY = 0x0DA7A  # folded into a step's key for the noise of preprocessing
+AUGMENT = 0xA06  # folded into that one for what is done to training batches alone
 PIXELS = ("grey", "binarised", "dequantised")
 Preprocess = Callable[[Array, dict[str, Array]], Batch]  # (rng, examples) -> Batch, inside jit
+Augment = Callable[[Array, Batch], Batch]  # (rng, batch) -> batch, inside jit
 
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
@@ -40,7 +42,8 @@ def make_preprocess(
 
     Raises:
         UserError: for an unknown kind of pixels and a number of classes below 1; when called, for
-            examples without the labels or the bytes that are asked for.
+            examples without the labels or the bytes that are asked for, and outside `jit` for labels
+            out of range.
     """
     if pixels not in PIXELS:
         raise unknown("pixels", pixels, PIXELS)
@@ -56,9 +59,53 @@ def make_preprocess(
                 "num_classes needs labels, and these examples have none: use a labelled source, "
                 "or leave num_classes out."
             )
+        _check_labels(examples["label"], num_classes)
         return Batch(x, jax.nn.one_hot(examples["label"], num_classes, dtype=jnp.float32))
 
     return preprocess
+
+
+def augmented(preprocess: Preprocess, augment: Augment | None) -> Preprocess:
+    """Returns `preprocess` with `augment` after it, which has a key of its own: what training sees.
+
+    None: `preprocess` itself.
+    """
+    if augment is None:
+        return preprocess
+
+    def both(rng: Array, examples: dict[str, Array]) -> Batch:
+        return augment(jax.random.fold_in(rng, AUGMENT), preprocess(rng, examples))
+
+    return both
+
+
+def flip(rng: Array, batch: Batch) -> Batch:
+    """Returns the batch with each image mirrored left to right with probability 1/2, drawn for
+    each by itself.
+
+    Raises:
+        UserError: for examples that are no images.
+    """
+    x = batch.x
+    if x.ndim != 4:
+        raise UserError(
+            f"flip mirrors images (height, width, channels), and these examples have the shape "
+            f"{x.shape[1:]}: leave it out."
+        )
+    mirrored = noise.uniform(rng, x.shape[:1]) < 0.5
+    return batch._replace(x=jnp.where(mirrored[:, None, None, None], x[:, :, ::-1], x))
+
+
+def _check_labels(label: Array, num_classes: int) -> None:
+    """Raises `UserError` for labels outside 0, ..., num_classes - 1, where their values are known."""
+    if not concrete(label) or not np.size(label):
+        return
+    low, high = int(np.min(label)), int(np.max(label))
+    if low < 0 or high >= num_classes:
+        raise UserError(
+            f"there is a label {low if low < 0 else high}, but those of {num_classes} classes run "
+            f"from 0 to {num_classes - 1}: number the classes from 0, or give num_classes."
+        )
 
 
 def _pixels(rng: Array, x: Array, pixels: str) -> Array:

@@ -36,6 +36,14 @@ Number = Annotated[float | None, optional("FLOAT")]
 
 PLACES = ("workdir", "data_dir")  # where things lie does not describe a run
 
+CHANNELS = (32, 64)  # of --net conv
+OF_NET = {  # --net -> the options that its layers have
+    "mlp": ("hidden", "activation", "init"),
+    "conv": ("hidden", "channels", "activation", "init"),
+    "infogan": (),
+    "intro": ("channels", "norm"),
+}
+
 
 class Data(NamedTuple):
     """The three splits of a run."""
@@ -58,8 +66,10 @@ class System(NamedTuple):
     model: "Model"  # what is evaluated, used and loaded
     tx: Any = None  # optimisers, as `fit` takes them; None where stages have their own
     preprocess: Any = plain_batch  # (rng, examples) -> Batch
-    phases: Callable[[int], Any] | None = None  # (steps) -> list of Phase, whose last model is
-    # `model` and whose earlier edges do not depend on steps; None: `model` all along
+    augment: Any = None  # (rng, Batch) -> Batch, of what is trained on alone
+    phases: Callable[[int, int], Any] | None = None  # (steps, size of the training split) -> list
+    # of Phase, whose last model is `model` and whose earlier edges do not depend on steps; None:
+    # `model` all along
     classes: int | None = None  # of the labels that it is conditioned on
     latent_dim: int | None = None
     latent: str = "z"  # what it encodes to, in words
@@ -86,6 +96,9 @@ class Options:
     split: Text = None
     """Training split, e.g. "train[:1000]" (default: all but the validation and test parts, which it
     must leave out)."""
+
+    flip: bool = False
+    """Mirror training images left to right, each with probability 1/2 at every visit."""
 
     # length and order
     steps: Count = None
@@ -160,12 +173,17 @@ class Options:
 class VAE(Options):
     """Train a variational auto-encoder (Kingma & Welling 2014)."""
 
-    net: Literal["mlp", "conv", "infogan"] = "mlp"
-    """Networks of encoder and decoder; infogan takes images whose sides 4 divides."""
+    net: Literal["mlp", "conv", "infogan", "intro"] = "mlp"
+    """Networks of encoder and decoder; infogan takes images whose sides 4 divides; intro, the
+    residual nets of Soft-IntroVAE, square ones of 28, 32, 64, 128, 256, 512 or 1024 pixels, others
+    with --channels."""
     hidden: tuple[int, ...] = (400,)
     """Widths of the encoder's hidden layers, reversed in the decoder (conv: the dense layer)."""
-    channels: tuple[int, ...] = (32, 64)
-    """Channels of the encoder's convolutions, reversed in the decoder."""
+    channels: Annotated[tuple[int, ...] | None, optional("N ...")] = None
+    """Channels of the encoder's convolutions, reversed in the decoder (default: conv 32 64; intro
+    those published for images of this size)."""
+    norm: Literal["batch", "group", "none"] = "batch"
+    """What normalises the features of intro."""
     activation: str = "relu"
     """Activation of hidden layers: relu, leaky_relu, tanh, elu, sigmoid, softplus, identity."""
     init: str = "torch"
@@ -191,6 +209,11 @@ class VAE(Options):
     conditional: bool = False
     """Condition encoder and decoder on the label."""
 
+    def __post_init__(self) -> None:
+        """Fills in the default that depends on the net."""
+        if self.channels is None and self.net != "intro":
+            object.__setattr__(self, "channels", CHANNELS)
+
     @property
     def convolves(self) -> bool:
         """Whether the nets convolve."""
@@ -199,12 +222,28 @@ class VAE(Options):
     def check(self) -> None:
         """Raises `UserError` for settings that no run can have."""
         super().check()
+        self._check_net()
         self.check_counts("latent_dim")
         self.check_counts("beta_warmup", least=0)
         if self.gamma_learning_rate is not None:
             check_number("--gamma-learning-rate", self.gamma_learning_rate, above=0.0)
         for name in ("beta", "free_bits"):
             check_number(f"--{name.replace('_', '-')}", getattr(self, name), least=0.0)
+
+    def _check_net(self) -> None:
+        """Raises `UserError` for options of layers that the net does not have."""
+        defaults = {name: getattr(VAE, name) for names in OF_NET.values() for name in names}
+        defaults |= {"channels": CHANNELS}
+        used = OF_NET[self.net]
+        given = [n for n, value in defaults.items() if n not in used and getattr(self, n) != value]
+        if not given:
+            return
+        have = f"has --{', --'.join(used)} alone" if used else "has layers of its own"
+        fits = [
+            net for net, names in OF_NET.items() if net != self.net and set(given) <= set(names)
+        ]
+        other = f", or use --net {' or '.join(fits)}" if fits else ""
+        raise UserError(f"--net {self.net} {have}: leave out --{' and --'.join(given)}{other}.")
 
 
 class Preset(NamedTuple):

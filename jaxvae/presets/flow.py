@@ -29,12 +29,14 @@ def build(config: Flow, shape: tuple[int, ...], num_classes: int | None) -> Syst
 
     from jaxvae import models, nets
     from jaxvae.data.preprocess import make_preprocess
+    from jaxvae.presets import parts
 
     alpha = config.alpha if config.pixels == "dequantised" else None
     net = nets.coupling(shape, hidden=config.hidden, dtype=jnp.dtype(config.dtype))
     model = models.flow(net, shape, couplings=config.couplings, alpha=alpha)
     tx = optax.adam(config.learning_rate)
-    return System(model, tx, make_preprocess(config.pixels), pixels=config.pixels)
+    preprocess, augment = make_preprocess(config.pixels), parts.augmentation(config)
+    return System(model, tx, preprocess, augment, pixels=config.pixels)
 
 
 PRESET = Preset(Flow, build)

@@ -63,6 +63,7 @@ def build(config: GAN, shape: tuple[int, ...], num_classes: int | None) -> Syste
 
     from jaxvae import models, nets
     from jaxvae.data.preprocess import make_preprocess
+    from jaxvae.presets import parts
 
     dtype = jnp.dtype(config.dtype)
     if config.net == "mlp":
@@ -79,7 +80,8 @@ def build(config: GAN, shape: tuple[int, ...], num_classes: int | None) -> Syste
     if config.loss == "wgan":
         clip = models.clip_weights(CLIP if config.clip is None else config.clip)
         tx["discriminator"] = optax.chain(adam, clip)
-    return System(model, tx, make_preprocess(), latent_dim=config.latent_dim)
+    augment = parts.augmentation(config)
+    return System(model, tx, make_preprocess(), augment, latent_dim=config.latent_dim)
 
 
 PRESET = Preset(GAN, build)

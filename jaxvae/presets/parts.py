@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxvae import distributions, nets, objectives
-from jaxvae.data.preprocess import make_preprocess
+from jaxvae.data.preprocess import flip, make_preprocess
 from jaxvae.errors import UserError
-from jaxvae.presets.config import VAE, System
+from jaxvae.presets.config import CHANNELS, VAE, Options, System
 from jaxvae.train.step import groups
 from jaxvae.types import Model, Net
 
@@ -20,11 +20,17 @@ def system(config: VAE, model: Model, num_classes: int | None) -> System:
         model,
         optimiser(config, model),
         make_preprocess(config.pixels, classes),
+        augment=augmentation(config),
         classes=classes,
         latent_dim=config.latent_dim,
         pixels=config.pixels,
         likelihood=config.likelihood,
     )
+
+
+def augmentation(config: Options) -> Any:
+    """Returns what is done to training batches alone, or None for nothing."""
+    return flip if config.flip else None
 
 
 def elbo_options(config: VAE) -> dict[str, Any]:
@@ -40,21 +46,6 @@ def elbo_options(config: VAE) -> dict[str, Any]:
     }
 
 
-def introspective_options(config: Any) -> dict[str, Any]:
-    """Returns what introspective models are told beside their nets.
-
-    Raises:
-        UserError: for options of the VAE that they do not have.
-    """
-    if config.beta != 1.0 or config.beta_warmup or config.free_bits:
-        raise UserError(
-            "introspective models have no --beta, --beta-warmup and --free-bits: use --beta-rec, "
-            "--beta-kl and --beta-neg."
-        )
-    names = ("latent_dim", "posterior", "convention", "beta_rec", "beta_kl", "beta_neg")
-    return {name: getattr(config, name) for name in names}
-
-
 def nets_of(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> tuple[Net, Net]:
     """Returns encoder and decoder for data of `shape` [H, W, C] (or [n]).
 
@@ -63,9 +54,11 @@ def nets_of(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> tup
     """
     if config.conditional and num_classes is None:
         raise UserError(f"--conditional needs labels, which {config.data} does not have.")
+    outputs = distributions.posterior(config.posterior).size(config.latent_dim)
     if config.net == "infogan":
         return _infogan(config, shape)
-    outputs = distributions.posterior(config.posterior).size(config.latent_dim)
+    if config.net == "intro":
+        return _intro(config, shape, num_classes if config.conditional else None)
     common = {"act": config.activation, "init": config.init, "dtype": jnp.dtype(config.dtype)}
     if config.net == "mlp":
         encoder = nets.mlp(config.hidden, outputs, heads=_heads(config), **common)
@@ -73,8 +66,9 @@ def nets_of(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> tup
     if len(config.hidden) != 1:
         raise UserError("--net conv has one dense layer: give one width to --hidden.")
     common["hidden"] = config.hidden[0]
-    encoder = nets.conv_encoder(outputs, channels=config.channels, **common)
-    return encoder, nets.conv_decoder(shape, channels=config.channels[::-1], **common)
+    channels = config.channels or CHANNELS
+    encoder = nets.conv_encoder(outputs, channels=channels, **common)
+    return encoder, nets.conv_decoder(shape, channels=channels[::-1], **common)
 
 
 def _heads(config: VAE) -> Any:
@@ -86,16 +80,11 @@ def _heads(config: VAE) -> Any:
 
 
 def _infogan(config: VAE, shape: tuple[int, ...]) -> tuple[Net, Net]:
-    """Returns InfoGAN-style encoder and decoder; raises `UserError` for what they do not have."""
-    names = ("hidden", "channels", "activation", "init")
-    given = [name for name in names if getattr(config, name) != getattr(VAE, name)]
-    if given:
-        raise UserError(
-            f"--net infogan has layers of its own: leave out --{' and --'.join(given)}, or use "
-            "--net mlp or conv."
-        )
+    """Returns InfoGAN-style encoder and decoder; raises `UserError` for what they do not take."""
     if config.conditional:
-        raise UserError("--net infogan takes no labels: use --net mlp or conv with --conditional.")
+        raise UserError(
+            "--net infogan takes no labels: use --net mlp, conv or intro with --conditional."
+        )
     options = {
         "latent_dim": config.latent_dim,
         "heads": _heads(config),
@@ -106,6 +95,26 @@ def _infogan(config: VAE, shape: tuple[int, ...]) -> tuple[Net, Net]:
         return nets.infogan(shape, **options)
     except UserError as error:
         raise UserError(f"{error} Or use --net mlp or conv.") from None
+
+
+def _intro(config: VAE, shape: tuple[int, ...], classes: int | None) -> tuple[Net, Net]:
+    """Returns the residual encoder and decoder; raises `UserError` for images that they do not
+    take."""
+    try:
+        return nets.intro(
+            shape,
+            latent_dim=config.latent_dim,
+            channels=config.channels,
+            norm=config.norm,
+            heads=_heads(config),
+            num_classes=classes,
+            dtype=jnp.dtype(config.dtype),
+        )
+    except UserError as error:
+        raise UserError(
+            f"{error} That is --size, for a folder of images, or --channels; or use --net mlp or "
+            "conv."
+        ) from None
 
 
 def optimiser(config: VAE, model: Model) -> Any:

@@ -29,7 +29,7 @@ def command(config: Options) -> str:
     words = ["train", name_of(config)]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if value == field.default:
+        if _is_default(config, field):
             continue
         option = field.name.replace("_", "-")
         if isinstance(value, bool):
@@ -38,6 +38,14 @@ def command(config: Options) -> str:
             values = value if isinstance(value, tuple) else (value,)
             words += [f"--{option}", *map(str, values)]
     return shlex.join(words)
+
+
+def _is_default(config: Options, field: dataclasses.Field) -> bool:
+    """Returns whether an option has the value that it would have if it were not given."""
+    if field.default is dataclasses.MISSING:
+        return False
+    without = dataclasses.replace(config, **{field.name: field.default})
+    return getattr(without, field.name) == getattr(config, field.name)
 
 
 def as_dict(config: Options, shape: tuple[int, ...], num_classes: int | None) -> dict[str, Any]:

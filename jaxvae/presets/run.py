@@ -39,7 +39,7 @@ def fit_run(
 
     A model that has nothing to measure of an example, such as a GAN, is trained without validation.
     """
-    phases = None if system.phases is None else system.phases(steps)
+    phases = None if system.phases is None else system.phases(steps, source.size)
     return fit(
         system.model if phases is None else phases,
         system.tx,
@@ -49,6 +49,7 @@ def fit_run(
         seed=config.seed,
         workdir=workdir,
         preprocess=system.preprocess,
+        augment=system.augment,
         valid=valid if is_measurable(system.model) else None,
         log_every=config.log_every,
         eval_every=config.eval_every or max(1, steps // 10),

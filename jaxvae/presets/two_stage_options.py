@@ -18,8 +18,9 @@ FIRST_STEP = "first_step"  # in the second stage's config: whose latents it was 
 class TwoStageVAE(VAE):
     """Train a two-stage VAE: a VAE, then a second one on its latents (Dai & Wipf 2019)."""
 
-    net: Literal["mlp", "conv", "infogan"] = "infogan"
-    """Networks of the first stage; infogan takes images whose sides 4 divides."""
+    net: Literal["mlp", "conv", "infogan", "intro"] = "infogan"
+    """Networks of the first stage; infogan takes images whose sides 4 divides, intro square ones of
+    28, 32, 64, 128, 256, 512 or 1024 pixels, others with --channels."""
     latent_dim: int = 64
     """Size of z, and of u behind it; with 2, the run also draws the manifold of u."""
     likelihood: Literal["bernoulli", "gaussian"] = "gaussian"

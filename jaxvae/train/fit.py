@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from jaxvae import parallel
-from jaxvae.data.preprocess import Preprocess, make_preprocess
+from jaxvae.data.preprocess import Augment, Preprocess, make_preprocess
 from jaxvae.data.source import Source
 from jaxvae.errors import UserError, check_count, check_seed
 from jaxvae.train import folder as folders
@@ -41,6 +41,7 @@ def fit(
     seed: int = 0,
     workdir: str | Path | None = None,
     preprocess: Preprocess | None = None,
+    augment: Augment | None = None,
     valid: Source | None = None,
     log_every: int = 100,
     eval_every: int | None = None,
@@ -74,6 +75,8 @@ def fit(
         seed: of the parameters, the noise and the order of the data.
         workdir: gets `config.json`, `metrics.jsonl` and `checkpoints/`; None keeps nothing.
         preprocess: (rng, examples) -> Batch, inside jit; default: bytes to [0, 1].
+        augment: (rng, Batch) -> Batch of the same shapes, after it, of what is trained on alone:
+            `data.preprocess.flip`.
         valid: evaluated every `eval_every` steps and at the end; its metric `best` chooses the best
             checkpoint.
         log_every: steps between lines of training means in the log.
@@ -85,9 +88,9 @@ def fit(
             has one.
         ema_decay: keep a moving average of the parameters, and evaluate with it.
         accumulate, max_grad_norm: as in `make_train_step`.
-        config: what describes this run, compared at resume. `fit` cannot see inside `model`, `tx`
-            and `preprocess`: name here what you vary in them (default: the data and the settings
-            above).
+        config: what describes this run, compared at resume. `fit` cannot see inside `model`, `tx`,
+            `preprocess` and `augment`: name here what you vary in them (default: the data and the
+            settings above).
         mesh: default: all devices.
         steps_per_call: compiled together; default: chosen by device and network.
         progress: show a bar with loss, images/s and the time left.
@@ -125,7 +128,9 @@ def fit(
 
     # Everything that can be refused is refused here, before a folder is touched.
     best = _best(plan.phases[-1].model, best)
-    training = Training(plan, source, mesh, seed, options, best[0], steps_per_call, on_eval, on_log)
+    training = Training(
+        plan, source, mesh, seed, options, best[0], steps_per_call, on_eval, on_log, augment
+    )
     place = contextlib.nullcontext() if workdir is None else folders.hold(workdir, identity)
     with place as folder, listen() as signals:
         recorder = Recorder(

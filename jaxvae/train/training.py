@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxvae import parallel
+from jaxvae.data.preprocess import Augment, augmented
 from jaxvae.data.source import Source, batch_indices
 from jaxvae.errors import UserError, unknown
 from jaxvae.objectives import COLLAPSED, collapse, floored
@@ -53,9 +54,11 @@ class Training:
         steps_per_call: int | None = None,
         on_eval: OnEval | None = None,
         on_log: OnLog | None = None,
+        augment: Augment | None = None,
     ):
         self.plan, self.source, self.mesh, self.seed = plan, source, mesh, seed
         self.steps_per_call, self.on_eval, self.on_log = steps_per_call, on_eval, on_log
+        self.augment = augment
         self.everywhere = parallel.replicated(mesh)
         self.last: dict[str, dict[str, float]] = {}  # split -> the values of its last line
         self.data: dict[str, jax.Array] | None = None  # put on the devices at first use
@@ -64,6 +67,8 @@ class Training:
             parallel.check_batch(phase.batch_size, mesh)
         self.steps = [make_train_step(p.model, p.tx, **options) for p in plan.phases]
         self.examples = [self._example(phase) for phase in plan.phases]
+        for example in self.examples:
+            self._check_augment(example)
         self.initial: TrainState | None = self._initial(ema=options["ema_decay"] is not None)
         self.templates = self._templates()
         for i in range(len(plan.phases)):
@@ -73,6 +78,15 @@ class Training:
         """Returns a batch of a phase, which shows the range of its data."""
         index = first_indices(self.source, phase.batch_size)
         return phase.preprocess(jax.random.key(0), self.source.read(index))
+
+    def _check_augment(self, example: Batch) -> None:
+        """Raises `UserError` where `augment` does not take a batch, or does not return its like."""
+        if self.augment is None:
+            return
+        changed = jax.eval_shape(self.augment, jax.random.key(0), example)
+        have, want = (jax.tree.map(lambda x: (x.shape, x.dtype), b) for b in (changed, example))
+        if have != want:
+            raise UserError("augment must return a batch of the shapes and types that it is given.")
 
     def _moved(self, i: int) -> list[Model]:
         """Returns the models that share their parameter groups with phase i: those from the last
@@ -201,7 +215,7 @@ class Training:
             loop_state,
             self.source,
             self.data,
-            preprocess=phase.preprocess,
+            preprocess=augmented(phase.preprocess, self.augment),
             indices_of=indices_of,
             batch_size=phase.batch_size,
             mesh=self.mesh,

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from jaxvae import noise
-from jaxvae.data.preprocess import PIXELS, make_preprocess
+from jaxvae.data.preprocess import PIXELS, augmented, flip, make_preprocess
 from jaxvae.errors import UserError
+from jaxvae.types import Batch
 
 RNG = jax.random.key(0)
 BYTES = np.array([[0, 51, 255], [1, 128, 254]], np.uint8)
@@ -96,3 +97,44 @@ def test_refuses():
         make_preprocess("dequantised")(RNG, {"x": np.zeros((1, 2), np.float32)})
     with pytest.raises(UserError, match="uint8 or floating point, not int32"):
         make_preprocess()(RNG, {"x": np.zeros((1, 2), np.int32)})
+
+
+# ---- what is done to training batches alone ------------------------------------------------------
+
+
+def test_flip_mirrors_about_half_of_the_images_and_nothing_else():
+    x = jnp.asarray(np.random.default_rng(0).uniform(size=(200, 3, 4, 2)), jnp.float32)
+    cond = jnp.eye(200)
+    out = flip(jax.random.key(0), Batch(x, cond))
+    is_same = (np.asarray(out.x) == np.asarray(x)).all((1, 2, 3))
+    is_mirrored = (np.asarray(out.x) == np.asarray(x)[:, :, ::-1]).all((1, 2, 3))
+    assert (is_same ^ is_mirrored).all()
+    assert 70 < is_mirrored.sum() < 130
+    np.testing.assert_array_equal(out.cond, cond)
+    again = flip(jax.random.key(1), Batch(x)).x
+    assert not np.array_equal(again, out.x)
+
+
+def test_flips_leave_the_noise_of_the_pixels_as_it_is():
+    """The same step with and without: each image is the one without, or its mirror image."""
+    plain = make_preprocess("dequantised")
+    x = {"x": np.random.default_rng(0).integers(0, 256, (64, 4, 4, 1), dtype=np.uint8)}
+    without = np.asarray(plain(jax.random.key(3), x).x)
+    out = np.asarray(augmented(plain, flip)(jax.random.key(3), x).x)
+    is_mirrored = (out == without[:, :, ::-1]).all((1, 2, 3))
+    assert ((out == without).all((1, 2, 3)) ^ is_mirrored).all() and 16 < is_mirrored.sum() < 48
+    noise = np.mod(without.reshape(64, -1)[:, 0] * 256, 1.0)  # and no coin is the noise itself
+    assert abs(np.corrcoef(noise, is_mirrored)[0, 1]) < 0.4
+    assert augmented(plain, None) is plain
+
+
+def test_flip_refuses_what_is_no_image():
+    with pytest.raises(UserError, match=r"have the shape \(5,\): leave it out"):
+        flip(jax.random.key(0), Batch(jnp.zeros((2, 5))))
+
+
+def test_labels_out_of_range_are_refused_where_they_are_known():
+    preprocess, x = make_preprocess(num_classes=3), jnp.zeros((2, 4, 4, 1))
+    for label, message in (([0, 3], "a label 3, but those of 3 classes"), ([-1, 0], "a label -1")):
+        with pytest.raises(UserError, match=message):
+            preprocess(jax.random.key(0), {"x": x, "label": np.array(label, np.int32)})

@@ -454,7 +454,7 @@ def test_output_of_the_infogan_net_follows_the_likelihood():
         ),
         (
             ["--conditional"],
-            "--net infogan takes no labels: use --net mlp or conv with --conditional",
+            "--net infogan takes no labels: use --net mlp, conv or intro with --conditional",
         ),
         (["--accumulate", "3"], "cannot be cut into accumulate=3 equal parts"),
         (["--batch-size", "30"], "30"),

@@ -160,3 +160,26 @@ def test_phases_need_not_measure_the_same(tmp_path):
     assert [step for step, line in lines.items() if "elbo" in line] == [8, 9]
     best = Checkpoints(tmp_path / "checkpoints", read_only=True).best_step()
     assert best == max((8, 9), key=lambda step: lines[step]["elbo"])
+
+
+def test_what_augments_training_is_not_in_the_evaluation():
+    """A model that reports the mean of what it sees; training sees everything darker."""
+    model = small(8)
+    objective, terms = model.objectives[0], model.terms
+
+    def loss(params, state, rng, batch, step, carry):
+        value, aux = objective.loss(params, state, rng, batch, step, carry)
+        return value, aux._replace(metrics={"seen": jnp.mean(batch.x, axis=(1, 2, 3))})
+
+    def measured(params, state, rng, batch, *, stats="running"):
+        found = terms(params, state, rng, batch, stats=stats)
+        return found._replace(extra={"seen": jnp.mean(batch.x, axis=(1, 2, 3))})
+
+    model = model._replace(objectives=(objective._replace(loss=loss),), terms=measured)
+    darker = lambda rng, batch: batch._replace(x=batch.x / 4)  # noqa: E731
+    seen = go([Phase(model, 3)], valid=source(), augment=darker).metrics
+    mean = source().arrays["x"].mean() / 255
+    assert seen["valid"]["seen"] == pytest.approx(mean, rel=1e-4)
+    assert seen["train"]["seen"] == pytest.approx(mean / 4, rel=0.1)
+    with pytest.raises(UserError, match="augment must return a batch of the shapes"):
+        go([Phase(model, 3)], augment=lambda rng, batch: batch._replace(x=batch.x[:, :2]))

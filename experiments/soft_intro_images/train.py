@@ -1,0 +1,157 @@
+"""Trains the models of the cells, each once for all the cells that share it; a run that was killed
+goes on where it was."""
+
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments.costs import cost
+from experiments.soft_intro_images import setting
+from experiments.soft_intro_images.setting import Setting
+from jaxvae import data, parallel
+from jaxvae.data import Source, places
+from jaxvae.data.preprocess import Preprocess, flip, make_preprocess
+from jaxvae.errors import UserError
+from jaxvae.train import fit
+from jaxvae.types import Model
+
+FOLDER = Path(__file__).parent
+SMOKE_STEPS, SMOKE_EXAMPLES = 4, 32
+SMOKE = {"latent_dim": 4, "batch_size": 16, "shrink": 64}
+
+
+class Case(NamedTuple):
+    """What a cell is run for."""
+
+    name: str  # of the data in the cell: "svhn"
+    method: str
+    conditional: bool = False
+    narrow: bool = False
+    seed: int = 0
+    smoke: bool = False
+
+    @property
+    def published(self) -> Setting:
+        """The setting that a cell is named after, also in a smoke run."""
+        return (setting.NARROW if self.narrow else setting.PUBLISHED)[self.name]
+
+    @property
+    def setting(self) -> Setting:
+        """The setting that is trained."""
+        return self.published._replace(**SMOKE) if self.smoke else self.published
+
+    @property
+    def label(self) -> str:
+        """Name of its folder and pictures."""
+        return f"{self.name}.{self.method}" + (".conditional" if self.conditional else "")
+
+    @property
+    def kind(self) -> str:
+        """Name of the folder of its likes."""
+        return "narrow" if self.narrow else "full"
+
+    @property
+    def folder(self) -> Path:
+        """Where its run is kept, not in git."""
+        kind = f"smoke_{self.kind}" if self.smoke else self.kind
+        return FOLDER / "runs" / kind / f"{self.label}.seed{self.seed}"
+
+    @property
+    def suffix(self) -> str:
+        """What it adds to the name of a protocol."""
+        return setting.suffix(self.published)
+
+
+class Trained(NamedTuple):
+    """A trained model."""
+
+    model: Model
+    params: Any
+    state: Any
+    steps: int
+
+
+def source(case: Case, split: str) -> Source:
+    """Returns "train" or "test": the official split; of faces, the first images of a folder and the
+    rest; in smoke runs a few made-up images.
+
+    Raises:
+        UserError: where the data are not there.
+    """
+    chosen = case.published
+    if case.smoke:
+        name = "cifar10" if chosen.side is not None else chosen.data
+        return data.load(f"fake_{name}", f"{split}[:{SMOKE_EXAMPLES}]")
+    if chosen.side is None:
+        return data.load(chosen.data, split)
+    part = f"all[:{chosen.images}]" if split == "train" else f"all[{chosen.images}:]"
+    return data.load(f"folder:{_folder(chosen.data)}", part, size=chosen.side)
+
+
+def _folder(name: str) -> Path:
+    """Returns the folder of images called `name` in a place for data."""
+    roots = places.roots()
+    for root in roots:
+        if (Path(root) / name).is_dir():
+            return Path(root) / name
+    raise UserError(
+        f"{name} is a folder of images, and not in {', '.join(roots)}: put it there, or say where "
+        "with JAXVAE_DATA_DIR."
+    )
+
+
+def classes(case: Case) -> int | None:
+    """Returns the number of classes of a conditional case."""
+    return source(case, "test").num_classes if case.conditional else None
+
+
+def preprocess(case: Case) -> Preprocess:
+    """Returns how examples become a batch: pixels in [0, 1], and labels where they count."""
+    return make_preprocess("grey", classes(case))
+
+
+def finished(case: Case) -> bool:
+    """Returns whether the run of a case is whole."""
+    return (case.folder / "finished").exists()
+
+
+@cache
+def trained(case: Case) -> Trained:
+    """Returns the model of a case, trained on all of "train"; what it will cost is printed first."""
+    train, chosen = source(case, "train"), case.setting
+    model = setting.build(case.method, chosen, train.shape, classes(case))
+    steps = math.ceil(chosen.epochs * train.size / chosen.batch_size)
+    steps = SMOKE_STEPS if case.smoke else steps
+    tx, prepare = setting.optimiser(), preprocess(case)
+    if not case.smoke and not (case.folder / "config.json").exists():
+        said = cost(model, tx, train, prepare, steps, chosen.batch_size)
+        print(f"  {case.label}{case.suffix}: {said}", flush=True)
+    devices = next(n for n in range(jax.device_count(), 0, -1) if chosen.batch_size % n == 0)
+    with jax.default_matmul_precision("highest"):
+        found = fit(
+            model,
+            tx,
+            train,
+            steps=steps,
+            batch_size=chosen.batch_size,
+            seed=case.seed,
+            workdir=case.folder,
+            preprocess=prepare,
+            augment=flip if chosen.flip else None,
+            log_every=max(1, steps // 200),
+            save_every=max(1, steps // 40),
+            keep=1,
+            mesh=parallel.make_mesh(jax.devices()[:devices]),
+            config={
+                "method": case.method,
+                "conditional": case.conditional,
+                **chosen._asdict(),
+                "seed": case.seed,
+            },
+        )
+    (case.folder / "finished").touch()
+    state = found.train_state
+    return Trained(model, state.params, state.state, steps)
