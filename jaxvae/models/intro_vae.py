@@ -60,7 +60,8 @@ def intro_vae(
         convention: "paper" or "released".
 
     Returns:
-        A `Model` with the evaluation functions of `plain_vae` and the metrics `encoder_loss`,
+        A `Model` with the evaluation functions of `plain_vae`, evaluated with re-estimated
+        statistics where nobody says otherwise, and the metrics `encoder_loss`,
         `decoder_loss`, `squared_error`, `kl`, `kl_fake`, and `kl_rec` in "released".
 
     Raises:
@@ -131,5 +132,6 @@ def intro_vae(
         objectives=(
             Objective(("encoder",), encoder_loss, coupled=released, name="encoder_loss"),
             Objective(("decoder",), decoder_loss, name="decoder_loss"),
-        )
+        ),
+        stats="reestimated",
     )
