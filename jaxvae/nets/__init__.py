@@ -9,8 +9,8 @@ from jaxvae.nets.gan import infogan_gan, mlp_gan
 from jaxvae.nets.infogan import infogan
 from jaxvae.nets.intro import intro
 from jaxvae.nets.layers import from_linen
-from jaxvae.nets.moments import has_averages, pool
 from jaxvae.nets.mlp import mlp, second_stage
+from jaxvae.nets.moments import has_averages, pool
 from jaxvae.nets.realnvp import coupling
 from jaxvae.nets.resnet import resnet
 from jaxvae.nets.rho import rho_nets

@@ -120,9 +120,7 @@ def make_reestimator(
     return reestimator
 
 
-def reestimate(
-    model: Model, params: Params, state: State, source: Source, **options
-) -> State:
+def reestimate(model: Model, params: Params, state: State, source: Source, **options) -> State:
     """Returns `state` with BatchNorm averages re-estimated over a pass of `source`; evaluate with it
     and `stats="running"`.
 

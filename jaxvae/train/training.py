@@ -18,6 +18,7 @@ from jaxvae.train.evaluate import make_evaluator
 from jaxvae.train.loop import Loop, LoopState, compile_loop, empty_sums, no_bad
 from jaxvae.train.plan import Plan, Stretch
 from jaxvae.train.recorder import Recorder
+from jaxvae.train.statistics import default_stats, make_reestimator
 from jaxvae.train.step import (
     TrainState,
     groups,
@@ -27,7 +28,6 @@ from jaxvae.train.step import (
     make_train_step,
     optimisers,
 )
-from jaxvae.train.statistics import default_stats, make_reestimator
 from jaxvae.types import Batch, Model, Tree
 
 GROW = 0x6805  # folded into the key of the new parameters of a grown model

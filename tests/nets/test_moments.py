@@ -50,7 +50,9 @@ def test_pooled_moments_are_those_of_all_values(convention):
 
     # what is no average stays
     for old, new in zip(
-        jax.tree.leaves(state["spectral_norm"]), jax.tree.leaves(pooled["spectral_norm"]), strict=True
+        jax.tree.leaves(state["spectral_norm"]),
+        jax.tree.leaves(pooled["spectral_norm"]),
+        strict=True,
     ):
         np.testing.assert_array_equal(old, new)
 

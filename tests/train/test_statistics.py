@@ -20,9 +20,7 @@ OPTIONS = {"batch_size": 32, "seed": 5, "mesh": one_device()}
 
 @pytest.fixture(scope="module", params=["data", "samples"])
 def found(request):
-    return request.param, reestimate(
-        MODEL, PARAMS, STATE, SOURCE, over=request.param, **OPTIONS
-    )
+    return request.param, reestimate(MODEL, PARAMS, STATE, SOURCE, over=request.param, **OPTIONS)
 
 
 def layer(state, name):
@@ -83,9 +81,10 @@ def test_evaluation_with_the_moments_of_one_batch_is_that_in_batch_mode():
     a = MODEL.encode(PARAMS, state, x).mean
     np.testing.assert_allclose(a, MODEL.encode(PARAMS, STATE, x, stats="batch").mean, atol=1e-4)
     assert np.abs(a - MODEL.encode(PARAMS, STATE, x).mean).max() > 0.05
-    assert evaluate(MODEL, PARAMS, state, SOURCE)["elbo"] != evaluate(
-        MODEL, PARAMS, STATE, SOURCE
-    )["elbo"]
+    assert (
+        evaluate(MODEL, PARAMS, state, SOURCE)["elbo"]
+        != evaluate(MODEL, PARAMS, STATE, SOURCE)["elbo"]
+    )
 
 
 def test_how_large_a_pass_is():
