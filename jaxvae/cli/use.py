@@ -52,7 +52,7 @@ def chosen(
     system, (_, params, state) = trained.system, trained.loaded
     name, about = trained.exported
     if about and stats in (None, "running"):
-        if stats is not None:
+        if stats not in (None, name):
             raise UserError(f"this model was exported with {about}: leave out --stats running.")
         return Chosen(name, state, "running", about)
     train = None

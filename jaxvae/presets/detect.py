@@ -101,7 +101,7 @@ def detect(
             system.model, params, state, given.inside, given.outside, score=score, **options
         )
         values = {
-            f"{given.train.name} {given.train.split}": ood.scores(
+            f"first {given.train.size:,} of {given.train.name} {given.train.split}": ood.scores(
                 system.model, params, state, given.train, score=score, **options
             ),
             found.inside.source: found.inside,
@@ -121,6 +121,7 @@ def detect(
         )
         names = ("train", "inside", "outside")
         kept |= {f"{score} {n}": v.values for n, v in zip(names, values.values(), strict=True)}
+        bins = int(np.clip(min(len(each.values) for each in values.values()) // 20, 20, 100))
         every = np.concatenate([each.values for each in values.values()])
         finite = every[np.isfinite(every)]
         low, high = np.quantile(finite, SHOWN) if finite.size else (0.0, 0.0)
@@ -128,7 +129,9 @@ def detect(
         about = setting.statistics or f"{setting.stats} statistics"
         panels.append(
             plots.Panel(
-                f"{title}, AUROC {area.value:.4f}", about, *ood.histograms(values, limits=limits)
+                f"{title}, AUROC {area.value:.4f}",
+                about,
+                *ood.histograms(values, bins=bins, limits=limits),
             )
         )
     return Found(rows, kept, panels)

@@ -32,7 +32,7 @@ class Exported(NamedTuple):
     """The statistics that a model was exported with."""
 
     name: str = "running"  # one of `train.statistics.STATS`
-    about: str = ""  # in words, where they were re-estimated
+    about: str = ""  # in words, where they are not the usual ones
 
 
 class Opened(NamedTuple):

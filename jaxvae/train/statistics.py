@@ -27,7 +27,7 @@ from jaxvae.data.preprocess import Preprocess, make_preprocess
 from jaxvae.data.source import Source, batch_indices
 from jaxvae.data.stream import ahead
 from jaxvae.errors import UserError, check_count, unknown
-from jaxvae.types import Model, Params, State
+from jaxvae.types import Array, Model, Params, State
 
 STATS = ("running", "batch", "reestimated", "reestimated-samples")
 OVER = {"reestimated": "data", "reestimated-samples": "samples"}
@@ -108,16 +108,21 @@ def make_reestimator(
         return source.read(batch_indices(source.size, seed, number, size))
 
     def reestimator(params: Params, state: State) -> State:
-        params, state = parallel.put((params, state), replicated)
+        everywhere = parallel.put((params, state), replicated)
         parts = []
         for number, batch in enumerate(ahead(read, range(count))):
             at = parallel.put(np.int32(number), replicated)
-            found = compiled(params, state, rng, at, parallel.put(batch, rows))
+            found = compiled(*everywhere, rng, at, parallel.put(batch, rows))
             parts.append(jax.device_get(found))
-        pooled = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), nets.pool(parts), state)
-        return parallel.put(pooled, replicated)
+        return jax.tree.map(_in_place_of, nets.pool(parts), state)
 
     return reestimator
+
+
+def _in_place_of(new: np.ndarray, old: Array) -> Array:
+    """Returns `new` on the devices where `old` is."""
+    new, sharding = np.asarray(new, old.dtype), getattr(old, "sharding", None)
+    return jnp.asarray(new) if sharding is None else parallel.put(new, sharding)
 
 
 def reestimate(model: Model, params: Params, state: State, source: Source, **options) -> State:
