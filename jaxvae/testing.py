@@ -205,11 +205,11 @@ def _check_evaluation(model: Model, params: Params, state: State, rng: Array, ba
 
 
 def _check_moments(model: Model, params: Params, state: State, rng: Array, batch: Batch) -> None:
-    for over in ("data", "samples") if model.moments is not None else ():
-        moments = functools.partial(model.moments, over=over)
-        assert_form(
-            f"moments: state, {over}", jax.eval_shape(moments, params, state, rng, batch), state
-        )
+    if (moments := model.moments) is None:
+        return
+    for over in ("data", "samples"):
+        seen = jax.eval_shape(functools.partial(moments, over=over), params, state, rng, batch)
+        assert_form(f"moments: state over {over}", seen, state)
 
 
 # ---- gradients, and what they move -------------------------------------------------------
