@@ -37,7 +37,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 torture: $(READY)
-	JAXVAE_TEST_MEMORY=0 $(BIN)/python -m pytest -q -m slow
+	JAXVAE_TEST_MEMORY=0 JAXVAE_TEST_OPTIMISED=1 $(BIN)/python -m pytest -q -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

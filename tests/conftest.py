@@ -1,5 +1,8 @@
 """Every test runs on eight simulated CPU devices, with strict dtype promotion, offline.
 
+Most of the suite's time is XLA's, so programs are compiled with as little optimisation as it can do,
+in the tests' child processes too; `JAXVAE_TEST_OPTIMISED=1` compiles them as users do.
+
 What a process has compiled stays in it, gigabytes in the whole suite, so it is dropped between two
 tests when there is much of it. A process that has held more than MEMORY_LIMIT fails the run.
 """
@@ -9,8 +12,14 @@ import gc
 import os
 from pathlib import Path
 
-import jax
 import pytest
+
+if os.environ.get("JAXVAE_TEST_OPTIMISED", "0") == "0":  # before JAX is loaded, which reads them
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    os.environ["XLA_FLAGS"] = " ".join([*flags, "--xla_cpu_use_fusion_emitters=false"])
+
+import jax
 
 import workers
 

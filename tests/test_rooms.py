@@ -1,4 +1,5 @@
-"""The rooms of the package: imports go down, none goes round, and each room says what it is for."""
+"""The rooms of the package: imports go down, none goes round, each room says what it is for, and no
+function is longer than a reader can hold."""
 
 import ast
 import importlib
@@ -157,3 +158,21 @@ def test_each_module_has_a_test_file_by_its_name_or_a_named_one():
     assert len(named) == len(set(named))
     assert [name for name in ELSEWHERE if not (tests / name).is_file()] == []
     assert {module for module in modules if not own(module).is_file()} == set(named)
+
+
+def lines_of_code(function: ast.FunctionDef) -> int:
+    """Returns the lines of a function, signature and all, without its docstring."""
+    first = function.body[0]
+    is_docstring = ast.get_docstring(function) is not None
+    spoken = first.end_lineno - first.lineno + 1 if is_docstring else 0
+    return function.end_lineno - function.lineno + 1 - spoken
+
+
+@pytest.mark.parametrize("folder", ["jaxvae", "experiments"])
+def test_no_function_has_more_than_80_lines_of_code(folder):
+    long = {}
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and (lines := lines_of_code(node)) > 80:
+                long[f"{path.relative_to(ROOT)}:{node.name}"] = lines
+    assert not long

@@ -36,7 +36,7 @@ def test_schedules():
     """Steps and learning rates of the paper's MNIST, whole and at 5 %."""
     steps, tx = setting.length(400, 150, 60_000, 100, 1.0)
     assert steps == 240_000
-    assert set(tx) == {"encoder", "decoder", "likelihood"}
+    assert set(tx) == {"encoder", "decoder", "flow", "likelihood"}
     assert setting.length(400, 150, 60_000, 100, 0.05)[0] == 12_000
     for share, at, rate in (
         (1.0, 0, 1e-4),
@@ -88,6 +88,9 @@ def test_models_of_table_1():
         model = setting.stage_one(method, (28, 28, 1))
         params, _ = jax.eval_shape(model.init, jax.random.key(0), Batch(jnp.zeros((2, 28, 28, 1))))
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 13_331_585 + extra
+    for build, count in ((setting.stage_two, 4_540_609), (setting.flow_prior, 2_892_800)):
+        params, _ = jax.eval_shape(build().init, jax.random.key(0), Batch(jnp.zeros((2, 64))))
+        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
     with pytest.raises(UserError, match="two_stage is not a first stage"):
         setting.stage_one("two_stage", (28, 28, 1))
 
@@ -108,7 +111,10 @@ def test_a_budget_is_a_protocol():
 @pytest.mark.large
 @pytest.mark.parametrize(
     "methods",
-    [("learned_gamma", "gmm", "two_stage"), pytest.param(setting.METHODS, marks=pytest.mark.slow)],
+    [
+        ("learned_gamma", "gmm", "flow", "two_stage"),
+        pytest.param(setting.METHODS, marks=pytest.mark.slow),
+    ],
     ids=["a few", "all"],
 )
 def test_methods_on_tiny_runs(folder, capsys, methods):
@@ -122,7 +128,7 @@ def test_methods_on_tiny_runs(folder, capsys, methods):
     ]
     runner.main(folder, cells.cells, argv, command.OPTIONS)
     said = capsys.readouterr()
-    stages = [method for method in methods if method in (*setting.STAGE_ONE, "two_stage")]
+    stages = [m for m in methods if m in (*setting.STAGE_ONE, "flow", "two_stage")]
     assert said.out.count("8 steps of 100: about") == len(stages)  # each stage is trained once
     assert "MiB of memory" in said.out
     results, _ = table.load(folder, "smoke")
@@ -133,7 +139,7 @@ def test_methods_on_tiny_runs(folder, capsys, methods):
     assert all(np.isfinite(line["value"]) for line in results)
     assert all("--protocol squeezenet" in line["command"] for line in results)
     bounds = {line["cell"] for line in results if line["metric"] == "elbo"}
-    assert bounds == {f"mnist/{method}" for method in stages}
+    assert bounds == {f"mnist/{method}" for method in methods}
     figures.main(["--smoke", "--data", "mnist"])
     for name in ("gamma", "directions", "rows", "variances", "singular", "reconstructions"):
         assert (folder / "smoke" / "full" / "mnist" / f"{name}.png").stat().st_size > 1000

@@ -1,9 +1,10 @@
-"""Table 1 of the two-stage VAE: seven ways to sample, four data sets, every number with its
+"""Table 1 of the two-stage VAE: eight ways to sample, four data sets, every number with its
 protocol.
 
 fid                  of 10,000 samples (decoder means; z or u from the prior)
 fid_reconstruction   of 10,000 reconstructions, z ~ q(z|x) of training images, as the released code takes them
-elbo, rec, kl        of the test split, nats per image; for "two_stage" under u -> z -> x
+elbo, rec, kl        of the test split, nats per image; for "two_stage" under u -> z -> x, for
+                     "gaussian", "gmm" and "flow" under their own p(z)
 gamma                the learned decoder variance (its square root is the released code's gamma)
 """
 

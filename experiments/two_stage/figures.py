@@ -137,7 +137,7 @@ def variances(case: Case, path: Path) -> Path:
 def singular(case: Case, path: Path) -> Path:
     """Draws the singular values of z and u drawn from the posteriors of the training images, and of
     a Gaussian."""
-    z_source, second = train.first_latents(case), train.stage_two(case)
+    z_source, second = train.first_latents(case), train.stage_two(case, "two_stage")
     examples = z_source.source.read(np.arange(z_source.source.size))
     z = z_source.preprocess(jax.random.key(case.seed), examples).x
     u = distributions.sample(

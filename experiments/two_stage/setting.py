@@ -46,7 +46,7 @@ DATA = {
     "celeba": "celeb_a",
 }  # cell -> data set
 STAGE_ONE = ("cross_entropy", "fixed_gamma", "learned_gamma", "wae_mmd")
-ON_STAGE_ONE = ("gaussian", "gmm", "two_stage")  # on the latents of learned_gamma
+ON_STAGE_ONE = ("gaussian", "gmm", "flow", "two_stage")  # on the latents of learned_gamma
 METHODS = (*STAGE_ONE, *ON_STAGE_ONE)
 
 
@@ -89,7 +89,8 @@ def length(
         return optax.adam(optax.exponential_decay(rate, halving, 0.5, staircase=True))
 
     nets_ = adam(LEARNING_RATE)
-    return steps, {"encoder": nets_, "decoder": nets_, "likelihood": adam(LEARNING_RATE / share)}
+    gamma = adam(LEARNING_RATE / share)
+    return steps, {"encoder": nets_, "decoder": nets_, "flow": nets_, "likelihood": gamma}
 
 
 def stage_one(
@@ -122,3 +123,10 @@ def stage_two(latent_dim: int = LATENT_DIM, *, width: int = 1024) -> Model:
     """Returns the second stage: three layers of 1,024 each way, learned gamma."""
     pair = nets.second_stage(latent_dim, width=width)
     return models.vae(*pair, latent_dim=latent_dim, likelihood="gaussian", gamma="learned")
+
+
+def flow_prior(latent_dim: int = LATENT_DIM, *, width: int = 512) -> Model:
+    """Returns a flow of latents: eight couplings with two layers of 512, 2.9 M parameters with 64
+    dimensions, where the second stage has 4.5 M."""
+    net = nets.coupling(latent_dim, hidden=(width, width))
+    return models.flow(net, latent_dim, couplings=8, alpha=None)

@@ -92,46 +92,58 @@ def first_latents(case: Case) -> Latents:
 
 
 @cache
-def stage_two(case: Case) -> Stage:
-    """Returns the second stage, trained on the latents of "learned_gamma"."""
+def stage_two(case: Case, name: str) -> Stage:
+    """Returns "two_stage" or "flow", trained on the latents of "learned_gamma"."""
     z = first_latents(case)
-    model, steps, tx, batch_size = _second(case, z.source.size)
-    return _train(case, "two_stage", model, z.source, z.preprocess, steps, tx, batch_size)
+    model, steps, tx, batch_size = _second(case, name, z.source.size)
+    return _train(case, name, model, z.source, z.preprocess, steps, tx, batch_size)
 
 
-def _second(case: Case, size: int) -> tuple[Model, int, Any, int]:
-    """Returns model, steps, optimisers and batch size of the second stage, on the latents of so
-    many images."""
+def _second(case: Case, name: str, size: int) -> tuple[Model, int, Any, int]:
+    """Returns model, steps, optimisers and batch size of what is trained on the latents of so many
+    images."""
     schedule = setting.SCHEDULES[setting.DATA[case.name]]
-    model = setting.stage_two(case.latent_dim, width=32 if case.smoke else 1024)
+    widths = {"width": 32} if case.smoke else {}
+    build = setting.flow_prior if name == "flow" else setting.stage_two
     steps, tx = setting.length(
         schedule.second, schedule.second_period, size, schedule.batch_size, case.budget.share
     )
+    model = build(case.latent_dim, **widths)
     return model, SMOKE_STEPS if case.smoke else steps, tx, schedule.batch_size
 
 
-def _announce_second(case: Case) -> None:
+def _announce_second(case: Case, name: str) -> None:
     """Prints what the second stage will cost, before there are latents: zeros stand in for them."""
     z = data.from_arrays(np.zeros((source(case, "train").size, case.latent_dim), np.float32))
-    model, steps, tx, batch_size = _second(case, z.size)
+    model, steps, tx, batch_size = _second(case, name, z.size)
+    tx = {group: tx[group] for group in groups(model)}
     said = cost(
         model, tx, z, lambda rng, examples: Batch(jnp.asarray(examples["x"])), steps, batch_size
     )
-    print(f"  two_stage, after learned_gamma: {said}", flush=True)
+    print(f"  {name}, after learned_gamma: {said}", flush=True)
 
 
 def method(case: Case, name: str) -> Stage:
     """Returns the trained model of a cell, ready to sample."""
     if name in setting.STAGE_ONE:
         return stage_one(case, name)
-    if name == "two_stage" and not (case.folder / "learned_gamma" / "finished").exists():
-        _announce_second(case)
+    is_trained = name in ("flow", "two_stage")
+    if is_trained and not (case.folder / "learned_gamma" / "finished").exists():
+        _announce_second(case, name)
     first = stage_one(case, "learned_gamma")
+    if not is_trained:
+        return _with_mixture(case, first, 1 if name == "gaussian" else setting.COMPONENTS)
+    second = stage_two(case, name)
+    steps = first.steps + second.steps
     if name == "two_stage":
-        second = stage_two(case)
         model = models.two_stage(first.model, second.model, latent_dim=case.latent_dim)
-        return Stage(model, *models.join_stages(first, second), first.steps + second.steps)
-    components = 1 if name == "gaussian" else setting.COMPONENTS
+        return Stage(model, *models.join_stages(first, second), steps)
+    model = models.with_prior(first.model, second.model, latent_dim=case.latent_dim)
+    params = {"first": first.params, "prior": second.params}
+    return Stage(model, params, {"first": first.state}, steps)
+
+
+def _with_mixture(case: Case, first: Stage, components: int) -> Stage:
     prior = models.fit_mixture(first_latents(case), components, seed=case.seed)
     model = models.with_mixture(first.model, latent_dim=case.latent_dim, components=components)
     return Stage(

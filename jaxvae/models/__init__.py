@@ -10,6 +10,7 @@ from jaxvae.models.info_vae import info_vae
 from jaxvae.models.intro_vae import intro_vae
 from jaxvae.models.introspective import plain_vae
 from jaxvae.models.mixture import fit_mixture, with_mixture
+from jaxvae.models.prior import with_prior
 from jaxvae.models.rho_vae import rho_vae
 from jaxvae.models.soft_intro_vae import soft_intro_vae
 from jaxvae.models.two_stage import join_stages, latents, two_stage
@@ -35,4 +36,5 @@ __all__ = [
     "two_stage",
     "vae",
     "with_mixture",
+    "with_prior",
 ]

@@ -14,8 +14,9 @@ import numpy as np
 
 from jaxvae import distributions, noise
 from jaxvae.errors import UserError, check_count
+from jaxvae.models.prior import with_prior
 from jaxvae.models.two_stage import Latents
-from jaxvae.types import Array, Batch, Model
+from jaxvae.types import Array, Batch, Model, Params
 
 
 class Mixture(NamedTuple):
@@ -79,11 +80,8 @@ def _by_em(z: np.ndarray, components: int, seed: int) -> tuple[Any, Any, Any]:
 
 
 def with_mixture(first: Model, *, latent_dim: int, components: int = 1) -> Model:
-    """Returns `first` with a fitted prior: params are {"first": ..., "prior": Mixture}, state
-    {"first": ...}.
-
-    `encode`, `decode` are the first stage's; `sample` draws z from the mixture, and
-    importance-weighted bounds are of it. It has no objectives.
+    """Returns `first` with a fitted prior (`with_prior`): params are {"first": ..., "prior":
+    Mixture}, state {"first": ...}.
 
     Args:
         first: any model that decodes.
@@ -91,54 +89,49 @@ def with_mixture(first: Model, *, latent_dim: int, components: int = 1) -> Model
         components: K of the mixture.
 
     Raises:
-        UserError: for a model that does not decode.
+        UserError: as `with_prior`, and for a mixture of another size when it is used.
+    """
+    check_count("components", components)
+    return with_prior(first, mixture(latent_dim, components), latent_dim=latent_dim)
+
+
+def mixture(latent_dim: int, components: int = 1) -> Model:
+    """Returns the mixture as a model of z [B, D], with `sample` and `log_prob`.
+
+    Its params are a `Mixture`, or the same as a dict; `init` gives N(0, I).
+
+    Raises:
+        UserError: for sizes below 1, and, when used, for a `Mixture` of another size.
     """
     check_count("latent_dim", latent_dim)
     check_count("components", components)
-    first_encode, first_decode = first.encode, first.decode
-    if first_decode is None:
-        raise UserError("the first stage must decode; this model does not.")
 
     def init(rng: Array, batch: Batch):
-        params, state = first.init(rng, batch)
         standard = Mixture(
             jnp.full((components,), 1.0 / components),
             jnp.zeros((components, latent_dim)),
             jnp.broadcast_to(jnp.eye(latent_dim), (components, latent_dim, latent_dim)),
         )
-        return {"first": params, "prior": standard}, {"first": state}
+        return standard._asdict(), {}
 
-    def decode(params, state, z, cond=None, *, stats="running"):
-        return first_decode(params["first"], state["first"], z, cond, stats=stats)
-
-    def prior_of(params) -> Mixture:
-        prior = Mixture(*params["prior"])
-        if prior.mean.shape != (components, latent_dim):
+    def checked(params: Mixture | Params) -> Mixture:
+        found = params if isinstance(params, Mixture) else Mixture(**params)
+        if found.mean.shape != (components, latent_dim):
             raise UserError(
-                f"the prior's means have shape {prior.mean.shape}, not "
+                f"the prior's means have shape {found.mean.shape}, not "
                 f"{(components, latent_dim)}: fit it again."
             )
-        return prior
+        return found
 
     def sample(params, state, rng, n, cond=None, *, stats="running"):
-        prior = prior_of(params)
+        weight, mean, factor = checked(params)
         rng_component, rng_z = jax.random.split(rng)
-        which = jnp.searchsorted(jnp.cumsum(prior.weight), noise.uniform(rng_component, (n,)))
+        which = jnp.searchsorted(jnp.cumsum(weight), noise.uniform(rng_component, (n,)))
         which = jnp.minimum(which, components - 1)  # the weights' sum can round to below 1
         eps = noise.normal(rng_z, (n, latent_dim))
-        z = prior.mean[which] + jnp.einsum("nij,nj->ni", prior.factor[which], eps)
-        return decode(params, state, z, cond, stats=stats).mean
+        return mean[which] + jnp.einsum("nij,nj->ni", factor[which], eps)
 
-    if first_encode is None:
-        return Model(init, (), None, decode, None, sample)
+    def density(params, state, x, cond=None, *, stats="running"):
+        return log_prob(checked(params), x)
 
-    def encode(params, state, x, cond=None, *, stats="running"):
-        return first_encode(params["first"], state["first"], x, cond, stats=stats)
-
-    def log_weight(params, state, rng, batch: Batch, *, stats="running"):
-        q = encode(params, state, batch.x, batch.cond, stats=stats)
-        z = distributions.sample(rng, q)
-        log_p = distributions.log_prob(decode(params, state, z, batch.cond, stats=stats), batch.x)
-        return log_p + log_prob(prior_of(params), z) - distributions.log_prob(q, z)
-
-    return Model(init, (), encode, decode, None, sample, log_weight=log_weight)
+    return Model(init, (), sample=sample, log_prob=density)

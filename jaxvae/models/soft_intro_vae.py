@@ -86,15 +86,11 @@ def soft_intro_vae(
         UserError: for weights out of range, an unknown convention or posterior, and as `vae` when
             initialised.
     """
-    if convention not in CONVENTIONS:
-        raise unknown("convention", convention, CONVENTIONS)
     beta_neg = float(latent_dim) if beta_neg is None else beta_neg
+    _check(convention, s, alpha)
     check_weights(
         beta_rec=beta_rec, beta_kl=beta_kl, beta_neg=beta_neg, gamma=gamma, gamma_r=gamma_r
     )
-    check_number("alpha", alpha, above=0.0)
-    if s is not None:
-        check_number("s", s, above=0.0)
     base = plain_vae(encoder, decoder, latent_dim=latent_dim, posterior=posterior)
     q_of = distributions.posterior(posterior)
     held = jax.lax.stop_gradient
@@ -143,12 +139,8 @@ def soft_intro_vae(
             if concrete(gamma_r) and gamma_r == 0:
                 return beta_kl * kl
             z_y = net.draw(q_y)
-            error = (
-                squared_error(held(y), net.D(held(z_y)))
-                if released
-                else squared_error(y, held(net.D(z_y)))
-            )
-            return beta_kl * kl + gamma_r * beta_rec * error
+            y, y_hat = (held(y), net.D(held(z_y))) if released else (y, held(net.D(z_y)))
+            return beta_kl * kl + gamma_r * beta_rec * squared_error(y, y_hat)
 
         fakes = 0.5 * (fake_loss(rec, q_rec) + fake_loss(fake, q_fake))
         return scale(x) * (beta_rec * squared_error(x, rec) + gamma * fakes), Aux(net.state)
@@ -161,3 +153,12 @@ def soft_intro_vae(
         stats="reestimated",
         watch=(fakes_fall_below, exp_elbo_stuck),
     )
+
+
+def _check(convention: str, s: float | None, alpha: float) -> None:
+    """Raises `UserError` for an unknown convention and for numbers out of range."""
+    if convention not in CONVENTIONS:
+        raise unknown("convention", convention, CONVENTIONS)
+    check_number("alpha", alpha, above=0.0)
+    if s is not None:
+        check_number("s", s, above=0.0)

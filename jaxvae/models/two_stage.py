@@ -13,8 +13,8 @@ the other with `fit`:
     both = two_stage(model, model_z, latent_dim=64)
     both.sample(*join_stages(first, second), rng, n)
 
-`mixture` has the simpler ways to replace the prior after training: a Gaussian or a mixture of them,
-fitted to the latents.
+`prior` has the other ways to replace the prior after training: a Gaussian or a mixture of them,
+fitted to the latents, or a flow.
 
 Source: Dai & Wipf 2019 (arXiv 1903.05789), section 4.
 """
