@@ -15,6 +15,7 @@ from jaxvae.types import (
     Batch,
     HasPenalty,
     LatentDistribution,
+    Loss,
     Model,
     Net,
     Objective,
@@ -140,6 +141,28 @@ def plain_vae(
         return value, Aux(net.state, {"squared_error": error, "kl": kl, **distributions.metrics(q)})
 
     return gaussian._replace(objectives=(Objective(("encoder", "decoder"), loss),))
+
+
+def in_turn(
+    base: Model,
+    encoder_loss: Loss,
+    decoder_loss: Loss,
+    *,
+    coupled: bool = False,
+    watch: tuple[Callable[[Sequence[Mapping[str, float]]], str | None], ...] = (),
+) -> Model:
+    """Returns `base` with two objectives, the encoder's and then the decoder's, which both send data
+    and fakes through the same nets: it is evaluated with re-estimated statistics.
+
+    Args:
+        coupled: whether the encoder's loss is one of the whole batch.
+        watch: of the log.
+    """
+    objectives = (
+        Objective(("encoder",), encoder_loss, coupled=coupled, name="encoder_loss"),
+        Objective(("decoder",), decoder_loss, name="decoder_loss"),
+    )
+    return base._replace(objectives=objectives, stats="reestimated", watch=watch)
 
 
 # ---- what a log says -----------------------------------------------------------------------------

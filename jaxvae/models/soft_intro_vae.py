@@ -23,10 +23,11 @@ from jaxvae.models.introspective import (
     check_weights,
     exp_elbo_stuck,
     fakes_fall_below,
+    in_turn,
     plain_vae,
     squared_error,
 )
-from jaxvae.types import Array, Aux, Batch, Model, Net, Objective, Posterior
+from jaxvae.types import Array, Aux, Batch, Model, Net, Posterior
 
 CONVENTIONS = ("paper", "released")
 
@@ -145,20 +146,5 @@ def soft_intro_vae(
         fakes = 0.5 * (fake_loss(rec, q_rec) + fake_loss(fake, q_fake))
         return scale(x) * (beta_rec * squared_error(x, rec) + gamma * fakes), Aux(net.state)
 
-    return base._replace(
-        objectives=(
-            Objective(("encoder",), encoder_loss, name="encoder_loss"),
-            Objective(("decoder",), decoder_loss, name="decoder_loss"),
-        ),
-        stats="reestimated",
-        watch=(fakes_fall_below, exp_elbo_stuck),
-    )
-
-
-def _check(convention: str, s: float | None, alpha: float) -> None:
-    """Raises `UserError` for an unknown convention and for numbers out of range."""
-    if convention not in CONVENTIONS:
-        raise unknown("convention", convention, CONVENTIONS)
-    check_number("alpha", alpha, above=0.0)
-    if s is not None:
-        check_number("s", s, above=0.0)
+    watch = (fakes_fall_below, exp_elbo_stuck)
+    return in_turn(base, encoder_loss, decoder_loss, watch=watch)
