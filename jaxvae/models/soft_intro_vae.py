@@ -148,3 +148,12 @@ def soft_intro_vae(
 
     watch = (fakes_fall_below, exp_elbo_stuck)
     return in_turn(base, encoder_loss, decoder_loss, watch=watch)
+
+
+def _check(convention: str, s: float | None, alpha: float) -> None:
+    """Raises `UserError` for an unknown convention and for numbers out of range."""
+    if convention not in CONVENTIONS:
+        raise unknown("convention", convention, CONVENTIONS)
+    check_number("alpha", alpha, above=0.0)
+    if s is not None:
+        check_number("s", s, above=0.0)
