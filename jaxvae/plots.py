@@ -8,7 +8,7 @@ import io
 import itertools
 import math
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -197,6 +197,42 @@ def curves(path: PathLike, values: Curves) -> None:
         ncols=len(handles),
         frameon=False,
     )
+    save_figure(path, figure)
+
+
+class Panel(NamedTuple):
+    """Densities over the same bins, for `histograms`."""
+
+    title: str
+    about: str  # under the title
+    edges: np.ndarray  # [bins + 1]
+    densities: dict[str, np.ndarray]  # name -> [bins]
+    left_out: dict[str, int]  # values outside the range
+
+
+def histograms(path: PathLike, rows: list[list[Panel]]) -> None:
+    """Draws densities of scores, a panel beside the other, each set in a colour of its own.
+
+    Args:
+        path: the PNG file.
+        rows: panels, of rows of one length.
+    """
+    from matplotlib.figure import Figure
+
+    height, width = len(rows), len(rows[0])
+    figure = Figure(figsize=(5.2 * width, 3.4 * height), dpi=150, layout="constrained")
+    styles = (*_STYLES.values(), *_MORE_STYLES)
+    for i, panel in enumerate(itertools.chain(*rows), start=1):
+        axes = figure.add_subplot(height, width, i)
+        for (name, density), (color, line) in zip(panel.densities.items(), styles, strict=False):
+            beyond = panel.left_out[name]
+            label = f"{name} ({beyond:,} outside)" if beyond else name
+            axes.stairs(density, panel.edges, color=color, linestyle=line, label=label)
+        axes.set_title(f"{panel.title}\n{panel.about}", fontsize=9)
+        axes.set_xlabel("nats per example")
+        axes.set_ylabel("density")
+        axes.legend(fontsize=7, frameon=False)
+        plain_axes(axes)
     save_figure(path, figure)
 
 

@@ -4,6 +4,7 @@ A model that passes it can be trained by `fit`, on any number of devices, and re
 checkpoint.
 """
 
+import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,8 @@ def check_model(
     | property       | what must hold                                                                         |
     | -------------- | -------------------------------------------------------------------------------------- |
     | shapes         | losses [B], or [] where coupled; state keeps its form; `encode`, `decode`, `terms`,    |
-    |                | `sample` and `log_prob`, where there are any, give what `Model` says, for both `stats` |
+    |                | `sample` and `log_prob`, where there are any, give what `Model` says, for both         |
+    |                | `stats`; `moments` keep the state's form                                               |
     | gradients      | finite losses and gradients; no group of `wrt` whose gradient is zero everywhere       |
     | wrt            | an objective moves no group outside its `wrt`                                          |
     | determinism    | the same key gives the same result, bitwise (on a GPU: to rounding), traced anew       |
@@ -80,6 +82,7 @@ def check_model(
             params, state = model.init(rng, batch)
             _check_losses(model, params, state, rng, batch)
             _check_evaluation(model, params, state, rng, batch)
+            _check_moments(model, params, state, rng, batch)
         if model.objectives:
             with naming("gradients"):
                 _check_gradients(model, params, state, rng, batch)
@@ -199,6 +202,14 @@ def _check_evaluation(model: Model, params: Params, state: State, rng: Array, ba
             assert_shape("terms: kl", terms.kl, (size,))
             for key, value in terms.extra.items():
                 assert_shape(f"terms: extra {key!r}", value, (size,), ())
+
+
+def _check_moments(model: Model, params: Params, state: State, rng: Array, batch: Batch) -> None:
+    if (moments := model.moments) is None:
+        return
+    for over in ("data", "samples"):
+        seen = jax.eval_shape(functools.partial(moments, over=over), params, state, rng, batch)
+        assert_form(f"moments: state over {over}", seen, state)
 
 
 # ---- gradients, and what they move -------------------------------------------------------

@@ -12,6 +12,7 @@ Letters in shapes: `B` batch, `K` importance samples, `D` latent, `H W C` image 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -69,12 +70,15 @@ class Net(NamedTuple):
 
     init: NetInit  # (rng, x, cond=None) -> (params, state)
     apply: NetApply  # (params, state, x, *, cond=None, rng=None, train) -> (y, state)
+    # (params, state, x, *, cond=None) -> (y, state whose BatchNorm averages are the moments of this
+    # pass alone; `nets.pool` takes them over several); None: it has no such averages
+    moments: NetMoments | None = None
 
 
 class Posterior(NamedTuple):
     """How an encoder's output becomes q(z|x)."""
 
-    size: PosteriorSize  # (latent_dim) -> number of encoder outputs
+    size: Callable[[int], int]  # (latent_dim) -> number of encoder outputs
     build: PosteriorBuild  # (encoder output [B, size]) -> distribution over [B, D]
 
 
@@ -82,9 +86,9 @@ class Likelihood(NamedTuple):
     """How a decoder's output becomes p(x|z), perhaps with parameters: the group "likelihood"."""
 
     build: LikelihoodBuild  # (params, decoder output [B, ...]) -> distribution over x
-    init: LikelihoodInit | None = None  # () -> params; None: it has none
-    check: LikelihoodCheck | None = None  # (x) -> None; raises for data that it cannot be of
-    metrics: LikelihoodMetrics | None = None  # (params) -> {name: scalar}
+    init: Callable[[], Tree] | None = None  # () -> params; None: it has none
+    check: Callable[[Array], None] | None = None  # (x) -> None; raises for data not of it
+    metrics: Callable[[Tree], dict[str, Array]] | None = None  # (params) -> {name: scalar} to log
 
 
 class Objective(NamedTuple):
@@ -120,6 +124,14 @@ class Model(NamedTuple):
     # (params, state, rng, batch) -> [B], log p(x, z) - log q(z|x) of one draw of all latents;
     # None: that of encode, decode and p(z) = N(0, I)
     log_weight: LogWeight | None = None
+    # (params, state, rng, batch, *, over="data") -> state, as `Net.moments`, of a pass of each net:
+    # the encoder's over x, the decoder's over z ~ q(z|x) ("data") or over the prior ("samples")
+    moments: Moments | None = None
+    # how this model is evaluated where nobody says otherwise: "reestimated" where its losses send
+    # batches of several kinds through the same BatchNorm, so that its averages are of none
+    stats: str = "running"
+    # each: (means by name that training logged, line by line) -> what is wrong and to do, or None
+    watch: tuple[Callable[[Sequence[Mapping[str, float]]], str | None], ...] = ()
 
 
 # ---- signatures ------------------------------------------------------------------------------
@@ -151,11 +163,13 @@ class NetApply(Protocol):
         ...
 
 
-class PosteriorSize(Protocol):
-    """How wide an encoder's output is."""
+class NetMoments(Protocol):
+    """One pass through a net, by whose moments it is to be evaluated."""
 
-    def __call__(self, latent_dim: int, /) -> int:
-        """Returns how many outputs the encoder needs."""
+    def __call__(
+        self, params: Tree, state: Tree, x: Array, /, *, cond: Array | None = None
+    ) -> tuple[Array, Tree]:
+        """Returns the output [B, ...] as with `stats="batch"`, and the state."""
         ...
 
 
@@ -175,30 +189,6 @@ class LikelihoodBuild(Protocol):
 
         Without `init` params are None.
         """
-        ...
-
-
-class LikelihoodInit(Protocol):
-    """How a likelihood's parameters start."""
-
-    def __call__(self) -> Tree:
-        """Returns the parameters that the likelihood starts from."""
-        ...
-
-
-class LikelihoodCheck(Protocol):
-    """Which data a likelihood takes."""
-
-    def __call__(self, x: Array, /) -> None:
-        """Raises `UserError` for concrete data x [B, ...] that it gives no density."""
-        ...
-
-
-class LikelihoodMetrics(Protocol):
-    """What a likelihood reports of its parameters."""
-
-    def __call__(self, params: Tree, /) -> dict[str, Array]:
-        """Returns what to log of the parameters, by name: scalars."""
         ...
 
 
@@ -309,6 +299,16 @@ class LogWeight(Protocol):
         self, params: Params, state: State, rng: Array, batch: Batch, /, *, stats: str = "running"
     ) -> Array:
         """Returns log p(x, z) - log q(z|x) [B] of one draw of all latents z."""
+        ...
+
+
+class Moments(Protocol):
+    """One pass through all nets of a model, by whose moments it is to be evaluated."""
+
+    def __call__(
+        self, params: Params, state: State, rng: Array, batch: Batch, /, *, over: str = "data"
+    ) -> State:
+        """Returns the state of this pass."""
         ...
 
 

@@ -114,7 +114,7 @@ def test_each_room_says_what_it_is_for_and_exports_what_it_names(room):
 
 ELSEWHERE = {  # test file -> modules of which it is the test, beside the one of its name
     "cli/test_main.py": ("cli/options", "cli/train", "presets/config", "presets/parts"),
-    "cli/test_use.py": ("cli/export", "models/verbs", "presets/load", "presets/measure"),
+    "cli/test_use.py": ("cli/evaluate", "cli/export", "presets/load", "presets/measure"),
     "data/test_prepare.py": ("cli/doctor", "data/builders", "data/prepared", "data/fake"),
     "data/test_source.py": ("data/sets", "data/digits", "data/places"),
     "metrics/test_extractors.py": ("metrics/inception", "metrics/squeezenet"),
@@ -127,6 +127,7 @@ ELSEWHERE = {  # test file -> modules of which it is the test, beside the one of
     "presets/test_presets.py": ("presets/finish", "presets/record", "presets/run"),
     "presets/test_stages.py": ("presets/two_stage_options", "presets/two_stage_vae", "presets/vae"),
     "presets/test_introspective.py": ("presets/intro_vae", "presets/soft_intro_vae"),
+    "presets/test_statistics.py": ("presets/detect",),
     "test_ar1.py": ("arithmetic",),
     "test_parallel.py": ("noise",),
     "test_testing.py": ("types",),

@@ -8,14 +8,24 @@ from typing import Annotated, Any, Literal, get_args
 from tyro.conf import Positional, arg
 
 from jaxvae.errors import UserError, check_count, check_number
-from jaxvae.presets.config import Count, Folder, Text, optional
+from jaxvae.presets.config import Count, Folder, Number, Text, optional
 
 File = Annotated[Path | None, optional("FILE")]
 Run = Annotated[Positional[Path], arg(metavar="RUN")]
 Metric = Literal[
-    "elbo", "kl_per_dim", "active_units", "log_prob", "iw_nll", "bpd", "lpips", "fid", "kid"
+    "elbo",
+    "kl_per_dim",
+    "active_units",
+    "log_prob",
+    "iw_nll",
+    "bpd",
+    "lpips",
+    "auroc",
+    "fid",
+    "kid",
 ]
 METRICS = get_args(Metric)
+Stats = Literal["running", "batch", "reestimated", "reestimated-samples"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,18 +40,25 @@ class _OnRun:
     """File to write (default: in RUN, named after the command)."""
     npz: File = None
     """Also write the numbers to this .npz file."""
+    data_dir: Folder = None
+    """Where the files of data sets are (default: as for train)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stats:
+    stats: Annotated[Stats | None, optional("|".join(get_args(Stats)))] = None
+    """Statistics of BatchNorm: averages of training, each batch's own, or re-estimated over training
+    data or (in the decoder) over samples (default: running; of introspective models re-estimated)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _OnData(_OnRun):
     split: Text = None
     """Examples to use (default: the data set's test split)."""
-    data_dir: Folder = None
-    """Where the files of data sets are (default: as for train)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample(_OnRun):
+class Sample(_Stats, _OnRun):
     """Draw new examples from a trained model."""
 
     n: int = 64
@@ -51,7 +68,7 @@ class Sample(_OnRun):
 
 
 @dataclasses.dataclass(frozen=True)
-class Reconstruct(_OnData):
+class Reconstruct(_Stats, _OnData):
     """Encode and decode examples, each original above its reconstruction."""
 
     n: int = 32
@@ -59,17 +76,19 @@ class Reconstruct(_OnData):
 
 
 @dataclasses.dataclass(frozen=True)
-class Interpolate(_OnData):
+class Interpolate(_Stats, _OnData):
     """Decode the way from one example's latent to another's, a row for each pair."""
 
-    n: int = 8
-    """How many pairs."""
-    points: int = 11
-    """Images in a row, both ends included."""
+    n: Count = None
+    """How many pairs (default: 8)."""
+    points: Count = None
+    """Images in a row, both ends included (default: 11; of a square 8)."""
+    square: bool = False
+    """Between the first four examples instead, as the corners of a square."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Traverse(_OnData):
+class Traverse(_Stats, _OnData):
     """Decode an example's latent with one dimension after the other moved through its range."""
 
     n: int = 10
@@ -86,10 +105,7 @@ class Traverse(_OnData):
 class Evaluate(_OnData):
     """Measure a trained model: a table, and the same as JSON."""
 
-    metrics: Annotated[
-        tuple[Metric, ...] | None,
-        optional("{elbo,kl_per_dim,active_units,log_prob,iw_nll,bpd,lpips,fid,kid} ..."),
-    ] = None
+    metrics: Annotated[tuple[Metric, ...] | None, optional(f"{{{','.join(METRICS)}}} ...")] = None
     """What to measure (default: elbo with rec and kl, and active_units; an exact log_prob)."""
     k: int = 5000
     """Draws for each example of the importance-weighted bound (iw_nll, bpd)."""
@@ -104,6 +120,20 @@ class Evaluate(_OnData):
     `jaxvae weights list` shows)."""
     lpips_net: Literal["squeeze", "alex", "vgg"] = "squeeze"
     """Net of lpips, which compares reconstructions with the images."""
+    stats: Annotated[tuple[Stats, ...] | None, optional(f"{{{','.join(get_args(Stats))}}} ...")] = (
+        None
+    )
+    """As for the other commands; of several, everything is measured with each."""
+    out_data: Text = None
+    """Of auroc: the data set that the model is to tell from its own, as --data of train."""
+    out_split: Text = None
+    """Of auroc: its examples (default: the data set's test split)."""
+    convert: bool = False
+    """Of auroc: give those images the size and the channels of the model's own."""
+    draws: Count = None
+    """Of auroc: draws for each example of the importance-weighted score (default: 5)."""
+    gamma: Number = None
+    """Of auroc: variance of the decoder to score with (default: the model's own)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +146,14 @@ class Export:
     """Folder to write: model.safetensors and config.json."""
     step: str = "latest"
     """Checkpoint: latest, best, or a step that was kept."""
+    stats: Annotated[
+        Literal["running", "reestimated", "reestimated-samples"] | None,
+        optional("running|reestimated|reestimated-samples"),
+    ] = None
+    """Averages of BatchNorm to write: those of training, or re-estimated over training data or (in
+    the decoder) over samples (default: running; of introspective models reestimated)."""
+    data_dir: Folder = None
+    """Where the files of data sets are (default: as for train)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +207,7 @@ COMMANDS = {  # words of the command -> options, module and function
     "reconstruct": (Reconstruct, "use"),
     "interpolate": (Interpolate, "use"),
     "traverse": (Traverse, "use"),
-    "evaluate": (Evaluate, "use"),
+    "evaluate": (Evaluate, "evaluate"),
     "export": (Export, "export"),
     "doctor": (Doctor, "doctor"),
     "data prepare": (DataPrepare, "doctor"),
@@ -188,7 +226,9 @@ LEAST = {  # option -> its smallest value
     "label": 0,
     "example": 0,
     "samples": 2,
+    "draws": 1,
 }
+OF_AUROC = ("out_data", "out_split", "convert", "draws", "gamma")
 
 
 def check(options: Any) -> None:
@@ -198,5 +238,27 @@ def check(options: Any) -> None:
             check_count(f"--{name.replace('_', '-')}", getattr(options, name), least)
     if hasattr(options, "width"):
         check_number("--width", options.width, above=0.0)
-    if getattr(options, "metrics", None) == ():
+    if isinstance(options, Interpolate) and options.square and options.n is not None:
+        raise UserError("--n is how many pairs: a --square has four corners, leave it out.")
+    if isinstance(options, Evaluate):
+        _check_evaluate(options)
+
+
+def _check_evaluate(options: Evaluate) -> None:
+    """Raises `UserError` for what no evaluation can use."""
+    if options.metrics == ():
         raise UserError(f"--metrics needs at least one of {', '.join(METRICS)}.")
+    if options.stats is not None and len(set(options.stats)) != len(options.stats or (0, 0)):
+        raise UserError(f"--stats needs one or more of {', '.join(get_args(Stats))}, each once.")
+    if options.gamma is not None:
+        check_number("--gamma", options.gamma, above=0.0)
+    if "auroc" in (options.metrics or ()):
+        if options.out_data is None:
+            raise UserError(
+                "auroc needs the data that the model is to tell from its own: --out-data NAME."
+            )
+        return
+    given = [name for name in OF_AUROC if getattr(options, name) not in (None, False)]
+    if given:
+        words = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UserError(f"{words}: only for --metrics auroc.")

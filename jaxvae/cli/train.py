@@ -33,7 +33,7 @@ def run_train(config: Options) -> int:
     except NonFinite as error:
         print(f"jaxvae: {error}", file=sys.stderr)
         return 3
-    finish(config, system, preset.stages, fit, data.test)
+    finish(config, system, preset.stages, fit, data)
     return 0
 
 

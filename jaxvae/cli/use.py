@@ -2,8 +2,6 @@
 evaluate RUN`."""
 
 import io
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +12,12 @@ import numpy as np
 from jaxvae import data, plots, writers
 from jaxvae.cli import options
 from jaxvae.errors import UserError
-from jaxvae.metrics import fid, protocols
 from jaxvae.models import verbs
 from jaxvae.presets import load as loading
-from jaxvae.presets import measure as measuring
+from jaxvae.presets import statistics
 from jaxvae.presets.config import Options, System, source
-from jaxvae.presets.load import Loaded
+from jaxvae.presets.load import Exported, Loaded
+from jaxvae.presets.statistics import Chosen
 from jaxvae.types import Batch
 
 
@@ -31,20 +29,43 @@ class Trained(NamedTuple):
     loaded: Loaded
     shape: tuple[int, ...]  # of one example
     step: int
+    exported: Exported = Exported()  # the statistics that it was exported with
 
 
 def open_run(folder: Path, step: str = "latest") -> Trained:
     """Returns the model of a run or of an exported folder; `step`: "latest", "best" or a number."""
     saved, system = loading.open_run(folder)
     number = loading.step_of(folder, int(step) if step.isdecimal() else step)
-    loaded = loading.load(folder, step=number)
-    return Trained(saved.config, system, loaded, saved.shape, number)
+    loaded, exported = loading.load(folder, step=number), loading.statistics_of(folder)
+    return Trained(saved.config, system, loaded, saved.shape, number, exported)
+
+
+def chosen(
+    trained: Trained, stats: str | None, data_dir: Path | None = None, *, samples: bool = False
+) -> Chosen:
+    """Returns the statistics that a command uses: those asked for, of an exported model its own,
+    else as the model says; with `samples`, to draw samples.
+
+    Raises:
+        UserError: for those that this model does not have, and training data that are not here.
+    """
+    system, (_, params, state) = trained.system, trained.loaded
+    name, about = trained.exported
+    if about and stats in (None, "running"):
+        if stats not in (None, name):
+            raise UserError(f"this model was exported with {about}: leave out --stats running.")
+        return Chosen(name, state, "running", about)
+    train = None
+    if statistics.needs_data(system, state, stats, samples=samples):
+        train = statistics.training_data(trained.config, data_dir)
+    options = {"seed": trained.config.seed, "samples": samples}
+    return statistics.choose(system, params, state, stats, train, **options)
 
 
 def run_sample(args: options.Sample) -> int:
     """Draws new examples; returns the exit code."""
     trained = open_run(args.run, args.step)
-    model, params, state = trained.loaded
+    model, params, _ = trained.loaded
     verbs.need(model, "sample")
     assert model.sample is not None  # as `need` has seen
     cond, classes = None, trained.system.classes
@@ -55,14 +76,17 @@ def run_sample(args: options.Sample) -> int:
         cond = jax.nn.one_hot(np.broadcast_to(label, args.n), classes)
     elif args.label is not None:
         raise UserError("--label is for a conditional model; this one was trained without labels.")
-    x = np.asarray(model.sample(params, state, jax.random.key(args.seed), args.n, cond))
+    _, state, stats, _ = chosen(trained, args.stats, args.data_dir, samples=True)
+    rng = jax.random.key(args.seed)
+    x = np.asarray(model.sample(params, state, rng, args.n, cond, stats=stats))
     return _keep(args, "samples", lambda path: plots.samples(path, x), x=x)
 
 
 def run_reconstruct(args: options.Reconstruct) -> int:
     """Encodes and decodes examples; returns the exit code."""
-    trained, batch = _with_batch(args, args.n)
-    x, x_hat = np.asarray(batch.x), np.asarray(verbs.reconstruct(*trained.loaded, batch))
+    loaded, batch, stats = _with_batch(args, args.n)
+    x_hat = np.asarray(verbs.reconstruct(*loaded, batch, stats=stats))
+    x = np.asarray(batch.x)
 
     def draw(path: Path) -> None:
         plots.reconstructions(path, x, x_hat)
@@ -71,8 +95,11 @@ def run_reconstruct(args: options.Reconstruct) -> int:
 
 
 def run_interpolate(args: options.Interpolate) -> int:
-    """Decodes the way between pairs of examples; returns the exit code."""
-    trained, batch = _with_batch(args, 2 * args.n)
+    """Decodes the way between pairs of examples, or the square between four; returns the exit
+    code."""
+    if args.square:
+        return _interpolate_square(args)
+    loaded, batch, stats = _with_batch(args, 2 * (args.n or 8))
     half = len(batch.x) // 2
     if not half:
         raise UserError("an interpolation needs two examples: choose a larger --split.")
@@ -80,14 +107,22 @@ def run_interpolate(args: options.Interpolate) -> int:
         jax.tree.map(lambda v, part=part: v[part], batch)
         for part in (slice(half), slice(half, 2 * half))
     )
-    x = np.asarray(verbs.interpolate(*trained.loaded, start, end, args.points))
+    x = np.asarray(verbs.interpolate(*loaded, start, end, args.points or 11, stats=stats))
     return _keep(args, "interpolation", lambda path: plots.interpolation(path, x), x=x)
+
+
+def _interpolate_square(args: options.Interpolate) -> int:
+    loaded, batch, stats = _with_batch(args, 4)
+    x = np.asarray(verbs.interpolate_square(*loaded, batch, args.points or 8, stats=stats))
+    return _keep(args, "square", lambda path: plots.interpolation(path, x), x=x)
 
 
 def run_traverse(args: options.Traverse) -> int:
     """Decodes a latent with one dimension after the other moved; returns the exit code."""
-    trained, batch = _with_batch(args, 1, args.example)
-    x, dimensions = verbs.traverse(*trained.loaded, batch, args.n, args.points, args.width)
+    trained = open_run(args.run, args.step)
+    loaded, batch, stats = _with_batch(args, 1, args.example, trained)
+    options = (args.n, args.points, args.width)
+    x, dimensions = verbs.traverse(*loaded, batch, *options, stats=stats)
     x = np.asarray(x)
     print(
         f"rows, top to bottom: dimensions {', '.join(map(str, dimensions))} of "
@@ -100,101 +135,25 @@ def run_traverse(args: options.Traverse) -> int:
     return _keep(args, "traversal", draw, x=x, dimensions=dimensions)
 
 
-def run_evaluate(args: options.Evaluate) -> int:
-    """Measures a model: a table, and the same as JSON; returns the exit code."""
-    trained = open_run(args.run, args.step)
-    metrics = args.metrics or measuring.available(trained.system)
-    if not metrics:
-        raise UserError(
-            "this model has no likelihood to evaluate: ask for --metrics fid or kid, with a "
-            "--protocol."
-        )
-    split = _source(args, trained)
-    start = time.perf_counter()
-    progress = _Progress() if sys.stderr.isatty() else None
-    folder = args.weights if args.weights is not None and args.weights.is_dir() else None
-    setting = measuring.Setting(args.seed, args.batch_size, args.k, args.lpips_net, folder)
-    distances, about = [], ""
-    if {"fid", "kid"} & set(metrics):  # first: a protocol may be missing
-        distances, about = _distances(trained, args, metrics, progress)
-    _, params, state = trained.loaded
-    rows = measuring.measure(trained.system, params, state, split, metrics, setting, progress)
-    rows += distances
-    result = {
-        "run": args.run,
-        "step": trained.step,
-        "data": split.name,
-        "split": split.split,
-        "seed": args.seed,
-        "batch_size": args.batch_size,
-        "seconds": round(time.perf_counter() - start, 3),
-        "precision": f"{trained.config.dtype}, highest",
-        "metrics": rows,
-    }
-    path = args.out or args.run / "evaluation.json"
-    writers.write_json(path, result)
-    print(f"{split.name}, {split.split}, {split.size:,} examples, step {trained.step:,}")
-    for row in rows:
-        print(f"  {row['metric']:<13} {_shown(row):<24} {row['protocol']}")
-    print(*([about] if about else []), path, sep="\n")
-    if args.npz is not None:
-        _save_npz(args.npz, **{row["metric"]: np.asarray(row["value"]) for row in rows})
-    return 0
-
-
-def _shown(row: dict[str, Any]) -> str:
-    """Returns a value with its error, as text."""
-    value, error = row["value"], row["error"]
-    if isinstance(value, float):
-        return f"{value:,.4f}" + ("" if error is None else f" +- {error:.2g}")
-    return str(value) if isinstance(value, int) else " ".join(f"{v:.3g}" for v in value)
-
-
-def _distances(
-    trained: Trained, args: options.Evaluate, metrics: tuple[str, ...], progress: measuring.Progress
-) -> tuple[list[dict[str, Any]], str]:
-    """Returns a record for each of fid and kid in `metrics`, and their protocol in words."""
-    config = trained.config
-    protocol = protocols.checked(args.protocol)
-    if args.samples is not None:
-        protocol = protocol.with_samples(args.samples)
-    if args.split is not None:
-        protocol = protocol._replace(split=args.split)
-
-    def real(split: str) -> data.Source:
-        if config.data.startswith(("folder:", "npz:")):  # they have no official splits
-            return source(config, split, args.data_dir)
-        return data.load(config.data, split, data_dir=args.data_dir or config.data_dir)
-
-    found = fid.compare(
-        real,
-        fid.model_sampler(*trained.loaded, trained.system.classes),
-        protocol,
-        weights=args.weights,
-        seed=args.seed,
-        metrics=tuple(name for name in ("fid", "kid") if name in metrics),
-        progress=progress,
-    )
-    about = protocol.describe()
-    rows = [{"metric": name, **value._asdict(), "about": about} for name, value in found.items()]
-    return rows, about
-
-
-def _with_batch(args: Any, n: int, first: int = 0) -> tuple[Trained, Batch]:
-    """Returns the trained model, and up to n preprocessed examples of the split asked for, from
-    number `first` on."""
-    trained = open_run(args.run, args.step)
-    split = _source(args, trained)
+def _with_batch(
+    args: Any, n: int, first: int = 0, trained: Trained | None = None
+) -> tuple[Loaded, Batch, str]:
+    """Returns the trained model with the statistics asked for, up to n preprocessed examples of the
+    split asked for, from number `first` on, and the mode of the statistics."""
+    trained = trained or open_run(args.run, args.step)
+    split = source_of(args, trained)
     if first >= split.size:
         raise UserError(
             f"--example {first}: {split.name} {split.split} has {split.size} examples, numbered "
             "from 0."
         )
     examples = split.read(np.arange(first, min(first + n, split.size)))
-    return trained, trained.system.preprocess(jax.random.key(args.seed), examples)
+    _, state, stats, _ = chosen(trained, args.stats, args.data_dir)
+    batch = trained.system.preprocess(jax.random.key(args.seed), examples)
+    return trained.loaded._replace(state=state), batch, stats
 
 
-def _source(args: Any, trained: Trained) -> data.Source:
+def source_of(args: Any, trained: Trained) -> data.Source:
     """Returns the split to use; raises `UserError` for data of another shape than the model's, or
     without its labels."""
     split = source(trained.config, args.split or "test", args.data_dir)
@@ -216,29 +175,15 @@ def _keep(args: Any, name: str, draw: Callable[[Path], None], **arrays: Any) -> 
     """Writes the arrays, where that is asked for, and the picture; returns the exit code."""
     path = args.out or args.run / f"{name}.png"
     if args.npz is not None:  # first: there are data of which no picture can be drawn
-        _save_npz(args.npz, **arrays)
+        save_npz(args.npz, **arrays)
     draw(path)
     print(path)
     return 0
 
 
-def _save_npz(path: Path, **arrays: Any) -> None:
+def save_npz(path: Path, **arrays: Any) -> None:
+    """Writes arrays by name, and says where."""
     file = io.BytesIO()
     np.savez(file, **arrays)
     writers.write_bytes(path, file.getvalue())
     print(path)
-
-
-class _Progress:
-    """A bar on the terminal."""
-
-    def __init__(self):
-        self.bar = None
-
-    def __call__(self, done: int, total: int) -> None:
-        from tqdm import tqdm
-
-        self.bar = self.bar or tqdm(total=total, unit="example", dynamic_ncols=True)
-        self.bar.update(done - self.bar.n)
-        if done == total:
-            self.bar.close()

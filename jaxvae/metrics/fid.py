@@ -177,7 +177,12 @@ def statistics(
 
 
 def model_sampler(
-    model: Model, params: Params, state: State, num_classes: int | None = None
+    model: Model,
+    params: Params,
+    state: State,
+    num_classes: int | None = None,
+    *,
+    reestimated: State | None = None,
 ) -> Sampler:
     """Returns the sampler (rng, n, stats) -> images [n, H, W, C] of `model`, clipped to [0, 1].
 
@@ -185,20 +190,30 @@ def model_sampler(
         model: that samples.
         params, state: of the model.
         num_classes: of a conditional model, whose labels are drawn uniformly.
+        reestimated: the state with re-estimated statistics (`train.reestimate`), for protocols whose
+            generator has them.
 
     Raises:
-        UserError: for a model that does not sample.
+        UserError: for a model that does not sample; from the sampler, for statistics that it was
+            not given.
     """
     sample = model.sample
     if sample is None:
         raise UserError("this model does not sample.")
 
     def sampler(rng: Array, n: int, stats: str) -> Array:
-        cond = None
+        cond, averages = None, state
+        if stats.startswith("reestimated"):
+            if reestimated is None:
+                raise UserError(
+                    f"this protocol's generator has {stats} statistics: give model_sampler the "
+                    "state of train.reestimate(...) as reestimated."
+                )
+            averages, stats = reestimated, "running"
         if num_classes is not None:
             rng, rng_label = jax.random.split(rng)
             cond = jax.nn.one_hot(jax.random.randint(rng_label, (n,), 0, num_classes), num_classes)
-        return jnp.clip(sample(params, state, rng, n, cond, stats=stats), 0.0, 1.0)
+        return jnp.clip(sample(params, averages, rng, n, cond, stats=stats), 0.0, 1.0)
 
     return sampler
 

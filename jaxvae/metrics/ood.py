@@ -91,6 +91,7 @@ def scores(
     k: int = DRAWS,
     gamma: float | None = None,
     stats: str = "running",
+    statistics: str = "",
     batch_size: int = 100,
     **options: Any,
 ) -> Scores:
@@ -102,6 +103,7 @@ def scores(
         gamma: variance of a Gaussian decoder to score with, around the model's own mean; default:
             the model's own likelihood (a Soft-IntroVAE's has the variance 1/2).
         stats: "running" or "batch" (see above; no batch is padded then).
+        statistics: what the protocol says of a state whose averages are not those of training.
         batch_size: examples at a time.
         options: of `likelihood.per_example`: preprocess, seed, mesh, progress.
 
@@ -125,7 +127,7 @@ def scores(
         values = likelihood.per_example(terms, params, state, source, **options)["elbo"]
         about = "ELBO, one draw of z"
     decoder = _decoder(model, params, state, source, options.get("preprocess"))
-    protocol = f"nats per example, {about}, {decoder}, {stats} statistics"
+    protocol = f"nats per example, {about}, {decoder}, {statistics or f'{stats} statistics'}"
     if stats == "batch":
         protocol += f" of {min(batch_size, source.size)} examples"
     return Scores(np.asarray(values, np.float64), f"{source.name} {source.split}", protocol)

@@ -58,6 +58,7 @@ EXTRACTORS = {
         "never comparable with a FID, which is Inception's",
     ),
 }
+GENERATORS = ("running", "batch", "reestimated", "reestimated-samples")
 PIXELS = {
     "round": "bytes, rounded",
     "truncate": "bytes, truncated",
@@ -81,8 +82,9 @@ class Protocol(NamedTuple):
     order: Literal["first", "shuffled"] = "first"  # which of them
     # what becomes of generated x in [0, 1]
     pixels: Literal["round", "truncate", "float", "stretch"] = "round"
-    # BatchNorm of the generator: averages, or moments of each batch
-    generator: Literal["running", "batch"] = "running"
+    # BatchNorm of the generator: averages, moments of each batch, or averages re-estimated over
+    # training data or, in the decoder, over samples
+    generator: Literal["running", "batch", "reestimated", "reestimated-samples"] = "running"
     features: Literal["running", "batch"] = "running"  # the same of the extractor
     batch_size: int | None = None  # where batches matter; None: any
 
@@ -163,7 +165,7 @@ def checked(protocol: "Protocol | str | None") -> Protocol:
         ("extractor", EXTRACTORS),
         ("pixels", PIXELS),
         ("order", ("first", "shuffled")),
-        ("generator", ("running", "batch")),
+        ("generator", GENERATORS),
         ("features", ("running", "batch")),
     ):
         if getattr(protocol, name) not in choices:

@@ -13,7 +13,7 @@ from jaxvae import parallel
 from jaxvae.errors import UserError
 from jaxvae.types import Array, Tree
 
-# (rng, n, "running" or "batch") -> images [n, H, W, C] in [0, 1]
+# (rng, n, statistics of BatchNorm as the protocol names them) -> images [n, H, W, C] in [0, 1]
 Sampler = Callable[[Array, int, str], Array]
 
 
@@ -54,7 +54,7 @@ def finished_batches(
         finish: pure.
         batches: how many.
         shape: of a batch, [n, H, W, C].
-        stats: BatchNorm's mode, "running" or "batch".
+        stats: BatchNorm's statistics, one of `protocols.GENERATORS`.
         seed: of the keys.
         shardings: of what `finish` returns.
 

@@ -16,7 +16,7 @@ from jaxvae.models.rho_vae import rho_vae
 from jaxvae.models.soft_intro_vae import soft_intro_vae
 from jaxvae.models.two_stage import join_stages, latents, two_stage
 from jaxvae.models.vae import vae
-from jaxvae.models.verbs import interpolate, reconstruct, traverse
+from jaxvae.models.verbs import interpolate, interpolate_square, reconstruct, traverse
 
 __all__ = [
     "clip_weights",
@@ -25,6 +25,7 @@ __all__ = [
     "gan",
     "info_vae",
     "interpolate",
+    "interpolate_square",
     "intro_vae",
     "join_stages",
     "joint_two_stage",

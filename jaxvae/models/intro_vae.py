@@ -16,9 +16,9 @@ import jax.numpy as jnp
 
 from jaxvae import distributions, parallel
 from jaxvae.errors import UserError, unknown
-from jaxvae.models.introspective import Passes, check_weights, plain_vae, squared_error
+from jaxvae.models.introspective import Passes, check_weights, in_turn, plain_vae, squared_error
 from jaxvae.models.soft_intro_vae import CONVENTIONS
-from jaxvae.types import Array, Aux, Batch, Model, Net, Objective, Posterior
+from jaxvae.types import Array, Aux, Batch, Model, Net, Posterior
 
 
 def intro_vae(
@@ -60,7 +60,8 @@ def intro_vae(
         convention: "paper" or "released".
 
     Returns:
-        A `Model` with the evaluation functions of `plain_vae` and the metrics `encoder_loss`,
+        A `Model` with the evaluation functions of `plain_vae`, evaluated with re-estimated
+        statistics where nobody says otherwise, and the metrics `encoder_loss`,
         `decoder_loss`, `squared_error`, `kl`, `kl_fake`, and `kl_rec` in "released".
 
     Raises:
@@ -127,9 +128,4 @@ def intro_vae(
             return error + 0.5 * beta_kl * (kl_rec + kl_fake), Aux(net.state)
         return error + beta_neg * distributions.kl(net.E(fake)), Aux(net.state)
 
-    return base._replace(
-        objectives=(
-            Objective(("encoder",), encoder_loss, coupled=released, name="encoder_loss"),
-            Objective(("decoder",), decoder_loss, name="decoder_loss"),
-        )
-    )
+    return in_turn(base, encoder_loss, decoder_loss, coupled=released)

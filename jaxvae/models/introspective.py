@@ -1,4 +1,7 @@
-"""What the introspective models share: passes through both nets, the squared error, a plain VAE."""
+"""What the introspective models share: passes through both nets, the squared error, a plain VAE, and
+what is to be watched in training."""
+
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +15,7 @@ from jaxvae.types import (
     Batch,
     HasPenalty,
     LatentDistribution,
+    Loss,
     Model,
     Net,
     Objective,
@@ -137,3 +141,88 @@ def plain_vae(
         return value, Aux(net.state, {"squared_error": error, "kl": kl, **distributions.metrics(q)})
 
     return gaussian._replace(objectives=(Objective(("encoder", "decoder"), loss),))
+
+
+def in_turn(
+    base: Model,
+    encoder_loss: Loss,
+    decoder_loss: Loss,
+    *,
+    coupled: bool = False,
+    watch: tuple[Callable[[Sequence[Mapping[str, float]]], str | None], ...] = (),
+) -> Model:
+    """Returns `base` with two objectives, the encoder's and then the decoder's, which both send data
+    and fakes through the same nets: it is evaluated with re-estimated statistics.
+
+    Args:
+        coupled: whether the encoder's loss is one of the whole batch.
+        watch: of the log.
+    """
+    objectives = (
+        Objective(("encoder",), encoder_loss, coupled=coupled, name="encoder_loss"),
+        Objective(("decoder",), decoder_loss, name="decoder_loss"),
+    )
+    return base._replace(objectives=objectives, stats="reestimated", watch=watch)
+
+
+# ---- what a log says -----------------------------------------------------------------------------
+
+PATIENCE = 20  # lines of the log; what they all show lasts
+MARGIN = 1.0  # nats that the KL of fakes may fall below that of data, as the released code allows
+STUCK = (1e-8, 0.99)  # outside, exp(alpha s ELBO) of fakes says nothing any more
+
+
+def fakes_fall_below(rows: Sequence[Mapping[str, float]]) -> str | None:
+    """Returns a warning if the encoder has long found fakes likelier than data, else None.
+
+    That is kl_rec or kl_fake below kl - `MARGIN` in each of the last `PATIENCE` rows, but for those
+    in which the exponential is near 1, of which `exp_elbo_stuck` speaks. Source: released code
+    (`exit_on_negative_diff` ends such a run), its README, and issue 11 of its repository.
+    """
+
+    def below(row: Mapping[str, float]) -> bool:
+        weak = min(row["exp_elbo_rec"], row["exp_elbo_fake"]) > STUCK[1]
+        return not weak and min(row["kl_rec"], row["kl_fake"]) < row["kl"] - MARGIN
+
+    if not _lasts(rows, below):
+        return None
+    last = rows[-1]
+    return (
+        f"in each of the last {PATIENCE} lines of the log the KL of fakes is below that of data (now "
+        f"{last['kl_rec']:.3g} nats for reconstructions and {last['kl_fake']:.3g} for samples, "
+        f"against {last['kl']:.3g}), where it should be at least as large: the encoder does not "
+        "tell them apart, and samples will be poor. The authors lower beta_neg (from 256 to 128 or "
+        "less), and keep beta_kl at least as large as beta_rec."
+    )
+
+
+def exp_elbo_stuck(rows: Sequence[Mapping[str, float]]) -> str | None:
+    """Returns a warning if the exponential of the fakes' ELBO has long been stuck at an end, else
+    None.
+
+    Its gradient is alpha s beta_neg exp(alpha s ELBO): it vanishes with the exponential (`STUCK`),
+    and cannot raise a KL that leaves it at 1. All of the last `PATIENCE` rows count.
+    """
+    low, high = STUCK
+
+    def values(row: Mapping[str, float]) -> tuple[float, float]:
+        return row["exp_elbo_rec"], row["exp_elbo_fake"]
+
+    if _lasts(rows, lambda row: max(values(row)) < low):
+        end, what, advice = "0", "the encoder learns nothing from fakes any more", "Lower beta_neg"
+    elif _lasts(rows, lambda row: min(values(row)) > high):
+        end, what, advice = "1", "the encoder does not push fakes away", "Raise beta_neg"
+    else:
+        return None
+    rec, fake = values(rows[-1])
+    return (
+        f"exp_elbo is stuck at {end} in each of the last {PATIENCE} lines of the log (now {rec:.2g} "
+        f"for reconstructions and {fake:.2g} for samples): {what}. {advice}; the authors choose it of "
+        "the order of latent_dim."
+    )
+
+
+def _lasts(
+    rows: Sequence[Mapping[str, float]], holds: Callable[[Mapping[str, float]], bool]
+) -> bool:
+    return len(rows) >= PATIENCE and all(map(holds, rows[-PATIENCE:]))

@@ -17,6 +17,7 @@ from jaxvae import distributions, noise, objectives, parallel
 from jaxvae.errors import UserError, check_count, check_number, concrete, unknown
 from jaxvae.models import likelihoods
 from jaxvae.models.likelihoods import check_data, check_float
+from jaxvae.nets import has_averages
 from jaxvae.objectives import Weight
 from jaxvae.types import (
     Array,
@@ -27,6 +28,7 @@ from jaxvae.types import (
     EvaluateTerms,
     Likelihood,
     Model,
+    Moments,
     Net,
     Objective,
     Params,
@@ -36,6 +38,8 @@ from jaxvae.types import (
     Terms,
     Tree,
 )
+
+OVER = ("data", "samples")  # what a decoder's statistics are re-estimated over
 
 
 def vae(
@@ -129,7 +133,7 @@ def vae(
 
     learned = () if p_of.init is None else ("likelihood",)
     objective = Objective(("encoder", "decoder", *learned), loss, coupled=aggregate is not None)
-    return Model(pair.init, (objective,), *_evaluation(pair))
+    return Model(pair.init, (objective,), *_evaluation(pair), moments=_moments(pair))
 
 
 class _Pair(NamedTuple):
@@ -206,8 +210,42 @@ def _evaluation(pair: _Pair) -> tuple[Encode, Decode, EvaluateTerms, Sample]:
     return encode, decode, terms, sample
 
 
+def _moments(pair: _Pair) -> Moments:
+    """Returns `Model.moments` of the model."""
+
+    def seen(name, net: Net, params, state, x, cond):
+        if net.moments is None:
+            if has_averages(state[name]):
+                raise UserError(
+                    f"the {name} has batch statistics and does not tell its moments: give its Net "
+                    "moments, or evaluate with stats='running' or 'batch'."
+                )
+            y, new = net.apply(params[name], state[name], x, cond=cond, train=False)
+        else:
+            y, new = net.moments(params[name], state[name], x, cond=cond)
+        return y, {**state, name: new}
+
+    def moments(params, state, rng, batch: Batch, *, over="data"):
+        if over not in OVER:
+            raise unknown("statistics over", over, OVER)
+        x, cond = batch
+        output, state = seen("encoder", pair.encoder, params, state, x, cond)
+        if over == "data":
+            z = distributions.sample(rng, pair.posterior.build(output))
+        else:
+            z = noise.normal(rng, (x.shape[0], pair.latent_dim))
+        return seen("decoder", pair.decoder, params, state, z, cond)[1]
+
+    return moments
+
+
 def use_batch(stats: str) -> bool:
     """Returns whether `stats` asks for this batch's own BatchNorm moments."""
+    if isinstance(stats, str) and stats.startswith("reestimated"):
+        raise UserError(
+            "re-estimated statistics are a state, not a mode of a pass: "
+            "state = train.reestimate(model, params, state, source), and stats='running' with it."
+        )
     if stats not in ("running", "batch"):
         raise unknown("stats", stats, ("running", "batch"))
     return stats == "batch"

@@ -1,31 +1,81 @@
-"""What one does with a trained model: reconstruct, interpolate, traverse."""
+"""What one does with a trained model: reconstruct, interpolate, traverse. BatchNorm as `stats` says,
+"running" or "batch"."""
+
+import functools
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.errors import UserError
+from jaxvae.errors import UserError, check_count
 from jaxvae.types import Array, Batch, Decode, Encode, HasKLPerDim, Model, Params, State
 
 
-def reconstruct(model: Model, params: Params, state: State, batch: Batch) -> Array:
+def reconstruct(
+    model: Model, params: Params, state: State, batch: Batch, *, stats: str = "running"
+) -> Array:
     """Returns the decoder's mean at the posterior's mean of every x: the shape of `batch.x`."""
-    encode, decode = both_ways(model)
+    encode, decode = both_ways(model, stats)
     mean = encode(params, state, batch.x, batch.cond).mean
     return decode(params, state, mean, batch.cond).mean
 
 
 def interpolate(
-    model: Model, params: Params, state: State, start: Batch, end: Batch, points: int = 11
+    model: Model,
+    params: Params,
+    state: State,
+    start: Batch,
+    end: Batch,
+    points: int = 11,
+    *,
+    stats: str = "running",
 ) -> Array:
     """Returns decoder means on the line between two batches' posterior means: [B, points, ...].
 
     A condition stays that of `start`.
     """
-    encode, decode = both_ways(model)
+    encode, decode = both_ways(model, stats)
     first, last = (encode(params, state, b.x, b.cond).mean for b in (start, end))
     t = jnp.linspace(0.0, 1.0, points)[None, :, None]
     z = (1.0 - t) * first[:, None] + t * last[:, None]
     return _decode_rows(decode, params, state, z, start.cond)
+
+
+def interpolate_square(
+    model: Model,
+    params: Params,
+    state: State,
+    corners: Batch,
+    points: int = 8,
+    *,
+    stats: str = "running",
+) -> Array:
+    """Returns decoder means on the square between four posterior means: [points, points, ...].
+
+        z_ij = (1 - a)(1 - b) z_0 + (1 - a) b z_1 + a (1 - b) z_2 + a b z_3,   a = i / (points - 1),  b = j / (points - 1)
+
+    Row i, column j; the examples are at the corners: the first above the third on the left, the
+    second above the fourth on the right. A condition stays that of the first.
+
+    Args:
+        corners: four examples.
+        points: of a side, corners included; the paper's 7 steps are 8 points.
+
+    Raises:
+        UserError: for another number of examples, and a model that does not encode and decode.
+
+    Source: Daniel & Tamar 2021 (arXiv 2012.13253), appendix 9.4.2, Figure 18.
+    """
+    encode, decode = both_ways(model, stats)
+    check_count("points", points, least=2)
+    if len(corners.x) != 4:
+        raise UserError(f"a square has four corners, not {len(corners.x)} examples.")
+    z = encode(params, state, corners.x, corners.cond).mean
+    t = jnp.linspace(0.0, 1.0, points)
+    ends = jnp.stack([1.0 - t, t])
+    z = jnp.einsum("ai,bj,abd->ijd", ends, ends, z.reshape(2, 2, -1))
+    cond = corners.cond
+    cond = None if cond is None else jnp.broadcast_to(cond[:1], (points, cond.shape[-1]))
+    return _decode_rows(decode, params, state, z, cond)
 
 
 def traverse(
@@ -36,13 +86,15 @@ def traverse(
     n: int,
     points: int = 11,
     width: float = 3.0,
+    *,
+    stats: str = "running",
 ) -> tuple[Array, np.ndarray]:
     """Returns decoder means along single latent dimensions, and which ones: [n, points, ...], [n].
 
     Each runs from -width to width while the others stay at the posterior mean of the one example;
     chosen are the dimensions of its largest KL.
     """
-    encode, decode = both_ways(model)
+    encode, decode = both_ways(model, stats)
     cond = None if example.cond is None else example.cond[:1]
     q = encode(params, state, example.x[:1], cond)
     mean = q.mean
@@ -64,11 +116,16 @@ def _decode_rows(
     return x.reshape(rows, points, *x.shape[1:])
 
 
-def both_ways(model: Model) -> tuple[Encode, Decode]:
-    """Returns `encode` and `decode` of `model`; raises `UserError` where one is missing."""
+def both_ways(model: Model, stats: str = "running") -> tuple[Encode, Decode]:
+    """Returns `encode` and `decode` of `model` with these statistics; raises `UserError` where one
+    is missing."""
     need(model, "encode", "decode")
     assert model.encode is not None and model.decode is not None
-    return model.encode, model.decode
+    if stats == "running":
+        return model.encode, model.decode
+    return functools.partial(model.encode, stats=stats), functools.partial(
+        model.decode, stats=stats
+    )
 
 
 def need(model: Model, *verbs: str) -> None:

@@ -10,6 +10,7 @@ from jaxvae.nets.infogan import infogan
 from jaxvae.nets.intro import intro
 from jaxvae.nets.layers import from_linen
 from jaxvae.nets.mlp import mlp, second_stage
+from jaxvae.nets.moments import has_averages, pool
 from jaxvae.nets.realnvp import coupling
 from jaxvae.nets.resnet import resnet
 from jaxvae.nets.rho import rho_nets
@@ -20,11 +21,13 @@ __all__ = [
     "conv_encoder",
     "coupling",
     "from_linen",
+    "has_averages",
     "infogan",
     "infogan_gan",
     "intro",
     "mlp",
     "mlp_gan",
+    "pool",
     "resnet",
     "rho_nets",
     "second_stage",

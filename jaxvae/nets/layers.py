@@ -25,6 +25,7 @@ from flax.errors import ScopeCollectionNotFound, ScopeParamNotFoundError, ScopeP
 
 from jaxvae import noise, parallel
 from jaxvae.errors import UserError, check_count, unknown
+from jaxvae.nets.moments import keep_moments, of_linen
 from jaxvae.types import Array, Net, Tree
 
 INITIALISERS = ("torch", "glorot", "xavier", "normal0.02", "cut0.02")
@@ -230,9 +231,8 @@ class BatchNorm(nn.Module):
 
     Normalises with the biased variance in training. Running averages, by `convention`:
     "torch": `momentum` 0.1 of the new value, unbiased variance, starting at mean 0, variance 1;
-    "tensorflow": biased variance, zero-debiased averages (divided by 1 - (1 - momentum)^t), as
-    `assign_moving_average` keeps them. The scale starts at 1, or with `uniform_scale` at U(0, 1),
-    as PyTorch before 1.2 drew it.
+    "tensorflow": biased variance, zero-debiased averages (divided by 1 - (1 - momentum)^t). The
+    scale starts at 1, or with `uniform_scale` at U(0, 1), as PyTorch before 1.2 drew it.
     """
 
     momentum: float = 0.1
@@ -271,6 +271,7 @@ class BatchNorm(nn.Module):
                 )
                 if count is not None:
                     count.value = count.value + 1.0
+                keep_moments(self, mean, var)
         else:
             mean, var = running_mean.value, running_var.value
             if count is not None:
@@ -395,9 +396,8 @@ def from_linen(module: nn.Module) -> Net:
         rng: Array | None = None,
         train: bool,
     ) -> tuple[Array, Tree]:
-        variables = {"params": params, **state}
+        variables, mutable = {"params": params, **state}, list(state) if train else []
         rngs = None if rng is None else {"dropout": rng}
-        mutable = list(state) if train else []
         try:
             y, new = module.apply(variables, x, cond=cond, train=train, rngs=rngs, mutable=mutable)
             return y, dict(new) if mutable else state
@@ -408,4 +408,4 @@ def from_linen(module: nn.Module) -> Net:
                 "they are of another one; build it as it was when they were trained."
             ) from None
 
-    return Net(init, apply)
+    return Net(init, apply, of_linen(module))

@@ -1,5 +1,6 @@
 """What a finished run gets: its numbers on the test split, its pictures, and a table of both."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import numpy as np
 
 from jaxvae import plots, writers
 from jaxvae.data import Source
-from jaxvae.data.preprocess import Preprocess
 from jaxvae.models import verbs
 from jaxvae.presets import record
-from jaxvae.presets.config import Options, System
+from jaxvae.presets.config import Data, Options, System
+from jaxvae.presets.statistics import Chosen, choose
 from jaxvae.train import Fit, evaluate
 from jaxvae.train.step import is_measurable
 from jaxvae.types import Model, Params, State
@@ -25,41 +26,48 @@ NUMBERS = {  # of the test split, and which way is better
 }
 
 
-def finish(
-    config: Options, system: System, stages: tuple[str, ...], fit: Fit, test: Source
-) -> None:
+def finish(config: Options, system: System, stages: tuple[str, ...], fit: Fit, data: Data) -> None:
     """Evaluates a finished run on the test split and draws its pictures, unless both are there;
     prints the table."""
-    line, names = complete(config, system, stages, fit, test)
+    line, names = complete(config, system, stages, fit, data)
     report(config, line, fit, names)
 
 
 def complete(
-    config: Options, system: System, stages: tuple[str, ...], fit: Fit, test: Source
+    config: Options, system: System, stages: tuple[str, ...], fit: Fit, data: Data
 ) -> tuple[dict, list[str]]:
-    """Evaluates and draws what is not there yet; returns the test split's line (of a model with
-    nothing to measure its step alone) and the names of the pictures.
+    """Evaluates and draws what is not there yet, with the statistics that the model says; returns
+    the test split's line (of a model with nothing to measure its step alone) and the names of the
+    pictures.
 
     Args:
         stages: of the preset; they are runs of their own, each with its curves.
     """
     workdir, step, state = Path(config.workdir), int(fit.train_state.step), fit.train_state
+    test = data.test
     model, params = system.model, state.params if state.ema is None else state.ema
     log = workdir / "metrics.jsonl"
     lines = writers.read(log) if log.exists() else []
     lines = [line for line in lines if line.get("split") == "test" and line["step"] == step]
     is_new = not lines
+
+    @functools.cache
+    def chosen(samples: bool) -> Chosen:
+        options = {"seed": config.seed, "samples": samples}
+        return choose(system, params, state.state, None, data.train, **options)
+
     if is_new and is_measurable(model):
         options = {"preprocess": system.preprocess, "seed": config.seed}
-        metrics = evaluate(model, params, state.state, test, **options)
-        lines = [{"step": step, "split": "test", **metrics}]
+        metrics = evaluate(model, params, chosen(False).state, test, **options)
+        about = {"statistics": chosen(False).about} if chosen(False).about else {}
+        lines = [{"step": step, "split": "test", **metrics, **about}]
         writers.append(log, lines[0])
     names = pictures(system, test.shape)
     if stages:
         names.remove("curves")
     if is_new or any(not (workdir / f"{name}.png").exists() for name in names):
-        trained = (model, params, state.state)
-        draw(workdir, *trained, test, system.preprocess, config.seed, system.classes, names)
+        states = (chosen(False).state, chosen(True).state)
+        draw(workdir, model, params, *states, test, system, config.seed, names)
         if stages:  # the earlier ones have been completed as runs of their own
             draw_curves(workdir / stages[-1])
     return lines[-1] if lines else {"step": step}, names
@@ -85,21 +93,21 @@ def draw(
     model: Model,
     params: Params,
     state: State,
+    state_of_samples: State,
     source: Source,
-    preprocess: Preprocess,
+    system: System,
     seed: int,
-    classes: int | None,
     names: list[str],
 ) -> None:
-    """Draws the pictures of a run into its folder."""
-    rng = jax.random.key(seed)
+    """Draws the pictures of a run into its folder; samples with a state of their own."""
+    rng, classes = jax.random.key(seed), system.classes
     count = min(64, source.size)
-    batch = preprocess(rng, source.read(np.arange(count)))
+    batch = system.preprocess(rng, source.read(np.arange(count)))
     cond = None
     if classes is not None:  # samples walk through the classes
         cond = jax.nn.one_hot(jnp.arange(64) % classes, classes)
     if "samples" in names and model.sample is not None:
-        x = model.sample(params, state, rng, 64, cond)
+        x = model.sample(params, state_of_samples, rng, 64, cond)
         plots.samples(workdir / "samples.png", np.asarray(x))
     if "reconstructions" in names:
         x_hat = verbs.reconstruct(model, params, state, batch)
@@ -145,6 +153,8 @@ def report(config: Options, test: dict, fit: Fit, names: list[str]) -> None:
     for name, note in NUMBERS.items():
         if name in test:
             print(f"  {name:<9} {test[name]:>10.2f}   {note}".rstrip())
+    if "statistics" in test:
+        print(f"  {test['statistics']}")
     if rate is not None:
         print(f"  {'images/s':<9} {rate:>10,.0f}   in training")
     print(f"\npictures in {config.workdir}: {', '.join(f'{name}.png' for name in names)}")

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 
 from jaxvae import safetensors, writers
 from jaxvae.errors import UserError, one_line
-from jaxvae.presets import record
+from jaxvae.presets import record, statistics
 from jaxvae.presets.config import System
 from jaxvae.presets.record import Saved
 from jaxvae.train import checkpoint
 from jaxvae.train.checkpoint import Checkpoints, Damaged
 from jaxvae.train.folder import read_config
+from jaxvae.train.statistics import OVER
 from jaxvae.types import Batch, Model, Params, State, Tree
 
 FILE = "model.safetensors"
@@ -25,6 +26,13 @@ class Loaded(NamedTuple):
     model: Model
     params: Params
     state: State
+
+
+class Exported(NamedTuple):
+    """The statistics that a model was exported with."""
+
+    name: str = "running"  # one of `train.statistics.STATS`
+    about: str = ""  # in words, where they are not the usual ones
 
 
 class Opened(NamedTuple):
@@ -100,6 +108,8 @@ def load(
     step: int | str = "latest",
     model: Model | None = None,
     example: Batch | None = None,
+    stats: str = "running",
+    data_dir: Path | None = None,
 ) -> Loaded:
     """Returns the model of a run with its trained parameters: `model, params, state =
     load(workdir)`.
@@ -113,11 +123,22 @@ def load(
             two stages the second's.
         model, example: for runs that `fit` made from a model of your own: that model and a batch in
             the shape of its data. Runs of the command line need neither.
+        stats: whose averages the state holds: "running", those that training left (or that were
+            exported), or re-estimated ones, "reestimated" and "reestimated-samples"
+            (`train.statistics`), for which the training data are read.
+        data_dir: where those are; default: as for training.
 
     Raises:
         UserError: where there is no run or no such checkpoint, it is damaged, or it is of another
             model.
     """
+    if stats != "running":
+        if stats not in OVER or model is not None:
+            raise UserError(
+                f"load takes stats={', '.join(('running', *OVER))}, and re-estimates those of runs of "
+                "the command line; of a model of your own use train.reestimate."
+            )
+        return with_statistics(workdir, load(workdir, step=step), stats, data_dir)[0]
     opened = None
     if model is None:
         opened = open_run(workdir)
@@ -164,14 +185,31 @@ def _load_checkpoint(workdir: Path, step: int, model: Model, example: Batch) -> 
     return Loaded(model, trees["ema"] if ema is not None else trees["params"], trees["state"])
 
 
-def export(workdir: str | Path, out: str | Path, *, step: int | str = "latest") -> tuple[int, Path]:
+def export(
+    workdir: str | Path,
+    out: str | Path,
+    *,
+    step: int | str = "latest",
+    stats: str | None = None,
+    data_dir: Path | None = None,
+) -> tuple[int, Path]:
     """Writes `out`/model.safetensors and `out`/config.json from a run; returns the step and the
     first file.
 
+    Args:
+        stats: "running", "reestimated" or "reestimated-samples": whose averages are written; default:
+            as the model says. Re-estimated ones need the training data; config.json names them.
+        data_dir: where those are; default: as for training.
+
     Raises:
-        UserError: where there is no run or no such checkpoint, and for an `out` that holds
-            something else.
+        UserError: where there is no run or no such checkpoint, for an `out` that holds something
+            else, and as `statistics.choose`.
     """
+    if stats == "batch":
+        raise UserError(
+            "statistics of each batch are in no file: export running or re-estimated ones, and say "
+            "--stats batch where the model is used."
+        )
     out = Path(out)
     if (Path(workdir) / FILE).is_file():
         raise UserError(f"{workdir} is an exported model already: copy the folder.")
@@ -179,7 +217,7 @@ def export(workdir: str | Path, out: str | Path, *, step: int | str = "latest") 
         raise UserError(f"{out} holds other files: choose an empty or new folder.")
     config = read_config(workdir)
     number = step_of(workdir, step)
-    loaded = load(workdir, step=number)
+    loaded, kept = with_statistics(workdir, load(workdir, step=number), stats, data_dir)
     metrics = checkpoints_of(workdir).meta(number)["metrics"]
     stages = open_run(workdir).saved.preset.stages
     arrays = flatten({"params": loaded.params, "state": loaded.state})
@@ -192,12 +230,36 @@ def export(workdir: str | Path, out: str | Path, *, step: int | str = "latest") 
             "config": config,
             "versions": checkpoint.versions(),
             "step": number,
+            **({"statistics": kept._asdict()} if kept.about else {}),
             "metrics": {stages[-1]: metrics} if stages else metrics,
             "parameters": sum(x.size for name, x in arrays.items() if name.startswith("params.")),
             "arrays": {name: [list(x.shape), str(x.dtype)] for name, x in arrays.items()},
         },
     )
     return number, out / FILE
+
+
+def with_statistics(
+    workdir: str | Path, loaded: Loaded, stats: str | None, data_dir: Path | None = None
+) -> tuple[Loaded, Exported]:
+    """Returns a run's model with the averages of `stats`, as for `export`, and which they are."""
+    saved, system = open_run(workdir)
+    needed = statistics.needs_data(system, loaded.state, stats)
+    train = statistics.training_data(saved.config, data_dir) if needed else None
+    trees = (loaded.params, loaded.state)
+    chosen = statistics.choose(system, *trees, stats, train, seed=saved.config.seed)
+    return loaded._replace(state=chosen.state), Exported(chosen.name, chosen.about)
+
+
+def statistics_of(workdir: str | Path) -> Exported:
+    """Returns what a folder that `jaxvae export` wrote says of its statistics; nothing of a run."""
+    if not (Path(workdir) / FILE).is_file():
+        return Exported()
+    page = Path(workdir) / "config.json"
+    try:
+        return Exported(**writers.read_json(page).get("statistics", {}))
+    except TypeError:
+        raise UserError(f"{page} is damaged: what it says of statistics cannot be read.") from None
 
 
 def _read_exported(folder: str | Path, template: Tree) -> Tree:

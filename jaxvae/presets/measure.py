@@ -26,6 +26,8 @@ class Setting(NamedTuple):
     k: int = 5000  # draws for each example of the importance-weighted bound
     lpips_net: str = "squeeze"
     weights: Path | None = None  # folder of the weights of lpips; None: where they are found
+    stats: str = "running"  # or "batch"
+    statistics: str = ""  # what protocols say of them
 
 
 def available(system: System) -> tuple[str, ...]:
@@ -34,6 +36,14 @@ def available(system: System) -> tuple[str, ...]:
     if system.model.log_prob is not None:
         return ("log_prob",)
     return ("elbo", "active_units") if system.model.terms is not None else ()
+
+
+def check(system: System, source: Source, metrics: tuple[str, ...], setting: Setting) -> None:
+    """Raises `UserError` for metrics that this model or its images do not have, before the work."""
+    if "bpd" in metrics:
+        _bits(system, source, 0.0)
+    if "lpips" in metrics:
+        lpips.check_source(source, setting.lpips_net)
 
 
 def measure(
@@ -56,8 +66,7 @@ def measure(
         UserError: for a metric that this model or its pixels do not have.
     """
     trained = (params, state)
-    if "bpd" in metrics:  # refused before the work
-        _bits(system, source, 0.0)
+    check(system, source, metrics, setting)
     looks = _looks(system, trained, source, setting, progress) if "lpips" in metrics else []
     rows = []
     if "log_prob" in metrics:
@@ -66,7 +75,7 @@ def measure(
         rows += _terms(system, trained, source, metrics, setting)
     if {"iw_nll", "bpd"} & set(metrics):
         rows += _bound(system, trained, source, metrics, setting, progress)
-    return rows + looks
+    return [{**row, "protocol": with_statistics(row["protocol"], setting)} for row in rows + looks]
 
 
 def _options(system: System, setting: Setting) -> dict[str, Any]:
@@ -77,6 +86,14 @@ def _options(system: System, setting: Setting) -> dict[str, Any]:
 def _record(metric: str, value: Any, error: float | None, source: Source, protocol: str) -> Record:
     n = source.size
     return {"metric": metric, "value": value, "error": error, "n": n, "protocol": protocol}
+
+
+def with_statistics(protocol: str, setting: Setting) -> str:
+    """Returns a protocol that also says which statistics BatchNorm had, where that is to be said."""
+    if not setting.statistics:
+        return protocol
+    of_batch = f" of {setting.batch_size}" if setting.stats == "batch" else ""
+    return f"{protocol}, {setting.statistics}{of_batch}"
 
 
 def _pixels(system: System, seed: int) -> str:
@@ -90,7 +107,10 @@ def _pixels(system: System, seed: int) -> str:
 
 def _density(system: System, trained: Trained, source: Source, setting: Setting) -> list[Record]:
     found = likelihood.per_example(
-        likelihood.make_log_prob(system.model), *trained, source, **_options(system, setting)
+        likelihood.make_log_prob(system.model, stats=setting.stats),
+        *trained,
+        source,
+        **_options(system, setting),
     )
     about = f"nats per example, exact density, {_pixels(system, setting.seed)}"
     mean = likelihood.estimate(found["log_prob"], about)
@@ -102,7 +122,10 @@ def _terms(
 ) -> list[Record]:
     rows = []
     found = likelihood.per_example(
-        likelihood.make_terms(system.model), *trained, source, **_options(system, setting)
+        likelihood.make_terms(system.model, stats=setting.stats),
+        *trained,
+        source,
+        **_options(system, setting),
     )
     for name, key in (("kl_per_dim", "kl_per_dim"), ("active_units", "mean")):
         if name in metrics and key not in found:
@@ -145,7 +168,7 @@ def _bound(
     else:
         options, k = _options(system, setting), setting.k
         values = likelihood.iw_bound(
-            system.model, *trained, source, k=k, progress=progress, **options
+            system.model, *trained, source, k=k, stats=setting.stats, progress=progress, **options
         )
         nll, error, _, _ = likelihood.estimate(-values, "")
         how = f"importance-weighted bound, K={k}"
@@ -165,7 +188,6 @@ def _looks(
 ) -> list[Record]:
     """Returns how different reconstructions look from the images."""
     (params, state), net = trained, setting.lpips_net
-    lpips.check_source(source, net)
     values = lpips.of_reconstructions(
         system.model,
         params,
@@ -173,6 +195,7 @@ def _looks(
         source,
         lpips.load(net, weights=setting.weights, heads=setting.weights),
         net=net,
+        stats=setting.stats,
         progress=progress,
         **_options(system, setting),
     )

@@ -85,7 +85,7 @@ def train(config: TwoStageVAE, system: System, data: Data, lengths: tuple[int, .
         done = int(fit_first.train_state.step)
         if known not in (None, done):
             raise _other_first(folder, known, done)
-        finish.complete(options, first, (), fit_first, data.test)
+        finish.complete(options, first, (), fit_first, data)
         print(
             f"{folder / SECOND}: {lengths[1]:,} steps on the latents of {options.workdir} at step "
             f"{done:,}"

@@ -5,7 +5,7 @@ your own.
     step      the one training step, made from any `Model`
     loop      many steps in one compiled call
     driver    the loop that both entries share: plan, engine, recorder
-    fit, ensemble, evaluate, checkpoint, recorder, folder
+    fit, ensemble, evaluate, statistics, checkpoint, recorder, folder
 
 Knows models and sources of data, no preset and no command; imported by presets and commands.
 """
@@ -15,6 +15,7 @@ from jaxvae.train.evaluate import evaluate, make_evaluator
 from jaxvae.train.fit import Fit, fit
 from jaxvae.train.plan import Phase
 from jaxvae.train.recorder import NonFinite
+from jaxvae.train.statistics import make_reestimator, reestimate
 from jaxvae.train.step import TrainState, init_state, make_eval_step, make_train_step
 
 __all__ = [
@@ -28,7 +29,9 @@ __all__ = [
     "init_state",
     "make_eval_step",
     "make_evaluator",
+    "make_reestimator",
     "make_train_step",
     "member",
+    "reestimate",
     "train_ensemble",
 ]

@@ -19,6 +19,7 @@ from jaxvae.train.evaluate import make_evaluator
 from jaxvae.train.loop import Loop, LoopState, compile_loop, empty_sums, no_bad
 from jaxvae.train.plan import Plan, Stretch
 from jaxvae.train.recorder import Recorder
+from jaxvae.train.statistics import default_stats, make_reestimator
 from jaxvae.train.step import (
     TrainState,
     groups,
@@ -61,6 +62,7 @@ class Training:
         self.augment = augment
         self.everywhere = parallel.replicated(mesh)
         self.last: dict[str, dict[str, float]] = {}  # split -> the values of its last line
+        self.rows: list[dict[str, float]] = []  # the lines of training in this phase
         self.data: dict[str, jax.Array] | None = None  # put on the devices at first use
         self.evaluators: dict[int, Callable] = {}
         for phase in plan.phases:
@@ -167,6 +169,10 @@ class Training:
             make_eval_step(phase.model),
             *(state.params, state.state, state.rng, self.examples[i], mask),
         )
+        if default_stats(phase.model, state.state) == "reestimated" and phase.model.moments:
+            jax.eval_shape(
+                phase.model.moments, state.params, state.state, state.rng, self.examples[i]
+            )
         if i == len(self.plan.phases) - 1 and best not in measured:
             raise unknown("metric for best", best, measured)
 
@@ -178,6 +184,7 @@ class Training:
 
     def enter(self, i: int, train_state: TrainState | None) -> LoopState:
         """Returns the state as phase i begins."""
+        self.rows = []
         if train_state is None:
             assert self.initial is not None  # a run is at step 0 once
             train_state, self.initial = self.initial, None
@@ -194,6 +201,8 @@ class Training:
             self.last[line["split"]] = {
                 name: value for name, value in line.items() if name not in ("step", "split")
             }
+            if line["split"] == "train" and line["step"] > self.plan.start(i):
+                self.rows.append(self.last["train"])
         return self._loop_state(restored.train_state, restored.sums)
 
     def pack(self, step: int, loop_state: LoopState) -> tuple[TrainState, Tree]:
@@ -236,7 +245,10 @@ class Training:
         rate = recorder.rate(step, self.plan.phases[i].batch_size)
         recorder.note(values, rate)
         self._say(recorder, step, "train", {**values, "images_per_s": round(rate, 1)})
+        self.rows.append(self.last["train"])
         recorder.warn("gamma", step, floored(values))
+        for number, watch in enumerate(self.plan.phases[i].model.watch):
+            recorder.warn(f"watch {number} of phase {i}", step, watch(self.rows))
         return loop_state._replace(sums=self._zeros(i))
 
     def evaluate(
@@ -249,7 +261,11 @@ class Training:
             return None
         if i not in self.evaluators:
             options = {"preprocess": phase.preprocess, "seed": self.seed, "mesh": self.mesh}
-            self.evaluators = {i: make_evaluator(phase.model, phase.valid, **options)}
+            evaluator = make_evaluator(phase.model, phase.valid, **options)
+            if default_stats(phase.model, state.state) == "reestimated":
+                of_data = make_reestimator(phase.model, self.source, **options)
+                evaluator = _after(of_data, evaluator)
+            self.evaluators = {i: evaluator}
         params = state.params if state.ema is None else state.ema
         found = self.evaluators[i](params, state.state)
         self._say(recorder, step, "valid", found)
@@ -277,6 +293,11 @@ class Training:
 
     def _loop_state(self, train_state: TrainState, sums: Tree) -> LoopState:
         return LoopState(train_state, sums, parallel.put(no_bad(sums), self.everywhere))
+
+
+def _after(reestimator: Callable, evaluator: Callable) -> Callable:
+    """Returns `evaluator` of the statistics that `reestimator` gives."""
+    return lambda params, state: evaluator(params, reestimator(params, state))
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
