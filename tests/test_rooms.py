@@ -123,6 +123,7 @@ ELSEWHERE = {  # test file -> modules of which it is the test, beside the one of
     "models/test_two_stage.py": ("models/mixture",),
     "nets/test_nets.py": ("nets/conv", "nets/mlp"),
     "nets/test_two_stage_nets.py": ("nets/infogan", "nets/resnet", "nets/wae"),
+    "presets/test_cvae.py": ("presets/conditions",),
     "presets/test_presets.py": ("presets/finish", "presets/record", "presets/run"),
     "presets/test_stages.py": (
         "presets/two_stage_options",

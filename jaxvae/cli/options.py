@@ -13,7 +13,16 @@ from jaxvae.presets.config import Count, Folder, Text, optional
 File = Annotated[Path | None, optional("FILE")]
 Run = Annotated[Positional[Path], arg(metavar="RUN")]
 Metric = Literal[
-    "elbo", "kl_per_dim", "active_units", "log_prob", "iw_nll", "bpd", "lpips", "fid", "kid"
+    "elbo",
+    "kl_per_dim",
+    "active_units",
+    "log_prob",
+    "completions",
+    "iw_nll",
+    "bpd",
+    "lpips",
+    "fid",
+    "kid",
 ]
 METRICS = get_args(Metric)
 
@@ -41,13 +50,16 @@ class _OnData(_OnRun):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample(_OnRun):
+class Sample(_OnData):
     """Draw new examples from a trained model."""
 
     n: int = 64
     """How many."""
     label: Count = None
     """Class of all of them, for a conditional model (default: one class after the other)."""
+    example: Count = None
+    """Example of the split that all of them complete, for a model that completes images (default:
+    the first eight, one after the other)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +98,11 @@ class Traverse(_OnData):
 class Evaluate(_OnData):
     """Measure a trained model: a table, and the same as JSON."""
 
-    metrics: Annotated[
-        tuple[Metric, ...] | None,
-        optional("{elbo,kl_per_dim,active_units,log_prob,iw_nll,bpd,lpips,fid,kid} ..."),
-    ] = None
-    """What to measure (default: elbo with rec and kl, and active_units; an exact log_prob)."""
+    metrics: Annotated[tuple[Metric, ...] | None, optional(f"{{{','.join(METRICS)}}} ...")] = None
+    """What to measure (default: elbo with rec and kl, and active_units; an exact log_prob;
+    completions, where images are completed)."""
+    draws: Count = None
+    """Completions of each example (completions; default: 10)."""
     k: int = 5000
     """Draws for each example of the importance-weighted bound (iw_nll, bpd)."""
     batch_size: int = 100
@@ -182,6 +194,7 @@ COMMANDS = {  # words of the command -> options, module and function
 LEAST = {  # option -> its smallest value
     "n": 1,
     "points": 2,
+    "draws": 2,
     "k": 1,
     "batch_size": 1,
     "seed": 0,

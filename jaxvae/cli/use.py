@@ -16,6 +16,7 @@ from jaxvae.cli import options
 from jaxvae.errors import UserError
 from jaxvae.metrics import fid, protocols
 from jaxvae.models import verbs
+from jaxvae.presets import conditions
 from jaxvae.presets import load as loading
 from jaxvae.presets import measure as measuring
 from jaxvae.presets.config import Options, System, source
@@ -47,16 +48,31 @@ def run_sample(args: options.Sample) -> int:
     model, params, state = trained.loaded
     verbs.need(model, "sample")
     assert model.sample is not None  # as `need` has seen
-    cond, classes = None, trained.system.classes
+    cond = _conditions(args, trained)
+    x = np.asarray(model.sample(params, state, jax.random.key(args.seed), args.n, cond))
+    return _keep(args, "samples", lambda path: plots.samples(path, x), x=x)
+
+
+def _conditions(args: options.Sample, trained: Trained) -> jax.Array | None:
+    """Returns what samples are conditioned on [n, ...]; raises `UserError` for options of models
+    that are conditioned on something else."""
+    classes, completes = trained.system.classes, trained.system.on_examples is not None
+    if args.label is not None and classes is None:
+        raise UserError("--label is for a conditional model; this one was trained without labels.")
+    for option in ("example", "split", "data_dir"):
+        if getattr(args, option) is not None and not completes:
+            raise UserError(
+                f"--{option.replace('_', '-')} is for a model that completes examples; this one "
+                "draws without any."
+            )
     if classes is not None:
         if args.label is not None and args.label >= classes:
             raise UserError(f"--label {args.label}: this model has the classes 0 to {classes - 1}.")
-        label = np.arange(args.n) % classes if args.label is None else args.label
-        cond = jax.nn.one_hot(np.broadcast_to(label, args.n), classes)
-    elif args.label is not None:
-        raise UserError("--label is for a conditional model; this one was trained without labels.")
-    x = np.asarray(model.sample(params, state, jax.random.key(args.seed), args.n, cond))
-    return _keep(args, "samples", lambda path: plots.samples(path, x), x=x)
+        return conditions.of_classes(classes, args.n, args.label)
+    if not completes:
+        return None
+    shown = conditions.SHOWN if args.example is None else 1
+    return conditions.of_examples(_batch(args, trained, shown, args.example or 0), args.n)
 
 
 def run_reconstruct(args: options.Reconstruct) -> int:
@@ -109,11 +125,14 @@ def run_evaluate(args: options.Evaluate) -> int:
             "this model has no likelihood to evaluate: ask for --metrics fid or kid, with a "
             "--protocol."
         )
+    if args.draws is not None and "completions" not in metrics:
+        raise UserError("--draws is of --metrics completions: ask for them, or leave it out.")
     split = _source(args, trained)
     start = time.perf_counter()
     progress = _Progress() if sys.stderr.isatty() else None
     folder = args.weights if args.weights is not None and args.weights.is_dir() else None
-    setting = measuring.Setting(args.seed, args.batch_size, args.k, args.lpips_net, folder)
+    draws = measuring.DRAWS if args.draws is None else args.draws
+    setting = measuring.Setting(args.seed, args.batch_size, args.k, draws, args.lpips_net, folder)
     distances, about = [], ""
     if {"fid", "kid"} & set(metrics):  # first: a protocol may be missing
         distances, about = _distances(trained, args, metrics, progress)
@@ -154,6 +173,11 @@ def _distances(
     trained: Trained, args: options.Evaluate, metrics: tuple[str, ...], progress: measuring.Progress
 ) -> tuple[list[dict[str, Any]], str]:
     """Returns a record for each of fid and kid in `metrics`, and their protocol in words."""
+    if trained.system.on_examples is not None:
+        raise UserError(
+            "fid and kid are of samples that are drawn without examples; this model completes "
+            "them: ask for --metrics completions."
+        )
     config = trained.config
     protocol = protocols.checked(args.protocol)
     if args.samples is not None:
@@ -184,6 +208,11 @@ def _with_batch(args: Any, n: int, first: int = 0) -> tuple[Trained, Batch]:
     """Returns the trained model, and up to n preprocessed examples of the split asked for, from
     number `first` on."""
     trained = open_run(args.run, args.step)
+    return trained, _batch(args, trained, n, first)
+
+
+def _batch(args: Any, trained: Trained, n: int, first: int = 0) -> Batch:
+    """Returns up to n preprocessed examples of the split asked for, from number `first` on."""
     split = _source(args, trained)
     if first >= split.size:
         raise UserError(
@@ -191,7 +220,7 @@ def _with_batch(args: Any, n: int, first: int = 0) -> tuple[Trained, Batch]:
             "from 0."
         )
     examples = split.read(np.arange(first, min(first + n, split.size)))
-    return trained, trained.system.preprocess(jax.random.key(args.seed), examples)
+    return trained.system.preprocess(jax.random.key(args.seed), examples)
 
 
 def _source(args: Any, trained: Trained) -> data.Source:

@@ -4,6 +4,7 @@
 Stands on distributions, objectives, nets and data; imported by presets, experiments and users.
 """
 
+from jaxvae.models.cvae import completion, cvae, regressor
 from jaxvae.models.flow import flow
 from jaxvae.models.gan import clip_weights, gan
 from jaxvae.models.info_vae import info_vae
@@ -18,6 +19,8 @@ from jaxvae.models.verbs import interpolate, reconstruct, traverse
 
 __all__ = [
     "clip_weights",
+    "completion",
+    "cvae",
     "fit_mixture",
     "flow",
     "gan",
@@ -28,6 +31,7 @@ __all__ = [
     "latents",
     "plain_vae",
     "reconstruct",
+    "regressor",
     "rho_vae",
     "soft_intro_vae",
     "traverse",

@@ -51,7 +51,7 @@ def traverse(
     chosen = np.argsort(-np.asarray(ranks), kind="stable")[: min(n, size)]
     z = jnp.broadcast_to(mean, (len(chosen), points, size))
     z = z.at[np.arange(len(chosen)), :, chosen].set(jnp.linspace(-width, width, points))
-    cond = None if cond is None else jnp.broadcast_to(cond, (len(chosen), cond.shape[-1]))
+    cond = None if cond is None else jnp.broadcast_to(cond, (len(chosen), *cond.shape[1:]))
     return _decode_rows(decode, params, state, z, cond), chosen
 
 

@@ -61,12 +61,14 @@ class System(NamedTuple):
     phases: Callable[[int], Any] | None = None  # (steps) -> list of Phase, whose last model is
     # `model` and whose earlier edges do not depend on steps; None: `model` all along
     classes: int | None = None  # of the labels that it is conditioned on
+    on_examples: str | None = None  # what of examples it is conditioned on, where samples need some
     latent_dim: int | None = None
     latent: str = "z"  # what it encodes to, in words
     pixels: Literal["grey", "binarised", "dequantised"] = (
         "grey"  # what its likelihood is of: grey, binarised or dequantised
     )
     likelihood: str | None = None  # family of p(x|z), where there is one
+    dims: int | None = None  # numbers of an example that it is of; None: all
 
 
 @dataclasses.dataclass(frozen=True)

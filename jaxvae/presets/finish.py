@@ -9,13 +9,13 @@ import numpy as np
 
 from jaxvae import plots, writers
 from jaxvae.data import Source
-from jaxvae.data.preprocess import Preprocess
 from jaxvae.models import verbs
 from jaxvae.presets import record
+from jaxvae.presets.conditions import of_samples
 from jaxvae.presets.config import Options, System
 from jaxvae.train import Fit, evaluate
 from jaxvae.train.step import is_measurable
-from jaxvae.types import Model, Params, State
+from jaxvae.types import Params, State
 
 NUMBERS = {  # of the test split, and which way is better
     "elbo": "up is better",
@@ -58,8 +58,7 @@ def complete(
     if stages:
         names.remove("curves")
     if is_new or any(not (workdir / f"{name}.png").exists() for name in names):
-        trained = (model, params, state.state)
-        draw(workdir, *trained, test, system.preprocess, config.seed, system.classes, names)
+        draw(workdir, system, params, state.state, test, config.seed, names)
         if stages:  # the earlier ones have been completed as runs of their own
             draw_curves(workdir / stages[-1])
     return lines[-1] if lines else {"step": step}, names
@@ -82,22 +81,18 @@ def pictures(system: System, shape: tuple[int, ...]) -> list[str]:
 
 def draw(
     workdir: Path,
-    model: Model,
+    system: System,
     params: Params,
     state: State,
     source: Source,
-    preprocess: Preprocess,
     seed: int,
-    classes: int | None,
     names: list[str],
 ) -> None:
     """Draws the pictures of a run into its folder."""
-    rng = jax.random.key(seed)
+    model, rng = system.model, jax.random.key(seed)
     count = min(64, source.size)
-    batch = preprocess(rng, source.read(np.arange(count)))
-    cond = None
-    if classes is not None:  # samples walk through the classes
-        cond = jax.nn.one_hot(jnp.arange(64) % classes, classes)
+    batch = system.preprocess(rng, source.read(np.arange(count)))
+    cond = of_samples(system, batch, 64)
     if "samples" in names and model.sample is not None:
         x = model.sample(params, state, rng, 64, cond)
         plots.samples(workdir / "samples.png", np.asarray(x))
@@ -119,7 +114,7 @@ def draw(
         side, fixed = 20, None
         z = jnp.asarray(plots.manifold_z(side), jnp.float32)
         if batch.cond is not None:
-            fixed = jnp.broadcast_to(batch.cond[:1], (side * side, batch.cond.shape[-1]))
+            fixed = jnp.broadcast_to(batch.cond[:1], (side * side, *batch.cond.shape[1:]))
         x = model.decode(params, state, z, fixed).mean
         plots.manifold(workdir / "manifold.png", np.asarray(x))
     if "curves" in names:
