@@ -17,7 +17,8 @@ from jaxvae.presets import conditions
 from jaxvae.presets.cvae import CVAE, build, optimiser
 from jaxvae.types import Batch
 
-WORDS = ["--data", "digits", "--steps", "4", "--no-progress", "--hidden", "8", "7", "6"]
+WORDS = ["--data", "digits", "--steps", "4", "--batch-size", "32", "--no-progress"]
+WORDS += ["--hidden", "8", "7", "6"]
 
 
 def train(folder, *words):
