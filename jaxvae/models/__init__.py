@@ -16,6 +16,7 @@ from jaxvae.models.soft_intro_vae import soft_intro_vae
 from jaxvae.models.two_stage import join_stages, latents, two_stage
 from jaxvae.models.vae import vae
 from jaxvae.models.verbs import interpolate, reconstruct, traverse
+from jaxvae.models.wae_gan import wae_gan
 
 __all__ = [
     "clip_weights",
@@ -37,5 +38,6 @@ __all__ = [
     "traverse",
     "two_stage",
     "vae",
+    "wae_gan",
     "with_mixture",
 ]
