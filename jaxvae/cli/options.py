@@ -72,7 +72,7 @@ class Reconstruct(_OnData):
 
 @dataclasses.dataclass(frozen=True)
 class Interpolate(_OnData):
-    """Decode the way from one example's latent to another's, a row for each pair."""
+    """Decode the way from one latent to another, of examples or of draws, a row for each pair."""
 
     n: int = 8
     """How many pairs."""

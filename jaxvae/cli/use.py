@@ -87,8 +87,15 @@ def run_reconstruct(args: options.Reconstruct) -> int:
 
 
 def run_interpolate(args: options.Interpolate) -> int:
-    """Decodes the way between pairs of examples; returns the exit code."""
-    trained, batch = _with_batch(args, 2 * args.n)
+    """Decodes the way between pairs of examples, or of draws where a model does not encode; returns
+    the exit code."""
+    trained = open_run(args.run, args.step)
+    model, params, state = trained.loaded
+    if model.encode is None and model.prior is not None:
+        x = _between_draws(args, trained)
+        return _keep(args, "interpolation", lambda path: plots.interpolation(path, x), x=x)
+    verbs.need(model, "encode", "decode")
+    batch = _batch(args, trained, 2 * args.n)
     half = len(batch.x) // 2
     if not half:
         raise UserError("an interpolation needs two examples: choose a larger --split.")
@@ -96,8 +103,23 @@ def run_interpolate(args: options.Interpolate) -> int:
         jax.tree.map(lambda v, part=part: v[part], batch)
         for part in (slice(half), slice(half, 2 * half))
     )
-    x = np.asarray(verbs.interpolate(*trained.loaded, start, end, args.points))
+    x = np.asarray(verbs.interpolate(model, params, state, start, end, args.points))
     return _keep(args, "interpolation", lambda path: plots.interpolation(path, x), x=x)
+
+
+def _between_draws(args: options.Interpolate, trained: Trained) -> np.ndarray:
+    """Returns the way between draws of the prior [n, points, ...]; raises `UserError` for options of
+    data, which it does not need."""
+    for option in ("split", "data_dir"):
+        if getattr(args, option) is not None:
+            raise UserError(
+                f"--{option.replace('_', '-')} is for a model that encodes; this one goes from "
+                "draw to draw."
+            )
+    classes, rng = trained.system.classes, jax.random.key(args.seed)
+    cond = None if classes is None else conditions.of_classes(classes, args.n)
+    x = verbs.interpolate_draws(*trained.loaded, rng, args.n, args.points, cond)
+    return np.asarray(x)
 
 
 def run_traverse(args: options.Traverse) -> int:

@@ -15,7 +15,7 @@ from jaxvae.models.rho_vae import rho_vae
 from jaxvae.models.soft_intro_vae import soft_intro_vae
 from jaxvae.models.two_stage import join_stages, latents, two_stage
 from jaxvae.models.vae import vae
-from jaxvae.models.verbs import interpolate, reconstruct, traverse
+from jaxvae.models.verbs import interpolate, interpolate_draws, reconstruct, traverse
 from jaxvae.models.wae_gan import wae_gan
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "gan",
     "info_vae",
     "interpolate",
+    "interpolate_draws",
     "intro_vae",
     "join_stages",
     "latents",

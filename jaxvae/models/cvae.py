@@ -183,7 +183,8 @@ def completion(model: Model, given: np.ndarray, condition: Net | None = None) ->
     lifted: dict[str, Any] = {
         verb: getattr(outer, verb) for verb in verbs if getattr(model, verb) is not None
     }
-    return Model(outer.init, tuple(lift(each) for each in model.objectives), **lifted)
+    objectives = tuple(lift(each) for each in model.objectives)
+    return Model(outer.init, objectives, **lifted, prior=model.prior)
 
 
 class _Outer(NamedTuple):

@@ -21,11 +21,44 @@ def interpolate(
 
     A condition stays that of `start`.
     """
-    encode, decode = both_ways(model)
+    encode, _ = both_ways(model)
     first, last = (encode(params, state, b.x, b.cond).mean for b in (start, end))
+    return between(model, params, state, first, last, points, start.cond)
+
+
+def between(
+    model: Model,
+    params: Params,
+    state: State,
+    first: Array,
+    last: Array,
+    points: int = 11,
+    cond: Array | None = None,
+) -> Array:
+    """Returns decoder means on the lines from `first` to `last` [B, D]: [B, points, ...]; a
+    condition is [B, ...]."""
+    need(model, "decode")
+    assert model.decode is not None
     t = jnp.linspace(0.0, 1.0, points)[None, :, None]
     z = (1.0 - t) * first[:, None] + t * last[:, None]
-    return _decode_rows(decode, params, state, z, start.cond)
+    return _decode_rows(model.decode, params, state, z, cond)
+
+
+def interpolate_draws(
+    model: Model,
+    params: Params,
+    state: State,
+    rng: Array,
+    rows: int,
+    points: int = 11,
+    cond: Array | None = None,
+) -> Array:
+    """Returns decoder means on lines between draws of the prior: [rows, points, ...], for a model
+    that decodes and does not encode, such as a GAN; a condition is [rows, ...]."""
+    need(model, "decode", "prior")
+    assert model.prior is not None
+    z = model.prior(rng, 2 * rows)
+    return between(model, params, state, z[:rows], z[rows:], points, cond)
 
 
 def traverse(
@@ -75,4 +108,5 @@ def need(model: Model, *verbs: str) -> None:
     """Raises `UserError` unless `model` has the functions called `verbs`."""
     for verb in verbs:
         if getattr(model, verb) is None:
-            raise UserError(f"this model does not {verb}.")
+            does = "have a prior" if verb == "prior" else verb
+            raise UserError(f"this model does not {does}.")

@@ -72,9 +72,9 @@ def pictures(system: System, shape: tuple[int, ...]) -> list[str]:
     able = {
         "samples": model.sample is not None and (is_image or shape == (2,)),
         "reconstructions": decodes and model.encode is not None,
-        "interpolation": decodes and model.encode is not None,
+        "interpolation": decodes and (model.encode is not None or model.prior is not None),
         "curves": True,
-        "manifold": decodes and system.latent_dim == 2,
+        "manifold": decodes and model.encode is not None and system.latent_dim == 2,
     }
     return [name for name, can in able.items() if can]
 
@@ -101,7 +101,12 @@ def draw(
         plots.reconstructions(
             workdir / "reconstructions.png", np.asarray(batch.x[:32]), np.asarray(x_hat[:32])
         )
-    if "interpolation" in names:
+    if "interpolation" in names and model.encode is None:
+        path = verbs.interpolate_draws(
+            model, params, state, rng, 8, cond=of_samples(system, batch, 8)
+        )
+        plots.interpolation(workdir / "interpolation.png", np.asarray(path))
+    elif "interpolation" in names:
         rows = max(1, min(8, count // 2))
         first = min(rows, count - rows)  # a single example is both ends
         start, end = (
