@@ -112,7 +112,7 @@ def test_each_room_says_what_it_is_for_and_exports_what_it_names(room):
 # ---- where each module is tested -----------------------------------------------------------------
 
 ELSEWHERE = {  # test file -> modules of which it is the test, beside the one of its name
-    "cli/test_main.py": ("cli/options", "cli/train", "presets/config", "presets/parts"),
+    "cli/test_main.py": ("cli/options", "cli/train", "presets/config"),
     "cli/test_use.py": ("cli/export", "models/verbs", "presets/load", "presets/measure"),
     "data/test_prepare.py": ("cli/doctor", "data/builders", "data/prepared", "data/fake"),
     "data/test_source.py": ("data/sets", "data/digits", "data/places"),

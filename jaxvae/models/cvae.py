@@ -83,7 +83,9 @@ def regressor(
     """
     p_of = likelihoods.likelihood(likelihood, gamma=gamma)
 
-    def predict(params: Params, cond: Array | None, rng: Array | None = None, train: bool = False):
+    def predict(
+        params: Params, cond: Array | None, rng: Array | None = None, train: bool = False
+    ) -> Any:
         cond = _need_cond(cond)
         output, _ = net.apply(params["regressor"], {}, cond, rng=rng, train=train)
         return p_of.build(params.get("likelihood"), output)

@@ -102,6 +102,8 @@ class Options:
     # optimisation
     learning_rate: float = 1e-3
     """Of Adam."""
+    lr_halve_every: Count = None
+    """Steps after which learning rates are halved, again and again (default: never)."""
     max_grad_norm: Number = None
     """Clip gradients to this norm."""
     ema_decay: Number = None
@@ -147,7 +149,7 @@ class Options:
         if self.steps is not None and self.epochs is not None:
             raise UserError("give --steps or --epochs, not both.")
         names = ("steps", "epochs", "batch_size", "accumulate", "log_every", "eval_every")
-        self.check_counts(*names, "save_every", "keep", "size", "crop")
+        self.check_counts(*names, "save_every", "keep", "size", "crop", "lr_halve_every")
         check_seed("--seed", self.seed)
         check_number("--learning-rate", self.learning_rate, above=0.0)
 

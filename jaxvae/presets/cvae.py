@@ -59,6 +59,7 @@ def build(config: CVAE, shape: tuple[int, ...], num_classes: int | None) -> Syst
 
     from jaxvae import models, nets
     from jaxvae.data import completion
+    from jaxvae.presets import parts
 
     mask = completion.given_pixels(shape, config.part, config.column)
     missing = int((~mask).sum()) * shape[-1]
@@ -73,7 +74,7 @@ def build(config: CVAE, shape: tuple[int, ...], num_classes: int | None) -> Syst
         model = models.cvae(*trio, given=mask, latent_dim=dim)
     return System(
         model,
-        optimiser(config.learning_rate, config.beta1, config.weight_decay),
+        with_decay(parts.adam(config, config.learning_rate, b1=config.beta1), config.weight_decay),
         completion.make_completion(mask, config.pixels, config.given),
         latent_dim=dim,
         pixels=config.pixels,
@@ -95,16 +96,22 @@ def _given(config: CVAE, mask: Any) -> str:
 def optimiser(learning_rate: float = 1e-3, beta1: float = 0.0, weight_decay: float = 5e-4) -> Any:
     """Returns the tutorial's Adam: weights times `weight_decay` are added to their gradient, not
     those of biases; beta1 is 0, Caffe's value where a solver leaves its momentum out."""
+    import optax
+
+    return with_decay(optax.adam(learning_rate, b1=beta1), weight_decay)
+
+
+def with_decay(tx: Any, weight_decay: float) -> Any:
+    """Returns `tx` of gradients to which weights times `weight_decay` are added; biases have none."""
     import jax
     import optax
 
     def is_weight(params: Any) -> Any:
         return jax.tree.map(lambda x: x.ndim > 1, params)
 
-    adam = optax.adam(learning_rate, b1=beta1)
     if weight_decay == 0.0:
-        return adam
-    return optax.chain(optax.add_decayed_weights(weight_decay, mask=is_weight), adam)
+        return tx
+    return optax.chain(optax.add_decayed_weights(weight_decay, mask=is_weight), tx)
 
 
 PRESET = Preset(CVAE, build)

@@ -63,6 +63,7 @@ def build(config: GAN, shape: tuple[int, ...], num_classes: int | None) -> Syste
 
     from jaxvae import models, nets
     from jaxvae.data.preprocess import make_preprocess
+    from jaxvae.presets import parts
 
     dtype = jnp.dtype(config.dtype)
     if config.net == "mlp":
@@ -74,11 +75,14 @@ def build(config: GAN, shape: tuple[int, ...], num_classes: int | None) -> Syste
     options = {name: getattr(config, name) for name in names}
     penalty = PENALTY if config.penalty is None else config.penalty
     model = models.gan(*pair, penalty=penalty, **options)
-    adam = optax.adam(config.learning_rate, b1=config.beta1)
-    tx = {"generator": adam, "discriminator": adam}
+    turns = {"generator": config.every, "discriminator": 1}
+    tx = {
+        name: parts.adam(config, config.learning_rate, every=every, b1=config.beta1)
+        for name, every in turns.items()
+    }
     if config.loss == "wgan":
         clip = models.clip_weights(CLIP if config.clip is None else config.clip)
-        tx["discriminator"] = optax.chain(adam, clip)
+        tx["discriminator"] = optax.chain(tx["discriminator"], clip)
     return System(model, tx, make_preprocess(), latent_dim=config.latent_dim)
 
 

@@ -66,7 +66,6 @@ def _adversarial(
 ) -> System:
     """Returns the WAE-GAN of these options: with alpha = 1 it has no KL."""
     import jax.numpy as jnp
-    import optax
 
     from jaxvae import models, nets
     from jaxvae.presets import parts
@@ -84,7 +83,7 @@ def _adversarial(
     tx = system.tx if isinstance(system.tx, dict) else dict.fromkeys(groups(model), system.tx)
     rate = config.adversary_learning_rate
     rate = config.learning_rate / 2 if rate is None else rate
-    return system._replace(tx={**tx, "discriminator": optax.adam(rate)})
+    return system._replace(tx={**tx, "discriminator": parts.adam(config, rate)})
 
 
 PRESET = Preset(InfoVAE, build)
