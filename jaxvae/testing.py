@@ -163,6 +163,9 @@ def _evaluation(model: Model, stats: str = "running") -> Callable[..., dict[str,
             p = model.decode(params, state, z, cond, stats=stats)
             results["x ~ decode(z)"] = distributions.sample(rng, p)
             results["log_prob(decode(z), x)"] = distributions.log_prob(p, x)
+        if model.decode is not None and model.prior is not None:
+            z = model.prior(rng, x.shape[0])
+            results["decode(prior)"] = model.decode(params, state, z, cond, stats=stats).mean
         if model.terms is not None:
             results["terms"] = model.terms(params, state, rng, batch, stats=stats)
         if model.sample is not None:
@@ -183,6 +186,7 @@ def _check_evaluation(model: Model, params: Params, state: State, rng: Array, ba
         "kl(encode(x))": (size,),
         "x ~ decode(z)": (size, *event),
         "log_prob(decode(z), x)": (size,),
+        "decode(prior)": (size, *event),
         "sample": (min(3, size), *event),
         "log_prob": (size,),
         "log_weight": (size,),

@@ -63,10 +63,7 @@ class Aux(NamedTuple):
 
 
 class Net(NamedTuple):
-    """A network as a pair of pure functions.
-
-    `jaxvae.nets.from_linen` makes one; users may bring their own.
-    """
+    """A network as a pair of pure functions: of `jaxvae.nets.from_linen`, or of your own."""
 
     init: NetInit  # (rng, x, cond=None) -> (params, state)
     apply: NetApply  # (params, state, x, *, cond=None, rng=None, train) -> (y, state)
@@ -132,6 +129,7 @@ class Model(NamedTuple):
     stats: str = "running"
     # each: (means by name that training logged, line by line) -> what is wrong and to do, or None
     watch: tuple[Callable[[Sequence[Mapping[str, float]]], str | None], ...] = ()
+    prior: Prior | None = None  # (rng, n) -> z [n, D]; of a model that decodes and does not encode
 
 
 # ---- signatures ------------------------------------------------------------------------------
@@ -185,10 +183,7 @@ class LikelihoodBuild(Protocol):
     """From a decoder's output to p(x|z)."""
 
     def __call__(self, params: Tree, output: Array, /) -> Distribution:
-        """Returns p(x|z) over x [B, ...] from the decoder's output [B, ...].
-
-        Without `init` params are None.
-        """
+        """Returns p(x|z) over x [B, ...] from the decoder's output [B, ...]; params may be None."""
         ...
 
 
@@ -198,10 +193,7 @@ class Loss(Protocol):
     def __call__(
         self, params: Params, state: State, rng: Array, batch: Batch, step: Array, carry: Any, /
     ) -> tuple[Array, Aux]:
-        """Returns the loss of each example [B], to minimise, and what it hands on.
-
-        A coupled loss is of the batch: [].
-        """
+        """Returns the loss to minimise, [B] (of a coupled one []), and what it hands on."""
         ...
 
 
@@ -289,6 +281,14 @@ class LogProb(Protocol):
         stats: str = "running",
     ) -> Array:
         """Returns log p(x) [B], in nats."""
+        ...
+
+
+class Prior(Protocol):
+    """Draws of latents."""
+
+    def __call__(self, rng: Array, n: int, /) -> Array:
+        """Returns z ~ p(z) [n, D]."""
         ...
 
 

@@ -93,6 +93,7 @@ EXPERIMENTS = sorted(p.parent.name for p in (ROOT / "experiments").glob("*/__mai
 # Experiments of many cells that take minutes together: a few that differ. `make torture` runs them
 # all.
 A_FEW = {
+    "tutorial": ["proof/logistic/*", "mnist/column/regressor"],
     "rho_vae": ["mnist/vanilla/ar1-released", "mnist/info/ar1-paper"],
     "two_stage": [
         "toy_curve/*"

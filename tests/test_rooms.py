@@ -113,7 +113,7 @@ def test_each_room_says_what_it_is_for_and_exports_what_it_names(room):
 # ---- where each module is tested -----------------------------------------------------------------
 
 ELSEWHERE = {  # test file -> modules of which it is the test, beside the one of its name
-    "cli/test_main.py": ("cli/options", "cli/train", "presets/config", "presets/parts"),
+    "cli/test_main.py": ("cli/options", "cli/train", "presets/config"),
     "cli/test_use.py": ("cli/evaluate", "cli/export", "presets/load", "presets/measure"),
     "data/test_prepare.py": ("cli/doctor", "data/builders", "data/prepared", "data/fake"),
     "data/test_source.py": ("data/sets", "data/digits", "data/places"),
@@ -124,6 +124,7 @@ ELSEWHERE = {  # test file -> modules of which it is the test, beside the one of
     "models/test_two_stage.py": ("models/mixture",),
     "nets/test_nets.py": ("nets/conv", "nets/mlp"),
     "nets/test_two_stage_nets.py": ("nets/infogan", "nets/resnet", "nets/wae"),
+    "presets/test_cvae.py": ("presets/conditions",),
     "presets/test_presets.py": ("presets/finish", "presets/record", "presets/run"),
     "presets/test_stages.py": ("presets/two_stage_options", "presets/two_stage_vae", "presets/vae"),
     "presets/test_introspective.py": ("presets/intro_vae", "presets/soft_intro_vae"),

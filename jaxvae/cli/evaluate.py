@@ -10,7 +10,7 @@ import numpy as np
 from jaxvae import data, writers
 from jaxvae.cli import options
 from jaxvae.cli.use import Trained, chosen, open_run, save_npz, source_of
-from jaxvae.errors import UserError
+from jaxvae.errors import UserError, check_count
 from jaxvae.metrics import fid, ood, protocols
 from jaxvae.presets import detect as detecting
 from jaxvae.presets import measure as measuring
@@ -27,9 +27,22 @@ def run_evaluate(args: options.Evaluate) -> int:
             "this model has no likelihood to evaluate: ask for --metrics fid or kid, with a "
             "--protocol."
         )
+    if args.draws is not None and not {"auroc", "completions"} & set(metrics):
+        raise UserError(
+            "--draws is of --metrics auroc and completions: ask for one of them, or leave it out."
+        )
+    if args.draws is not None and "completions" in metrics:
+        check_count("--draws", args.draws, 2)
     split = source_of(args, trained)
     folder = args.weights if args.weights is not None and args.weights.is_dir() else None
-    setting = measuring.Setting(args.seed, args.batch_size, args.k, args.lpips_net, folder)
+    setting = measuring.Setting(
+        args.seed,
+        args.batch_size,
+        args.k,
+        draws=args.draws or measuring.DRAWS,
+        lpips_net=args.lpips_net,
+        weights=folder,
+    )
     measuring.check(trained.system, split, metrics, setting)
     sets = _sets(args, trained, split) if "auroc" in metrics else None
     start = time.perf_counter()
@@ -108,6 +121,11 @@ def _distances(
     trained: Trained, args: options.Evaluate, metrics: tuple[str, ...], progress: measuring.Progress
 ) -> tuple[list[dict[str, Any]], str]:
     """Returns a record for each of fid and kid in `metrics`, and their protocol in words."""
+    if trained.system.on_examples is not None:
+        raise UserError(
+            "fid and kid are of samples that are drawn without examples; this model completes "
+            "them: ask for --metrics completions."
+        )
     protocol = protocols.checked(args.protocol)
     if args.samples is not None:
         protocol = protocol.with_samples(args.samples)

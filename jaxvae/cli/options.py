@@ -17,6 +17,7 @@ Metric = Literal[
     "kl_per_dim",
     "active_units",
     "log_prob",
+    "completions",
     "iw_nll",
     "bpd",
     "lpips",
@@ -58,13 +59,16 @@ class _OnData(_OnRun):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample(_Stats, _OnRun):
+class Sample(_Stats, _OnData):
     """Draw new examples from a trained model."""
 
     n: int = 64
     """How many."""
     label: Count = None
     """Class of all of them, for a conditional model (default: one class after the other)."""
+    example: Count = None
+    """Example of the split that all of them complete, for a model that completes images (default:
+    the first eight, one after the other)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Reconstruct(_Stats, _OnData):
 
 @dataclasses.dataclass(frozen=True)
 class Interpolate(_Stats, _OnData):
-    """Decode the way from one example's latent to another's, a row for each pair."""
+    """Decode the way from one latent to another, of examples or of draws, a row for each pair."""
 
     n: Count = None
     """How many pairs (default: 8)."""
@@ -106,7 +110,8 @@ class Evaluate(_OnData):
     """Measure a trained model: a table, and the same as JSON."""
 
     metrics: Annotated[tuple[Metric, ...] | None, optional(f"{{{','.join(METRICS)}}} ...")] = None
-    """What to measure (default: elbo with rec and kl, and active_units; an exact log_prob)."""
+    """What to measure (default: elbo with rec and kl, and active_units; an exact log_prob;
+    completions, where images are completed)."""
     k: int = 5000
     """Draws for each example of the importance-weighted bound (iw_nll, bpd)."""
     batch_size: int = 100
@@ -131,7 +136,8 @@ class Evaluate(_OnData):
     convert: bool = False
     """Of auroc: give those images the size and the channels of the model's own."""
     draws: Count = None
-    """Of auroc: draws for each example of the importance-weighted score (default: 5)."""
+    """For each example: of auroc, those of the importance-weighted score (default: 5); of
+    completions, how many (default: 10)."""
     gamma: Number = None
     """Of auroc: variance of the decoder to score with (default: the model's own)."""
 
@@ -228,7 +234,7 @@ LEAST = {  # option -> its smallest value
     "samples": 2,
     "draws": 1,
 }
-OF_AUROC = ("out_data", "out_split", "convert", "draws", "gamma")
+OF_AUROC = ("out_data", "out_split", "convert", "gamma")
 
 
 def check(options: Any) -> None:

@@ -13,8 +13,8 @@ from jaxvae import data, plots, writers
 from jaxvae.cli import options
 from jaxvae.errors import UserError
 from jaxvae.models import verbs
+from jaxvae.presets import conditions, statistics
 from jaxvae.presets import load as loading
-from jaxvae.presets import statistics
 from jaxvae.presets.config import Options, System, source
 from jaxvae.presets.load import Exported, Loaded
 from jaxvae.presets.statistics import Chosen
@@ -68,18 +68,32 @@ def run_sample(args: options.Sample) -> int:
     model, params, _ = trained.loaded
     verbs.need(model, "sample")
     assert model.sample is not None  # as `need` has seen
-    cond, classes = None, trained.system.classes
-    if classes is not None:
-        if args.label is not None and args.label >= classes:
-            raise UserError(f"--label {args.label}: this model has the classes 0 to {classes - 1}.")
-        label = np.arange(args.n) % classes if args.label is None else args.label
-        cond = jax.nn.one_hot(np.broadcast_to(label, args.n), classes)
-    elif args.label is not None:
-        raise UserError("--label is for a conditional model; this one was trained without labels.")
+    cond = _conditions(args, trained)
     _, state, stats, _ = chosen(trained, args.stats, args.data_dir, samples=True)
     rng = jax.random.key(args.seed)
     x = np.asarray(model.sample(params, state, rng, args.n, cond, stats=stats))
     return _keep(args, "samples", lambda path: plots.samples(path, x), x=x)
+
+
+def _conditions(args: options.Sample, trained: Trained) -> jax.Array | None:
+    """Returns what samples are conditioned on [n, ...]; raises `UserError` for options of models
+    that are conditioned on something else."""
+    classes, completes = trained.system.classes, trained.system.on_examples is not None
+    if args.label is not None and classes is None:
+        raise UserError("--label is for a conditional model; this one was trained without labels.")
+    for option in ("example", "split"):
+        if getattr(args, option) is not None and not completes:
+            raise UserError(
+                f"--{option} is for a model that completes examples; this one draws without any."
+            )
+    if classes is not None:
+        if args.label is not None and args.label >= classes:
+            raise UserError(f"--label {args.label}: this model has the classes 0 to {classes - 1}.")
+        return conditions.of_classes(classes, args.n, args.label)
+    if not completes:
+        return None
+    shown = conditions.SHOWN if args.example is None else 1
+    return conditions.of_examples(_batch(args, trained, shown, args.example or 0), args.n)
 
 
 def run_reconstruct(args: options.Reconstruct) -> int:
@@ -95,11 +109,16 @@ def run_reconstruct(args: options.Reconstruct) -> int:
 
 
 def run_interpolate(args: options.Interpolate) -> int:
-    """Decodes the way between pairs of examples, or the square between four; returns the exit
-    code."""
+    """Decodes the way between pairs of examples, or of draws where a model does not encode, or the
+    square between four examples; returns the exit code."""
     if args.square:
         return _interpolate_square(args)
-    loaded, batch, stats = _with_batch(args, 2 * (args.n or 8))
+    trained, points = open_run(args.run, args.step), args.points or 11
+    model = trained.loaded.model
+    if model.encode is None and model.prior is not None:
+        x = _between_draws(args, trained, points)
+        return _keep(args, "interpolation", lambda path: plots.interpolation(path, x), x=x)
+    loaded, batch, stats = _with_batch(args, 2 * (args.n or 8), trained=trained)
     half = len(batch.x) // 2
     if not half:
         raise UserError("an interpolation needs two examples: choose a larger --split.")
@@ -107,7 +126,7 @@ def run_interpolate(args: options.Interpolate) -> int:
         jax.tree.map(lambda v, part=part: v[part], batch)
         for part in (slice(half), slice(half, 2 * half))
     )
-    x = np.asarray(verbs.interpolate(*loaded, start, end, args.points or 11, stats=stats))
+    x = np.asarray(verbs.interpolate(*loaded, start, end, points, stats=stats))
     return _keep(args, "interpolation", lambda path: plots.interpolation(path, x), x=x)
 
 
@@ -115,6 +134,22 @@ def _interpolate_square(args: options.Interpolate) -> int:
     loaded, batch, stats = _with_batch(args, 4)
     x = np.asarray(verbs.interpolate_square(*loaded, batch, args.points or 8, stats=stats))
     return _keep(args, "square", lambda path: plots.interpolation(path, x), x=x)
+
+
+def _between_draws(args: options.Interpolate, trained: Trained, points: int) -> np.ndarray:
+    """Returns the way between draws of the prior [n, points, ...]; raises `UserError` for options of
+    data, which it does not need."""
+    if args.split is not None:
+        raise UserError(
+            "--split is for a model that encodes; this one goes from draw to draw: leave it out."
+        )
+    classes, rows = trained.system.classes, args.n or 8
+    cond = None if classes is None else conditions.of_classes(classes, rows)
+    model, params, _ = trained.loaded
+    _, state, stats, _ = chosen(trained, args.stats, args.data_dir, samples=True)
+    rng = jax.random.key(args.seed)
+    x = verbs.interpolate_draws(model, params, state, rng, rows, points, cond, stats=stats)
+    return np.asarray(x)
 
 
 def run_traverse(args: options.Traverse) -> int:
@@ -141,6 +176,13 @@ def _with_batch(
     """Returns the trained model with the statistics asked for, up to n preprocessed examples of the
     split asked for, from number `first` on, and the mode of the statistics."""
     trained = trained or open_run(args.run, args.step)
+    batch = _batch(args, trained, n, first)
+    _, state, stats, _ = chosen(trained, args.stats, args.data_dir)
+    return trained.loaded._replace(state=state), batch, stats
+
+
+def _batch(args: Any, trained: Trained, n: int, first: int = 0) -> Batch:
+    """Returns up to n preprocessed examples of the split asked for, from number `first` on."""
     split = source_of(args, trained)
     if first >= split.size:
         raise UserError(
@@ -148,9 +190,7 @@ def _with_batch(
             "from 0."
         )
     examples = split.read(np.arange(first, min(first + n, split.size)))
-    _, state, stats, _ = chosen(trained, args.stats, args.data_dir)
-    batch = trained.system.preprocess(jax.random.key(args.seed), examples)
-    return trained.loaded._replace(state=state), batch, stats
+    return trained.system.preprocess(jax.random.key(args.seed), examples)
 
 
 def source_of(args: Any, trained: Trained) -> data.Source:

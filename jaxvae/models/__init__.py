@@ -4,6 +4,7 @@
 Stands on distributions, objectives, nets and data; imported by presets, experiments and users.
 """
 
+from jaxvae.models.cvae import completion, cvae, regressor
 from jaxvae.models.flow import flow
 from jaxvae.models.gan import clip_weights, gan
 from jaxvae.models.info_vae import info_vae
@@ -16,15 +17,25 @@ from jaxvae.models.rho_vae import rho_vae
 from jaxvae.models.soft_intro_vae import soft_intro_vae
 from jaxvae.models.two_stage import join_stages, latents, two_stage
 from jaxvae.models.vae import vae
-from jaxvae.models.verbs import interpolate, interpolate_square, reconstruct, traverse
+from jaxvae.models.verbs import (
+    interpolate,
+    interpolate_draws,
+    interpolate_square,
+    reconstruct,
+    traverse,
+)
+from jaxvae.models.wae_gan import wae_gan
 
 __all__ = [
     "clip_weights",
+    "completion",
+    "cvae",
     "fit_mixture",
     "flow",
     "gan",
     "info_vae",
     "interpolate",
+    "interpolate_draws",
     "interpolate_square",
     "intro_vae",
     "join_stages",
@@ -32,11 +43,13 @@ __all__ = [
     "latents",
     "plain_vae",
     "reconstruct",
+    "regressor",
     "rho_vae",
     "soft_intro_vae",
     "traverse",
     "two_stage",
     "vae",
+    "wae_gan",
     "with_mixture",
     "with_prior",
 ]

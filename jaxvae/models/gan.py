@@ -35,6 +35,20 @@ from jaxvae.models.vae import use_batch
 from jaxvae.types import Array, Aux, Batch, Model, Net, Objective, Params, State, Tree
 
 
+class Generated(NamedTuple):
+    """What a generator makes of z: all mass at one x, which has no density."""
+
+    mean: Array  # [B, ...]
+
+    def sample(self, rng: Array) -> Array:
+        """Returns the mean, the same at every draw."""
+        return self.mean
+
+    def log_prob(self, x: Array) -> Array:
+        """Raises `UserError`."""
+        raise UserError("a generator gives no density: a GAN has no likelihood to evaluate.")
+
+
 class Losses(NamedTuple):
     """What is minimised, per example, of the discriminator's outputs [B]."""
 
@@ -113,7 +127,7 @@ def gan(
         same_noise: whether both losses of a step have the same z; else each draws its own.
 
     Returns:
-        A `Model` that samples: no density and no encoder. Its metrics are `generator_loss`,
+        A `Model` that samples and decodes (`Generated`): no density and no encoder. Its metrics are `generator_loss`,
         `discriminator_loss` and its parts `real_loss` and `fake_loss`, `penalty` (without its
         weight), and the mean outputs `on_real` and `on_fake`. Where data and fakes cannot be told
         apart, ns has 2 ln 2 and ln 2.
@@ -150,7 +164,7 @@ def gan(
     }
     order = NETS if first == "generator" else NETS[::-1]
     ordered = tuple(objectives[name]._replace(name=f"{name}_loss") for name in order)
-    return Model(game.init, ordered, sample=game.sample)
+    return Model(game.init, ordered, decode=game.decode, sample=game.sample, prior=game.draw)
 
 
 def _check_names(**names: str) -> None:
@@ -309,6 +323,10 @@ class _Game(NamedTuple):
             metrics["penalty"], state = gradient_penalty(critic, x + u * (fake - x), self.root)
             value = value + self.penalty * metrics["penalty"]
         return value, Aux(state, metrics, z if self.shares == "discriminator" else None)
+
+    def decode(self, params, state, z, cond=None, *, stats="running") -> Generated:
+        """Returns all mass at G(z) [B, ...]."""
+        return Generated(self.generate(params, state, z, cond, train=use_batch(stats))[0])
 
     def sample(self, params, state, rng, n, cond=None, *, stats="running") -> Array:
         """Returns G(z) [n, ...]."""

@@ -2,6 +2,7 @@
 "running" or "batch"."""
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,11 +34,49 @@ def interpolate(
 
     A condition stays that of `start`.
     """
-    encode, decode = both_ways(model, stats)
+    encode, _ = both_ways(model, stats)
     first, last = (encode(params, state, b.x, b.cond).mean for b in (start, end))
+    return between(model, params, state, first, last, points, start.cond, stats=stats)
+
+
+def between(
+    model: Model,
+    params: Params,
+    state: State,
+    first: Array,
+    last: Array,
+    points: int = 11,
+    cond: Array | None = None,
+    *,
+    stats: str = "running",
+) -> Array:
+    """Returns decoder means on the lines from `first` to `last` [B, D]: [B, points, ...]; a
+    condition is [B, ...]."""
+    need(model, "decode")
+    assert model.decode is not None
+    decode = _with_stats(model.decode, stats)
     t = jnp.linspace(0.0, 1.0, points)[None, :, None]
     z = (1.0 - t) * first[:, None] + t * last[:, None]
-    return _decode_rows(decode, params, state, z, start.cond)
+    return _decode_rows(decode, params, state, z, cond)
+
+
+def interpolate_draws(
+    model: Model,
+    params: Params,
+    state: State,
+    rng: Array,
+    rows: int,
+    points: int = 11,
+    cond: Array | None = None,
+    *,
+    stats: str = "running",
+) -> Array:
+    """Returns decoder means on lines between draws of the prior: [rows, points, ...], for a model
+    that decodes and does not encode, such as a GAN; a condition is [rows, ...]."""
+    need(model, "decode", "prior")
+    assert model.prior is not None
+    z = model.prior(rng, 2 * rows)
+    return between(model, params, state, z[:rows], z[rows:], points, cond, stats=stats)
 
 
 def interpolate_square(
@@ -74,7 +113,7 @@ def interpolate_square(
     ends = jnp.stack([1.0 - t, t])
     z = jnp.einsum("ai,bj,abd->ijd", ends, ends, z.reshape(2, 2, -1))
     cond = corners.cond
-    cond = None if cond is None else jnp.broadcast_to(cond[:1], (points, cond.shape[-1]))
+    cond = None if cond is None else jnp.broadcast_to(cond[:1], (points, *cond.shape[1:]))
     return _decode_rows(decode, params, state, z, cond)
 
 
@@ -103,7 +142,7 @@ def traverse(
     chosen = np.argsort(-np.asarray(ranks), kind="stable")[: min(n, size)]
     z = jnp.broadcast_to(mean, (len(chosen), points, size))
     z = z.at[np.arange(len(chosen)), :, chosen].set(jnp.linspace(-width, width, points))
-    cond = None if cond is None else jnp.broadcast_to(cond, (len(chosen), cond.shape[-1]))
+    cond = None if cond is None else jnp.broadcast_to(cond, (len(chosen), *cond.shape[1:]))
     return _decode_rows(decode, params, state, z, cond), chosen
 
 
@@ -121,15 +160,17 @@ def both_ways(model: Model, stats: str = "running") -> tuple[Encode, Decode]:
     is missing."""
     need(model, "encode", "decode")
     assert model.encode is not None and model.decode is not None
-    if stats == "running":
-        return model.encode, model.decode
-    return functools.partial(model.encode, stats=stats), functools.partial(
-        model.decode, stats=stats
-    )
+    return _with_stats(model.encode, stats), _with_stats(model.decode, stats)
+
+
+def _with_stats(function: Any, stats: str) -> Any:
+    """Returns an evaluation function of a model with these statistics."""
+    return function if stats == "running" else functools.partial(function, stats=stats)
 
 
 def need(model: Model, *verbs: str) -> None:
     """Raises `UserError` unless `model` has the functions called `verbs`."""
     for verb in verbs:
         if getattr(model, verb) is None:
-            raise UserError(f"this model does not {verb}.")
+            does = "have a prior" if verb == "prior" else verb
+            raise UserError(f"this model does not {does}.")

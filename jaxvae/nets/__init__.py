@@ -5,6 +5,7 @@ presets, experiments and users. A net of your own needs none of this: any pair o
 """
 
 from jaxvae.nets.conv import conv_decoder, conv_encoder
+from jaxvae.nets.doersch import completion_nets, completion_regressor, tutorial_vae
 from jaxvae.nets.gan import infogan_gan, mlp_gan
 from jaxvae.nets.infogan import infogan
 from jaxvae.nets.intro import intro
@@ -17,6 +18,8 @@ from jaxvae.nets.rho import rho_nets
 from jaxvae.nets.wae import wae
 
 __all__ = [
+    "completion_nets",
+    "completion_regressor",
     "conv_decoder",
     "conv_encoder",
     "coupling",
@@ -31,5 +34,6 @@ __all__ = [
     "resnet",
     "rho_nets",
     "second_stage",
+    "tutorial_vae",
     "wae",
 ]

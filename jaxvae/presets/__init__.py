@@ -3,6 +3,7 @@
     config     what a preset is, and the options that all or most have
     vae, ...   one preset each
     parts      nets and optimisers that several build
+    conditions what samples are conditioned on
     record     options as config.json and as a command line
     run        a run of a preset; stages: one of two stages
     finish     pictures and held-out numbers of a finished run
@@ -13,6 +14,7 @@ command line knows of them: a preset of your own is one more entry.
 """
 
 from jaxvae.presets import (
+    cvae,
     flow,
     gan,
     info_vae,
@@ -33,4 +35,5 @@ PRESETS: dict[str, Preset] = {
     "intro_vae": intro_vae.PRESET,
     "gan": gan.PRESET,
     "flow": flow.PRESET,
+    "cvae": cvae.PRESET,
 }

@@ -71,12 +71,14 @@ class System(NamedTuple):
     # of Phase, whose last model is `model` and whose earlier edges do not depend on steps; None:
     # `model` all along
     classes: int | None = None  # of the labels that it is conditioned on
+    on_examples: str | None = None  # what of examples it is conditioned on, where samples need some
     latent_dim: int | None = None
     latent: str = "z"  # what it encodes to, in words
     pixels: Literal["grey", "binarised", "dequantised"] = (
         "grey"  # what its likelihood is of: grey, binarised or dequantised
     )
     likelihood: str | None = None  # family of p(x|z), where there is one
+    dims: int | None = None  # numbers of an example that it is of; None: all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +115,8 @@ class Options:
     # optimisation
     learning_rate: float = 1e-3
     """Of Adam."""
+    lr_halve_every: Count = None
+    """Steps after which learning rates are halved, again and again (default: never)."""
     max_grad_norm: Number = None
     """Clip gradients to this norm."""
     ema_decay: Number = None
@@ -158,7 +162,7 @@ class Options:
         if self.steps is not None and self.epochs is not None:
             raise UserError("give --steps or --epochs, not both.")
         names = ("steps", "epochs", "batch_size", "accumulate", "log_every", "eval_every")
-        self.check_counts(*names, "save_every", "keep", "size", "crop")
+        self.check_counts(*names, "save_every", "keep", "size", "crop", "lr_halve_every")
         check_seed("--seed", self.seed)
         check_number("--learning-rate", self.learning_rate, above=0.0)
 

@@ -12,11 +12,12 @@ from jaxvae import plots, writers
 from jaxvae.data import Source
 from jaxvae.models import verbs
 from jaxvae.presets import record
+from jaxvae.presets.conditions import of_samples
 from jaxvae.presets.config import Data, Options, System
 from jaxvae.presets.statistics import Chosen, choose
 from jaxvae.train import Fit, evaluate
 from jaxvae.train.step import is_measurable
-from jaxvae.types import Model, Params, State
+from jaxvae.types import Params, State
 
 NUMBERS = {  # of the test split, and which way is better
     "elbo": "up is better",
@@ -67,7 +68,7 @@ def complete(
         names.remove("curves")
     if is_new or any(not (workdir / f"{name}.png").exists() for name in names):
         states = (chosen(False).state, chosen(True).state)
-        draw(workdir, model, params, *states, test, system, config.seed, names)
+        draw(workdir, system, params, *states, test, config.seed, names)
         if stages:  # the earlier ones have been completed as runs of their own
             draw_curves(workdir / stages[-1])
     return lines[-1] if lines else {"step": step}, names
@@ -81,31 +82,28 @@ def pictures(system: System, shape: tuple[int, ...]) -> list[str]:
     able = {
         "samples": model.sample is not None and (is_image or shape == (2,)),
         "reconstructions": decodes and model.encode is not None,
-        "interpolation": decodes and model.encode is not None,
+        "interpolation": decodes and (model.encode is not None or model.prior is not None),
         "curves": True,
-        "manifold": decodes and system.latent_dim == 2,
+        "manifold": decodes and model.encode is not None and system.latent_dim == 2,
     }
     return [name for name, can in able.items() if can]
 
 
 def draw(
     workdir: Path,
-    model: Model,
+    system: System,
     params: Params,
     state: State,
     state_of_samples: State,
     source: Source,
-    system: System,
     seed: int,
     names: list[str],
 ) -> None:
     """Draws the pictures of a run into its folder; samples with a state of their own."""
-    rng, classes = jax.random.key(seed), system.classes
+    model, rng = system.model, jax.random.key(seed)
     count = min(64, source.size)
     batch = system.preprocess(rng, source.read(np.arange(count)))
-    cond = None
-    if classes is not None:  # samples walk through the classes
-        cond = jax.nn.one_hot(jnp.arange(64) % classes, classes)
+    cond = of_samples(system, batch, 64)
     if "samples" in names and model.sample is not None:
         x = model.sample(params, state_of_samples, rng, 64, cond)
         plots.samples(workdir / "samples.png", np.asarray(x))
@@ -114,7 +112,11 @@ def draw(
         plots.reconstructions(
             workdir / "reconstructions.png", np.asarray(batch.x[:32]), np.asarray(x_hat[:32])
         )
-    if "interpolation" in names:
+    if "interpolation" in names and model.encode is None:
+        cond = of_samples(system, batch, 8)
+        path = verbs.interpolate_draws(model, params, state_of_samples, rng, 8, cond=cond)
+        plots.interpolation(workdir / "interpolation.png", np.asarray(path))
+    elif "interpolation" in names:
         rows = max(1, min(8, count // 2))
         first = min(rows, count - rows)  # a single example is both ends
         start, end = (
@@ -127,7 +129,7 @@ def draw(
         side, fixed = 20, None
         z = jnp.asarray(plots.manifold_z(side), jnp.float32)
         if batch.cond is not None:
-            fixed = jnp.broadcast_to(batch.cond[:1], (side * side, batch.cond.shape[-1]))
+            fixed = jnp.broadcast_to(batch.cond[:1], (side * side, *batch.cond.shape[1:]))
         x = model.decode(params, state, z, fixed).mean
         plots.manifold(workdir / "manifold.png", np.asarray(x))
     if "curves" in names:

@@ -25,7 +25,6 @@ class Flow(Options):
 def build(config: Flow, shape: tuple[int, ...], num_classes: int | None) -> System:
     """Returns the flow of these options, for data of `shape` [H, W, C] or [n]."""
     import jax.numpy as jnp
-    import optax
 
     from jaxvae import models, nets
     from jaxvae.data.preprocess import make_preprocess
@@ -34,7 +33,7 @@ def build(config: Flow, shape: tuple[int, ...], num_classes: int | None) -> Syst
     alpha = config.alpha if config.pixels == "dequantised" else None
     net = nets.coupling(shape, hidden=config.hidden, dtype=jnp.dtype(config.dtype))
     model = models.flow(net, shape, couplings=config.couplings, alpha=alpha)
-    tx = optax.adam(config.learning_rate)
+    tx = parts.adam(config, config.learning_rate)
     preprocess, augment = make_preprocess(config.pixels), parts.augmentation(config)
     return System(model, tx, preprocess, augment, pixels=config.pixels)
 

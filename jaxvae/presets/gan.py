@@ -75,11 +75,14 @@ def build(config: GAN, shape: tuple[int, ...], num_classes: int | None) -> Syste
     options = {name: getattr(config, name) for name in names}
     penalty = PENALTY if config.penalty is None else config.penalty
     model = models.gan(*pair, penalty=penalty, **options)
-    adam = optax.adam(config.learning_rate, b1=config.beta1)
-    tx = {"generator": adam, "discriminator": adam}
+    turns = {"generator": config.every, "discriminator": 1}
+    tx = {
+        name: parts.adam(config, config.learning_rate, every=every, b1=config.beta1)
+        for name, every in turns.items()
+    }
     if config.loss == "wgan":
         clip = models.clip_weights(CLIP if config.clip is None else config.clip)
-        tx["discriminator"] = optax.chain(adam, clip)
+        tx["discriminator"] = optax.chain(tx["discriminator"], clip)
     augment = parts.augmentation(config)
     return System(model, tx, make_preprocess(), augment, latent_dim=config.latent_dim)
 

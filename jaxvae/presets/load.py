@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxvae import safetensors, writers
 from jaxvae.errors import UserError, one_line
 from jaxvae.presets import record, statistics
+from jaxvae.presets.conditions import example_like
 from jaxvae.presets.config import System
 from jaxvae.presets.record import Saved
 from jaxvae.train import checkpoint
@@ -158,13 +159,8 @@ def load(
 
 def _example(opened: Opened) -> Batch:
     """Returns a batch in the shape of the run's data, which holds no arrays."""
-    classes = opened.system.classes
-
-    def example() -> Batch:
-        cond = None if classes is None else jnp.zeros((2, classes))
-        return Batch(jnp.zeros((2, *opened.saved.shape)), cond)
-
-    return jax.eval_shape(example)
+    _, _, shape, num_classes = opened.saved
+    return example_like(opened.system.preprocess, shape, num_classes)
 
 
 def _load_checkpoint(workdir: Path, step: int, model: Model, example: Batch) -> Loaded:

@@ -9,13 +9,14 @@ import numpy as np
 
 from jaxvae.data import Source
 from jaxvae.errors import UserError
-from jaxvae.metrics import likelihood, lpips
+from jaxvae.metrics import completion, likelihood, lpips
 from jaxvae.presets.config import System
 from jaxvae.types import Params, State
 
 Record = dict[str, Any]  # metric, value, error, n, protocol
 Trained = tuple[Params, State]
 Progress = Callable[[int, int], None] | None
+DRAWS = 10
 
 
 class Setting(NamedTuple):
@@ -24,6 +25,7 @@ class Setting(NamedTuple):
     seed: int = 0
     batch_size: int = 100
     k: int = 5000  # draws for each example of the importance-weighted bound
+    draws: int = DRAWS  # completions of each example
     lpips_net: str = "squeeze"
     weights: Path | None = None  # folder of the weights of lpips; None: where they are found
     stats: str = "running"  # or "batch"
@@ -33,9 +35,10 @@ class Setting(NamedTuple):
 def available(system: System) -> tuple[str, ...]:
     """Returns the metrics that a model is measured by where nobody asks for others; none for a
     model without any likelihood."""
+    completions = () if system.on_examples is None else ("completions",)
     if system.model.log_prob is not None:
-        return ("log_prob",)
-    return ("elbo", "active_units") if system.model.terms is not None else ()
+        return ("log_prob", *completions)
+    return ("elbo", "active_units", *completions) if system.model.terms is not None else ()
 
 
 def check(system: System, source: Source, metrics: tuple[str, ...], setting: Setting) -> None:
@@ -59,7 +62,8 @@ def measure(
     `kid` are not among them.
 
     Args:
-        metrics: of log_prob, elbo (with rec and kl), kl_per_dim, active_units, iw_nll, bpd, lpips.
+        metrics: of log_prob, elbo (with rec and kl), kl_per_dim, active_units, completions (best_of_k,
+            mean_error and diversity), iw_nll, bpd, lpips.
         progress: called as (examples done, examples in all) where it takes long.
 
     Raises:
@@ -69,10 +73,14 @@ def measure(
     check(system, source, metrics, setting)
     looks = _looks(system, trained, source, setting, progress) if "lpips" in metrics else []
     rows = []
+    if "completions" in metrics and system.on_examples is None:
+        raise UserError("completions are of a model that completes examples, which this does not.")
     if "log_prob" in metrics:
         rows += _density(system, trained, source, setting)
     if {"elbo", "kl_per_dim", "active_units"} & set(metrics):
         rows += _terms(system, trained, source, metrics, setting)
+    if "completions" in metrics:
+        rows += _completions(system, trained, source, setting)
     if {"iw_nll", "bpd"} & set(metrics):
         rows += _bound(system, trained, source, metrics, setting, progress)
     return [{**row, "protocol": with_statistics(row["protocol"], setting)} for row in rows + looks]
@@ -98,11 +106,13 @@ def with_statistics(protocol: str, setting: Setting) -> str:
 
 def _pixels(system: System, seed: int) -> str:
     """Returns what the values are of, in words."""
-    return {
+    pixels = {
         "grey": "grey pixels",
         "binarised": f"pixels drawn as 0 or 1 with seed {seed}",
         "dequantised": f"uniform dequantisation with seed {seed}",
     }[system.pixels]
+    given = system.on_examples
+    return pixels if given is None else f"{pixels}, given {given}, seed {seed}"
 
 
 def _density(system: System, trained: Trained, source: Source, setting: Setting) -> list[Record]:
@@ -151,6 +161,25 @@ def _terms(
     return rows
 
 
+def _completions(
+    system: System, trained: Trained, source: Source, setting: Setting
+) -> list[Record]:
+    found = likelihood.per_example(
+        completion.make_completions(system.model, setting.draws, stats=setting.stats),
+        *trained,
+        source,
+        **_options(system, setting),
+    )
+    about = (
+        f"squared distance per example, K={setting.draws} means, {_pixels(system, setting.seed)}"
+    )
+    rows = []
+    for name in completion.NAMES:
+        mean = likelihood.estimate(found[name], about)
+        rows.append(_record(name, mean.value, mean.error, source, mean.protocol))
+    return rows
+
+
 def _bound(
     system: System,
     trained: Trained,
@@ -178,7 +207,7 @@ def _bound(
         rows.append(_record("iw_nll", nll, error, source, about))
     if "bpd" in metrics:
         bits, what = _bits(system, source, nll)
-        error /= math.prod(source.shape) * math.log(2.0)
+        error /= math.prod(_dims(system, source)) * math.log(2.0)
         rows.append(_record("bpd", bits, error, source, f"{what}, from the {how}"))
     return rows
 
@@ -210,7 +239,12 @@ def _looks(
 
 def _bits(system: System, source: Source, nll: float) -> tuple[float, str]:
     """Returns bits per dimension of `nll`, and what they are bits of."""
-    family = "bernoulli" if system.likelihood is None else system.likelihood
-    if system.model.log_prob is not None:
-        family = "exact"
-    return likelihood.bits_per_dim(nll, source.shape, pixels=system.pixels, likelihood=family)
+    unnamed = "bernoulli" if system.model.log_prob is None else "exact"
+    family = unnamed if system.likelihood is None else system.likelihood
+    dims = _dims(system, source)
+    return likelihood.bits_per_dim(nll, dims, pixels=system.pixels, likelihood=family)
+
+
+def _dims(system: System, source: Source) -> tuple[int, ...]:
+    """Returns the shape of what a likelihood is of."""
+    return source.shape if system.dims is None else (system.dims,)

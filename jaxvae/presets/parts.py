@@ -117,10 +117,23 @@ def _intro(config: VAE, shape: tuple[int, ...], classes: int | None) -> tuple[Ne
         ) from None
 
 
+def adam(config: Options, rate: float, *, every: int = 1, **options: Any) -> Any:
+    """Returns Adam whose learning rate starts at `rate` and is halved as the options say.
+
+    Args:
+        every: steps for one update of what it moves: the optimiser counts updates.
+        options: of `optax.adam`.
+    """
+    if config.lr_halve_every is None:
+        return optax.adam(rate, **options)
+    period = max(1, round(config.lr_halve_every / every))
+    return optax.adam(optax.exponential_decay(rate, period, 0.5, staircase=True), **options)
+
+
 def optimiser(config: VAE, model: Model) -> Any:
     """Returns Adam, or one for each parameter group where gamma has a learning rate of its own."""
     if config.gamma_learning_rate is None:
-        return optax.adam(config.learning_rate)
+        return adam(config, config.learning_rate)
     names = groups(model)
     if "likelihood" not in names:
         raise UserError(
@@ -128,4 +141,4 @@ def optimiser(config: VAE, model: Model) -> Any:
             "--gamma learned."
         )
     rates = dict.fromkeys(names, config.learning_rate) | {"likelihood": config.gamma_learning_rate}
-    return {name: optax.adam(rate) for name, rate in rates.items()}
+    return {name: adam(config, rate) for name, rate in rates.items()}

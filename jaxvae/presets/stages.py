@@ -49,7 +49,8 @@ def second_stage(config: TwoStageVAE) -> System:
     model = models.vae(
         *pair, latent_dim=config.latent_dim, likelihood="gaussian", gamma="learned", beta=beta
     )
-    return System(model, parts.optimiser(config, model), latent_dim=config.latent_dim, latent="u")
+    tx = parts.optimiser(dataclasses.replace(config, lr_halve_every=config.second_period), model)
+    return System(model, tx, latent_dim=config.latent_dim, latent="u")
 
 
 def build(config: TwoStageVAE, shape: tuple[int, ...], num_classes: int | None) -> System:

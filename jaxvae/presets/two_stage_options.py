@@ -37,6 +37,9 @@ class TwoStageVAE(VAE):
     """Length of the second stage in steps (default: twice that of the first)."""
     second_epochs: Count = None
     """Length of the second stage in passes over the latents."""
+    second_lr_halve_every: Count = None
+    """Steps of the second stage after which its learning rates are halved (default: twice
+    --lr-halve-every)."""
     second_width: int = 1024
     """Width of the second stage's hidden layers."""
     second_depth: int = 3
@@ -52,6 +55,7 @@ class TwoStageVAE(VAE):
         if self.second_steps is not None and self.second_epochs is not None:
             raise UserError("give --second-steps or --second-epochs, not both.")
         self.check_counts("second_steps", "second_epochs", "second_width", "second_depth")
+        self.check_counts("second_lr_halve_every")
 
     def lengths(self, size: int) -> tuple[int, ...]:
         """Returns the steps of both stages: the second's, unless they are given, are twice the
@@ -60,6 +64,14 @@ class TwoStageVAE(VAE):
         if self.second_epochs is not None:
             return first, math.ceil(self.second_epochs * size / self.batch_size)
         return first, 2 * first if self.second_steps is None else self.second_steps
+
+    @property
+    def second_period(self) -> int | None:
+        """Steps between halvings in the second stage: twice the first's unless given, as published
+        for 400 and 800 epochs (150 and 300)."""
+        if self.second_lr_halve_every is not None or self.lr_halve_every is None:
+            return self.second_lr_halve_every
+        return 2 * self.lr_halve_every
 
     def longer(self, step: int) -> Self:
         """Returns options that go on with the second stage alone, for as long again."""

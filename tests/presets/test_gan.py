@@ -32,7 +32,8 @@ def test_a_run_has_its_log_its_samples_and_no_reconstructions(run):
     assert {line["split"] for line in lines} == {"train"}
     names = {"generator_loss", "discriminator_loss", "real_loss", "fake_loss", "on_real", "on_fake"}
     assert names <= set(lines[-1]) and np.isfinite([lines[-1][name] for name in names]).all()
-    assert (run / "samples.png").is_file() and (run / "curves.png").is_file()
+    for name in ("samples", "curves", "interpolation"):
+        assert (run / f"{name}.png").is_file()
     assert not (run / "reconstructions.png").exists()
     assert json.loads((run / "config.json").read_text())["config"]["preset"] == "gan"
 
@@ -45,11 +46,27 @@ def test_it_loads_and_samples_images(run, tmp_path):
     assert np.load(tmp_path / "x.npz")["x"].shape == (7, 8, 8, 1)
 
 
+def test_interpolations_go_from_draw_to_draw(run, tmp_path):
+    words = ["interpolate", str(run), "--n", "3", "--points", "5", "--seed", "4"]
+    assert main([*words, "--npz", str(tmp_path / "x.npz")]) == 0
+    found = np.load(tmp_path / "x.npz")["x"]
+    model, params, state = jaxvae.load(run)
+    z = model.prior(jax.random.key(4), 6)
+    assert found.shape == (3, 5, 8, 8, 1)
+    for at, latent in ((0, z[:3]), (4, z[3:]), (2, (z[:3] + z[3:]) / 2)):
+        x = model.decode(params, state, latent)
+        np.testing.assert_allclose(found[:, at], x.mean, atol=1e-5)
+        np.testing.assert_array_equal(x.sample(jax.random.key(0)), x.mean)
+    with pytest.raises(UserError, match="a GAN has no likelihood"):
+        model.decode(params, state, z).log_prob(found[:, 0])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["reconstruct"], "this model does not encode"),
-        (["interpolate"], "this model does not encode"),
+        (["traverse"], "this model does not encode"),
+        (["interpolate", "--split", "train"], "--split is for a model that encodes"),
         (["evaluate"], "ask for --metrics fid or kid"),
         (["evaluate", "--metrics", "elbo"], "no evidence lower bound"),
         (["evaluate", "--metrics", "log_prob"], "no exact density"),

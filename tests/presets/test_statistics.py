@@ -263,10 +263,8 @@ def test_auroc_by_both_scores_with_its_interval_and_its_picture(trained, tmp_pat
     [
         (["auroc"], "--out-data NAME"),
         (["elbo", "--out-data", "fake_mnist"], "--out-data: only for --metrics auroc"),
-        (
-            ["elbo", "--draws", "3", "--gamma", "1", "--convert"],
-            "--convert and --draws and --gamma: only for --metrics auroc",
-        ),
+        (["elbo", "--gamma", "1", "--convert"], "--convert and --gamma: only for --metrics auroc"),
+        (["elbo", "--draws", "3"], "--draws is of --metrics auroc and completions"),
         (
             ["auroc", "--out-data", "fake_mnist"],
             "8x8x1, fake_mnist of 28x28x1: with --convert they become 8x8x1",

@@ -1,0 +1,126 @@
+"""WAE-GAN: a VAE whose aggregated posterior is drawn to the prior by a discriminator of latents.
+
+    discriminator   softplus(-l(z')) + softplus(l(z)),          z' ~ p(z), z ~ q(z|x)
+    auto-encoder    rec + beta KL(q(z|x) || p(z)) + weight softplus(-l(z))
+
+with l the discriminator's logit, so that softplus(-l) = -log sigmoid(l) is the cross-entropy of "from
+the prior". Each is per example: unlike MMD it compares no two of them. Where z cannot be told from
+the prior the discriminator pays 2 ln 2, and the auto-encoder ln 2 times the weight.
+
+Sources: Tolstikhin et al. 2018 (arXiv 1711.01558), Algorithm 1, where beta is 0; Makhzani et al.
+2015 (arXiv 1511.05644); Zhao et al. 2017 (arXiv 1706.02262), section 3.2: any divergence of the
+aggregated posterior in place of MMD.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae import distributions, objectives
+from jaxvae.errors import UserError, check_number
+from jaxvae.models import likelihoods
+from jaxvae.models.introspective import Passes
+from jaxvae.models.likelihoods import check_float
+from jaxvae.models.vae import vae
+from jaxvae.types import Array, Aux, Batch, Model, Net, Objective, Params, State, Terms
+
+GROUP = "discriminator"
+
+
+def wae_gan(
+    encoder: Net,
+    decoder: Net,
+    discriminator: Net,
+    *,
+    latent_dim: int,
+    weight: float = 10.0,
+    beta: float = 0.0,
+    prior_trick: bool = False,
+    **options: Any,
+) -> Model:
+    """Returns a WAE-GAN: two objectives, the discriminator's, which moves first, and the
+    auto-encoder's.
+
+    Each draws its own z ~ q(z|x). BatchNorm's averages in the encoder are those of the
+    auto-encoder's pass alone.
+
+    Args:
+        encoder, decoder, latent_dim: as in `vae`.
+        discriminator: z [B, D] -> logits [B], such as `nets.mlp((512,) * 4, ())`.
+        weight: of the adversary, >= 0; it may be traced. The paper's code has 10.
+        beta: of the KL, >= 0; it may be traced.
+        prior_trick: adds log p(z) to the discriminator's output, as that code does for CelebA: the
+            best logit is log p(z) - log q(z), of which half is known.
+        options: posterior, likelihood, gamma and gamma_floor of `vae`.
+
+    Returns:
+        A `Model` with what `vae` has, and the metrics `loss`, `rec`, `kl`, `elbo`, `adversary`
+        (without its weight), `discriminator_loss`, `on_prior` and `on_posterior`: mean outputs.
+
+    Raises:
+        UserError: for weights below zero, other options of `vae`, and as `vae`; when initialised,
+            for a discriminator that does not return one number for each example.
+    """
+    check_number("weight", weight, least=0.0)
+    check_number("beta", beta, least=0.0)
+    unused = sorted(set(options) - {"posterior", "likelihood", "gamma", "gamma_floor"})
+    if unused:
+        raise UserError(f"wae_gan has no {', '.join(unused)}: leave that out.")
+    base = vae(encoder, decoder, latent_dim=latent_dim, **options)
+    q_of = distributions.posterior(options.get("posterior", "normal"))
+    of_likelihood = {name: value for name, value in options.items() if name != "posterior"}
+    p_of = likelihoods.likelihood(of_likelihood.pop("likelihood", "bernoulli"), **of_likelihood)
+
+    def judge(params: Params, state: State, z: Array, rng: Array | None) -> tuple[Array, State]:
+        own = params[GROUP], state[GROUP]
+        output, new = discriminator.apply(*own, z, rng=rng, train=True)
+        if prior_trick:
+            output = output + distributions.Normal(jnp.zeros_like(z), jnp.zeros(())).log_prob(z)
+        return output, {**state, GROUP: new}
+
+    def init(rng: Array, batch: Batch) -> tuple[Params, State]:
+        rng_base, rng_own = jax.random.split(rng)
+        params, state = base.init(rng_base, batch)
+        z = jnp.zeros((len(batch.x), latent_dim))
+        own, own_state = discriminator.init(rng_own, z)
+        params, state = {**params, GROUP: own}, {**state, GROUP: own_state}
+        outputs = jax.eval_shape(lambda: judge(params, state, z, rng)[0])
+        if outputs.shape != batch.x.shape[:1]:
+            raise UserError(
+                "the discriminator must return one number for each latent, [batch], not shape "
+                f"{outputs.shape}."
+            )
+        return params, state
+
+    def discriminator_loss(params, state, rng, batch: Batch, step, carry):
+        check_float(batch.x)
+        net = Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
+        z, prior = net.draw(net.E(batch.x)), net.prior(len(batch.x), latent_dim)
+        on_prior, state = judge(params, state, prior, net.key())
+        on_posterior, state = judge(params, state, z, net.key())
+        value = jax.nn.softplus(-on_prior) + jax.nn.softplus(on_posterior)
+        return value, Aux(state, {"on_prior": on_prior, "on_posterior": on_posterior})
+
+    def loss(params, state, rng, batch: Batch, step, carry):
+        net = Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
+        q = net.E(batch.x)
+        z = net.draw(q)
+        p = p_of.build(params.get("likelihood"), net.D(z))
+        rec, kl = -distributions.log_prob(p, batch.x), distributions.kl(q)
+        adversary = jax.nn.softplus(-judge(params, state, z, net.key())[0])
+        value = objectives.beta_elbo_loss(rec, distributions.penalty(q, z), beta)
+        metrics = {"rec": rec, "kl": kl, "elbo": objectives.elbo(Terms(rec, kl))}
+        metrics |= {"adversary": adversary, **distributions.metrics(q)}
+        if p_of.metrics is not None:
+            metrics |= p_of.metrics(params.get("likelihood"))
+        return value + weight * adversary, Aux(net.state, metrics)
+
+    learned = () if p_of.init is None else ("likelihood",)
+    return base._replace(
+        init=init,
+        objectives=(
+            Objective((GROUP,), discriminator_loss, name="discriminator_loss"),
+            Objective(("encoder", "decoder", *learned), loss),
+        ),
+    )
