@@ -119,12 +119,16 @@ def test_expected_numbers_are_of_cells_and_protocols_that_exist():
     assert len(expected["cells"]) == 4 + 2 * 8
 
 
-def test_protocols_have_both_modes_of_the_generator():
+def test_protocols_have_all_modes_of_the_generator():
     labels = [p.label for p in setting.protocols(setting.NARROW["mnist"])]
-    assert labels == ["squeezenet", "squeezenet(generator=batch,batch_size=128)"]
+    assert labels == [
+        "squeezenet",
+        "squeezenet(generator=batch,batch_size=128)",
+        "squeezenet(generator=reestimated-samples)",
+    ]
     labels = [p.label for p in setting.protocols(setting.PUBLISHED["cifar10"])]
     assert labels[:2] == ["soft-intro-released", "standard"]
-    assert labels[-1] == "squeezenet(generator=batch,batch_size=32)"
+    assert labels[-2] == "squeezenet(generator=batch,batch_size=32)"
 
 
 # ---- a tiny run ----------------------------------------------------------------------------------
@@ -162,6 +166,7 @@ def test_cells_from_the_command_line(folder, chosen):
         for metric in metrics & {"fid", "lpips", "auroc"}:
             protocols = " ".join(e["protocol"] for e in lines if e["metric"] == metric)
             assert "batch" in protocols and (metric == "fid" or "running" in protocols)
+            assert "reestimated" in protocols
     made = figures.cases(0, True)
     assert made and all(train.finished(case) for case in made)
     for path in figures.kl(made[0], folder / "kl.png"):

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import costs
+from experiments.needs import Needs
 from experiments.runner import Cell, Measure
 from experiments.soft_intro_images import setting, train
 from experiments.soft_intro_images.setting import PAIRS, PRECISION, STATS
@@ -25,6 +26,7 @@ from jaxvae.metrics import fid, lpips, ood, weights
 from jaxvae.metrics.protocols import EXTRACTORS, Protocol
 from jaxvae.models import verbs
 from jaxvae.train import evaluate
+from jaxvae.train.statistics import OVER
 from jaxvae.types import Batch
 
 FOLDER = Path(__file__).parent
@@ -57,16 +59,16 @@ def narrow(case: Case) -> list[Measure]:
 
 def detection(case: Case) -> list[Measure]:
     """Returns how well the model of a case tells its test images from those of other data, by two
-    scores and with BatchNorm's averages and each batch's own moments."""
+    scores and with each kind of BatchNorm's statistics."""
     found, measures = train.trained(case), []
     inside = train.source(case, "test")
     outside = train.source(case._replace(name=PAIRS[case.name], narrow=False), "test")
     for score, name in setting.SCORES.items():
         for stats in STATS:
+            state, mode = train.averages(case, stats)
+            arrays, options = (found.model, found.params, state), {"stats": mode, "seed": case.seed}
             with jax.default_matmul_precision("highest"):
-                seen = ood.detect(
-                    *found[:3], inside, outside, score=score, stats=stats, seed=case.seed
-                )
+                seen = ood.detect(*arrays, inside, outside, score=score, **options)
             protocol = f"{name}, {stats} statistics{case.suffix}"
             n = seen.auroc.inside + seen.auroc.outside
             measures.append(Measure("auroc", protocol, seen.auroc.value, n, found.steps, PRECISION))
@@ -96,12 +98,16 @@ def available(case: Case) -> list[Protocol]:
 
 def _distances(case: Case, found: Trained, protocol: Protocol) -> list[Measure]:
     real = functools.partial(train.source, case)
-    samplers = {"fid": fid.model_sampler(*found[:3], train.classes(case))}
+    anew = protocol.generator in OVER
+    state = train.averages(case, protocol.generator)[0] if anew else None
+    sampler = fid.model_sampler(*found[:3], train.classes(case), reestimated=state)
+    samplers = {"fid": (sampler, protocol)}
     if protocol.extractor == "squeezenet":
-        samplers["fid_reconstruction"] = _reconstructions(case, found)
+        of_data = protocol._replace(generator="reestimated") if anew else protocol
+        samplers["fid_reconstruction"] = (_reconstructions(case, found), of_data)
     measures = []
-    for name, sampler in samplers.items():
-        d = fid.fid(real, sampler, protocol, progress=costs.announced(name), seed=case.seed)
+    for name, (sampler, chosen) in samplers.items():
+        d = fid.fid(real, sampler, chosen, progress=costs.announced(name), seed=case.seed)
         label = d.protocol + case.suffix
         measures.append(Measure(name, label, d.value, d.n, found.steps, PRECISION))
     return measures
@@ -121,17 +127,19 @@ def _reconstructions(case: Case, found: Trained) -> Callable:
 
     def sampler(rng, n: int, stats: str):
         index = np.asarray(jax.random.randint(rng, (n,), 0, split.size))
-        return reconstruct(found.params, found.state, split.read(index), stats)
+        state, mode = train.averages(case, stats)
+        return reconstruct(found.params, state, split.read(index), mode)
 
     return sampler
 
 
 def _looks(case: Case, found: Trained) -> list[Measure]:
     test, net, measures = train.source(case, "test"), lpips.load("squeeze"), []
+    options = {"preprocess": train.preprocess(case), "seed": case.seed}
     for stats in STATS:
-        values = lpips.of_reconstructions(
-            *found[:3], test, net, stats=stats, preprocess=train.preprocess(case), seed=case.seed
-        )
+        state, mode = train.averages(case, stats)
+        arrays = found.model, found.params, state
+        values = lpips.of_reconstructions(*arrays, test, net, stats=mode, **options)
         protocol = f"squeeze, {stats} statistics{case.suffix}"
         value = float(values.mean(dtype=np.float64))
         measures.append(Measure("lpips", protocol, value, test.size, found.steps, PRECISION))
@@ -139,32 +147,37 @@ def _looks(case: Case, found: Trained) -> list[Measure]:
 
 
 def _nats(case: Case, found: Trained) -> list[Measure]:
-    test = train.source(case, "test")
-    values = evaluate(*found[:3], test, preprocess=train.preprocess(case), seed=case.seed)
-    protocol = f"nats, running statistics{case.suffix}"
-    return [
-        Measure(name, protocol, values[name], test.size, found.steps, PRECISION)
-        for name in ("elbo", "rec", "kl")
-    ]
+    test, measures = train.source(case, "test"), []
+    options = {"preprocess": train.preprocess(case), "seed": case.seed}
+    for stats in ("running", "reestimated"):
+        values = evaluate(
+            found.model, found.params, train.averages(case, stats)[0], test, **options
+        )
+        protocol = f"nats, {stats} statistics{case.suffix}"
+        measures += [
+            Measure(name, protocol, values[name], test.size, found.steps, PRECISION)
+            for name in ("elbo", "rec", "kl")
+        ]
+    return measures
 
 
 def pictures(case: Case, stats: str, n: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns samples [n, ...] of a trained model, and test images and their reconstructions."""
     found, classes = train.trained(case), train.classes(case)
     encode, decode = verbs.both_ways(found.model)
-    sample = found.model.sample
+    sample, (state, mode) = found.model.sample, train.averages(case, stats)
     assert sample is not None  # both methods have it
 
     @jax.jit
     def draw(params, state, rng, batch: Batch):
         cond = None if classes is None else jax.nn.one_hot(jnp.arange(n) % classes, classes)
-        q = encode(params, state, batch.x, batch.cond, stats=stats)
-        x_hat = decode(params, state, q.mean, batch.cond, stats=stats).mean
-        return sample(params, state, rng, n, cond, stats=stats), x_hat
+        q = encode(params, state, batch.x, batch.cond, stats=mode)
+        x_hat = decode(params, state, q.mean, batch.cond, stats=mode).mean
+        return sample(params, state, rng, n, cond, stats=mode), x_hat
 
     test, rng = train.source(case, "test"), jax.random.key(case.seed)
     batch = train.preprocess(case)(rng, test.read(np.arange(min(n, test.size))))
-    x, x_hat = draw(found.params, found.state, rng, batch)
+    x, x_hat = draw(found.params, state, rng, batch)
     return np.asarray(x), np.asarray(batch.x), np.asarray(x_hat)
 
 
@@ -177,6 +190,10 @@ def _cell(name: str, case: Case, measure: Callable[[Case], list[Measure]]) -> Ce
     def run(seed: int, smoke: bool) -> list[Measure]:
         return measure(case._replace(seed=seed, smoke=smoke))
 
+    def stopped(seed: int) -> bool:
+        one = case._replace(seed=seed)
+        return one.folder.exists() and not train.finished(one)
+
     def check(smoke: bool) -> None:
         chosen = case._replace(smoke=smoke)
         for split in ("train", "test"):
@@ -187,7 +204,28 @@ def _cell(name: str, case: Case, measure: Callable[[Case], list[Measure]]) -> Ce
         available(chosen)
         lpips.load("squeeze")
 
-    return Cell(name, run, check=check)
+    published = case.published
+    needs = Needs(
+        () if published.side is not None else (published.data,),
+        accelerator=published.shrink == 1,
+        steps=train.steps_of(published, train.size_of(published)),
+        net=f"{train.shape_of(published)}, channels / {published.shrink}, {case.method}",
+        parts=lambda: [train.part(case)],
+        protocols=(
+            tuple(
+                f"{score}, {stats} statistics"
+                for score in setting.SCORES.values()
+                for stats in STATS
+            )
+            if measure is detection
+            else tuple(
+                f"nats, {stats} statistics{case.suffix}" for stats in ("running", "reestimated")
+            )
+        ),
+        stopped=stopped,
+        shares=case.label if published.shrink == 1 else "",
+    )
+    return Cell(name, run, check=check, needs=needs)
 
 
 def _cells() -> list[Cell]:

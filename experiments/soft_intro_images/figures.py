@@ -6,8 +6,9 @@ has been trained here (in `runs/`); nothing is trained.
     figures/<narrow or full>/<run>.kl.png                KL of data, of reconstructions and of samples in training
     figures/<narrow or full>/<run>.scores.png            Figure 8: ELBOs of training, test and other images
 
-Samples and reconstructions are drawn with BatchNorm's averages and, as `<run>.batch.*.png`, with
-the moments of the batch that is drawn.
+Samples and reconstructions are drawn with BatchNorm's averages, as `<run>.batch.*.png` with the
+moments of the batch that is drawn, and as `<run>.reestimated.*.png` with averages re-estimated over
+training data.
 """
 
 from collections.abc import Sequence
@@ -83,13 +84,16 @@ def scores(case: Case, folder: Path) -> list[Path]:
         return []
     found = train.trained(case)
     sources = {split: train.source(case, split) for split in ("train", "test")} | {"other": other}
-    figure = Figure(figsize=(10, 3), dpi=120, layout="constrained")
+    figure = Figure(figsize=(15, 3), dpi=120, layout="constrained")
     for axes, stats in zip(figure.subplots(1, len(setting.STATS)), setting.STATS, strict=True):
         values = {}
         for name, source in sources.items():
             part = source._replace(size=min(SCORED, source.size), arrays=None)
+            state, mode = train.averages(case, stats)
             with jax.default_matmul_precision("highest"):
-                scored = ood.scores(*found[:3], part, stats=stats, seed=case.seed)
+                scored = ood.scores(
+                    found.model, found.params, state, part, stats=mode, seed=case.seed
+                )
             values[f"{source.name} {source.split}" if name == "other" else name] = scored
         shown = ood.histograms(values, bins=50)
         for name, density in shown.densities.items():

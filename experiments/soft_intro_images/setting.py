@@ -16,7 +16,7 @@ from jaxvae.types import Model
 
 LEARNING_RATE = 2e-4
 METHODS = ("vae", "soft_intro_vae")
-STATS = ("running", "batch")  # of BatchNorm, in what is measured
+STATS = ("running", "batch", "reestimated")  # of BatchNorm, in what is measured
 SCORES = {"elbo": "ELBO", "iw": "importance-weighted, K=5"}  # of out-of-distribution detection
 PRECISION = "float32, highest"
 
@@ -75,7 +75,7 @@ def suffix(setting: Setting) -> str:
 
 def protocols(setting: Setting) -> tuple[Protocol, ...]:
     """Returns the protocols of Fréchet distances, each with the generator's averages and, beside
-    them, the moments of its batches."""
+    them, the moments of its batches and averages that are re-estimated."""
     offline = PROTOCOLS["squeezenet"]
     if setting.side is not None:  # test splits of faces are small
         chosen = (STYLE, PROTOCOLS["standard"], offline._replace(reals=None))
@@ -88,6 +88,7 @@ def protocols(setting: Setting) -> tuple[Protocol, ...]:
         found.append(protocol)
         if protocol.generator == "running":
             found.append(protocol._replace(generator="batch", batch_size=setting.batch_size))
+            found.append(protocol._replace(generator="reestimated-samples"))
     return tuple(found)
 
 

@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from experiments.costs import cost
+from experiments.needs import Part, batch
 from experiments.soft_intro_images import setting
 from experiments.soft_intro_images.setting import Setting
 from jaxvae import data, parallel
-from jaxvae.data import Source, places
+from jaxvae.data import Source, places, sets
 from jaxvae.data.preprocess import Preprocess, flip, make_preprocess
 from jaxvae.errors import UserError
-from jaxvae.train import fit
-from jaxvae.types import Model
+from jaxvae.train import fit, reestimate
+from jaxvae.train.statistics import OVER
+from jaxvae.types import Model, State
 
 FOLDER = Path(__file__).parent
 SMOKE_STEPS, SMOKE_EXAMPLES = 4, 32
@@ -123,8 +126,7 @@ def trained(case: Case) -> Trained:
     """Returns the model of a case, trained on all of "train"; what it will cost is printed first."""
     train, chosen = source(case, "train"), case.setting
     model = setting.build(case.method, chosen, train.shape, classes(case))
-    steps = math.ceil(chosen.epochs * train.size / chosen.batch_size)
-    steps = SMOKE_STEPS if case.smoke else steps
+    steps = SMOKE_STEPS if case.smoke else steps_of(chosen, train.size)
     tx, prepare = setting.optimiser(), preprocess(case)
     if not case.smoke and not (case.folder / "config.json").exists():
         said = cost(model, tx, train, prepare, steps, chosen.batch_size)
@@ -155,3 +157,45 @@ def trained(case: Case) -> Trained:
     (case.folder / "finished").touch()
     state = found.train_state
     return Trained(model, state.params, state.state, steps)
+
+
+def steps_of(chosen: Setting, size: int) -> int:
+    """Returns the steps of a training on `size` images."""
+    return math.ceil(chosen.epochs * size / chosen.batch_size)
+
+
+def size_of(chosen: Setting) -> int:
+    """Returns the number of training images, by what is published of the data."""
+    known = chosen.images
+    return sets.DATA_SETS[chosen.data].counts["train"] if known is None else known
+
+
+def shape_of(chosen: Setting) -> tuple[int, int, int]:
+    """Returns height, width and channels of an image, by what is published of the data."""
+    side = chosen.side
+    return sets.DATA_SETS[chosen.data].shape if side is None else (side, side, 3)
+
+
+def part(case: Case) -> Part:
+    """Returns the training of a case, to count and to time it; no data are read."""
+    chosen, classes = case.published, 10 if case.conditional else None
+    shape = shape_of(chosen)
+    model = setting.build(case.method, chosen, shape, classes)
+    x = batch(chosen.batch_size, *shape)
+    if classes is not None:
+        x = x._replace(cond=jax.ShapeDtypeStruct((chosen.batch_size, classes), jnp.float32))
+    return Part(model, setting.optimiser(), x, steps_of(chosen, size_of(chosen)))
+
+
+def averages(case: Case, stats: str) -> tuple[State, str]:
+    """Returns the state and the mode in which a trained model has the statistics of this name."""
+    if stats in OVER:
+        return _reestimated(case, OVER[stats]), "running"
+    return trained(case).state, stats
+
+
+@cache
+def _reestimated(case: Case, over: str) -> State:
+    found, images = trained(case), source(case, "train")
+    options = {"over": over, "preprocess": preprocess(case), "seed": case.seed}
+    return reestimate(found.model, found.params, found.state, images, **options)
