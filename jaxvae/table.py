@@ -15,6 +15,7 @@
                  "tolerance": 1.0,                     optional: stands in for the sd, see below
                  "earlier": {"value": 110.2, "sd": 0.5, "source": "submission"},   optional: shown beside it, not compared
                  "reason": "...",                      optional: why ours differs, if it does
+                 "empty": "...",                       optional: why no cell can be measured like it
                  "note": "..."}]}                      optional: anything else worth a footnote
 
 **Status of a row.** With ours = mean and sample sd (n - 1 in the denominator) over seeds,

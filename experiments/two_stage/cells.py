@@ -136,6 +136,7 @@ def needs(name: str, method: str, share: Budget, protocol: str) -> Needs:
     parts = functools.partial(train.parts, name, method, share)
     runs = ["learned_gamma"] if method in setting.ON_STAGE_ONE else [method]
     runs += [method] if method in setting.ON_LATENTS else []
+    larger = {"joint", *setting.ON_LATENTS}
     shape = "x".join(map(str, sets.DATA_SETS[setting.DATA[name]].shape))
 
     def stopped(seed: int) -> bool:
@@ -148,7 +149,7 @@ def needs(name: str, method: str, share: Budget, protocol: str) -> Needs:
         (setting.DATA[name],),
         (EXTRACTORS[protocols.checked(protocol).extractor].weights,),
         steps=train.steps_of(name, method, share),
-        net=f"{shape}, {method if method in setting.ON_LATENTS else 'one stage'}",
+        net=f"{shape}, {method if method in larger else 'one stage'}",
         parts=parts,
         protocols=(PROTOCOLS[protocol].label + share.suffix,),
         stopped=stopped,
