@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from experiments.needs import Needs, Part
 from experiments.runner import Cell, Measure
 from experiments.tutorial import proof, setting
 from experiments.tutorial.setting import BATCH_SIZE, Budget, Task
@@ -26,6 +27,7 @@ from jaxvae.train import TrainState, fit
 FOLDER = Path(__file__).parent
 PRECISION = "float32, highest"
 SMOKE_STEPS = 20
+SHAPE = (28, 28, 1)  # of MNIST
 
 
 def source(split: str, smoke: bool) -> Source:
@@ -36,8 +38,12 @@ def source(split: str, smoke: bool) -> Source:
 def task_of(cell: str, smoke: bool) -> Task:
     """Returns what a cell trains: "mnist/vae/z30", "mnist/column/cvae", ..."""
     _, kind, which = cell.split("/")
-    shape = source("test", smoke).shape
     widths = setting.SMALL if smoke else doersch.WIDTHS
+    return build(kind, which, source("test", smoke).shape, widths)
+
+
+def build(kind: str, which: str, shape: tuple[int, ...], widths: tuple[int, ...]) -> Task:
+    """Returns the task of "vae", "z30" or of "column", "cvae"."""
     if kind == "vae":
         return setting.vae(shape, int(which[1:]), widths)
     return setting.completing(kind, which, shape, widths)
@@ -69,6 +75,8 @@ def train(cell: str, seed: int, smoke: bool, budget: Budget) -> tuple[Task, Trai
             keep=1,
             config=config,
         ).train_state
+    if not smoke:
+        (folder_of(cell, seed, budget) / "finished").touch()
     return task, state, steps
 
 
@@ -78,7 +86,8 @@ def run(cell: str, budget: Budget, seed: int, smoke: bool) -> list[Measure]:
     test = source("test", smoke)
     options = {"preprocess": task.preprocess, "seed": seed, "batch_size": 500}
     suffix = "" if smoke else budget.suffix
-    about, measures = "nats, grey pixels", []
+    part = None if task.given is None else cell.split("/")[1]
+    about, measures = setting.about(part), []
 
     def measure(function, names: Sequence[str], protocol: str) -> None:
         found = likelihood.per_example(function, state.params, state.state, test, **options)
@@ -86,9 +95,6 @@ def run(cell: str, budget: Budget, seed: int, smoke: bool) -> list[Measure]:
             value = np.mean(found[name], dtype=np.float64)
             measures.append(Measure(name, protocol + suffix, value, test.size, steps, PRECISION))
 
-    if task.given is not None:
-        part = cell.split("/")[1]
-        about = f"{about}, given the {part}, {setting.PARTS[part]}"
     if task.model.log_prob is None:
         measure(likelihood.make_terms(task.model), ("elbo", "rec", "kl"), about)
     else:
@@ -112,7 +118,40 @@ def names() -> list[str]:
     return [*pairs, *(f"mnist/vae/z{latent_dim}" for latent_dim in setting.LATENT_DIMS)]
 
 
+def needs(cell: str, budget: Budget) -> Needs:
+    """Returns what a trained cell needs."""
+    _, kind, which = cell.split("/")
+
+    def parts() -> list[Part]:
+        task = build(kind, which, SHAPE, doersch.WIDTHS)
+        examples = {"x": jax.ShapeDtypeStruct((BATCH_SIZE, *SHAPE), "uint8")}
+        batch = jax.eval_shape(task.preprocess, jax.random.key(0), examples)
+        return [Part(task.model, cvae.optimiser(), batch, budget.steps)]
+
+    def stopped(seed: int) -> bool:
+        folder = folder_of(cell, seed, budget)
+        return folder.exists() and not (folder / "finished").exists()
+
+    about = setting.about(None if kind == "vae" else kind) + budget.suffix
+    return Needs(
+        ("mnist",),
+        steps=budget.steps,
+        net=f"{kind}, {which}",
+        parts=parts,
+        protocols=(about,),
+        stopped=stopped,
+    )
+
+
+# Budgets of runs that are planned: the published steps, and what a CPU does in minutes.
+VARIANTS = ({"budget": 1.0}, {"budget": 0.5})
+
+
 def cells(budget: float) -> list[Cell]:
     """Returns the cells at one budget."""
     share = setting.check_budget(budget)
-    return [*proof.CELLS, *(Cell(name, functools.partial(run, name, share)) for name in names())]
+    trained = [
+        Cell(name, functools.partial(run, name, share), needs=needs(name, share))
+        for name in names()
+    ]
+    return [*proof.CELLS, *trained]

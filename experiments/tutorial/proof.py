@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
+from experiments.needs import Needs
 from experiments.runner import Cell, Measure
 
 SIGMAS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
@@ -115,13 +116,17 @@ def errors(density: Density, sigma: float, points: int = POINTS) -> dict[str, fl
 
 
 def _cell(name: str, sigma: float) -> Cell:
+    def about(points: int) -> str:
+        return f"quadrature, {points} points, {NODES} nodes"
+
     def run(seed: int, smoke: bool) -> list[Measure]:
         points = 101 if smoke else POINTS
         found = errors(DENSITIES[name], sigma, points)
-        about = f"quadrature, {points} points, {NODES} nodes"
-        return [Measure(m, about, value, points, 0, PRECISION) for m, value in found.items()]
+        return [
+            Measure(m, about(points), value, points, 0, PRECISION) for m, value in found.items()
+        ]
 
-    return Cell(f"proof/{name}/sigma_{sigma:g}", run)
+    return Cell(f"proof/{name}/sigma_{sigma:g}", run, needs=Needs(protocols=(about(POINTS),)))
 
 
 CELLS = [_cell(name, sigma) for name in DENSITIES for sigma in SIGMAS]

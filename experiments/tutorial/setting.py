@@ -52,6 +52,12 @@ def completing(part: str, method: str, shape: tuple[int, ...], widths: tuple[int
     return Task(model, completion.make_completion(given, given=how), given)
 
 
+def about(part: str | None) -> str:
+    """Returns the protocol of likelihoods: of images, or of what is missing beside a part."""
+    given = "" if part is None else f", given the {part}, {PARTS[part]}"
+    return f"nats, grey pixels{given}"
+
+
 class Budget(NamedTuple):
     """The share of the published steps that is run; another budget is another protocol."""
 
