@@ -55,6 +55,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.ar1
 	$(BIN)/python -m benchmarks.ensemble
 	$(BIN)/python -m benchmarks.infogan
+	$(BIN)/python -m benchmarks.soft_intro
 	$(BIN)/python -m benchmarks.fid
 
 clean:

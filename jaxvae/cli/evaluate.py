@@ -89,6 +89,8 @@ def run_evaluate(args: options.Evaluate) -> int:
 
 def _sets(args: options.Evaluate, trained: Trained, split: data.Source) -> detecting.Sets:
     """Returns what auroc compares; raises `UserError` for sets that do not fit."""
+    if args.gamma is not None:
+        ood.with_variance(trained.system.model, args.gamma)
     config = dataclasses.replace(trained.config, data=args.out_data, size=None, crop=None)
     outside = source(config, args.out_split or "test", args.data_dir)
     train = statistics.training_data(trained.config, args.data_dir)

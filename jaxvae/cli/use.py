@@ -51,15 +51,15 @@ def chosen(
     """
     system, (_, params, state) = trained.system, trained.loaded
     name, about = trained.exported
-    if about and stats in (None, "running"):
-        if stats not in (None, name):
-            raise UserError(f"this model was exported with {about}: leave out --stats running.")
+    if about and stats in (None, name):
         return Chosen(name, state, "running", about)
+    if about and stats == "running":
+        raise UserError(f"this model was exported with {about}: leave out --stats running.")
     train = None
     if statistics.needs_data(system, state, stats, samples=samples):
         train = statistics.training_data(trained.config, data_dir)
-    options = {"seed": trained.config.seed, "samples": samples}
-    return statistics.choose(system, params, state, stats, train, **options)
+    seed = trained.config.seed
+    return statistics.choose(system, params, state, stats, train, seed=seed, samples=samples)
 
 
 def run_sample(args: options.Sample) -> int:
@@ -156,8 +156,8 @@ def run_traverse(args: options.Traverse) -> int:
     """Decodes a latent with one dimension after the other moved; returns the exit code."""
     trained = open_run(args.run, args.step)
     loaded, batch, stats = _with_batch(args, 1, args.example, trained)
-    options = (args.n, args.points, args.width)
-    x, dimensions = verbs.traverse(*loaded, batch, *options, stats=stats)
+    how = (args.n, args.points, args.width)
+    x, dimensions = verbs.traverse(*loaded, batch, *how, stats=stats)
     x = np.asarray(x)
     print(
         f"rows, top to bottom: dimensions {', '.join(map(str, dimensions))} of "

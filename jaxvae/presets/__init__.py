@@ -7,6 +7,8 @@
     record     options as config.json and as a command line
     run        a run of a preset; stages: one of two stages
     finish     pictures and held-out numbers of a finished run
+    measure    more numbers of it, detect: how it tells its data from others
+    statistics whose batch statistics it is used with
     load       a model from a run's folder, and as a folder of its own (export)
 
 Stands on training; imported by the command line and by `jaxvae.load`. `PRESETS` is all that the

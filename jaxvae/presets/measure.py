@@ -83,7 +83,15 @@ def measure(
         rows += _completions(system, trained, source, setting)
     if {"iw_nll", "bpd"} & set(metrics):
         rows += _bound(system, trained, source, metrics, setting, progress)
-    return [{**row, "protocol": with_statistics(row["protocol"], setting)} for row in rows + looks]
+    return [_with_statistics(row, setting) for row in rows + looks]
+
+
+def _with_statistics(row: Record, setting: Setting) -> Record:
+    """Returns a record whose protocol also says which statistics BatchNorm had, where it should."""
+    if not setting.statistics:
+        return row
+    of_batch = f" of {min(setting.batch_size, row['n'])}" if setting.stats == "batch" else ""
+    return {**row, "protocol": f"{row['protocol']}, {setting.statistics}{of_batch}"}
 
 
 def _options(system: System, setting: Setting) -> dict[str, Any]:

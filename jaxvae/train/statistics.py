@@ -27,7 +27,7 @@ from jaxvae.data.preprocess import Preprocess, make_preprocess
 from jaxvae.data.source import Source, batch_indices
 from jaxvae.data.stream import ahead
 from jaxvae.errors import UserError, check_count, unknown
-from jaxvae.types import Array, Model, Params, State
+from jaxvae.types import Array, Model, Moments, Params, State
 
 STATS = ("running", "batch", "reestimated", "reestimated-samples")
 OVER = {"reestimated": "data", "reestimated-samples": "samples"}
@@ -50,6 +50,15 @@ def size_of(source: Source, examples: int = EXAMPLES, batch_size: int = BATCH_SI
     check_count("batch_size", batch_size, least=2)
     size = min(batch_size, examples, source.size)
     return min(examples, source.size) // size, size
+
+
+def moments_of(model: Model) -> Moments:
+    """Returns `model.moments`; raises `UserError` where there are none."""
+    if model.moments is None:
+        raise UserError(
+            "this model does not tell the moments of its batches: use stats='running' or 'batch'."
+        )
+    return model.moments
 
 
 def make_reestimator(
@@ -85,11 +94,7 @@ def make_reestimator(
     """
     if over not in OVER.values():
         raise unknown("statistics over", over, OVER.values())
-    moments = model.moments
-    if moments is None:
-        raise UserError(
-            "this model does not tell the moments of its batches: use stats='running' or 'batch'."
-        )
+    moments = moments_of(model)
     count, size = size_of(source, examples, batch_size)
     mesh = parallel.make_mesh() if mesh is None else mesh
     preprocess = make_preprocess() if preprocess is None else preprocess

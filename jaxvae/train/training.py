@@ -19,7 +19,7 @@ from jaxvae.train.evaluate import make_evaluator
 from jaxvae.train.loop import Loop, LoopState, compile_loop, empty_sums, no_bad
 from jaxvae.train.plan import Plan, Stretch
 from jaxvae.train.recorder import Recorder
-from jaxvae.train.statistics import default_stats, make_reestimator
+from jaxvae.train.statistics import default_stats, make_reestimator, moments_of
 from jaxvae.train.step import (
     TrainState,
     groups,
@@ -169,10 +169,9 @@ class Training:
             make_eval_step(phase.model),
             *(state.params, state.state, state.rng, self.examples[i], mask),
         )
-        if default_stats(phase.model, state.state) == "reestimated" and phase.model.moments:
-            jax.eval_shape(
-                phase.model.moments, state.params, state.state, state.rng, self.examples[i]
-            )
+        if default_stats(phase.model, state.state) == "reestimated":
+            trees = (state.params, state.state, state.rng, self.examples[i])
+            jax.eval_shape(moments_of(phase.model), *trees)
         if i == len(self.plan.phases) - 1 and best not in measured:
             raise unknown("metric for best", best, measured)
 

@@ -15,6 +15,7 @@ from jaxvae.errors import UserError
 from jaxvae.train import Phase, evaluate, fit, training
 from jaxvae.train.checkpoint import Checkpoints
 from small import EXAMPLE, SHAPE, one_device, small, source
+from small import go as go_small
 
 EDGE = 7
 
@@ -183,3 +184,23 @@ def test_what_augments_training_is_not_in_the_evaluation():
     assert seen["train"]["seen"] == pytest.approx(mean / 4, rel=0.1)
     with pytest.raises(UserError, match="augment must return a batch of the shapes"):
         go([Phase(model, 3)], augment=lambda rng, batch: batch._replace(x=batch.x[:, :2]))
+
+
+def test_a_model_watches_the_lines_of_its_phase_across_a_resume_and_speaks_once(tmp_path, capsys):
+    seen = []
+
+    def watch(rows):
+        seen.append([set(row) >= {"loss", "kl"} for row in rows])
+        return f"{len(rows)} lines" if len(rows) >= 3 else None
+
+    watched = small()._replace(watch=(watch, lambda rows: None))
+
+    def run(steps):
+        go_small(None, model=[Phase(small(), 10), Phase(watched, steps)], workdir=tmp_path)
+        return [line for line in capsys.readouterr().err.splitlines() if "lines" in line]
+
+    assert run(10) == []  # lines every 5 steps, and those of the first phase are not its own
+    assert [len(rows) for rows in seen] == [1, 2] and all(map(all, seen))
+    (line,) = run(25)
+    assert line.startswith("jaxvae: ") and line.endswith("step 25: 3 lines")
+    assert [len(rows) for rows in seen] == [1, 2, 3, 4, 5] and all(map(all, seen))
