@@ -36,7 +36,7 @@ def test_schedules():
     """Steps and learning rates of the paper's MNIST, whole and at 5 %."""
     steps, tx = setting.length(400, 150, 60_000, 100, 1.0)
     assert steps == 240_000
-    assert set(tx) == {"encoder", "decoder", "flow", "likelihood"}
+    assert set(tx) == {"encoder", "decoder", "flow", "likelihood", "first", "second"}
     assert setting.length(400, 150, 60_000, 100, 0.05)[0] == 12_000
     for share, at, rate in (
         (1.0, 0, 1e-4),
@@ -77,6 +77,7 @@ def test_models_of_table_1():
     """The four first stages differ in the likelihood and the loss alone."""
     import jax.numpy as jnp
 
+    from jaxvae.train.step import groups, init_state
     from jaxvae.types import Batch
 
     for method, extra in (
@@ -91,6 +92,17 @@ def test_models_of_table_1():
     for build, count in ((setting.stage_two, 4_540_609), (setting.flow_prior, 2_892_800)):
         params, _ = jax.eval_shape(build().init, jax.random.key(0), Batch(jnp.zeros((2, 64))))
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+    both = setting.stage_one("joint", (28, 28, 1))
+    _, tx = setting.length(400, 150, 60_000, 100, 0.05)
+    start = jax.eval_shape(
+        lambda: init_state(
+            both,
+            {name: tx[name] for name in groups(both)},
+            jax.random.key(0),
+            Batch(jnp.zeros((2, 28, 28, 1))),
+        )
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(start.params)) == 13_331_586 + 4_540_609
     with pytest.raises(UserError, match="two_stage is not a first stage"):
         setting.stage_one("two_stage", (28, 28, 1))
 

@@ -1,4 +1,4 @@
-"""Table 1 of the two-stage VAE: eight ways to sample, four data sets, every number with its
+"""Table 1 of the two-stage VAE: nine ways to sample, four data sets, every number with its
 protocol.
 
 fid                  of 10,000 samples (decoder means; z or u from the prior)

@@ -45,7 +45,7 @@ DATA = {
     "cifar10": "cifar10",
     "celeba": "celeb_a",
 }  # cell -> data set
-STAGE_ONE = ("cross_entropy", "fixed_gamma", "learned_gamma", "wae_mmd")
+STAGE_ONE = ("cross_entropy", "fixed_gamma", "learned_gamma", "wae_mmd", "joint")
 ON_STAGE_ONE = ("gaussian", "gmm", "flow", "two_stage")  # on the latents of learned_gamma
 METHODS = (*STAGE_ONE, *ON_STAGE_ONE)
 
@@ -90,7 +90,13 @@ def length(
 
     nets_ = adam(LEARNING_RATE)
     gamma = adam(LEARNING_RATE / share)
-    return steps, {"encoder": nets_, "decoder": nets_, "flow": nets_, "likelihood": gamma}
+    stage = optax.multi_transform({"nets": nets_, "likelihood": gamma}, _kinds)
+    single = {"encoder": nets_, "decoder": nets_, "flow": nets_, "likelihood": gamma}
+    return steps, {**single, "first": stage, "second": stage}
+
+
+def _kinds(params: dict[str, Any]) -> dict[str, str]:
+    return {name: "likelihood" if name == "likelihood" else "nets" for name in params}
 
 
 def stage_one(
@@ -113,6 +119,9 @@ def stage_one(
             lambda_=weight,
             kernel="imq",
         )
+    if method == "joint":
+        second = nets.second_stage(latent_dim, width=max(1024 // shrink, 1))
+        return models.joint_two_stage(pair, second, latent_dim=latent_dim)
     if method not in ("fixed_gamma", "learned_gamma"):
         raise UserError(f"{method} is not a first stage: choose from {', '.join(STAGE_ONE)}.")
     gamma: Any = 1.0 if method == "fixed_gamma" else "learned"

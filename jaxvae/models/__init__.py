@@ -9,6 +9,7 @@ from jaxvae.models.gan import clip_weights, gan
 from jaxvae.models.info_vae import info_vae
 from jaxvae.models.intro_vae import intro_vae
 from jaxvae.models.introspective import plain_vae
+from jaxvae.models.joint import joint_two_stage
 from jaxvae.models.mixture import fit_mixture, with_mixture
 from jaxvae.models.prior import with_prior
 from jaxvae.models.rho_vae import rho_vae
@@ -27,6 +28,7 @@ __all__ = [
     "interpolate_square",
     "intro_vae",
     "join_stages",
+    "joint_two_stage",
     "latents",
     "plain_vae",
     "reconstruct",

@@ -18,8 +18,16 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxvae.errors import check_count
-from jaxvae.nets.layers import Conv, Dense, check_images, from_linen, log_variance, tf_batch_norm
+from jaxvae.errors import check_count, unknown
+from jaxvae.nets.layers import (
+    Conv,
+    Dense,
+    SpectralNorm,
+    check_images,
+    from_linen,
+    log_variance,
+    tf_batch_norm,
+)
 from jaxvae.types import Net
 
 DENSE, CONV = "normal0.02", "cut0.02"
@@ -30,7 +38,7 @@ class Encoder(nn.Module):
 
     widths: tuple[int, int, int]
     heads: tuple[int, ...]
-    spectral_norm: bool
+    spectral_norm: SpectralNorm
     dtype: Any
 
     @nn.compact
@@ -77,7 +85,7 @@ def infogan(
     *,
     latent_dim: int = 64,
     heads: Sequence[int] | None = None,
-    spectral_norm: bool = True,
+    spectral_norm: SpectralNorm = True,
     output: str = "sigmoid",
     shrink: int = 1,
     dtype: Any = jnp.float32,
@@ -89,7 +97,8 @@ def infogan(
         latent_dim: D.
         heads: widths of the encoder's outputs, the last one a scale; default mean and scale (D, D);
             (D, 1, 1) for an AR(1) posterior.
-        spectral_norm: on the encoder, as released; the paper does not mention it.
+        spectral_norm: on the encoder, as released; the paper does not mention it. "released" also
+            does the code's power iteration in evaluation, where True uses the vectors of training.
         output: of the decoder: "sigmoid", means in [0, 1] for a Gaussian likelihood, or "logits"
             for a Bernoulli one.
         shrink: divides every width, for tests; 1 is the paper's size (13,331,585 parameters for
@@ -97,8 +106,11 @@ def infogan(
         dtype: of the computation (float32 or bfloat16); parameters and outputs are float32.
 
     Raises:
-        UserError: for images whose sides 4 does not divide, and an unknown output.
+        UserError: for images whose sides 4 does not divide, an unknown output, and an unknown kind
+            of spectral norm.
     """
+    if spectral_norm not in (True, False, "released"):
+        raise unknown("spectral_norm", spectral_norm, (True, False, "released"))
     shape, heads = check_images("infogan", shape, latent_dim, heads, output, multiple=4)
     check_count("shrink", shrink)
     widths = max(1, 64 // shrink), max(1, 128 // shrink), max(1, 1024 // shrink)

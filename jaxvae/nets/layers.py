@@ -16,7 +16,7 @@ For a transposed convolution torch counts fan_in from the *output* channels.
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -76,15 +76,22 @@ def _weights(name: str, fan_in: int, fan_out: int) -> tuple[Any, Any]:
     return symmetric(math.sqrt(6.0 / (fan_in + fan_out))), nn.initializers.zeros
 
 
-def _by_norm(module: nn.Module, kernel: Array, train: bool) -> Array:
-    """Returns W / (u' W v), W [rows, outputs], whose largest singular value is about 1.
+SpectralNorm = bool | Literal["released"]  # "released": evaluation iterates too
+
+
+def _by_norm(module: nn.Module, kernel: Array, kind: SpectralNorm, train: bool) -> Array:
+    """Returns W / (u' W v), W [rows, outputs], whose largest singular value is about 1; W itself
+    where `kind` is False.
 
     The vectors u and v are state. A training pass does one power iteration, v = W'u / |W'u|, u = Wv
-    / |Wv|, without gradient, and keeps them; an evaluation uses those that are kept. (The two-stage
-    VAE's code, like others of TensorFlow's time, iterates in evaluation too.)
+    / |Wv|, without gradient, and keeps them; an evaluation uses those that are kept. With
+    "released", as the two-stage VAE's code and others of TensorFlow's time have it, an evaluation
+    does one more iteration, from those that are kept.
 
     Source: Miyato et al. 2018, Algorithm 1.
     """
+    if not kind:
+        return kernel
     matrix = kernel.reshape(-1, kernel.shape[-1])
     rows, outputs = matrix.shape
     u = module.variable(
@@ -95,29 +102,34 @@ def _by_norm(module: nn.Module, kernel: Array, train: bool) -> Array:
     def unit(x):
         return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x)), 1e-12))
 
-    if train or module.is_initializing():  # so that stored vectors are of use from the first step
+    is_kept = train or module.is_initializing()  # stored vectors are of use from the first step
+    left, right = u.value, v.value
+    if is_kept or kind == "released":
         fixed = jax.lax.stop_gradient(matrix)
-        v.value = unit(fixed.T @ u.value)
-        u.value = unit(fixed @ v.value)
-    return kernel / (u.value @ matrix @ v.value)
+        right = unit(fixed.T @ left)
+        left = unit(fixed @ right)
+    if is_kept:
+        u.value, v.value = left, right
+    return kernel / (left @ matrix @ right)
 
 
 class Dense(nn.Module):
     """x W + b over the last axis: [B, n] -> [B, features].
 
-    With `spectral_norm` W is divided by its largest singular value.
+    With `spectral_norm` W is divided by its largest singular value, by the vectors that training
+    keeps, or with "released" by those of one more power iteration in evaluation.
     """
 
     features: int
     init_name: str = "torch"
     dtype: Any = jnp.float32
-    spectral_norm: bool = False
+    spectral_norm: SpectralNorm = False
 
     @nn.compact
     def __call__(self, x, *, train: bool = False):
         kernel_init, bias_init = _weights(self.init_name, x.shape[-1], self.features)
         kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features))
-        kernel = _by_norm(self, kernel, train) if self.spectral_norm else kernel
+        kernel = _by_norm(self, kernel, self.spectral_norm, train)
         bias = self.param("bias", bias_init, (self.features,))
         return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
@@ -175,7 +187,7 @@ class Conv(nn.Module):
     `padding` is "SAME", "VALID" or one number for all sides; with "SAME" sides become ceil(side /
     stride), or side * stride when transposed (the amounts of TensorFlow; for even sides torch's k4
     s2 p1 is the same). With `spectral_norm` the kernel, as a matrix [k k channels, features], is
-    divided by its largest singular value.
+    divided by its largest singular value, as in `Dense`.
     """
 
     features: int
@@ -186,7 +198,7 @@ class Conv(nn.Module):
     use_bias: bool = True
     init_name: str = "torch"
     dtype: Any = jnp.float32
-    spectral_norm: bool = False
+    spectral_norm: SpectralNorm = False
 
     @nn.compact
     def __call__(self, x, *, train: bool = False):
@@ -196,7 +208,7 @@ class Conv(nn.Module):
             fan_in, fan_out = fan_out, fan_in
         kernel_init, bias_init = _weights(self.init_name, fan_in, fan_out)
         kernel = self.param("kernel", kernel_init, (k, k, channels, self.features))
-        kernel = _by_norm(self, kernel, train) if self.spectral_norm else kernel
+        kernel = _by_norm(self, kernel, self.spectral_norm, train)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         pad = self.padding
         if not isinstance(pad, str):

@@ -136,6 +136,26 @@ def test_one_power_iteration_by_hand():
     np.testing.assert_allclose(jax.grad(through)(params["layer"]["kernel"]), want, rtol=1e-4)
 
 
+def test_released_code_iterates_in_evaluation_too():
+    """One iteration more than is kept, by hand; the state stays."""
+    x = jax.random.normal(RNG, (2, 4))
+    net = nets.from_linen(layer_of(Dense(3, "normal0.02", spectral_norm="released")))
+    params, state = net.init(RNG, x)
+    w, u = (
+        np.asarray(params["layer"]["kernel"], np.float64),
+        np.asarray(state["spectral_norm"]["layer"]["u"], np.float64),
+    )
+    v = w.T @ u / np.linalg.norm(w.T @ u)
+    sigma = np.linalg.norm(w @ v)  # u' W v with the new u
+    y, kept = net.apply(params, state, x, train=False)
+    np.testing.assert_allclose(y, np.asarray(x) @ w / sigma, rtol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, kept, state)
+    stored = nets.from_linen(layer_of(Dense(3, "normal0.02", spectral_norm=True)))
+    assert np.max(np.abs(stored.apply(params, state, x, train=False)[0] - y)) > 1e-4
+    train = [of.apply(params, state, x, train=True) for of in (net, stored)]
+    jax.tree.map(np.testing.assert_array_equal, *train)
+
+
 def layer_of(layer):
     import flax.linen as nn
 
@@ -148,11 +168,16 @@ def layer_of(layer):
 
 
 def test_spectral_norm_is_on_the_encoder_alone_and_can_be_left_out():
-    for spectral, layers in ((True, 4), (False, 0)):
+    for spectral, layers in ((True, 4), (False, 0), ("released", 4)):
         encoder, decoder = nets.infogan((8, 8, 1), latent_dim=3, spectral_norm=spectral, shrink=32)
         state = encoder.init(RNG, jnp.zeros((2, 8, 8, 1)))[1]
         assert len(state.get("spectral_norm", {})) == layers
         assert "spectral_norm" not in decoder.init(RNG, jnp.zeros((2, 3)))[1]
+
+
+def test_unknown_kinds_of_spectral_norm():
+    with pytest.raises(UserError, match="unknown spectral_norm 'relased'. Did you mean 'released'"):
+        nets.infogan((8, 8, 1), spectral_norm="relased")
 
 
 def test_scales():
