@@ -12,13 +12,17 @@ softplus(-l) = -log sigmoid(l) is the cross-entropy of "real".
     | lsgan   | 1/2 (l - 1)^2 + 1/2 l'^2                          | 1/2 (l' - 1)^2 |
     | wgan    | l' - l                                            | -l'            |
     | wgan_gp | l' - l + penalty (|grad D(x + u (x' - x))| - 1)^2 | -l'            |
+    | dragan  | that of ns + penalty                              | softplus(-l')  |
+    |         |     (|grad sigmoid(D(x + u (x'' - x)))| - 1)^2    |                |
 
-with u ~ U[0, 1), one for each example.
+with u ~ U[0, 1), one for each example, and x'' = x + s/2 v, where s is the standard deviation of all
+numbers of the batch and v ~ U[0, 1), one for each number.
 
 Sources: Goodfellow et al. 2014 (arXiv 1406.2661), Eq. 1 (mm) and section 3 (ns); Mao et al. 2017
 (arXiv 1611.04076), Eq. 9 (lsgan); Arjovsky et al. 2017 (arXiv 1701.07875), Algorithm 1 (wgan);
-Gulrajani et al. 2017 (arXiv 1704.00028), Eq. 3 (wgan_gp); Lucic et al. 2018 (arXiv 1711.10337),
-Table 1, and its released code.
+Gulrajani et al. 2017 (arXiv 1704.00028), Eq. 3 (wgan_gp); Kodali et al. 2017 (arXiv 1705.07215),
+(dragan; the points x'' are those of the study's code); Lucic et al. 2018 (arXiv 1711.10337), Table
+1, and its released code.
 """
 
 from collections.abc import Callable
@@ -28,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvae import noise
+from jaxvae import noise, parallel
 from jaxvae.errors import UserError, check_count, check_number, unknown
 from jaxvae.models.likelihoods import check_float
 from jaxvae.models.vae import use_batch
@@ -75,7 +79,9 @@ LOSSES = {
     "lsgan": Losses(_is_one, _is_zero, _is_one),
     "wgan": Losses(jnp.negative, jnp.positive, jnp.negative),
     "wgan_gp": Losses(jnp.negative, jnp.positive, jnp.negative),
+    "dragan": Losses(_is_real, jax.nn.softplus, _is_real),
 }
+PENALISED = ("wgan_gp", "dragan")
 PRIORS: dict[str, Callable[[Array, tuple[int, int]], Array]] = {
     "normal": noise.normal,
     "uniform": lambda rng, shape: 2.0 * noise.uniform(rng, shape) - 1.0,
@@ -89,7 +95,7 @@ def gan(
     discriminator: Net,
     *,
     latent_dim: int,
-    loss: Literal["ns", "mm", "lsgan", "wgan", "wgan_gp"] = "ns",
+    loss: Literal["ns", "mm", "lsgan", "wgan", "wgan_gp", "dragan"] = "ns",
     convention: Literal["paper", "released"] = "paper",
     penalty: float = 10.0,
     prior: Literal["normal", "uniform"] = "normal",
@@ -118,7 +124,7 @@ def gan(
         latent_dim: D.
         loss: of the table.
         convention: what lsgan and the penalty are of.
-        penalty: its weight, >= 0; wgan_gp alone; it may be traced.
+        penalty: its weight, >= 0; of wgan_gp and dragan; it may be traced.
         prior: of z, N(0, I) or U(-1, 1).
         first: which of the two moves first in a step.
         every: the generator moves at every so many steps, the discriminator at each: behind the
@@ -134,7 +140,7 @@ def gan(
 
     Raises:
         UserError: for unknown names and hyper-parameters out of range; when initialised, for nets
-            and data whose shapes do not fit, and for wgan_gp with BatchNorm in the discriminator.
+            and data whose shapes do not fit, and for a penalty with BatchNorm in the discriminator.
     """
     _check_names(loss=loss, convention=convention, prior=prior, first=first)
     check_count("latent_dim", latent_dim)
@@ -153,9 +159,10 @@ def gan(
         latent_dim,
         PRIORS[prior],
         losses,
-        penalty if loss == "wgan_gp" else None,
+        penalty if loss in PENALISED else None,
         ROOT if released else 0.0,
         first if same_noise else None,
+        loss == "dragan",
     )
     phase = every - 1 if first == "discriminator" else 0
     objectives = {
@@ -224,6 +231,13 @@ def clip_weights(limit: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def _perturbed(rng: Array, x: Array) -> Array:
+    """Returns x + s/2 v [B, ...], s the standard deviation of the global batch's numbers."""
+    mean = parallel.mean(jnp.mean(x))
+    deviation = jnp.sqrt(parallel.mean(jnp.mean(jnp.square(x - mean))))
+    return x + 0.5 * deviation * noise.uniform(rng, x.shape, x.dtype)
+
+
 def _of_sigmoid(loss: Callable[[Array], Array]) -> Callable[[Array], Array]:
     return lambda output: loss(jax.nn.sigmoid(output))
 
@@ -238,6 +252,7 @@ class _Game(NamedTuple):
     penalty: float | None  # its weight; None: there is none
     root: float  # under its square root
     shares: str | None  # the net whose loss hands its z on to the other's
+    near: bool  # whether the penalty is near the data, of probabilities
 
     def init(self, rng: Array, batch: Batch) -> tuple[Params, State]:
         """Returns parameters and state; raises `UserError` for data and nets that do not fit."""
@@ -268,8 +283,9 @@ class _Game(NamedTuple):
         own = state["discriminator"]
         if self.penalty is not None and isinstance(own, dict) and "batch_stats" in own:
             raise UserError(
-                "wgan_gp's penalty is of single examples, which BatchNorm in the discriminator "
-                "couples: use a discriminator without it, or another loss."
+                f"{'dragan' if self.near else 'wgan_gp'}'s penalty is of single examples, which "
+                "BatchNorm in the discriminator couples: use a discriminator without it, or "
+                "another loss."
             )
         return params, state
 
@@ -316,11 +332,13 @@ class _Game(NamedTuple):
         metrics |= {"real_loss": real_loss, "fake_loss": fake_loss}
         if self.penalty is not None:
             u = noise.uniform(rng_u, (len(x),) + (1,) * (x.ndim - 1), x.dtype)
+            end = _perturbed(jax.random.fold_in(rng_u, 1), x) if self.near else fake
 
             def critic(at: Array, state: State = state) -> tuple[Array, State]:
-                return self.judge(params, state, at, cond, rng_between)
+                output, state = self.judge(params, state, at, cond, rng_between)
+                return jax.nn.sigmoid(output) if self.near else output, state
 
-            metrics["penalty"], state = gradient_penalty(critic, x + u * (fake - x), self.root)
+            metrics["penalty"], state = gradient_penalty(critic, x + u * (end - x), self.root)
             value = value + self.penalty * metrics["penalty"]
         return value, Aux(state, metrics, z if self.shares == "discriminator" else None)
 

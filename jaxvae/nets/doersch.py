@@ -19,14 +19,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxvae.errors import UserError, check_count
-from jaxvae.nets.layers import Dense, from_linen
+from jaxvae.nets.layers import from_linen
 from jaxvae.types import Net
 
 WIDTHS = (1000, 500, 250)
-SPARSE, DENSE = "sparse0.1", "normal0.1"
+SPREAD, DRAWN = 0.1, 15  # of weights; the share of them that is drawn is this over the outputs
+
+
+def _sparse(rng, shape, dtype=jnp.float32):
+    """Returns N(0, 0.1^2) with probability 15 / outputs, else 0."""
+    rng_kept, rng_value = jax.random.split(rng)
+    kept = jax.random.bernoulli(rng_kept, min(1.0, DRAWN / shape[-1]), shape)
+    return jnp.where(kept, SPREAD * jax.random.normal(rng_value, shape, dtype), 0.0)
+
+
+SPARSE, DENSE = _sparse, nn.initializers.normal(SPREAD)
+
+
+def _dense(width, start, dtype, *, name):
+    return nn.Dense(width, dtype=dtype, kernel_init=start, name=name)
 
 
 def _row(x, dtype):
@@ -42,10 +57,10 @@ class Condition(nn.Module):
     @nn.compact
     def __call__(self, x, *, cond=None, train=False):
         first, second, third = self.widths
-        h = nn.relu(Dense(first, SPARSE, self.dtype, name="a1")(_row(x, self.dtype)))
-        a2 = Dense(second, SPARSE, self.dtype, name="a2")(h)
-        h = nn.relu(Dense(third, SPARSE, self.dtype, name="a3")(nn.relu(a2)))
-        a4 = Dense(third, DENSE, self.dtype, name="a4")(h)
+        h = nn.relu(_dense(first, SPARSE, self.dtype, name="a1")(_row(x, self.dtype)))
+        a2 = _dense(second, SPARSE, self.dtype, name="a2")(h)
+        h = nn.relu(_dense(third, SPARSE, self.dtype, name="a3")(nn.relu(a2)))
+        a4 = _dense(third, DENSE, self.dtype, name="a4")(h)
         return jnp.concatenate([a2, a4], axis=-1).astype(jnp.float32)
 
 
@@ -59,12 +74,12 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x, *, cond=None, train=False):
         first, second, third = self.widths
-        h = nn.relu(Dense(first, SPARSE, self.dtype, name="hidden1")(_row(x, self.dtype)))
-        h = Dense(second, SPARSE, self.dtype, name="hidden2")(h)
+        h = nn.relu(_dense(first, SPARSE, self.dtype, name="hidden1")(_row(x, self.dtype)))
+        h = _dense(second, SPARSE, self.dtype, name="hidden2")(h)
         h = h if cond is None else h + cond[:, :second].astype(self.dtype)
-        last = Dense(third, SPARSE, self.dtype, name="hidden3")(nn.relu(h))
-        mean = Dense(self.latent_dim, DENSE, self.dtype, name="mean")(nn.relu(last))
-        log_sd = Dense(self.latent_dim, DENSE, self.dtype, name="log_sd")(last)
+        last = _dense(third, SPARSE, self.dtype, name="hidden3")(nn.relu(h))
+        mean = _dense(self.latent_dim, DENSE, self.dtype, name="mean")(nn.relu(last))
+        log_sd = _dense(self.latent_dim, DENSE, self.dtype, name="log_sd")(last)
         return jnp.concatenate([mean, 2.0 * log_sd], axis=-1).astype(jnp.float32)
 
 
@@ -78,11 +93,11 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, z, *, cond=None, train=False):
         first, second, third = self.widths
-        h = Dense(third, SPARSE, self.dtype, name="hidden1")(z.astype(self.dtype))
+        h = _dense(third, SPARSE, self.dtype, name="hidden1")(z.astype(self.dtype))
         h = nn.relu(h if cond is None else h + cond[:, second:].astype(self.dtype))
         for i, width in enumerate((second, first), start=2):
-            h = nn.relu(Dense(width, SPARSE, self.dtype, name=f"hidden{i}")(h))
-        y = Dense(math.prod(self.out), SPARSE, self.dtype, name="out")(h)
+            h = nn.relu(_dense(width, SPARSE, self.dtype, name=f"hidden{i}")(h))
+        y = _dense(math.prod(self.out), SPARSE, self.dtype, name="out")(h)
         return y.reshape(-1, *self.out).astype(jnp.float32)
 
 
@@ -99,8 +114,8 @@ class Regressor(nn.Module):
         h = Condition(self.widths, self.dtype, name="condition")(x)[:, second:]
         h = nn.relu(h.astype(self.dtype))
         for i, width in enumerate((second, first), start=1):
-            h = nn.relu(Dense(width, SPARSE, self.dtype, name=f"hidden{i}")(h))
-        y = Dense(math.prod(self.out), SPARSE, self.dtype, name="out")(h)
+            h = nn.relu(_dense(width, SPARSE, self.dtype, name=f"hidden{i}")(h))
+        y = _dense(math.prod(self.out), SPARSE, self.dtype, name="out")(h)
         return y.reshape(-1, *self.out).astype(jnp.float32)
 
 

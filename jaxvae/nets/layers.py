@@ -9,9 +9,6 @@ Initialisers have the names of the frameworks that the papers used:
 | xavier     | the same, as torch calls it                | 0 (rho-VAE, Soft-IntroVAE)   |
 | normal0.02 | N(0, 0.02^2)                               | 0 (DCGAN, InfoGAN)           |
 | cut0.02    | the same, cut at two standard deviations   | 0 (InfoGAN's convolutions)   |
-| normal0.1  | N(0, 0.1^2)                                | 0 (Caffe's autoencoder)      |
-| sparse0.1  | the same with probability 15 / fan_out,    | 0 (Caffe's autoencoder)      |
-|            | else 0                                     |                              |
 
 For a transposed convolution torch counts fan_in from the *output* channels.
 """
@@ -31,8 +28,7 @@ from jaxvae.errors import UserError, check_count, unknown
 from jaxvae.nets.moments import keep_moments, of_linen
 from jaxvae.types import Array, Net, Tree
 
-INITIALISERS = ("torch", "glorot", "xavier", "normal0.02", "cut0.02", "normal0.1", "sparse0.1")
-SPARSE = 15  # over fan_out: the share of weights that sparse0.1 draws
+INITIALISERS = ("torch", "glorot", "xavier", "normal0.02", "cut0.02")
 ACTIVATIONS = {
     "relu": nn.relu,
     "tanh": jnp.tanh,
@@ -70,20 +66,13 @@ def _weights(name: str, fan_in: int, fan_out: int) -> tuple[Any, Any]:
     def truncated(rng, shape, dtype=jnp.float32):
         return 0.02 * jax.random.truncated_normal(rng, -2.0, 2.0, shape, dtype)
 
-    def sparse(rng, shape, dtype=jnp.float32):
-        rng_kept, rng_value = jax.random.split(rng)
-        kept = jax.random.bernoulli(rng_kept, min(1.0, SPARSE / fan_out), shape)
-        return jnp.where(kept, 0.1 * jax.random.normal(rng_value, shape, dtype), 0.0)
-
     if name == "torch":
         uniform = symmetric(1.0 / math.sqrt(fan_in))
         return uniform, uniform
     if name == "cut0.02":
         return truncated, nn.initializers.zeros
-    if name in ("normal0.02", "normal0.1"):
-        return nn.initializers.normal(float(name[len("normal") :])), nn.initializers.zeros
-    if name == "sparse0.1":
-        return sparse, nn.initializers.zeros
+    if name == "normal0.02":
+        return nn.initializers.normal(0.02), nn.initializers.zeros
     return symmetric(math.sqrt(6.0 / (fan_in + fan_out))), nn.initializers.zeros
 
 

@@ -59,7 +59,7 @@ def mlp(
             matters only to initialisers that depend on the number of outputs. A sequence gives the
             width of each.
         act: relu, leaky_relu (0.2), tanh, elu, sigmoid, softplus or identity.
-        init: a name of `layers`' table, such as torch or glorot.
+        init: torch, glorot, xavier, normal0.02 or cut0.02 (see `layers`).
         skip: put the input beside the last hidden layer, before the heads.
         scale: what the last head is, for an encoder: "logvar", "log_sd", or "softplus" (see
             `layers.log_variance`).

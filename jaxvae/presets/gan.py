@@ -20,13 +20,13 @@ class GAN(Options):
     """Size of z."""
     prior: Literal["normal", "uniform"] = "normal"
     """Of z: N(0, I), or U(-1, 1)."""
-    loss: Literal["ns", "mm", "lsgan", "wgan", "wgan_gp"] = "ns"
+    loss: Literal["ns", "mm", "lsgan", "wgan", "wgan_gp", "dragan"] = "ns"
     """Non-saturating, minimax, least squares, Wasserstein with clipped weights or with a gradient
-    penalty."""
+    penalty, non-saturating with one near the data."""
     convention: Literal["paper", "released"] = "paper"
     """Of lsgan and of the penalty: the papers', or that of the GAN study's code."""
     penalty: Number = None
-    """Weight of wgan_gp's penalty (default: 10)."""
+    """Weight of the penalty of wgan_gp or dragan (default: 10)."""
     clip: Number = None
     """Largest absolute weight of wgan's discriminator (default: 0.01)."""
     first: Literal["generator", "discriminator"] = "generator"
@@ -51,9 +51,10 @@ class GAN(Options):
         """Raises `UserError` for settings that no run can have."""
         super().check()
         check_number("--beta1", self.beta1, least=0.0, below=1.0)
-        for name, loss in (("penalty", "wgan_gp"), ("clip", "wgan")):
-            if getattr(self, name) is not None and self.loss != loss:
-                raise UserError(f"--{name} is of --loss {loss}: leave it out with {self.loss}.")
+        for name, losses in (("penalty", ("wgan_gp", "dragan")), ("clip", ("wgan",))):
+            if getattr(self, name) is not None and self.loss not in losses:
+                of = " or ".join(losses)
+                raise UserError(f"--{name} is of --loss {of}: leave it out with {self.loss}.")
 
 
 def build(config: GAN, shape: tuple[int, ...], num_classes: int | None) -> System:
@@ -69,7 +70,7 @@ def build(config: GAN, shape: tuple[int, ...], num_classes: int | None) -> Syste
     if config.net == "mlp":
         pair = nets.mlp_gan(shape, output="unit" if len(shape) == 3 else "linear", dtype=dtype)
     else:
-        norm = config.loss != "wgan_gp"
+        norm = config.loss not in ("wgan_gp", "dragan")  # whose penalty is of single examples
         pair = nets.infogan_gan(shape, latent_dim=config.latent_dim, batch_norm=norm, dtype=dtype)
     names = ("latent_dim", "loss", "convention", "prior", "first", "every", "same_noise")
     options = {name: getattr(config, name) for name in names}

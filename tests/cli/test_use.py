@@ -130,7 +130,7 @@ def test_ends_of_an_interpolation_are_reconstructions(trained, tmp_path):
 
 
 def test_evaluate_writes_the_table_as_json(trained, capsys):
-    others = ("log_prob", "lpips", "auroc", "fid", "kid")
+    others = ("log_prob", "completions", "lpips", "auroc", "fid", "kid")
     likelihoods = [name for name in options.METRICS if name not in others]
     assert main(["evaluate", str(trained), "--metrics", *likelihoods, "--k", "20"]) == 0
     shown = capsys.readouterr().out

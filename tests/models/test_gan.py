@@ -13,7 +13,7 @@ from jaxvae import nets
 from jaxvae.data import toy2d
 from jaxvae.errors import UserError
 from jaxvae.models import clip_weights, gan
-from jaxvae.models.gan import gradient_penalty
+from jaxvae.models.gan import _perturbed, gradient_penalty
 from jaxvae.nets import infogan_gan, mlp_gan
 from jaxvae.testing import check_model
 from jaxvae.train import train_ensemble
@@ -166,6 +166,26 @@ def test_each_interpolate_lies_at_a_place_of_its_own_between_its_data_and_its_fa
     assert np.all((u > -1e-5) & (u < 1.0 + 1e-5))
     assert len(np.unique(u)) > 490
     assert abs(np.mean(u) - 0.5) < 0.05 and abs(np.var(u) - 1.0 / 12.0) < 0.01
+
+
+@pytest.mark.parametrize(("convention", "root"), [("paper", 0.0), ("released", 1e-4)])
+def test_dragans_penalty_is_of_probabilities_at_the_data(convention, root):
+    """Of numbers that are all equal the standard deviation is 0, and the points are the data."""
+    options = {"loss": "dragan", "convention": convention, "penalty": 7.0}
+    found, _ = losses_of(gan(constant(), linear(), latent_dim=4, **options), np.full((3, 2), 0.4))
+    real = sigmoid(0.4 * (0.6 - 1.1) + 0.2)
+    penalty = (np.sqrt(root + (real * (1.0 - real) * NORM) ** 2) - 1.0) ** 2
+    np.testing.assert_allclose(found["penalty"], np.full(3, penalty), rtol=1e-5)
+    np.testing.assert_allclose(found["generator_loss"], -np.log(FALSE), rtol=1e-5)
+    total = -np.log(real) - np.log(1.0 - FALSE) + 7.0 * penalty
+    np.testing.assert_allclose(found["discriminator_loss"], total, rtol=1e-5)
+
+
+def test_dragans_points_are_half_a_deviation_from_the_data_at_most():
+    x = np.random.default_rng(0).normal(2.0, 3.0, (400, 4)).astype(np.float32)
+    v = (np.asarray(_perturbed(KEY, jnp.asarray(x))) - x) / (0.5 * x.std())
+    assert v.min() > -1e-4 and v.max() < 1.0 + 1e-4
+    assert abs(v.mean() - 0.5) < 0.03 and abs(v.var() - 1.0 / 12.0) < 0.01
 
 
 def test_the_penalty_of_a_flat_critic_has_a_gradient():

@@ -93,7 +93,7 @@ def test_defaults_are_the_reports():
     assert (config.learning_rate, config.beta1, config.batch_size) == (2e-4, 0.9, 64)
 
 
-@pytest.mark.parametrize("loss", ["ns", "mm", "lsgan", "wgan", "wgan_gp"])
+@pytest.mark.parametrize("loss", ["ns", "mm", "lsgan", "wgan", "wgan_gp", "dragan"])
 def test_every_loss_trains_the_nets_of_the_study(loss):
     options = {"first": "discriminator", "prior": "uniform", "convention": "released"}
     system = system_of(net="infogan", loss=loss, every=2, latent_dim=4, **options)
@@ -101,9 +101,9 @@ def test_every_loss_trains_the_nets_of_the_study(loss):
     state = jax.eval_shape(lambda: init_state(system.model, system.tx, jax.random.key(0), x))
     new, metrics = jax.eval_shape(make_train_step(system.model, system.tx), state, x)
     assert jax.tree.structure(new) == jax.tree.structure(state)
-    assert ("penalty" in metrics) == (loss == "wgan_gp")
+    assert ("penalty" in metrics) == (loss in ("wgan_gp", "dragan"))
     norms = "batch_stats" in state.state["discriminator"]
-    assert norms == (loss != "wgan_gp")
+    assert norms == (loss not in ("wgan_gp", "dragan"))
 
 
 def test_the_weights_of_wgan_are_clipped():
@@ -129,7 +129,7 @@ def test_points_are_drawn_without_a_tanh():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"penalty": 1.0}, "--penalty is of --loss wgan_gp: leave it out with ns"),
+        ({"penalty": 1.0}, "--penalty is of --loss wgan_gp or dragan: leave it out with ns"),
         ({"clip": 0.1, "loss": "lsgan"}, "--clip is of --loss wgan"),
         ({"beta1": 1.0}, "--beta1 must be below 1"),
     ],
