@@ -294,7 +294,7 @@ def test_commands_use_the_composed_model(trained, tmp_path, command, shapes):
 
 
 def test_evaluate_measures_the_composed_model(trained, tmp_path):
-    others = ("log_prob", "completions", "bpd", "lpips", "fid", "kid")
+    others = ("log_prob", "completions", "bpd", "lpips", "auroc", "fid", "kid")
     metrics = [name for name in options.METRICS if name not in others]
     assert (
         main(
