@@ -1,7 +1,8 @@
 """Every test runs on eight simulated CPU devices, with strict dtype promotion, offline.
 
 Most of the suite's time is XLA's, so programs are compiled with as little optimisation as it can do,
-in the tests' child processes too; `JAXVAE_TEST_OPTIMISED=1` compiles them as users do.
+in the tests' child processes too; `JAXVAE_TEST_OPTIMISED=1` compiles them as users do. So do the tests
+that are marked `optimised`: they compare the bits of different programs of the same mathematics.
 
 What a process has compiled stays in it, gigabytes in the whole suite, so it is dropped between two
 tests when there is much of it. A process that has held more than MEMORY_LIMIT fails the run.
@@ -30,6 +31,7 @@ jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / "
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
+QUICK = bool(jax.config.jax_disable_most_optimizations)
 MEMORY_LIMIT = float(os.environ.get("JAXVAE_TEST_MEMORY", "2")) * 2**30  # 0: any amount
 MUCH, MORE = 7 * 2**27, 2**27  # compiled programs are dropped at MUCH, then each time MORE has come
 PEAKS = pytest.StashKey[dict[str, int]]()
@@ -61,11 +63,15 @@ def drop_compiled():
 def pytest_runtest_setup(item):
     if item.get_closest_marker("large"):  # it needs room: what came before it goes first
         drop_compiled()
+    if item.get_closest_marker("optimised"):
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item):
     jax.config.update("jax_default_matmul_precision", None)  # commands set it for their process
+    jax.config.update("jax_disable_most_optimizations", QUICK)
     if workers.held() > item.config.stash[DROP_AT]:
         drop_compiled()
         item.config.stash[DROP_AT] = max(MUCH, workers.held() + MORE)

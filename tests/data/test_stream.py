@@ -60,6 +60,7 @@ def test_reader_reads_each_step_once_and_in_threads():
     assert len(seen) == len(set(seen)) and set(range(9)) <= set(seen) <= set(range(13))
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("steps_per_call", [None, 1, 4])
 def test_streaming_gives_the_bits_of_resident_data(steps_per_call):
     """The same batches and noise: whether the data are on the device changes nothing."""
