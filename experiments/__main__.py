@@ -22,7 +22,7 @@ from jaxvae import table
 from jaxvae.errors import UserError
 
 FOLDER = Path(__file__).parent
-HEAD = ("experiment", "published numbers", "run", "with 3 seeds or more", "reproduced", "differ")
+HEAD = ("experiment", "rows", "run", "with 3 seeds or more", "reproduced", "differ")
 LISTED = ("cell", "seeds", "expected", "from", "memory", "lacks here")
 OPTIONS = (
     Option("list", False, bool, "every cell: what is there, what a seed costs here, what it lacks"),

@@ -209,7 +209,7 @@ def of_claims(folder: Folder) -> list[Verdict]:
         spread = math.hypot(low.sd or 0.0, high.sd or 0.0)
         far = abs(gap) > 2 * spread
         if n >= 3:
-            kind = DEAD if gap >= 0 else HOLDS if far else OPEN
+            kind = OPEN if not far else DEAD if gap >= 0 else HOLDS
         else:
             kind = AGAINST if gap >= 0 else SO_FAR
         by = f", {abs(gap) / spread:.1f} standard deviations" if n > 1 and spread else ""
@@ -241,8 +241,9 @@ def of_rows(folder: Folder) -> list[Verdict]:
         theirs = spreads[row[:3]]
         if row.status == "differs":
             spread, kind, whose = math.hypot(row.sd or 0.0, theirs), DEAD, "standard deviations"
-        elif row.status == "n < 3" and row.paper_sd and abs(row.difference) > FAR * theirs:
-            spread, kind, whose = theirs, AGAINST, "of the paper's standard deviations"
+        elif row.status == "n < 3" and theirs and abs(row.difference) > FAR * theirs:
+            whose = "of the paper's standard deviations" if row.paper_sd else "tolerances"
+            spread, kind = theirs, AGAINST
         else:
             continue
         far = math.isfinite(row.difference) and spread

@@ -336,6 +336,8 @@ class Scheduler:
                 say(f"{each.task.label}: done in {took}")
                 continue
             self.failed.append(each.task.label)
+            keys = {key for key, _ in each.task.runs}  # another seed would fail as this one did
+            self.settled |= {(key, seed) for key in keys for seed in range(SEEDS)}
             say(f"{each.task.label}: failed after {took}, exit code {code}. Its last lines:")
             for line in each.log.read_text(errors="replace").splitlines()[-LAST:]:
                 say(f"  {line}")
@@ -344,7 +346,7 @@ class Scheduler:
         """Asks all that runs to save and stop, waits, and says so."""
         why = "asked to stop" if self.asked.signals else "the time is over"
         for each in self.running:
-            say(f"{each.task.label}: stopped, {why}; the same command goes on with it")
+            say(f"{each.task.label}: stopped, {why}; started again, it goes on from what it saved")
             kill(each.process, signal.SIGTERM)
         end, heard = time.monotonic() + GRACE, len(self.asked.signals)
         while any(r.process.poll() is None for r in self.running):

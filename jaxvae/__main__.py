@@ -1,3 +1,5 @@
+"""`python -m jaxvae`: the command line."""
+
 from jaxvae.cli import main
 
 raise SystemExit(main())

@@ -96,7 +96,7 @@ def claim(cell, below):
         ((5, 6, 7), (1, 2, 3), page.DEAD, "4 above, 2.8 standard deviations."),
         ((1, 2, 3), (5, 6, 7), page.HOLDS, "4 below, 2.8 standard deviations."),
         ((1, 2, 3), (2, 3, 4), page.OPEN, "1 below, 0.7 standard deviations."),
-        ((2, 3, 4), (1, 2, 3), page.DEAD, "1 above, 0.7 standard deviations."),
+        ((2, 3, 4), (1, 2, 3), page.OPEN, "1 above, 0.7 standard deviations."),
         ((5,), (1, 2, 3), page.AGAINST, "3 above."),
         ((1,), (2000.5,), page.SO_FAR, "2,000 below."),
         ((1, 2), (2, 3), page.SO_FAR, "1 below, 1.0 standard deviations."),

@@ -3,6 +3,7 @@ function is longer than a reader can hold."""
 
 import ast
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,8 @@ def test_imports_inside_functions_are_for_startup_alone():
 def test_each_room_says_what_it_is_for_and_exports_what_it_names(room):
     module = importlib.import_module(f"jaxvae.{room}")
     assert len(module.__doc__.split()) > 20
+    files = {path.stem for path in (ROOT / "jaxvae" / room).glob("*.py")} - {"__init__"}
+    assert files <= set(re.findall(r"\w+", module.__doc__))
     for name in getattr(module, "__all__", ()):
         assert hasattr(module, name), name
 

@@ -17,6 +17,7 @@ from experiments.rho_vae.setting import DATA, UNIFORM, methods
 from jaxvae import writers
 from jaxvae.errors import UserError
 from jaxvae.models.rho_vae import NETS
+from jaxvae.plots import plain_axes, save_figure
 from jaxvae.writers import read, read_json
 
 FIGURES = {"vanilla": 1, "beta": 3, "cnn": 4, "info": 5}
@@ -59,8 +60,6 @@ def curves(
 def draw(net: str, target: Path, results: str = "results") -> bool:
     """Draws the curves of one net. Returns whether there was any."""
     from matplotlib.figure import Figure
-
-    from jaxvae.plots import plain_axes, save_figure
 
     figure = Figure(figsize=(10, 7), dpi=120, layout="constrained")
     published = {c["cell"]: c["value"] for c in read_json(FOLDER / "expected.json")["cells"]}
@@ -125,8 +124,6 @@ def samples(name: str, target: Path) -> bool:
     was any."""
     from matplotlib.figure import Figure
     from PIL import Image
-
-    from jaxvae.plots import save_figure
 
     paths = {m: target / "samples" / f"{name}.vanilla.{m}.png" for m in methods("vanilla")}
     paths = {m: path for m, path in paths.items() if path.exists()}

@@ -204,28 +204,36 @@ def _cell(name: str, case: Case, measure: Callable[[Case], list[Measure]]) -> Ce
         available(chosen)
         lpips.load("squeeze")
 
-    published = case.published
+    published, looks = case.published, measure is not detection
     needs = Needs(
-        () if published.side is not None else (published.data,),
+        _data(case, measure),
+        (EXTRACTORS[setting.protocols(published)[0].extractor].weights,) if looks else (),
         accelerator=published.shrink == 1,
         steps=train.steps_of(published, train.size_of(published)),
         net=f"{train.shape_of(published)}, channels / {published.shrink}, {case.method}",
         parts=lambda: [train.part(case)],
-        protocols=(
-            tuple(
-                f"{score}, {stats} statistics"
-                for score in setting.SCORES.values()
-                for stats in STATS
-            )
-            if measure is detection
-            else tuple(
-                f"nats, {stats} statistics{case.suffix}" for stats in ("running", "reestimated")
-            )
-        ),
+        protocols=_protocols(case, measure),
         stopped=stopped,
         shares=case.label if published.shrink == 1 else "",
     )
     return Cell(name, run, check=check, needs=needs)
+
+
+def _data(case: Case, measure: Callable[[Case], list[Measure]]) -> tuple[str, ...]:
+    """Returns the data sets that a cell needs; folders of faces are looked for by its check."""
+    names = [case.name, PAIRS[case.name]] if measure is detection else [case.name]
+    chosen = [setting.PUBLISHED[name] for name in names]
+    return tuple(each.data for each in chosen if each.side is None)
+
+
+def _protocols(case: Case, measure: Callable[[Case], list[Measure]]) -> tuple[str, ...]:
+    """Returns the protocols of which a seed that is done has a number: at the published size that
+    of the paper."""
+    if measure is detection:
+        return tuple(f"{name}, {s} statistics" for name in setting.SCORES.values() for s in STATS)
+    if case.published.shrink == 1:
+        return (setting.protocols(case.published)[0].label,)
+    return tuple(f"nats, {s} statistics{case.suffix}" for s in ("running", "reestimated"))
 
 
 def _cells() -> list[Cell]:

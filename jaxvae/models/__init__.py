@@ -1,6 +1,14 @@
 """One file per system; each constructor takes nets and hyper-parameters and returns a `Model`.
 
-`verbs` has what one does with a trained model of any kind: reconstruct, interpolate, traverse.
+    vae, likelihoods    the variational auto-encoder, and what its decoder stands for
+    rho_vae, info_vae, wae_gan    its kin
+    introspective, intro_vae, soft_intro_vae    what they share, and the two
+    two_stage, joint    stages one after the other, or at once
+    prior, mixture      another prior for a trained model
+    cvae                images completed
+    gan, flow           without an encoder; with an exact density
+    verbs               what one does with a trained model of any kind
+
 Stands on distributions, objectives, nets and data; imported by presets, experiments and users.
 """
 

@@ -1,5 +1,10 @@
 """Networks: Flax Linen modules behind the `Net` contract, a file for each family.
 
+    layers, moments    layers with the initialisers of the papers' frameworks, `from_linen`; what
+                       BatchNorm sees in a pass
+    mlp, conv          for any size of data
+    rho, infogan, wae, resnet, intro, gan, realnvp, doersch    of the papers
+
 The only place that knows Flax. Stands on the ground alone; imported by models that bring nets, by
 presets, experiments and users. A net of your own needs none of this: any pair of functions will do.
 """

@@ -128,6 +128,8 @@ def _study_norm(dtype: Any) -> BatchNorm:
 
 
 class StudyGenerator(nn.Module):
+    """A latent [B, D] to an image [B, H, W, C] in [0, 1]."""
+
     shape: tuple[int, int, int]
     widths: tuple[int, ...]
     dtype: Any
@@ -149,6 +151,8 @@ class StudyGenerator(nn.Module):
 
 
 class StudyDiscriminator(nn.Module):
+    """An image [B, H, W, C] to one logit [B]."""
+
     widths: tuple[int, ...]
     batch_norm: bool
     dtype: Any

@@ -17,7 +17,7 @@ widths with `is not`, so that some of its blocks between equal widths above 256 
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -43,8 +43,9 @@ GROUPS = 32  # at most, and such that they divide the channels (Wu & He 2018)
 OUTPUTS = ("linear", "sigmoid")
 
 
-class Style(nn.Module):
-    """What encoder and decoder share: channels, labels, and how a block looks."""
+class Style(NamedTuple):
+    """What encoder and decoder share: channels, labels, and how a block looks. Layers belong to the
+    module in whose `__call__` they are made."""
 
     channels: tuple[int, ...]
     norm: str
@@ -88,45 +89,48 @@ class Style(nn.Module):
         raise UserError(f"this intro net got {what}, and takes {want}.")
 
 
-class Encoder(Style):
+class Encoder(nn.Module):
     """An image [B, H, W, C] to the outputs of a posterior [B, sum(heads)]."""
 
+    style: Style
     shape: tuple[int, int, int]
     heads: tuple[int, ...]
 
     @nn.compact
     def __call__(self, x, *, cond=None, train=False):
+        style = self.style
         if x.shape[1:] != self.shape:
             raise UserError(
                 f"this intro net takes images of shape {self.shape}, not {x.shape[1:]}: resize "
                 "them, or build it for them."
             )
-        h = self.conv(self.channels[0], 5)(x.astype(self.dtype))
-        h = halved(_leaky(self.normalised(h, train)))
-        for width in self.channels[1:]:
-            h = halved(self.block(h, width, train))
-        h = self.block(h, self.channels[-1], train)
-        h = self.joined(h.reshape(h.shape[0], -1), cond)
-        return Dense(sum(self.heads), dtype=self.dtype)(h).astype(jnp.float32)
+        h = style.conv(style.channels[0], 5)(x.astype(style.dtype))
+        h = halved(_leaky(style.normalised(h, train)))
+        for width in style.channels[1:]:
+            h = halved(style.block(h, width, train))
+        h = style.block(h, style.channels[-1], train)
+        h = style.joined(h.reshape(h.shape[0], -1), cond)
+        return Dense(sum(self.heads), dtype=style.dtype)(h).astype(jnp.float32)
 
 
-class Decoder(Style):
+class Decoder(nn.Module):
     """A latent [B, D] to an image [B, H, W, C]."""
 
+    style: Style
     shape: tuple[int, int, int]
     output: str
 
     @nn.compact
     def __call__(self, z, *, cond=None, train=False):
-        height, width, colours = self.shape
-        scale = 2 ** len(self.channels)
-        small = (height // scale, width // scale, self.channels[-1])
-        h = Dense(math.prod(small), dtype=self.dtype)(self.joined(z.astype(self.dtype), cond))
+        style, (height, width, colours) = self.style, self.shape
+        scale = 2 ** len(style.channels)
+        small = (height // scale, width // scale, style.channels[-1])
+        h = Dense(math.prod(small), dtype=style.dtype)(style.joined(z.astype(style.dtype), cond))
         h = nn.relu(h).reshape(-1, *small)
-        for features in self.channels[::-1]:
-            h = doubled(self.block(h, features, train))
-        h = self.block(h, self.channels[0], train)
-        y = Conv(colours, 5, padding=2, dtype=self.dtype)(h).astype(jnp.float32)
+        for features in style.channels[::-1]:
+            h = doubled(style.block(h, features, train))
+        h = style.block(h, style.channels[0], train)
+        y = Conv(colours, 5, padding=2, dtype=style.dtype)(h).astype(jnp.float32)
         return nn.sigmoid(y) if self.output == "sigmoid" else y
 
 
@@ -202,8 +206,8 @@ def intro(
         shape, channels, INTRO_VAE_CHANNELS if variant == "intro_vae" else CHANNELS
     )
     channels = tuple(max(1, width // shrink) for width in channels)
-    style = (channels, norm, variant, num_classes, dtype, shape)
-    return from_linen(Encoder(*style, heads)), from_linen(Decoder(*style, output))
+    style = Style(channels, norm, variant, num_classes, dtype)
+    return from_linen(Encoder(style, shape, heads)), from_linen(Decoder(style, shape, output))
 
 
 def _channels(

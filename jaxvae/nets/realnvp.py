@@ -22,6 +22,8 @@ from jaxvae.types import Net
 
 
 class Coupling(nn.Module):
+    """Numbers [B, *shape] to log-scales before their tanh and shifts [B, 2, *shape]."""
+
     shape: tuple[int, ...]
     hidden: tuple[int, ...]
     dtype: Any

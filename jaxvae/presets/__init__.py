@@ -1,7 +1,8 @@
 """Presets: what a named run means. Each is one file: options, and how they become a model.
 
     config     what a preset is, and the options that all or most have
-    vae, ...   one preset each
+    vae, rho_vae, info_vae, two_stage_vae, intro_vae, soft_intro_vae, cvae, gan, flow    one each
+    introspective, two_stage_options    options of two, and of one that is built late
     parts      nets and optimisers that several build
     conditions what samples are conditioned on
     record     options as config.json and as a command line

@@ -1,11 +1,14 @@
 """Training: `fit` for one model, `train_ensemble` for many at once, and the pure step for loops of
 your own.
 
-    plan      the phases of a run, and what happens after which step
-    step      the one training step, made from any `Model`
-    loop      many steps in one compiled call
-    driver    the loop that both entries share: plan, engine, recorder
-    fit, ensemble, evaluate, statistics, checkpoint, recorder, folder
+    plan          the phases of a run, and what happens after which step
+    step          the one training step, made from any `Model`
+    loop          many steps in one compiled call
+    driver        the loop that both entries share: plan, engine, recorder
+    fit, ensemble    the entries; training and members are their engines
+    recorder      log, warnings, checkpoints (checkpoint) in a run's folder (folder); signals stop it
+    evaluate      means over a whole split
+    statistics    batch statistics estimated anew
 
 Knows models and sources of data, no preset and no command; imported by presets and commands.
 """
