@@ -14,7 +14,6 @@ from jaxvae.errors import UserError, check_count
 from jaxvae.metrics import fid, ood, protocols
 from jaxvae.presets import detect as detecting
 from jaxvae.presets import measure as measuring
-from jaxvae.presets import statistics
 from jaxvae.presets.config import source
 
 
@@ -89,11 +88,21 @@ def run_evaluate(args: options.Evaluate) -> int:
 
 def _sets(args: options.Evaluate, trained: Trained, split: data.Source) -> detecting.Sets:
     """Returns what auroc compares; raises `UserError` for sets that do not fit."""
+    if args.gamma is not None and trained.system.on_examples is not None:
+        raise UserError(
+            "--gamma is of models of whole images; this one completes images of which a part is "
+            "given: leave it out."
+        )
     if args.gamma is not None:
         ood.with_variance(trained.system.model, args.gamma)
-    config = dataclasses.replace(trained.config, data=args.out_data, size=None, crop=None)
+    name = args.out_data or ""
+    size = trained.shape[0] if args.convert and name.startswith("folder:") else None
+    config = dataclasses.replace(trained.config, data=name, size=size, crop=None)
     outside = source(config, args.out_split or "test", args.data_dir)
-    train = statistics.training_data(trained.config, args.data_dir)
+    try:
+        train = source(trained.config, trained.config.split or "train", args.data_dir)
+    except UserError as error:
+        raise UserError(f"auroc also scores the training data: {error}") from None
     return detecting.sets(trained.system, split, outside, train, convert=args.convert)
 
 
@@ -187,5 +196,6 @@ class _Progress:
 
         self.bar = self.bar or tqdm(total=total, unit="example", dynamic_ncols=True)
         self.bar.update(done - self.bar.n)
-        if done == total:
+        if done == total:  # the next pass has a bar of its own
             self.bar.close()
+            self.bar = None

@@ -1,5 +1,4 @@
-"""What a trained model is used for: `jaxvae sample | reconstruct | interpolate | traverse |
-evaluate RUN`."""
+"""What a trained model is used for: `jaxvae sample | reconstruct | interpolate | traverse RUN`."""
 
 import io
 from collections.abc import Callable

@@ -124,7 +124,8 @@ def gan(
         latent_dim: D.
         loss: of the table.
         convention: what lsgan and the penalty are of.
-        penalty: its weight, >= 0; of wgan_gp and dragan; it may be traced.
+        penalty: its weight, >= 0; of wgan_gp and dragan; it may be traced. Where gradients are
+            accumulated, dragan's deviation of the data is that of each part of the batch.
         prior: of z, N(0, I) or U(-1, 1).
         first: which of the two moves first in a step.
         every: the generator moves at every so many steps, the discriminator at each: behind the

@@ -48,7 +48,7 @@ def of_linen(module: nn.Module) -> NetMoments:
         if jax.tree.structure(seen) != jax.tree.structure(state[AVERAGES]):
             raise UserError(
                 "this net's BatchNorm does not tell its moments: use jaxvae.nets.layers.BatchNorm, "
-                "or stats='running' or 'batch'."
+                "or evaluate with running averages: model._replace(stats='running')."
             )
         return y, {**state, AVERAGES: seen}
 

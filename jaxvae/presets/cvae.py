@@ -45,6 +45,11 @@ class CVAE(Options):
         check_number("--weight-decay", self.weight_decay, least=0.0)
         if self.column is not None and self.part != "column":
             raise UserError(f"--column goes with --part column, not with {self.part}.")
+        if self.flip:
+            raise UserError(
+                "--flip would move the pixels that are given, which are those of one place: leave it "
+                "out."
+            )
         if self.latent_dim is not None and self.method == "regressor":
             raise UserError("a regressor has no latent: leave out --latent-dim.")
         if self.pixels == "binarised" and self.given == "grey":

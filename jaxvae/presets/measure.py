@@ -47,6 +47,12 @@ def check(system: System, source: Source, metrics: tuple[str, ...], setting: Set
         _bits(system, source, 0.0)
     if "lpips" in metrics:
         lpips.check_source(source, setting.lpips_net)
+    if "completions" in metrics and system.on_examples is None:
+        raise UserError("completions are of a model that completes examples, which this does not.")
+    if "log_prob" in metrics:
+        likelihood.make_log_prob(system.model)
+    if {"elbo", "kl_per_dim", "active_units"} & set(metrics):
+        likelihood.make_terms(system.model)
 
 
 def measure(
@@ -73,8 +79,6 @@ def measure(
     check(system, source, metrics, setting)
     looks = _looks(system, trained, source, setting, progress) if "lpips" in metrics else []
     rows = []
-    if "completions" in metrics and system.on_examples is None:
-        raise UserError("completions are of a model that completes examples, which this does not.")
     if "log_prob" in metrics:
         rows += _density(system, trained, source, setting)
     if {"elbo", "kl_per_dim", "active_units"} & set(metrics):
@@ -102,14 +106,6 @@ def _options(system: System, setting: Setting) -> dict[str, Any]:
 def _record(metric: str, value: Any, error: float | None, source: Source, protocol: str) -> Record:
     n = source.size
     return {"metric": metric, "value": value, "error": error, "n": n, "protocol": protocol}
-
-
-def with_statistics(protocol: str, setting: Setting) -> str:
-    """Returns a protocol that also says which statistics BatchNorm had, where that is to be said."""
-    if not setting.statistics:
-        return protocol
-    of_batch = f" of {setting.batch_size}" if setting.stats == "batch" else ""
-    return f"{protocol}, {setting.statistics}{of_batch}"
 
 
 def _pixels(system: System, seed: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jaxvae.errors import UserError, unknown
 from jaxvae.presets import PRESETS
-from jaxvae.presets.config import PLACES, Options, Preset
+from jaxvae.presets.config import OF_NET, PLACES, Options, Preset
 
 
 class Saved(NamedTuple):
@@ -95,6 +95,10 @@ def from_dict(saved: dict[str, Any], workdir: Path = Path()) -> Saved:
         )
     values: dict[str, Any]
     values = {n: tuple(value) if isinstance(value, list) else value for n, value in fields.items()}
+    if values.get("net") in OF_NET:  # older runs could be given options that their net did not have
+        heard = OF_NET[values["net"]]
+        unused = {name for names in OF_NET.values() for name in names} - set(heard)
+        values = {name: value for name, value in values.items() if name not in unused}
     try:
         config = preset.options(workdir=workdir, **values)
         config.check()

@@ -38,7 +38,13 @@ KEY = 0x57A75  # folded into the seed: the noise is not that of an evaluation
 def default_stats(model: Model, state: State, *, samples: bool = False) -> str:
     """Returns how a model is evaluated where nobody says otherwise: "running", unless its nets have
     batch statistics and the model says that they are to be re-estimated; with `samples`, over
-    samples."""
+    samples.
+
+    Raises:
+        UserError: for a model that names none of `STATS`.
+    """
+    if model.stats not in STATS:
+        raise unknown("stats of a model", model.stats, STATS)
     if model.stats == "running" or not nets.has_averages(state):
         return "running"
     return "reestimated-samples" if samples and model.stats == "reestimated" else model.stats

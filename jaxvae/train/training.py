@@ -19,7 +19,7 @@ from jaxvae.train.evaluate import make_evaluator
 from jaxvae.train.loop import Loop, LoopState, compile_loop, empty_sums, no_bad
 from jaxvae.train.plan import Plan, Stretch
 from jaxvae.train.recorder import Recorder
-from jaxvae.train.statistics import default_stats, make_reestimator, moments_of
+from jaxvae.train.statistics import OVER, default_stats, make_reestimator, moments_of
 from jaxvae.train.step import (
     TrainState,
     groups,
@@ -169,7 +169,7 @@ class Training:
             make_eval_step(phase.model),
             *(state.params, state.state, state.rng, self.examples[i], mask),
         )
-        if default_stats(phase.model, state.state) == "reestimated":
+        if default_stats(phase.model, state.state) in OVER:
             trees = (state.params, state.state, state.rng, self.examples[i])
             jax.eval_shape(moments_of(phase.model), *trees)
         if i == len(self.plan.phases) - 1 and best not in measured:
@@ -254,15 +254,16 @@ class Training:
         self, recorder: Recorder, i: int, step: int, loop_state: LoopState
     ) -> dict[str, float] | None:
         """Returns the metrics of the validation split by the model of phase i, logged; None
-        without one, and for a net that will grow, which is not compared with what it becomes."""
+        without one, and for a model that is not the last, which is not compared with that."""
         phase, state = self.plan.phases[i], loop_state.train
         if phase.valid is None or not self._is_measured(i):
             return None
         if i not in self.evaluators:
             options = {"preprocess": phase.preprocess, "seed": self.seed, "mesh": self.mesh}
             evaluator = make_evaluator(phase.model, phase.valid, **options)
-            if default_stats(phase.model, state.state) == "reestimated":
-                of_data = make_reestimator(phase.model, self.source, **options)
+            over = OVER.get(default_stats(phase.model, state.state))
+            if over is not None:
+                of_data = make_reestimator(phase.model, self.source, over=over, **options)
                 evaluator = _after(of_data, evaluator)
             self.evaluators = {i: evaluator}
         params = state.params if state.ema is None else state.ema
@@ -272,8 +273,7 @@ class Training:
         if bad:
             raise recorder.non_finite(step, [f"{name} of the validation split" for name in bad])
         recorder.warn("collapse", step, collapse(found.get("kl", COLLAPSED)))
-        grows_later = any(later.grow is not None for later in self.plan.phases[i + 1 :])
-        return None if grows_later else found  # the best is one of the last nets
+        return found if phase.model is self.plan.phases[-1].model else None  # the best is of that
 
     def saved(self, step: int, loop_state: LoopState, evaluated: bool) -> None:
         """Calls the user's function after an evaluation."""

@@ -130,6 +130,7 @@ def test_what_it_cannot_do_is_one_line(regressor, words, message, capsys):
         ({"column": 2, "part": "top"}, "--column goes with --part column"),
         ({"latent_dim": 3, "method": "regressor"}, "a regressor has no latent"),
         ({"pixels": "binarised", "given": "grey"}, "leave out --given grey"),
+        ({"flip": True}, "--flip would move the pixels that are given"),
         ({"beta1": 1.0}, "--beta1 must be below 1"),
         ({"weight_decay": -1.0}, "--weight-decay must be at least 0"),
     ],

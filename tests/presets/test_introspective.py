@@ -232,6 +232,9 @@ def test_defaults_that_depend_on_the_net(tmp_path):
         page = json.loads(json.dumps(record.as_dict(config, SHAPE, None)))
         assert record.from_dict(page).config.channels == channels
     assert "--channels 8 8" in record.command(VAE(tmp_path, net="conv", channels=(8, 8)))
+    page = record.as_dict(VAE(tmp_path, net="mlp", channels=(8, 8)), SHAPE, None)
+    page = json.loads(json.dumps(page))  # of a run from when --net mlp took them, in vain
+    assert record.from_dict(page).config.channels == VAE(tmp_path, net="mlp").channels
 
 
 def test_flips_are_of_training_alone(tmp_path):

@@ -105,6 +105,12 @@ def test_introspective_models_are_evaluated_with_them_where_nobody_says_otherwis
     assert default_stats(intro, {"encoder": {}, "decoder": {}}) == "running"  # no BatchNorm
 
 
+def test_statistics_that_do_not_exist_are_refused():
+    model = small()._replace(stats="re-estimated")
+    with pytest.raises(UserError, match="unknown stats of a model 're-estimated'. Did you mean"):
+        default_stats(model, {})
+
+
 def test_what_cannot_be_reestimated_is_refused():
     with pytest.raises(UserError, match="does not tell the moments of its batches"):
         reestimate(MODEL._replace(moments=None), PARAMS, STATE, SOURCE)

@@ -163,6 +163,24 @@ def test_phases_need_not_measure_the_same(tmp_path):
     assert best == max((8, 9), key=lambda step: lines[step]["elbo"])
 
 
+def test_the_best_is_of_the_last_model(tmp_path):
+    """The first one measures the same and better, and is not what the run is of."""
+    last = small(8)
+    terms = last.terms
+
+    def worse(params, state, rng, batch, *, stats="running"):
+        found = terms(params, state, rng, batch, stats=stats)
+        return found._replace(rec=found.rec + 1000.0)
+
+    last = last._replace(terms=worse)
+    phases = [Phase(small(8), 4), Phase(last, 2), Phase(last, 4, optax.sgd(1.0))]
+    go(phases, valid=source(1), eval_every=2, workdir=tmp_path)
+    lines = {line["step"]: line for line in log_of(tmp_path) if line["split"] == "valid"}
+    assert min(lines[2]["elbo"], lines[4]["elbo"]) > lines[6]["elbo"] + 900
+    best = Checkpoints(tmp_path / "checkpoints", read_only=True).best_step()
+    assert best == max((6, 8, 10), key=lambda step: lines[step]["elbo"])
+
+
 def test_what_augments_training_is_not_in_the_evaluation():
     """A model that reports the mean of what it sees; training sees everything darker."""
     model = small(8)
