@@ -108,7 +108,7 @@ def test_what_convolves_calls_it_before_jax_has_started(argv, kept):
 import runpy, sys
 from jax._src.xla_bridge import backends_are_initialized
 from jaxvae import host
-import jaxvae.cli.train as commands, jaxvae.cli.use as inference
+import jaxvae.cli.train as commands, jaxvae.cli.evaluate as evaluation
 
 def keep():
     sys.exit("too late" if backends_are_initialized() else "kept")
@@ -116,7 +116,7 @@ def keep():
 def go_on(settings):
     sys.exit("not kept")
 
-host.keep_freed_memory, commands.run_train, inference.run_evaluate = keep, go_on, go_on
+host.keep_freed_memory, commands.run_train, evaluation.run_evaluate = keep, go_on, go_on
 module, *sys.argv[1:] = sys.argv[1:]
 runpy.run_module(module, run_name="__main__")
 """

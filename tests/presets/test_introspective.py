@@ -116,7 +116,8 @@ def test_commands_on_it(trained, tmp_path, capsys):
     assert main(["evaluate", str(trained), "--out", str(tmp_path / "e.json")]) == 0
     rows = {row["metric"]: row for row in json.loads((tmp_path / "e.json").read_text())["metrics"]}
     assert rows["elbo"]["value"] == pytest.approx(-rows["rec"]["value"] - rows["kl"]["value"])
-    assert main(["export", str(trained), "--out", str(tmp_path / "out"), "--step", "2"]) == 0
+    words = ["export", str(trained), "--out", str(tmp_path / "out"), "--step", "2"]
+    assert main([*words, "--stats", "running"]) == 0
     for a, b in zip(leaves(tmp_path / "out"), leaves(trained, step=2), strict=True):
         np.testing.assert_array_equal(a, b)
     capsys.readouterr()
