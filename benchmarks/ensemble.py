@@ -148,12 +148,8 @@ def torch_eager(steps: int):
         pushed = 0
         for y in (rec, fake):
             q_y = encode(y.detach())
-            pushed = (
-                pushed
-                + torch.exp(
-                    -2 * s * (b_rec * error(y, decoder(draw(q_y))) + b_neg * kl(q_y))
-                ).mean()
-            )
+            minus_elbo = b_rec * error(y, decoder(draw(q_y))) + b_neg * kl(q_y)
+            pushed = pushed + torch.exp(-2 * s * minus_elbo).mean()
         loss = s * (b_rec * error(x, rec).mean() + b_kl * kl(q).mean()) + 0.25 * pushed
         adams[0].zero_grad(set_to_none=True)
         loss.backward()
@@ -164,11 +160,8 @@ def torch_eager(steps: int):
         pulled = 0
         for y in (rec, fake):
             q_y = encode(y)
-            pulled = (
-                pulled
-                + b_kl * kl(q_y).mean()
-                + gamma_r * b_rec * error(y.detach(), decoder(draw(q_y).detach())).mean()
-            )
+            again = error(y.detach(), decoder(draw(q_y).detach())).mean()
+            pulled = pulled + b_kl * kl(q_y).mean() + gamma_r * b_rec * again
         loss = s * (b_rec * error(x, rec).mean() + 0.5 * pulled)
         adams[1].zero_grad(set_to_none=True)
         loss.backward()

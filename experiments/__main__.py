@@ -102,10 +102,10 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> None:
     root = FOLDER if root is None else root
     about = "Counts the published numbers that have ours beside them; plans and runs the rest."
     args = runner.parse("experiments", about, OPTIONS, argv)
-    asked = [args.list, args.hours is not None, args.page]
-    if sum(asked) > 1:
+    commands = [args.list, args.hours is not None, args.page]
+    if sum(commands) > 1:
         raise UserError("--list, --hours and --page are three commands: choose one.")
-    if (args.cell or args.jobs != 1) and (args.page or not any(asked)):
+    if (args.cell or args.jobs != 1) and (args.page or not any(commands)):
         raise UserError("--cell and --jobs belong to --list and --hours.")
     if args.list:
         with processes.kept_to(processes.cores_of(args.jobs)[0]):

@@ -263,9 +263,9 @@ def estimates(
     for each in planned if wanted is None else wanted:
         said: Needs = each.cell.needs
         alike = [t for p in planned if _alike(p, each) for t in known[p.key]]
-        own = pick(known[each.key], said.steps, device, jobs)
-        taken = own or pick(alike, said.steps, device, jobs)
-        as_of = "measured" if own else f"as other cells of {said.net}"
+        measured = pick(known[each.key], said.steps, device, jobs)
+        taken = measured or pick(alike, said.steps, device, jobs)
+        as_of = "measured" if measured else f"as other cells of {said.net}"
         if taken and not said.shares:
             found[each.key] = taken[0], as_of + taken[1]
             continue

@@ -45,7 +45,7 @@ def kept_to(cores: Sequence[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-class Asked:
+class Stops:
     """Whether Ctrl-C or SIGTERM has asked to stop; a second one stops without waiting."""
 
     def __init__(self):
@@ -63,12 +63,12 @@ class Asked:
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[Asked]:
-    """Yields an `Asked` that hears Ctrl-C and SIGTERM inside the block."""
-    asked = Asked()
-    before = {n: signal.signal(n, asked) for n in (signal.SIGINT, signal.SIGTERM)}
+def listening() -> Iterator[Stops]:
+    """Yields a `Stops` that hears Ctrl-C and SIGTERM inside the block."""
+    stops = Stops()
+    before = {n: signal.signal(n, stops) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield stops
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

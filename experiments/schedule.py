@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from experiments.needs import duration
 from experiments.plan import SEEDS, Candidate
-from experiments.processes import Asked, cores_of, environment, kept_to, kill, listening
+from experiments.processes import Stops, cores_of, environment, kept_to, kill, listening
 from jaxvae.errors import UserError, check_number
 
 MARGIN = 1.1  # of the time that is left, for an expectation
@@ -141,9 +141,9 @@ def tasks(
 class Scheduler:
     """Starts processes, watches them, and says what becomes of them."""
 
-    def __init__(self, root: Path, hours: float, jobs: int, asked: Asked, choose: Choose):
+    def __init__(self, root: Path, hours: float, jobs: int, stops: Stops, choose: Choose):
         check_number("--hours", hours, above=0.0)
-        self.root, self.jobs, self.asked, self.chosen = root, jobs, asked, choose
+        self.root, self.jobs, self.stops, self.chosen = root, jobs, stops, choose
         self.cores = cores_of(jobs)
         self.end = time.monotonic() + 3600 * hours
         self.clock, self.running = Clock({}), []
@@ -166,23 +166,23 @@ class Scheduler:
             finally:
                 for each in self.running:  # none, unless something went wrong here
                     kill(each.process, signal.SIGTERM)
-        if not (self.asked.signals or self.full):
+        if not (self.stops.signals or self.full):
             self.say_what_is_left()
         if self.full:
             say(f"stopped: the disk of {self.root} is full; every number measured so far is kept.")
         if self.failed:
             say(f"{len(self.failed)} failed: {'; '.join(self.failed)}.")
-        return self.asked.code or (FAILED if self.failed or self.full else 0)
+        return self.stops.code or (FAILED if self.failed or self.full else 0)
 
     def loop(self, logs: Path) -> None:
         """Starts and watches processes until nothing more fits, or it is asked to stop."""
         while True:
             self.watch()
-            if self.asked.signals or self.left() <= 0:
+            if self.stops.signals or self.left() <= 0:
                 self.stop()
                 return
             self.full = self.full or self.disk() < LEAST_DISK
-            while not self.full and len(self.running) < self.jobs and not self.asked.signals:
+            while not self.full and len(self.running) < self.jobs and not self.stops.signals:
                 task = self.choose()
                 if task is None:
                     break
@@ -222,10 +222,10 @@ class Scheduler:
         ]
         self.candidates = list(self.chosen(every))
         if len(self.candidates) < len(every):  # a sweep would train those that are not chosen, too
-            whole = set(every) - set(self.candidates)
-            cut = {(c.experiment, c.ensemble) for c in whole}
+            left_out = set(every) - set(self.candidates)
+            partial = {(c.experiment, c.ensemble) for c in left_out}
             self.candidates = [
-                c._replace(ensemble=()) if (c.experiment, c.ensemble) in cut else c
+                c._replace(ensemble=()) if (c.experiment, c.ensemble) in partial else c
                 for c in self.candidates
             ]
         wanting: dict[str, list[str]] = {}
@@ -252,10 +252,10 @@ class Scheduler:
                 out, err = process.communicate(timeout=POLL)
                 break
             except subprocess.TimeoutExpired:
-                if self.asked.signals:
+                if self.stops.signals:
                     kill(process, signal.SIGKILL)
-        if self.asked.signals:
-            raise SystemExit(self.asked.code)
+        if self.stops.signals:
+            raise SystemExit(self.stops.code)
         if process.returncode:
             raise UserError(err.strip().rpartition("\n")[2] or "the survey failed without a word.")
         return json.loads(out.strip().rpartition("\n")[2])
@@ -280,7 +280,7 @@ class Scheduler:
                     return task
             else:
                 return None
-            if self.asked.signals or self.left() <= 0:
+            if self.stops.signals or self.left() <= 0:
                 return None
 
     def time(self, task: Task) -> None:
@@ -344,13 +344,13 @@ class Scheduler:
 
     def stop(self) -> None:
         """Asks all that runs to save and stop, waits, and says so."""
-        why = "asked to stop" if self.asked.signals else "the time is over"
+        why = "asked to stop" if self.stops.signals else "the time is over"
         for each in self.running:
             say(f"{each.task.label}: stopped, {why}; started again, it goes on from what it saved")
             kill(each.process, signal.SIGTERM)
-        end, heard = time.monotonic() + GRACE, len(self.asked.signals)
+        end, heard = time.monotonic() + GRACE, len(self.stops.signals)
         while any(r.process.poll() is None for r in self.running):
-            if time.monotonic() > end or len(self.asked.signals) > heard:
+            if time.monotonic() > end or len(self.stops.signals) > heard:
                 for each in self.running:
                     kill(each.process, signal.SIGKILL)
             time.sleep(POLL)
@@ -374,5 +374,5 @@ def run(root: Path, hours: float, jobs: int = 1, choose: Choose = list) -> int:
     Raises:
         UserError: for hours that are not above 0, more jobs than cores, a damaged file of results.
     """
-    with listening() as asked:
-        return Scheduler(Path(root), hours, jobs, asked, choose).run()
+    with listening() as stops:
+        return Scheduler(Path(root), hours, jobs, stops, choose).run()

@@ -12,7 +12,7 @@ Letters in shapes: `B` batch, `K` importance samples, `D` latent, `H W C` image 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -75,7 +75,7 @@ class Net(NamedTuple):
 class Posterior(NamedTuple):
     """How an encoder's output becomes q(z|x)."""
 
-    size: Callable[[int], int]  # (latent_dim) -> number of encoder outputs
+    size: PosteriorSize  # (latent_dim) -> number of encoder outputs
     build: PosteriorBuild  # (encoder output [B, size]) -> distribution over [B, D]
 
 
@@ -83,9 +83,9 @@ class Likelihood(NamedTuple):
     """How a decoder's output becomes p(x|z), perhaps with parameters: the group "likelihood"."""
 
     build: LikelihoodBuild  # (params, decoder output [B, ...]) -> distribution over x
-    init: Callable[[], Tree] | None = None  # () -> params; None: it has none
-    check: Callable[[Array], None] | None = None  # (x) -> None; raises for data not of it
-    metrics: Callable[[Tree], dict[str, Array]] | None = None  # (params) -> {name: scalar} to log
+    init: LikelihoodInit | None = None  # () -> params; None: it has none
+    check: LikelihoodCheck | None = None  # (x) -> None; raises for data not of it
+    metrics: LikelihoodMetrics | None = None  # (params) -> {name: scalar} to log
 
 
 class Objective(NamedTuple):
@@ -128,7 +128,7 @@ class Model(NamedTuple):
     # batches of several kinds through the same BatchNorm, so that its averages are of none
     stats: str = "running"
     # each: (means by name that training logged, line by line) -> what is wrong and to do, or None
-    watch: tuple[Callable[[Sequence[Mapping[str, float]]], str | None], ...] = ()
+    watch: tuple[Watch, ...] = ()
     prior: Prior | None = None  # (rng, n) -> z [n, D]; of a model that decodes and does not encode
 
 
@@ -171,6 +171,14 @@ class NetMoments(Protocol):
         ...
 
 
+class PosteriorSize(Protocol):
+    """How wide an encoder's output is."""
+
+    def __call__(self, latent_dim: int, /) -> int:
+        """Returns how many outputs the encoder needs."""
+        ...
+
+
 class PosteriorBuild(Protocol):
     """From an encoder's output to q(z|x)."""
 
@@ -184,6 +192,38 @@ class LikelihoodBuild(Protocol):
 
     def __call__(self, params: Tree, output: Array, /) -> Distribution:
         """Returns p(x|z) over x [B, ...] from the decoder's output [B, ...]; params may be None."""
+        ...
+
+
+class LikelihoodInit(Protocol):
+    """How a likelihood's parameters start."""
+
+    def __call__(self) -> Tree:
+        """Returns the parameters that the likelihood starts from."""
+        ...
+
+
+class LikelihoodCheck(Protocol):
+    """Which data a likelihood takes."""
+
+    def __call__(self, x: Array, /) -> None:
+        """Raises `UserError` for concrete data x [B, ...] that it gives no density."""
+        ...
+
+
+class LikelihoodMetrics(Protocol):
+    """What a likelihood reports of its parameters."""
+
+    def __call__(self, params: Tree, /) -> dict[str, Array]:
+        """Returns what to log of the parameters, by name: scalars."""
+        ...
+
+
+class Watch(Protocol):
+    """What looks at a training's log."""
+
+    def __call__(self, rows: Sequence[Mapping[str, float]], /) -> str | None:
+        """Returns what is wrong and to do, from the means that were logged so far, or None."""
         ...
 
 

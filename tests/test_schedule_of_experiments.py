@@ -121,7 +121,7 @@ def test_a_sweep_is_not_for_a_part_of_its_cells(monkeypatch, tmp_path):
     answer = {"platform": "gpu", "candidates": [c._asdict() for c in members]}
     monkeypatch.setattr(schedule.Scheduler, "ask", lambda self, *words: answer)
     for choose, ensembles in ((list, 2), (lambda found: found[:1], 0)):
-        scheduler = schedule.Scheduler(tmp_path, 1.0, 1, processes.Asked(), choose)
+        scheduler = schedule.Scheduler(tmp_path, 1.0, 1, processes.Stops(), choose)
         scheduler.survey()
         assert sum(bool(c.ensemble) for c in scheduler.candidates) == ensembles
 
@@ -140,8 +140,8 @@ def run(monkeypatch):
     monkeypatch.setattr(schedule, "POLL", 0.02)
 
     def go(root, hours=1.0, jobs=1, answers=None):
-        with processes.listening() as asked:
-            scheduler = schedule.Scheduler(root, hours, jobs, asked, list)
+        with processes.listening() as stops:
+            scheduler = schedule.Scheduler(root, hours, jobs, stops, list)
 
             def ask(*words):
                 if words[0] == "--time":
@@ -225,7 +225,7 @@ def test_at_the_end_of_the_time_cells_are_asked_to_save(tmp_path, run, capsys):
     root = fake(tmp_path, "sleeps")
     assert run(root, hours=2 / 3600)[0] == 0
     assert [n["what"] for n in fakes.notes(root, "a")] == ["start", "saved"]
-    assert "a sleeps seed 2: stopped, the time is over; the same" in capsys.readouterr().out
+    assert "a sleeps seed 2: stopped, the time is over; started again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])

@@ -105,8 +105,8 @@ def completions(path: Path, part: str, seed: int, budget: Budget) -> bool:
         model, params, state = load(folders[method], model=task.model, example=batch)
         rows += [batch.cond] if not rows else []
         rows += drawn(model, params, state, batch, 1 if method == "regressor" else DRAWS)
-    whole = jnp.asarray(test.read(np.arange(SHOWN))["x"], jnp.float32) / 255.0
-    images = np.asarray(jnp.concatenate([*rows, whole]))
+    images_of_data = jnp.asarray(test.read(np.arange(SHOWN))["x"], jnp.float32) / 255.0
+    images = np.asarray(jnp.concatenate([*rows, images_of_data]))
     plots.save_png(path, plots.grid(images, columns=SHOWN))
     return True
 

@@ -92,10 +92,10 @@ def regressor(
 
     def init(rng: Array, batch: Batch) -> tuple[Params, State]:
         check_data(batch.x, p_of)
-        own, state = net.init(rng, _need_cond(batch.cond))
+        start, state = net.init(rng, _need_cond(batch.cond))
         if jax.tree.leaves(state):
             raise UserError("a regressor's net has no state: build it without BatchNorm.")
-        params = {"regressor": own}
+        params = {"regressor": start}
         if p_of.init is not None:
             params["likelihood"] = p_of.init()
         mean = jax.eval_shape(lambda: predict(params, batch.cond).mean)
@@ -236,8 +236,8 @@ class _Outer(NamedTuple):
             numbers = _cut(cond, self.places(cond.shape[1:])[1])
             params[CONDITION], state[CONDITION] = self.condition.init(rng_condition, numbers)
         inner, _ = self.enter(params, state, batch, train=False)
-        own, own_state = self.model.init(rng_model, inner)
-        return {**own, **params}, {**own_state, **state}
+        inner_params, inner_state = self.model.init(rng_model, inner)
+        return {**inner_params, **params}, {**inner_state, **state}
 
     def encode(self, params, state, x, cond=None, *, stats="running"):
         """Returns q(z | x, cond)."""

@@ -47,8 +47,8 @@ class Flow(NamedTuple):
         h, log_det = x, jnp.zeros(len(x), x.dtype)
         if self.alpha is not None:
             h, log_det = _logit(x, self.alpha)
-        for mask, own in zip(self._masks(x), params["flow"], strict=True):
-            s, t = self._scale_shift(own, mask * h, cond)
+        for mask, coupling in zip(self._masks(x), params["flow"], strict=True):
+            s, t = self._scale_shift(coupling, mask * h, cond)
             h = mask * h + (1 - mask) * (h * jnp.exp(s) + t)
             log_det = log_det + _sum((1 - mask) * s)
         return h, log_det
@@ -56,8 +56,8 @@ class Flow(NamedTuple):
     def to_data(self, params: Params, z: Array, cond: Array | None = None) -> Array:
         """Returns the x that `to_latent` brings to z."""
         h = z
-        for mask, own in reversed(list(zip(self._masks(z), params["flow"], strict=True))):
-            s, t = self._scale_shift(own, mask * h, cond)
+        for mask, coupling in reversed(list(zip(self._masks(z), params["flow"], strict=True))):
+            s, t = self._scale_shift(coupling, mask * h, cond)
             h = mask * h + (1 - mask) * (h - t) * jnp.exp(-s)
         return h if self.alpha is None else (jax.nn.sigmoid(h) - self.alpha / 2) / (1 - self.alpha)
 
@@ -82,7 +82,7 @@ class Flow(NamedTuple):
                 "a coupling's net must be a function of its input alone, or it has no inverse: "
                 "build it without BatchNorm."
             )
-        params = {"flow": [own for own, _ in starts]}
+        params = {"flow": [coupling for coupling, _ in starts]}
         found = jax.eval_shape(
             lambda: self.net.apply(params["flow"][0], {}, x, cond=cond, train=False)[0]
         )

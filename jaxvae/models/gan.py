@@ -281,8 +281,8 @@ class _Game(NamedTuple):
                 "the discriminator must return one number for each example, [batch], not shape "
                 f"{outputs.shape}."
             )
-        own = state["discriminator"]
-        if self.penalty is not None and isinstance(own, dict) and "batch_stats" in own:
+        of_judge = state["discriminator"]
+        if self.penalty is not None and isinstance(of_judge, dict) and "batch_stats" in of_judge:
             raise UserError(
                 f"{'dragan' if self.near else 'wgan_gp'}'s penalty is of single examples, which "
                 "BatchNorm in the discriminator couples: use a discriminator without it, or "

@@ -73,18 +73,18 @@ def wae_gan(
     p_of = likelihoods.likelihood(of_likelihood.pop("likelihood", "bernoulli"), **of_likelihood)
 
     def judge(params: Params, state: State, z: Array, rng: Array | None) -> tuple[Array, State]:
-        own = params[GROUP], state[GROUP]
-        output, new = discriminator.apply(*own, z, rng=rng, train=True)
+        trees = params[GROUP], state[GROUP]
+        output, new = discriminator.apply(*trees, z, rng=rng, train=True)
         if prior_trick:
             output = output + distributions.Normal(jnp.zeros_like(z), jnp.zeros(())).log_prob(z)
         return output, {**state, GROUP: new}
 
     def init(rng: Array, batch: Batch) -> tuple[Params, State]:
-        rng_base, rng_own = jax.random.split(rng)
+        rng_base, rng_judge = jax.random.split(rng)
         params, state = base.init(rng_base, batch)
         z = jnp.zeros((len(batch.x), latent_dim))
-        own, own_state = discriminator.init(rng_own, z)
-        params, state = {**params, GROUP: own}, {**state, GROUP: own_state}
+        of_judge, judge_state = discriminator.init(rng_judge, z)
+        params, state = {**params, GROUP: of_judge}, {**state, GROUP: judge_state}
         outputs = jax.eval_shape(lambda: judge(params, state, z, rng)[0])
         if outputs.shape != batch.x.shape[:1]:
             raise UserError(

@@ -43,7 +43,7 @@ def choose(
         UserError: for unknown statistics, those of a model whose nets have none, and as
             `make_reestimator`.
     """
-    model, asked = system.model, stats
+    model, is_default = system.model, stats is None
     if stats is None:
         stats = statistics.default_stats(model, state, samples=samples)
     elif stats not in STATS:
@@ -51,7 +51,7 @@ def choose(
     elif not nets.has_averages(state):
         raise UserError("this model's nets have no batch statistics: leave out --stats.")
     if stats == "running":
-        usual = model.stats == "running" or asked is None
+        usual = model.stats == "running" or is_default
         return Chosen(stats, state, stats, "" if usual else "running statistics")
     if stats == "batch":
         return Chosen(stats, state, stats, "statistics of each batch")
