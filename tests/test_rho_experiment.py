@@ -214,7 +214,7 @@ def test_figure_5_has_every_method_the_starts_and_no_jump(tmp_path, monkeypatch)
     monkeypatch.setattr(figures, "FOLDER", tmp_path)
     shutil.copy(cells.FOLDER / "expected.json", tmp_path)
     drawn = []
-    monkeypatch.setattr("jaxvae.plots.save_figure", lambda path, figure: drawn.append(figure))
+    monkeypatch.setattr(figures, "save_figure", lambda path, figure: drawn.append(figure))
 
     def write(cell, losses):
         for i, loss in enumerate(losses):
