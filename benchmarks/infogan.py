@@ -19,7 +19,6 @@ import optax
 
 from benchmarks import measure
 from jaxvae import Batch, host, models, nets
-from jaxvae.train import init_state, make_train_step
 
 BATCH_SIZE, LATENT_DIM, PARAMETERS = 100, 64, 13_331_586
 
@@ -27,22 +26,9 @@ BATCH_SIZE, LATENT_DIM, PARAMETERS = 100, 64, 13_331_586
 def ours(x: np.ndarray, seconds: float):
     """Returns a run of the jitted step on one batch, and the step's FLOPs as XLA counts them."""
     pair = nets.infogan(x.shape[1:], latent_dim=LATENT_DIM)
-    vae, tx, batch = (
-        models.vae(*pair, latent_dim=LATENT_DIM, likelihood="gaussian", gamma="learned"),
-        optax.adam(1e-4),
-        Batch(jax.device_put(x)),
-    )
-    state = init_state(vae, tx, jax.random.key(0), batch)
-    assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == PARAMETERS
-    step = jax.jit(make_train_step(vae, tx), donate_argnums=0).lower(state, batch).compile()
-    analysis = step.cost_analysis() or {}
-    flops = (analysis[0] if isinstance(analysis, list) else analysis).get("flops", math.nan)
-
-    def advance():
-        nonlocal state
-        state, metrics = step(state, batch)
-        return metrics
-
+    vae = models.vae(*pair, latent_dim=LATENT_DIM, likelihood="gaussian", gamma="learned")
+    advance, flops, params = measure.advance(vae, optax.adam(1e-4), Batch(jax.device_put(x)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS
     return (lambda: measure.rate(advance, jax.block_until_ready, BATCH_SIZE, seconds)), flops
 
 

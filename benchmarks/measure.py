@@ -2,6 +2,7 @@
 compared."""
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -13,6 +14,8 @@ from typing import Any
 import jax
 
 from jaxvae import host
+from jaxvae.train.step import init_state, make_train_step
+from jaxvae.types import Batch, Model
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -38,6 +41,23 @@ def rate(
         if time.perf_counter() - start > seconds:
             finish(value)
             return per_step * count / (time.perf_counter() - start)
+
+
+def advance(model: Model, tx: Any, batch: Batch) -> tuple[Callable[[], Any], float, Any]:
+    """Returns a step of ours on one batch, which gives its metrics, the FLOPs that XLA counts in it,
+    and the parameters that it starts from."""
+    state = init_state(model, tx, jax.random.key(0), batch)
+    start = jax.eval_shape(lambda: state.params)
+    step = jax.jit(make_train_step(model, tx), donate_argnums=0).lower(state, batch).compile()
+    analysis = step.cost_analysis() or {}
+    flops = (analysis[0] if isinstance(analysis, list) else analysis).get("flops", math.nan)
+
+    def once():
+        nonlocal state
+        state, metrics = step(state, batch)
+        return metrics
+
+    return once, flops, start
 
 
 def torch_runs(

@@ -25,7 +25,6 @@ import optax
 from benchmarks import measure
 from jaxvae import Batch, host, models, nets
 from jaxvae.nets.intro import CHANNELS
-from jaxvae.train import init_state, make_train_step
 
 BATCH_SIZE, LATENT_DIM, BETA_NEG, SHAPE = 32, 128, 256.0, (32, 32, 3)
 PARAMETERS = 5_765_379
@@ -45,17 +44,7 @@ def model(shrink: int):
 
 def ours(x: np.ndarray, shrink: int):
     """Returns a step on one batch, which gives its metrics, and its FLOPs as XLA counts them."""
-    soft, tx, batch = model(shrink), optax.adam(2e-4), Batch(jax.device_put(x))
-    state = init_state(soft, tx, jax.random.key(0), batch)
-    step = jax.jit(make_train_step(soft, tx), donate_argnums=0).lower(state, batch).compile()
-    analysis = step.cost_analysis() or {}
-    flops = (analysis[0] if isinstance(analysis, list) else analysis).get("flops", math.nan)
-
-    def advance():
-        nonlocal state
-        state, metrics = step(state, batch)
-        return metrics
-
+    advance, flops, _ = measure.advance(model(shrink), optax.adam(2e-4), Batch(jax.device_put(x)))
     return advance, flops
 
 

@@ -25,6 +25,7 @@ from jaxvae.errors import UserError
 from jaxvae.metrics import fid, lpips, ood, weights
 from jaxvae.metrics.protocols import EXTRACTORS, Protocol
 from jaxvae.models import verbs
+from jaxvae.presets.conditions import of_classes
 from jaxvae.train import evaluate
 from jaxvae.train.statistics import OVER
 from jaxvae.types import Batch
@@ -170,7 +171,7 @@ def pictures(case: Case, stats: str, n: int = 64) -> tuple[np.ndarray, np.ndarra
 
     @jax.jit
     def draw(params, state, rng, batch: Batch):
-        cond = None if classes is None else jax.nn.one_hot(jnp.arange(n) % classes, classes)
+        cond = None if classes is None else of_classes(classes, n)
         q = encode(params, state, batch.x, batch.cond, stats=mode)
         x_hat = decode(params, state, q.mean, batch.cond, stats=mode).mean
         return sample(params, state, rng, n, cond, stats=mode), x_hat

@@ -36,6 +36,7 @@ from jaxvae import noise, parallel
 from jaxvae.errors import UserError, check_count, check_number, unknown
 from jaxvae.models.likelihoods import check_float
 from jaxvae.models.vae import use_batch
+from jaxvae.nets import has_averages
 from jaxvae.types import Array, Aux, Batch, Model, Net, Objective, Params, State, Tree
 
 
@@ -281,8 +282,7 @@ class _Game(NamedTuple):
                 "the discriminator must return one number for each example, [batch], not shape "
                 f"{outputs.shape}."
             )
-        of_judge = state["discriminator"]
-        if self.penalty is not None and isinstance(of_judge, dict) and "batch_stats" in of_judge:
+        if self.penalty is not None and has_averages(state["discriminator"]):
             raise UserError(
                 f"{'dragan' if self.near else 'wgan_gp'}'s penalty is of single examples, which "
                 "BatchNorm in the discriminator couples: use a discriminator without it, or "

@@ -1,7 +1,7 @@
 """Networks: Flax Linen modules behind the `Net` contract, a file for each family.
 
-    layers, moments    layers with the initialisers of the papers' frameworks, `from_linen`; what
-                       BatchNorm sees in a pass
+    layers, moments, spectral    layers with the initialisers of the papers' frameworks,
+                       `from_linen`; what BatchNorm sees in a pass; spectral normalisation
     mlp, conv          for any size of data
     rho, infogan, wae, resnet, intro, gan, realnvp, doersch    of the papers
 

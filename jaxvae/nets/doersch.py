@@ -44,6 +44,15 @@ def _dense(width, start, dtype, *, name):
     return nn.Dense(width, dtype=dtype, kernel_init=start, name=name)
 
 
+def _widened(h, widths, out, dtype, *, start):
+    """Returns h through hidden layers, the first of them called "hidden<start>", as [B, *out]; the
+    layers belong to the module in whose `__call__` they are made."""
+    for i, width in enumerate(widths, start=start):
+        h = nn.relu(_dense(width, SPARSE, dtype, name=f"hidden{i}")(h))
+    y = _dense(math.prod(out), SPARSE, dtype, name="out")(h)
+    return y.reshape(-1, *out).astype(jnp.float32)
+
+
 def _row(x, dtype):
     return x.reshape(x.shape[0], -1).astype(dtype)
 
@@ -95,10 +104,7 @@ class Decoder(nn.Module):
         first, second, third = self.widths
         h = _dense(third, SPARSE, self.dtype, name="hidden1")(z.astype(self.dtype))
         h = nn.relu(h if cond is None else h + cond[:, second:].astype(self.dtype))
-        for i, width in enumerate((second, first), start=2):
-            h = nn.relu(_dense(width, SPARSE, self.dtype, name=f"hidden{i}")(h))
-        y = _dense(math.prod(self.out), SPARSE, self.dtype, name="out")(h)
-        return y.reshape(-1, *self.out).astype(jnp.float32)
+        return _widened(h, (second, first), self.out, self.dtype, start=2)
 
 
 class Regressor(nn.Module):
@@ -113,10 +119,7 @@ class Regressor(nn.Module):
         first, second, _ = self.widths
         h = Condition(self.widths, self.dtype, name="condition")(x)[:, second:]
         h = nn.relu(h.astype(self.dtype))
-        for i, width in enumerate((second, first), start=1):
-            h = nn.relu(_dense(width, SPARSE, self.dtype, name=f"hidden{i}")(h))
-        y = _dense(math.prod(self.out), SPARSE, self.dtype, name="out")(h)
-        return y.reshape(-1, *self.out).astype(jnp.float32)
+        return _widened(h, (second, first), self.out, self.dtype, start=1)
 
 
 def tutorial_vae(

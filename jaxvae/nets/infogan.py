@@ -19,15 +19,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxvae.errors import check_count, unknown
-from jaxvae.nets.layers import (
-    Conv,
-    Dense,
-    SpectralNorm,
-    check_images,
-    from_linen,
-    log_variance,
-    tf_batch_norm,
-)
+from jaxvae.nets.layers import Conv, Dense, check_images, from_linen, log_variance, tf_batch_norm
+from jaxvae.nets.spectral import SpectralNorm
 from jaxvae.types import Net
 
 DENSE, CONV = "normal0.02", "cut0.02"

@@ -16,7 +16,7 @@ For a transposed convolution torch counts fan_in from the *output* channels.
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,6 +26,7 @@ from flax.errors import ScopeCollectionNotFound, ScopeParamNotFoundError, ScopeP
 from jaxvae import noise, parallel
 from jaxvae.errors import UserError, check_count, unknown
 from jaxvae.nets.moments import keep_moments, of_linen
+from jaxvae.nets.spectral import SpectralNorm, by_norm
 from jaxvae.types import Array, Net, Tree
 
 INITIALISERS = ("torch", "glorot", "xavier", "normal0.02", "cut0.02")
@@ -76,43 +77,6 @@ def _weights(name: str, fan_in: int, fan_out: int) -> tuple[Any, Any]:
     return symmetric(math.sqrt(6.0 / (fan_in + fan_out))), nn.initializers.zeros
 
 
-SpectralNorm = bool | Literal["released"]  # "released": evaluation iterates too
-
-
-def _by_norm(module: nn.Module, kernel: Array, kind: SpectralNorm, train: bool) -> Array:
-    """Returns W / (u' W v), W [rows, outputs], whose largest singular value is about 1; W itself
-    where `kind` is False.
-
-    The vectors u and v are state. A training pass does one power iteration, v = W'u / |W'u|, u = Wv
-    / |Wv|, without gradient, and keeps them; an evaluation uses those that are kept. With
-    "released", as the two-stage VAE's code and others of TensorFlow's time have it, an evaluation
-    does one more iteration, from those that are kept.
-
-    Source: Miyato et al. 2018, Algorithm 1.
-    """
-    if not kind:
-        return kernel
-    matrix = kernel.reshape(-1, kernel.shape[-1])
-    rows, outputs = matrix.shape
-    u = module.variable(
-        "spectral_norm", "u", lambda: jax.random.normal(module.make_rng("params"), (rows,))
-    )
-    v = module.variable("spectral_norm", "v", lambda: jnp.zeros((outputs,)))
-
-    def unit(x):
-        return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x)), 1e-12))
-
-    is_kept = train or module.is_initializing()  # stored vectors are of use from the first step
-    left, right = u.value, v.value
-    if is_kept or kind == "released":
-        fixed = jax.lax.stop_gradient(matrix)
-        right = unit(fixed.T @ left)
-        left = unit(fixed @ right)
-    if is_kept:
-        u.value, v.value = left, right
-    return kernel / (left @ matrix @ right)
-
-
 class Dense(nn.Module):
     """x W + b over the last axis: [B, n] -> [B, features].
 
@@ -129,7 +93,7 @@ class Dense(nn.Module):
     def __call__(self, x, *, train: bool = False):
         kernel_init, bias_init = _weights(self.init_name, x.shape[-1], self.features)
         kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features))
-        kernel = _by_norm(self, kernel, self.spectral_norm, train)
+        kernel = by_norm(self, kernel, self.spectral_norm, train)
         bias = self.param("bias", bias_init, (self.features,))
         return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
@@ -208,7 +172,7 @@ class Conv(nn.Module):
             fan_in, fan_out = fan_out, fan_in
         kernel_init, bias_init = _weights(self.init_name, fan_in, fan_out)
         kernel = self.param("kernel", kernel_init, (k, k, channels, self.features))
-        kernel = _by_norm(self, kernel, self.spectral_norm, train)
+        kernel = by_norm(self, kernel, self.spectral_norm, train)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         pad = self.padding
         if not isinstance(pad, str):
