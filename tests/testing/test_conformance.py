@@ -7,10 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvae import nets, noise, parallel, testing
+from jaxvae import nets, noise, parallel
 from jaxvae.distributions import Normal
 from jaxvae.models import vae
 from jaxvae.testing import check_model
+from jaxvae.testing import step as checks_of_the_step
 from jaxvae.train.step import make_train_step as make_train_step_of
 from jaxvae.types import Aux, Batch, Model, Objective, Terms
 
@@ -225,7 +226,7 @@ def test_a_step_that_moves_what_it_must_not(monkeypatch):
 
         return broken
 
-    monkeypatch.setattr(testing, "make_train_step", make_train_step)
+    monkeypatch.setattr(checks_of_the_step, "make_train_step", make_train_step)
     fails(toy(), r"^wrt: objective 'loss' moved group 'spare', outside its wrt \('mean',\)")
 
 
