@@ -132,11 +132,8 @@ ELSEWHERE = {  # test file -> modules of which it is the test, beside the one of
     "presets/test_stages.py": ("presets/two_stage_options", "presets/two_stage_vae", "presets/vae"),
     "presets/test_introspective.py": ("presets/intro_vae", "presets/soft_intro_vae"),
     "presets/test_statistics.py": ("presets/detect",),
-    "test_ar1.py": ("arithmetic",),
-    "test_parallel.py": ("noise",),
     "train/test_ensemble.py": ("train/members",),
     "train/test_fit.py": ("train/evaluate", "train/loop", "train/recorder", "train/signals"),
-    "train/test_step.py": ("errors",),
     "train/test_training.py": ("train/driver",),
 }
 
