@@ -125,8 +125,6 @@ ELSEWHERE = {  # test file -> modules of which it is the test, beside the one of
     "models/test_introspective.py": ("models/intro_vae",),
     "models/test_rho_vae.py": ("models/info_vae", "presets/rho_vae", "presets/info_vae"),
     "models/test_two_stage.py": ("models/mixture",),
-    "nets/test_nets.py": ("nets/conv", "nets/mlp"),
-    "nets/test_two_stage_nets.py": ("nets/infogan", "nets/resnet", "nets/spectral", "nets/wae"),
     "presets/test_cvae.py": ("presets/conditions",),
     "presets/test_presets.py": ("presets/finish", "presets/record", "presets/run"),
     "presets/test_stages.py": ("presets/two_stage_options", "presets/two_stage_vae", "presets/vae"),
