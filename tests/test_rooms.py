@@ -118,8 +118,7 @@ def test_each_room_says_what_it_is_for_and_exports_what_it_names(room):
 ELSEWHERE = {  # test file -> modules of which it is the test, beside the one of its name
     "cli/test_main.py": ("cli/options", "cli/train", "presets/config"),
     "cli/test_use.py": ("cli/evaluate", "cli/export", "presets/load", "presets/measure"),
-    "data/test_prepare.py": ("cli/doctor", "data/builders", "data/prepared", "data/fake"),
-    "data/test_source.py": ("data/sets", "data/digits", "data/places"),
+    "data/test_prepare.py": ("cli/doctor",),
     "metrics/test_extractors.py": ("metrics/inception", "metrics/squeezenet"),
     "metrics/test_fid.py": ("metrics/features", "metrics/protocols", "metrics/reference"),
     "models/test_introspective.py": ("models/intro_vae",),
