@@ -119,8 +119,6 @@ ELSEWHERE = {  # test file -> modules of which it is the test, beside the one of
     "cli/test_main.py": ("cli/options", "cli/train", "presets/config"),
     "cli/test_use.py": ("cli/evaluate", "cli/export", "presets/load", "presets/measure"),
     "data/test_prepare.py": ("cli/doctor",),
-    "metrics/test_extractors.py": ("metrics/inception", "metrics/squeezenet"),
-    "metrics/test_fid.py": ("metrics/features", "metrics/protocols", "metrics/reference"),
     "models/test_introspective.py": ("models/intro_vae",),
     "models/test_rho_vae.py": ("models/info_vae", "presets/rho_vae", "presets/info_vae"),
     "models/test_two_stage.py": ("models/mixture",),
