@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.types import Net
+from jaxvae.types import Batch, Model, Net
 
 
 def count(params) -> int:
@@ -46,3 +46,8 @@ def assert_sigmoid_of_logits(make):
         params, state = decoder.init(rng, jnp.zeros((4, 3)))
         x.append(decoder.apply(params, state, jax.random.normal(rng, (4, 3)), train=False)[0])
     np.testing.assert_allclose(x[0], jax.nn.sigmoid(x[1]), rtol=1e-5)
+
+
+def parameters_of(model: Model, shape: tuple[int, ...] = (28, 28, 1)) -> int:
+    """Returns how many parameters a model has for images of `shape`."""
+    return count(jax.eval_shape(model.init, jax.random.key(0), Batch(jnp.zeros((2, *shape))))[0])

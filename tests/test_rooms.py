@@ -116,20 +116,6 @@ def test_each_room_says_what_it_is_for_and_exports_what_it_names(room):
 # ---- where each module is tested -----------------------------------------------------------------
 
 ELSEWHERE = {  # test file -> modules of which it is the test, beside the one of its name
-    "cli/test_main.py": ("cli/options", "cli/train", "presets/config"),
-    "cli/test_use.py": ("cli/evaluate", "cli/export", "presets/load", "presets/measure"),
-    "data/test_prepare.py": ("cli/doctor",),
-    "models/test_introspective.py": ("models/intro_vae",),
-    "models/test_rho_vae.py": ("models/info_vae", "presets/rho_vae", "presets/info_vae"),
-    "models/test_two_stage.py": ("models/mixture",),
-    "presets/test_cvae.py": ("presets/conditions",),
-    "presets/test_presets.py": ("presets/finish", "presets/record", "presets/run"),
-    "presets/test_stages.py": ("presets/two_stage_options", "presets/two_stage_vae", "presets/vae"),
-    "presets/test_introspective.py": ("presets/intro_vae", "presets/soft_intro_vae"),
-    "presets/test_statistics.py": ("presets/detect",),
-    "train/test_ensemble.py": ("train/members",),
-    "train/test_fit.py": ("train/evaluate", "train/loop", "train/recorder", "train/signals"),
-    "train/test_training.py": ("train/driver",),
 }
 
 
