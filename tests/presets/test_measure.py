@@ -27,7 +27,7 @@ def test_what_a_model_is_measured_by_where_nobody_asks():
     [
         (System(small()), "bpd", "have no bits per dimension"),
         (System(small()), "completions", "are of a model that completes examples"),
-        (System(small()), "log_prob", "log_prob"),
+        (System(small()), "log_prob", "this model has no exact density"),
         (System(systems.flow(1)), "elbo", "no evidence lower bound"),
         (System(small()), "lpips", "at least 17 pixels a side, not 4x4"),
     ],

@@ -30,7 +30,9 @@ def step_of(hyper):
         seen = jnp.sum(data["x"][index])
         loss = jnp.where(train.params > hyper["limit"], jnp.nan, seen)
         params = train.params + hyper["rate"] * seen
-        bad = jnp.where((loop_state.bad["loss"] < 0) & jnp.isnan(loss), train.step, -1)
+        bad = jnp.where(
+            (loop_state.bad["loss"] < 0) & jnp.isnan(loss), train.step, loop_state.bad["loss"]
+        )
         sums = {
             "loss": Mean(loop_state.sums["loss"].total + loss, loop_state.sums["loss"].count + 1)
         }
@@ -43,10 +45,10 @@ def step_of(hyper):
 def args():
     """Hyper-parameters, states, data and indices of three members, the second of which fails."""
     hyper = {"rate": jnp.asarray([1.0, 2.0, 0.5]), "limit": jnp.asarray([99.0, 3.0, 99.0])}
-    zeros = jnp.zeros(K)
-    none = jnp.full(K, -1, jnp.int32)
+    zeros, none = np.zeros(K, np.float32), np.full(K, -1, np.int32)
     bad = {"loss": none, members.PARAMETERS: none}
     start = LoopState(Member(zeros, zeros, none + 1), {"loss": Mean(zeros, zeros)}, bad)
+    start = jax.tree.map(jnp.array, start)  # arrays of their own, as they are donated
     return hyper, start, {"x": jnp.asarray([1.0, 2.0])}, np.zeros((K, 1, 1), np.int32)
 
 
