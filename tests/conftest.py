@@ -19,9 +19,7 @@ from packaging.version import Version
 
 if os.environ.get("JAXVAE_TEST_OPTIMISED", "0") == "0":  # before JAX is loaded, which reads them
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    if Version(version("jaxlib")) < Version(
-        "0.11"
-    ):  # a newer XLA ends at a flag that it does not know
+    if Version(version("jaxlib")) < Version("0.11"):  # a newer XLA ends at flags it does not know
         flags = os.environ.get("XLA_FLAGS", "").split()
         os.environ["XLA_FLAGS"] = " ".join([*flags, "--xla_cpu_use_fusion_emitters=false"])
 

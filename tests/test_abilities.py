@@ -5,9 +5,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxvae import abilities, distributions, types
 from jaxvae.distributions import AR1Normal, Bernoulli, Normal, ReleasedAR1
+
+pytestmark = pytest.mark.smoke
 
 
 class Own(NamedTuple):
