@@ -55,14 +55,14 @@ def args():
 @pytest.mark.parametrize("mode", members.MODES)
 def test_members_step_side_by_side_and_one_that_fails_is_frozen(mode, args):
     hyper, state, data, _ = args
-    call, most = members.compile_members(
+    call, max_steps = members.compile_members(
         step_of, mode, parallel.make_mesh(jax.devices()[:1]), 4, args
     )
-    assert most == (1 if mode == "unroll" else 4)
+    assert max_steps == (1 if mode == "unroll" else 4)
     order = np.asarray([0, 1, 0, 0, 1], np.int32)  # what is seen: 1 2 1 1 2
-    for first in range(0, 5, most):
-        count = min(most, 5 - first)
-        indices = np.zeros((K, most, 1), np.int32)
+    for first in range(0, 5, max_steps):
+        count = min(max_steps, 5 - first)
+        indices = np.zeros((K, max_steps, 1), np.int32)
         indices[:, :count, 0] = order[first : first + count]
         state = call(hyper, state, data, indices, np.int32(count))
     sums, train = state.sums["loss"], state.train
