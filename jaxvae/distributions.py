@@ -3,7 +3,7 @@
 A distribution has methods `sample(rng)` and `log_prob(x)`, a posterior also `kl()`; axis 0 is the
 batch and all other axes are one event, so log-densities and divergences are sums over everything
 but the batch: `[B]`, in nats. A user's own distribution needs only those methods; what else it may
-be able to do is in `jaxvae.types` (`HasMean`, `HasVariance`, `HasKLPerDim`, `HasPenalty`, ...).
+be able to do is in `jaxvae.abilities` (`HasMean`, `HasVariance`, `HasKLPerDim`, `HasPenalty`, ...).
 """
 
 import math
@@ -14,17 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import noise, parallel
+from jaxvae.abilities import Distribution, HasKL, HasMetrics, HasPenalty, LatentDistribution
 from jaxvae.arithmetic import bounded_tanh, differences, excess, log_one_minus_square, recursion
 from jaxvae.errors import UserError, check_count, concrete, unknown
-from jaxvae.types import (
-    Array,
-    Distribution,
-    HasKL,
-    HasMetrics,
-    HasPenalty,
-    LatentDistribution,
-    Posterior,
-)
+from jaxvae.types import Array, Posterior
 
 LOG_2PI = math.log(2.0 * math.pi)
 CONVENTIONS = ("paper", "readme", "released")  # of the AR(1) posterior

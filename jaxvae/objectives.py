@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import noise, parallel
+from jaxvae.abilities import HasKLPerDim
 from jaxvae.errors import UserError, check_number, unknown
-from jaxvae.types import Array, HasKLPerDim, Terms
+from jaxvae.types import Array, Terms
 
 COLLAPSED = 0.1  # nats of KL below which a posterior has collapsed
 # a number (it may be traced), or a schedule: step -> number

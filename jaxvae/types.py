@@ -3,9 +3,9 @@
 Everything here is a value (a NamedTuple of pure functions or of arrays). Parameters, batch
 statistics, optimiser state and random keys are data that functions take and return.
 
-First the data that functions hand on, then the contracts, then the signatures of their functions
-and what a distribution can do. Signatures and abilities are protocols: any function or NamedTuple
-of that form will do, and nothing derives from them.
+First the data that functions hand on, then the contracts, then the signatures of their functions.
+Signatures are protocols: any function of that form will do, and nothing derives from them. So are
+the abilities of a distribution (`abilities`), which are imported here under their own names.
 
 Letters in shapes: `B` batch, `K` importance samples, `D` latent, `H W C` image (NHWC).
 """
@@ -13,9 +13,19 @@ Letters in shapes: `B` batch, `K` importance samples, `D` latent, `H W C` image 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import jax
+
+from jaxvae.abilities import Distribution as Distribution
+from jaxvae.abilities import HasFields as HasFields
+from jaxvae.abilities import HasKL as HasKL
+from jaxvae.abilities import HasKLPerDim as HasKLPerDim
+from jaxvae.abilities import HasMean as HasMean
+from jaxvae.abilities import HasMetrics as HasMetrics
+from jaxvae.abilities import HasPenalty as HasPenalty
+from jaxvae.abilities import HasVariance as HasVariance
+from jaxvae.abilities import LatentDistribution as LatentDistribution
 
 Array = jax.Array
 Tree = Any  # a pytree of arrays
@@ -350,89 +360,3 @@ class Moments(Protocol):
     ) -> State:
         """Returns the state of this pass."""
         ...
-
-
-# ---- what a distribution can do: NamedTuples of arrays with these methods ---------------------
-
-
-@runtime_checkable
-class Distribution(Protocol):
-    """What every distribution over x [B, ...] has."""
-
-    def sample(self, rng: Array, /) -> Array:
-        """Returns one draw [B, ...], differentiable in the distribution's arrays."""
-        ...
-
-    def log_prob(self, x: Array, /) -> Array:
-        """Returns log p(x) [B], in nats."""
-        ...
-
-
-@runtime_checkable
-class HasKL(Protocol):
-    """A posterior with a closed form of its KL to the prior."""
-
-    def kl(self) -> Array:
-        """Returns KL(q || N(0, I)) [B], in nats."""
-        ...
-
-
-@runtime_checkable
-class LatentDistribution(Distribution, HasKL, Protocol):
-    """What q(z|x) over z [B, D] has."""
-
-
-@runtime_checkable
-class HasKLPerDim(Protocol):
-    """A posterior whose KL is a sum over dimensions."""
-
-    def kl_per_dim(self) -> Array:
-        """Returns the KL of each dimension [B, D], which add up to `kl`: free bits need it."""
-        ...
-
-
-@runtime_checkable
-class HasMean(Protocol):
-    """A distribution that knows its mean."""
-
-    @property
-    def mean(self) -> Array:
-        """The mean [B, ...]."""
-        ...
-
-
-@runtime_checkable
-class HasVariance(Protocol):
-    """A distribution that knows its variances."""
-
-    @property
-    def variance(self) -> Array:
-        """The variance of each dimension [B, ...], of the mean's shape."""
-        ...
-
-
-@runtime_checkable
-class HasPenalty(Protocol):
-    """A posterior whose loss is not its KL."""
-
-    def penalty(self, z: Array, batch_size: int | None = None, /) -> Array:
-        """Returns what a VAE's loss pays [B] where that is not `kl`; z [B, D] is what was drawn."""
-        ...
-
-
-@runtime_checkable
-class HasMetrics(Protocol):
-    """A distribution that reports on itself."""
-
-    def metrics(self) -> dict[str, Array]:
-        """Returns what the distribution reports of itself, by name, each [B]."""
-        ...
-
-
-@runtime_checkable
-class HasFields(Protocol):
-    """A NamedTuple: its arrays can be taken apart, stored, and put together again."""
-
-    _fields: tuple[str, ...]
-
-    def _replace(self, **arrays: Array) -> Any: ...

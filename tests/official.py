@@ -10,11 +10,13 @@ import tarfile
 import zipfile
 
 import numpy as np
+import pytest
 from PIL import Image
 from scipy.io import savemat
 from tensorflow_datasets.core.download.checksums import UrlInfo
 
 from jaxvae.data import builders, idx, official, prepare, sets
+from jaxvae.errors import UserError
 
 COUNTS = {  # multiples of no batch size used in tests
     "mnist": {"train": 37, "test": 11},
@@ -150,3 +152,16 @@ def hide_machine(monkeypatch, tmp_path):
     for variable in ("JAXVAE_DATA_DIR", "TFDS_DATA_DIR"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def quiet(*args, **options):
+    """Prepares a data set without a word."""
+    return prepare.prepare(*args, say=lambda line: None, **options)
+
+
+def refused(function, *args, **options):
+    """Returns the one line with which a function refuses."""
+    with pytest.raises(UserError) as raised:
+        function(*args, **options)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)

@@ -1,10 +1,13 @@
 """Weights and images that are the same everywhere, without keeping them: drawn from a name's own
 stream of bits."""
 
+import importlib.util
 import math
 import zlib
 
 import numpy as np
+
+TORCH = all(importlib.util.find_spec(name) for name in ("torch", "torchvision", "pytorch_fid"))
 
 
 def normal(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -44,3 +47,8 @@ def images(shape: tuple[int, ...]) -> np.ndarray:
 def points(x: np.ndarray, count: int) -> np.ndarray:
     """Returns `count` of the values of x, spread over it."""
     return x.reshape(-1)[np.linspace(0, x.size - 1, count).astype(int) // 7 * 7]
+
+
+def nhwc(x: np.ndarray) -> np.ndarray:
+    """Returns images [B, C, H, W] as [B, H, W, C]."""
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxvae import data, models, nets, parallel, types
+from jaxvae import data, models, nets, parallel, types, writers
 from jaxvae.nets.layers import BatchNorm, Dense
 from jaxvae.train import Fit, fit
 
@@ -73,3 +73,22 @@ def precisions(function, *args) -> set[str]:
     found = re.findall(r"precision=\(?(?:Precision\.)?(\w+)", text)
     assert products and len(found) == products, text
     return set(found)
+
+
+def params(result: Fit) -> list:
+    """Returns the leaves of the parameters of a run, on the host."""
+    return jax.tree.leaves(jax.device_get(result.train_state.params))
+
+
+def assert_same(a, b) -> None:
+    """Asserts that two lists of arrays are equal bit by bit."""
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def log_of(folder) -> list[dict]:
+    """Returns the lines of a run's log without what depends on the clock."""
+    return [
+        {k: v for k, v in line.items() if k != "images_per_s"}
+        for line in writers.read(folder / "metrics.jsonl")
+    ]

@@ -1,7 +1,6 @@
 """Densities and divergences against formulas written out in float64, and against Monte Carlo."""
 
 import decimal
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +10,8 @@ import scipy.integrate
 import scipy.special
 import scipy.stats
 
-from jaxvae import distributions, types
-from jaxvae.distributions import AR1Normal, Bernoulli, Normal, ReleasedAR1
+from jaxvae import distributions
+from jaxvae.distributions import Bernoulli, Normal
 from jaxvae.errors import UserError
 from jaxvae.types import Posterior
 
@@ -197,81 +196,6 @@ def test_a_posterior_of_ones_own_is_taken_as_it_is():
         size=lambda latent_dim: latent_dim, build=lambda output: Normal(output, jnp.zeros(()))
     )
     assert distributions.posterior(own) is own
-
-
-class Own(NamedTuple):
-    """A distribution of a user's: nothing derives from the contracts."""
-
-    mean: jax.Array
-
-    def sample(self, rng):
-        return self.mean
-
-    def log_prob(self, x):
-        return jnp.zeros(len(x))
-
-    def kl(self):
-        return jnp.sum(jnp.square(self.mean), axis=-1)
-
-
-class OwnPenalty(NamedTuple):
-    mean: jax.Array
-    variance: jax.Array
-
-    def kl(self):
-        return jnp.zeros(len(self.mean))
-
-    def penalty(self, z, batch_size=None):
-        return jnp.ones(len(z))
-
-    def metrics(self):
-        return {"own": jnp.ones(len(self.mean))}
-
-
-def abilities(dist) -> set[str]:
-    return {
-        kind.__name__
-        for kind in (
-            types.Distribution,
-            types.HasKL,
-            types.HasKLPerDim,
-            types.HasMean,
-            types.HasVariance,
-            types.HasPenalty,
-            types.HasMetrics,
-            types.HasFields,
-        )
-        if isinstance(dist, kind)
-    }
-
-
-def test_what_a_distribution_can_do_shows_in_its_form():
-    every = {"Distribution", "HasMean", "HasFields"}
-    row, column = jnp.zeros((2, 3)), jnp.zeros((2, 1))
-    assert abilities(normal()) == every | {"HasKL", "HasKLPerDim", "HasVariance"}
-    assert abilities(Bernoulli(row)) == every
-    assert abilities(AR1Normal(row, column, column)) == every | {
-        "HasKL",
-        "HasVariance",
-        "HasMetrics",
-    }
-    assert abilities(ReleasedAR1(row, column, column)) == every | {
-        "HasKL",
-        "HasVariance",
-        "HasMetrics",
-        "HasPenalty",
-    }
-    assert abilities(Own(row)) == every | {"HasKL"}
-    assert abilities(jax.eval_shape(lambda: Own(row))) == every | {"HasKL"}
-
-
-def test_abilities_of_a_distribution_of_ones_own_are_found():
-    q, z = OwnPenalty(jnp.zeros((2, 3)), jnp.ones((2, 3))), jnp.zeros((2, 3))
-    np.testing.assert_array_equal(distributions.penalty(q, z), [1.0, 1.0])
-    np.testing.assert_array_equal(distributions.metrics(q)["own"], [1.0, 1.0])
-    plain = Own(jnp.ones((2, 3)))
-    np.testing.assert_array_equal(distributions.penalty(plain, z), [3.0, 3.0])
-    assert distributions.metrics(plain) == {}
 
 
 def test_an_unknown_posterior_gets_the_nearest_name():

@@ -103,3 +103,22 @@ def test_weights_out_of_range(weight, message):
 def test_a_warm_up_of_no_steps():
     with pytest.raises(UserError, match="warm-up steps must be greater than 0"):
         objectives.linear_warmup(0)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "bandwidth"), [("gaussian", None), ("gaussian", 0.7), ("imq", None), ("imq", 3.0)]
+)
+def test_mmd_by_hand(kernel, bandwidth):
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(5, 2)), rng.normal(size=(4, 2)) + 1.0
+    h = bandwidth or {"gaussian": 4.0, "imq": 4.0}[kernel]
+
+    def k(a, b):
+        square = ((a - b) ** 2).sum()
+        return np.exp(-square / h) if kernel == "gaussian" else h / (h + square)
+
+    mean = [np.mean([[k(a, b) for b in q] for a in p]) for p, q in ((x, x), (y, y), (x, y))]
+    x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+    have = objectives.mmd(x, y, kernel=kernel, bandwidth=bandwidth)
+    np.testing.assert_allclose(have, mean[0] + mean[1] - 2 * mean[2], rtol=1e-4)
+    np.testing.assert_allclose(objectives.mmd(x, x, kernel=kernel), 0.0, atol=1e-6)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvae import nets, noise, parallel
+from jaxvae import nets, parallel
 from jaxvae.errors import UserError
 from jaxvae.models import vae
 from jaxvae.train.step import init_state, make_eval_step, make_train_step
@@ -125,33 +125,7 @@ def test_the_memory_of_the_state_is_reused_unless_asked_not_to():
         assert start.params["flow"][0]["Dense_0"]["kernel"].is_deleted() == donate
 
 
-# ---- noise and collectives -------------------------------------------------------------------
-
-
-def pmapped(function, x):
-    """Returns `function` of each device's slice of `x`, put together again."""
-    y = jax.pmap(function, axis_name=parallel.AXIS)(parallel.shard(x, 8))
-    return np.asarray(y).reshape(-1, *y.shape[2:])
-
-
-@pytest.mark.parametrize("draw", [noise.normal, noise.uniform])
-def test_every_device_draws_its_slice_of_the_noise_of_the_whole_batch(draw):
-    rng, x = jax.random.key(3), jnp.zeros((SIZE, 3))
-    whole = draw(rng, x.shape)
-    np.testing.assert_allclose(pmapped(lambda part: draw(rng, part.shape), x), whole, rtol=1e-6)
-    sharded = jax.jit(
-        lambda x: x + draw(rng, x.shape), in_shardings=parallel.batch_sharded(parallel.make_mesh())
-    )(x)
-    np.testing.assert_allclose(sharded, whole, rtol=1e-6)
-    assert len(np.unique(whole)) == whole.size
-    own = {noise.normal: jax.random.normal, noise.uniform: jax.random.uniform}[draw]
-    np.testing.assert_array_equal(whole, own(rng, x.shape))
-
-
-def test_noise_with_the_batch_on_another_axis():
-    rng, x = jax.random.key(3), jnp.zeros((SIZE, 3))  # e.g. [K, B]
-    have = pmapped(lambda part: noise.normal(rng, (5, part.shape[0]), batch_axis=1).T, x)
-    np.testing.assert_allclose(have.T, noise.normal(rng, (5, SIZE)), rtol=1e-6)
+# ---- collectives -------------------------------------------------------------------
 
 
 def test_collectives_see_the_whole_batch_and_do_nothing_outside_pmap():

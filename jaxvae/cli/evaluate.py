@@ -49,7 +49,7 @@ def run_evaluate(args: options.Evaluate) -> int:
     distances, about = [], ""
     if {"fid", "kid"} & set(metrics):  # first: a protocol may be missing
         distances, about = _distances(trained, args, metrics, progress)
-    rows, found = [], []
+    rows, detections = [], []
     for each in (args.stats or (None,)) if set(metrics) - {"fid", "kid"} else ():
         _, state, stats, words = chosen(trained, each, args.data_dir)
         setting = setting._replace(stats=stats, statistics=words)
@@ -57,8 +57,10 @@ def run_evaluate(args: options.Evaluate) -> int:
         rows += measuring.measure(trained.system, *arrays, split, metrics, setting, progress)
         if sets is not None:
             how = {"draws": args.draws or ood.DRAWS, "gamma": args.gamma, "setting": setting}
-            found.append(detecting.detect(trained.system, *arrays, sets, progress=progress, **how))
-            rows += found[-1].rows
+            detections.append(
+                detecting.detect(trained.system, *arrays, sets, progress=progress, **how)
+            )
+            rows += detections[-1].rows
     rows += distances
     result = {
         "run": args.run,
@@ -77,12 +79,12 @@ def run_evaluate(args: options.Evaluate) -> int:
     for row in rows:
         print(f"  {row['metric']:<13} {_shown(row):<24} {row['protocol']}")
     print(*([about] if about else []), path, sep="\n")
-    if found:
+    if detections:
         picture = path.with_name("auroc.png")
-        detecting.draw(picture, found)
+        detecting.draw(picture, detections)
         print(picture)
     if args.npz is not None:
-        save_npz(args.npz, **_numbers(rows, found))
+        save_npz(args.npz, **_numbers(rows, detections))
     return 0
 
 
@@ -106,7 +108,9 @@ def _sets(args: options.Evaluate, trained: Trained, split: data.Source) -> detec
     return detecting.sets(trained.system, split, outside, train, convert=args.convert)
 
 
-def _numbers(rows: list[dict[str, Any]], found: list[detecting.Found]) -> dict[str, np.ndarray]:
+def _numbers(
+    rows: list[dict[str, Any]], detections: list[detecting.Found]
+) -> dict[str, np.ndarray]:
     """Returns all values by metric, of several statistics one after the other, and all scores."""
     numbers = {name: [] for name in dict.fromkeys(row["metric"] for row in rows)}
     for row in rows:
@@ -114,8 +118,8 @@ def _numbers(rows: list[dict[str, Any]], found: list[detecting.Found]) -> dict[s
     arrays = {
         name: np.asarray(each[0] if len(each) == 1 else each) for name, each in numbers.items()
     }
-    for name in found[0].scores if found else ():
-        scores = [each.scores[name] for each in found]
+    for name in detections[0].scores if detections else ():
+        scores = [each.scores[name] for each in detections]
         arrays[name.replace(" ", "_")] = scores[0] if len(scores) == 1 else np.stack(scores)
     return arrays
 

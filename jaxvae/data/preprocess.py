@@ -73,10 +73,10 @@ def augmented(preprocess: Preprocess, augment: Augment | None) -> Preprocess:
     if augment is None:
         return preprocess
 
-    def both(rng: Array, examples: dict[str, Array]) -> Batch:
+    def augmented(rng: Array, examples: dict[str, Array]) -> Batch:
         return augment(jax.random.fold_in(rng, AUGMENT), preprocess(rng, examples))
 
-    return both
+    return augmented
 
 
 def flip(rng: Array, batch: Batch) -> Batch:

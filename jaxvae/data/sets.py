@@ -168,7 +168,7 @@ DATA_SETS |= {
 }
 
 
-OWN = ("tfds", "folder", "npz")  # "folder:PATH" and so on
+KINDS = ("tfds", "folder", "npz")  # of names that describe their data: "folder:PATH" and so on
 
 
 def names() -> tuple[str, ...]:
@@ -185,7 +185,7 @@ def splits(name: str, data_dir: str | os.PathLike | None = None) -> Splits:
 
 def known(name: str) -> bool:
     """Returns whether `load` understands `name`; nothing is looked for."""
-    return name in DATA_SETS or (name.split(":", 1)[0] in OWN and not name.endswith(":"))
+    return name in DATA_SETS or (name.split(":", 1)[0] in KINDS and not name.endswith(":"))
 
 
 def load(

@@ -189,14 +189,14 @@ def _range(x: Array) -> Range:
     return Range(x.min(), x.max(), jnp.isfinite(x).all())
 
 
-def _check_range(found: Range, what: str) -> None:
-    if not found.finite:
+def _check_range(values: Range, what: str) -> None:
+    if not values.finite:
         raise UserError(
             f"{what} hold values that are not finite: check the model, or stop training earlier."
         )
-    if found.low < -SLACK or found.high > 1.0 + SLACK:
+    if values.low < -SLACK or values.high > 1.0 + SLACK:
         raise UserError(
-            f"{what} must be in [0, 1], and run from {found.low:g} to {found.high:g}: scale them, "
+            f"{what} must be in [0, 1], and run from {values.low:g} to {values.high:g}: scale them, "
             "or use jnp.clip."
         )
 

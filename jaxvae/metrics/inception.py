@@ -213,7 +213,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def from_state_dict(
-    found: Mapping[str, np.ndarray], what: str = "Inception-v3"
+    state_dict: Mapping[str, np.ndarray], what: str = "Inception-v3"
 ) -> weights.StateDict:
     """Returns the parameters from a state dictionary as pytorch-fid's.
 
@@ -221,6 +221,6 @@ def from_state_dict(
         UserError: for weights of another model, such as torchvision's own Inception-v3 (1000
             classes).
     """
-    chosen = weights.select(found, shapes(), what)
+    arrays = weights.select(state_dict, shapes(), what)
     axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}  # of convolutions, the dense layer, vectors
-    return {name: value.transpose(axes[value.ndim]) for name, value in chosen.items()}
+    return {name: value.transpose(axes[value.ndim]) for name, value in arrays.items()}

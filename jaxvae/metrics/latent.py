@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.abilities import HasVariance
 from jaxvae.errors import UserError, check_count
-from jaxvae.types import Array, HasVariance, Model, Params, State
+from jaxvae.types import Array, Model, Params, State
 
 
 class Directions(NamedTuple):

@@ -19,24 +19,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from jaxvae import distributions, objectives, parallel
+from jaxvae.abilities import HasKLPerDim, HasMean
 from jaxvae.data import preprocess as preprocessing
 from jaxvae.data.preprocess import Preprocess, make_preprocess
 from jaxvae.data.source import Source
 from jaxvae.data.stream import ahead
 from jaxvae.errors import UserError, check_count
-from jaxvae.types import (
-    Array,
-    Batch,
-    Decode,
-    Encode,
-    EvaluateTerms,
-    HasKLPerDim,
-    HasMean,
-    LogProb,
-    Model,
-    Params,
-    State,
-)
+from jaxvae.types import Array, Batch, Decode, Encode, EvaluateTerms, LogProb, Model, Params, State
 
 ACTIVE = 0.01  # variance of a posterior mean over the data above which its dimension is active
 # bytes of decoded examples at a time: the CPU's cache; an accelerator takes more

@@ -19,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.abilities import HasMean
 from jaxvae.data import places
 from jaxvae.data.source import Source
 from jaxvae.errors import UserError, concrete, unknown
 from jaxvae.metrics import likelihood, squeezenet
 from jaxvae.metrics import weights as weight_files
-from jaxvae.types import Array, HasMean, Model, Params, State
+from jaxvae.types import Array, Model, Params, State
 
 SLACK = 1e-4  # how far rounding may carry a pixel out of [0, 1]
 TINY = 1e-10  # added to the length of features

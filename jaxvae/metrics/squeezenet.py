@@ -119,11 +119,11 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def from_state_dict(
-    found: Mapping[str, np.ndarray], what: str = "SqueezeNet 1.1"
+    state_dict: Mapping[str, np.ndarray], what: str = "SqueezeNet 1.1"
 ) -> weights.StateDict:
     """Returns the parameters from a state dictionary of `squeezenet1_1` or of its `features`.
 
     Raises:
         UserError: for weights of another model.
     """
-    return weights.convolutions(found, shapes(), what)
+    return weights.convolutions(state_dict, shapes(), what)

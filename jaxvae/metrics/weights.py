@@ -178,12 +178,12 @@ def _npz(path: Path) -> StateDict:
 
 
 def select(
-    found: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], what: str
+    state_dict: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], what: str
 ) -> StateDict:
-    """Returns the arrays named in `shapes`, as float32, from those found.
+    """Returns the arrays named in `shapes`, as float32, from a state dictionary.
 
     Args:
-        found: a state dictionary; what is in it beyond `shapes` is left out.
+        state_dict: what is in it beyond `shapes` is left out.
         shapes: name -> shape, as torch lays weights out.
         what: the net and where the weights came from, for messages.
 
@@ -191,44 +191,46 @@ def select(
         UserError: for weights of another model (which names are missing, which shapes differ), or
             not finite.
     """
-    missing = [name for name in shapes if name not in found]
+    missing = [name for name in shapes if name not in state_dict]
     if missing:
-        first_names = one_line(", ".join(list(found)[:2])) or "nothing"
+        first_names = one_line(", ".join(list(state_dict)[:2])) or "nothing"
         raise UserError(
             f"{what}: these are the weights of another model: {len(missing)} of {len(shapes)} "
             f"names are missing, such as {missing[0]} (it has {first_names})."
         )
-    wrong = [name for name, shape in shapes.items() if tuple(found[name].shape) != tuple(shape)]
+    wrong = [
+        name for name, shape in shapes.items() if tuple(state_dict[name].shape) != tuple(shape)
+    ]
     if wrong:
         first, more = wrong[0], f", and {len(wrong) - 1} more differ" if len(wrong) > 1 else ""
         raise UserError(
             f"{what}: these are the weights of another model: {first} has shape "
-            f"{tuple(found[first].shape)} instead of {tuple(shapes[first])}{more}."
+            f"{tuple(state_dict[first].shape)} instead of {tuple(shapes[first])}{more}."
         )
-    chosen = {name: np.asarray(found[name]).astype(np.float32) for name in shapes}
-    damaged = [name for name, value in chosen.items() if not np.isfinite(value).all()]
+    arrays = {name: np.asarray(state_dict[name]).astype(np.float32) for name in shapes}
+    damaged = [name for name, value in arrays.items() if not np.isfinite(value).all()]
     if damaged:
         raise UserError(
             f"{what}: {damaged[0]} holds values that are not finite: fetch the file again."
         )
-    return chosen
+    return arrays
 
 
 def convolutions(
-    found: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], what: str
+    state_dict: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], what: str
 ) -> StateDict:
     """Returns the parameters of the convolutions of a torchvision model, kernels as [H, W, in,
     out], from its state dictionary or from that of its `features`; else as `select`."""
     prefix = "features."
-    if any(name.startswith(prefix) for name in found):
-        found = {
+    if any(name.startswith(prefix) for name in state_dict):
+        state_dict = {
             name.removeprefix(prefix): value
-            for name, value in found.items()
+            for name, value in state_dict.items()
             if name.startswith(prefix)
         }
     return {
         name: value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
-        for name, value in select(found, shapes, what).items()
+        for name, value in select(state_dict, shapes, what).items()
     }
 
 

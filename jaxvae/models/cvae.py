@@ -83,7 +83,7 @@ def regressor(
     """
     p_of = likelihoods.likelihood(likelihood, gamma=gamma)
 
-    def predict(
+    def regress(
         params: Params, cond: Array | None, rng: Array | None = None, train: bool = False
     ) -> Any:
         cond = _need_cond(cond)
@@ -98,7 +98,7 @@ def regressor(
         params = {"regressor": start}
         if p_of.init is not None:
             params["likelihood"] = p_of.init()
-        mean = jax.eval_shape(lambda: predict(params, batch.cond).mean)
+        mean = jax.eval_shape(lambda: regress(params, batch.cond).mean)
         if mean.shape != batch.x.shape:
             raise UserError(
                 f"the regressor returns shape {mean.shape[1:]} per example, the data has "
@@ -108,7 +108,7 @@ def regressor(
 
     def loss(params, state, rng, batch: Batch, step, carry):
         check_float(batch.x)
-        value = predict(params, batch.cond, rng, train=True).log_prob(batch.x)
+        value = regress(params, batch.cond, rng, train=True).log_prob(batch.x)
         metrics = {"log_prob": value}
         if p_of.metrics is not None:
             metrics |= p_of.metrics(params.get("likelihood"))
@@ -116,11 +116,11 @@ def regressor(
 
     def log_prob(params, state, x, cond=None, *, stats="running"):
         use_batch(stats)
-        return predict(params, cond).log_prob(x)
+        return regress(params, cond).log_prob(x)
 
     def sample(params, state, rng, n, cond=None, *, stats="running"):
         use_batch(stats)
-        return predict(params, cond).mean
+        return regress(params, cond).mean
 
     learned = () if p_of.init is None else ("likelihood",)
     objective = Objective(("regressor", *learned), loss)
@@ -145,7 +145,7 @@ class Completion(NamedTuple):
 
     def log_prob(self, x: Array) -> Array:
         """Returns log p [B] of the missing pixels of x [B, H, W, C], given the others, in nats."""
-        return self.rest.log_prob(_cut(x, self.missing))
+        return self.rest.log_prob(_take(x, self.missing))
 
 
 def completion(model: Model, given: np.ndarray, condition: Net | None = None) -> Model:
@@ -207,7 +207,7 @@ class _Outer(NamedTuple):
     ) -> tuple[Array, State]:
         """Returns what the model sees of a condition [B, H, W, C], and the state after this."""
         cond = _need_cond(cond)
-        numbers = _cut(cond, self.places(cond.shape[1:])[1])
+        numbers = _take(cond, self.places(cond.shape[1:])[1])
         if self.condition is None:
             return numbers, state
         found, new = self.condition.apply(
@@ -225,7 +225,7 @@ class _Outer(NamedTuple):
                 f"the condition must be an image like x, {x.shape}, not of shape {cond.shape}."
             )
         found, state = self.features(params, state, cond, rng, train=train)
-        return Batch(_cut(x, self.places(x.shape[1:])[0]), found), state
+        return Batch(_take(x, self.places(x.shape[1:])[0]), found), state
 
     def init(self, rng: Array, batch: Batch) -> tuple[Params, State]:
         """Returns the model's parameters and state, and those of the condition's net."""
@@ -233,7 +233,7 @@ class _Outer(NamedTuple):
         params, state = {}, {}
         if self.condition is not None:
             cond = _need_cond(batch.cond)
-            numbers = _cut(cond, self.places(cond.shape[1:])[1])
+            numbers = _take(cond, self.places(cond.shape[1:])[1])
             params[CONDITION], state[CONDITION] = self.condition.init(rng_condition, numbers)
         inner, _ = self.enter(params, state, batch, train=False)
         inner_params, inner_state = self.model.init(rng_model, inner)
@@ -285,7 +285,7 @@ def _need_cond(cond: Array | None) -> Array:
     return cond
 
 
-def _cut(x: Array, places: Any) -> Array:
+def _take(x: Array, places: Any) -> Array:
     """Returns the numbers at `places` [n] of each example: [B, n]."""
     return x.reshape(x.shape[0], -1)[:, places]
 

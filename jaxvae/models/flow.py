@@ -111,8 +111,8 @@ class Flow(NamedTuple):
         even = jnp.asarray(checkerboard(self.shape), x.dtype)
         return [even if i % 2 == 0 else 1 - even for i in range(self.couplings)]
 
-    def _scale_shift(self, params: Tree, kept: Array, cond: Array | None) -> tuple[Array, Array]:
-        y = self.net.apply(params, {}, kept, cond=cond, train=False)[0]
+    def _scale_shift(self, params: Tree, masked: Array, cond: Array | None) -> tuple[Array, Array]:
+        y = self.net.apply(params, {}, masked, cond=cond, train=False)[0]
         return jnp.tanh(y[:, 0]), y[:, 1]
 
 

@@ -95,14 +95,14 @@ def intro_vae(
             z = net.draw(q, rng_z)
             return q, z, net.D(z, rng_rec)
 
-        def generate():
+        def draw_fake():
             n = net.prior(x.shape[0], latent_dim, rng_n)
             return n, net.D(n, rng_fake)
 
         if released:  # BatchNorm's averages tell which of the two decodes came first
-            (n, fake), (q, z, rec) = generate(), reconstruct()
+            (n, fake), (q, z, rec) = draw_fake(), reconstruct()
         else:
-            (q, z, rec), (n, fake) = reconstruct(), generate()
+            (q, z, rec), (n, fake) = reconstruct(), draw_fake()
         error, kl = squared_error(x, rec), distributions.kl(q)
         metrics = {"squared_error": error, "kl": kl, **distributions.metrics(q)}
         if released:

@@ -7,22 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import distributions, noise, objectives
+from jaxvae.abilities import HasPenalty, LatentDistribution
 from jaxvae.errors import UserError, check_number
 from jaxvae.models.vae import vae
-from jaxvae.types import (
-    Array,
-    Aux,
-    Batch,
-    HasPenalty,
-    LatentDistribution,
-    Loss,
-    Model,
-    Net,
-    Objective,
-    Params,
-    Posterior,
-    State,
-)
+from jaxvae.types import Array, Aux, Batch, Loss, Model, Net, Objective, Params, Posterior, State
 
 
 def squared_error(x: Array, x_hat: Array) -> Array:

@@ -12,10 +12,11 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 
 from jaxvae import distributions
+from jaxvae.abilities import LatentDistribution
 from jaxvae.distributions import CONVENTIONS, POSTERIORS, Normal, ReleasedAR1
 from jaxvae.errors import UserError, unknown
 from jaxvae.models.vae import vae
-from jaxvae.types import Array, LatentDistribution, Model, Net, Posterior
+from jaxvae.types import Array, Model, Net, Posterior
 
 NETS = ("vanilla", "cnn", "beta", "info")  # of the paper's experiments (`jaxvae.nets.rho`)
 

@@ -26,21 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import distributions, noise
+from jaxvae.abilities import HasFields, HasMean
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.data.source import Source
 from jaxvae.errors import UserError, check_count
-from jaxvae.types import (
-    Array,
-    Batch,
-    Decode,
-    Encode,
-    HasFields,
-    HasMean,
-    Model,
-    Params,
-    State,
-    Terms,
-)
+from jaxvae.types import Array, Batch, Decode, Encode, Model, Params, State, Terms
 
 
 class Latents(NamedTuple):

@@ -213,7 +213,7 @@ def _evaluation(pair: _Pair) -> tuple[Encode, Decode, EvaluateTerms, Sample]:
 def _moments(pair: _Pair) -> Moments:
     """Returns `Model.moments` of the model."""
 
-    def seen(name, net: Net, params, state, x, cond):
+    def pass_with_moments(name, net: Net, params, state, x, cond):
         if net.moments is None:
             if has_averages(state[name]):
                 raise UserError(
@@ -229,12 +229,12 @@ def _moments(pair: _Pair) -> Moments:
         if over not in OVER:
             raise unknown("statistics over", over, OVER)
         x, cond = batch
-        output, state = seen("encoder", pair.encoder, params, state, x, cond)
+        output, state = pass_with_moments("encoder", pair.encoder, params, state, x, cond)
         if over == "data":
             z = distributions.sample(rng, pair.posterior.build(output))
         else:
             z = noise.normal(rng, (x.shape[0], pair.latent_dim))
-        return seen("decoder", pair.decoder, params, state, z, cond)[1]
+        return pass_with_moments("decoder", pair.decoder, params, state, z, cond)[1]
 
     return moments
 

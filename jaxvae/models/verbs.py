@@ -7,8 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.abilities import HasKLPerDim
 from jaxvae.errors import UserError, check_count
-from jaxvae.types import Array, Batch, Decode, Encode, HasKLPerDim, Model, Params, State
+from jaxvae.types import Array, Batch, Decode, Encode, Model, Params, State
 
 
 def reconstruct(

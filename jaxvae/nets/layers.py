@@ -117,8 +117,8 @@ def _conv_transpose_forward(x, kernel, stride, padding):
     return _conv_transpose(x, kernel, stride, padding), (x, kernel)
 
 
-def _conv_transpose_backward(stride, padding, kept, g):
-    x, kernel = kept
+def _conv_transpose_backward(stride, padding, residuals, g):
+    x, kernel = residuals
     k = kernel.shape[0]
     if padding == "SAME":  # as jax.lax counts it, on the dilated input
         before = k - 1 if stride > k - 1 else -(-(k + stride - 2) // 2)

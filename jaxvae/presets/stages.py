@@ -133,8 +133,8 @@ def first_step(workdir: str | Path) -> int | None:
     return read_config(folder).get(FIRST_STEP) if (folder / "config.json").is_file() else None
 
 
-def _trained(model: Model, found: Fit) -> Loaded:
-    state = found.train_state
+def _trained(model: Model, fit: Fit) -> Loaded:
+    state = fit.train_state
     return Loaded(model, state.params if state.ema is None else state.ema, state.state)
 
 

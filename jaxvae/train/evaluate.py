@@ -96,8 +96,8 @@ def _sums_over(eval_step: Callable[..., Metrics], preprocess: Preprocess) -> Cal
     up over the n batches."""
 
     def sums_over(params, state, rng, data, numbers, index, mask):
-        def body(_, inputs):
-            number, index, mask = inputs
+        def body(_, xs):
+            number, index, mask = xs
             rng_data, rng_step = jax.random.split(jax.random.fold_in(rng, number))
             batch = preprocess(rng_data, {name: values[index] for name, values in data.items()})
             return None, eval_step(params, state, rng_step, batch, mask)

@@ -125,7 +125,7 @@ class _Program(NamedTuple):
 def _compile(
     one: Callable,
     loop_state: LoopState,
-    inputs: Callable,
+    shapes_of: Callable,
     max_steps: int,
     may_fall_back: bool,
     replicated: NamedSharding,
@@ -135,11 +135,11 @@ def _compile(
     options = {"out_shardings": replicated, "donate_argnums": 0}
     if max_steps > 1:
         count = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
-        traced = jax.jit(many_steps(one), **options).trace(loop_state, *inputs(max_steps), count)
+        traced = jax.jit(many_steps(one), **options).trace(loop_state, *shapes_of(max_steps), count)
         on_cpu = jax.default_backend() == "cpu"
         if not (may_fall_back and on_cpu and convolves(traced.jaxpr.jaxpr)):
             return _Program(traced.lower().compile(), max_steps)
-    return _Program(jax.jit(one, **options).lower(loop_state, *inputs(None)).compile(), 1)
+    return _Program(jax.jit(one, **options).lower(loop_state, *shapes_of(None)).compile(), 1)
 
 
 def compile_loop(
@@ -172,7 +172,7 @@ def compile_loop(
         batch_bytes = batch_size * math.prod(source.shape) * 4
         max_steps = min(max_steps, max(1, BLOCK_BYTES // batch_bytes))
 
-    def inputs(steps: int | None):
+    def shapes_of(steps: int | None):
         """Returns the shapes of data and indices for a block of so many steps, or for one step."""
         lead, sharding = ((), of_batch) if steps is None else ((steps,), of_block)
         if data is not None:
@@ -185,7 +185,7 @@ def compile_loop(
 
     one = one_step(step, preprocess, of_batch if mesh.size > 1 else None)
     may_fall_back = steps_per_call is None
-    run, max_steps = _compile(one, loop_state, inputs, max_steps, may_fall_back, replicated)
+    run, max_steps = _compile(one, loop_state, shapes_of, max_steps, may_fall_back, replicated)
 
     def resident(loop_state: LoopState, first: int, count: int) -> LoopState:
         if max_steps == 1:

@@ -274,15 +274,15 @@ def _accumulate(gradient, parts: int, moved, state, rng, batch, carry):
     def interleaved(x):
         return jnp.moveaxis(x.reshape(size // parts, parts, *x.shape[1:]), 1, 0)
 
-    def body(state, inputs):
-        i, part, part_carry = inputs
+    def body(state, xs):
+        i, part, part_carry = xs
         grads, (state, sums, handed_on) = gradient(
             moved, state, jax.random.fold_in(rng, i), part, part_carry
         )
         return state, (grads, sums, handed_on)
 
-    inputs = (jnp.arange(parts), jax.tree.map(interleaved, batch), carry)
-    state, (grads, sums, carry) = jax.lax.scan(body, state, inputs)
+    xs = (jnp.arange(parts), jax.tree.map(interleaved, batch), carry)
+    state, (grads, sums, carry) = jax.lax.scan(body, state, xs)
     grads = jax.tree.map(lambda g: jnp.mean(g, axis=0), grads)
     return grads, (state, jax.tree.map(lambda s: jnp.sum(s, axis=0), sums), carry)
 

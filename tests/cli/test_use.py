@@ -1,3 +1,5 @@
+"""Commands on a trained run: pictures and numbers, tables, exports, and what they refuse."""
+
 import json
 import shutil
 
@@ -8,33 +10,20 @@ from PIL import Image
 
 import jaxvae
 import seeded
-from jaxvae import data, safetensors, writers
-from jaxvae.cli import main, options, use
+from commands import TINY, refused
+from jaxvae import safetensors, writers
+from jaxvae.cli import main, options
 from jaxvae.errors import UserError
 from jaxvae.metrics import lpips, squeezenet
 from jaxvae.presets import load as loading
-from jaxvae.presets import measure as measuring
-from jaxvae.presets import record
-from jaxvae.presets.config import source
-from jaxvae.train import folder as folders
 
-TINY = [
-    "--hidden",
-    "16",
-    "--latent-dim",
-    "3",
-    "--batch-size",
-    "32",
-    "--log-every",
-    "10",
-    "--no-progress",
-    "--steps",
-    "20",
-]
+OPTIONS = [*TINY, "--latent-dim", "3", "--steps", "20"]
 
 
 def train(folder, *more):
-    assert main(["train", "vae", "--data", "digits", "--workdir", str(folder), *TINY, *more]) == 0
+    assert (
+        main(["train", "vae", "--data", "digits", "--workdir", str(folder), *OPTIONS, *more]) == 0
+    )
     return folder
 
 
@@ -57,13 +46,6 @@ def conditional(tmp_path_factory):
         "--ema-decay",
         "0.5",
     )
-
-
-def refused(capsys, *argv):
-    assert main([str(a) for a in argv]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith("jaxvae: ") and err.count("\n") == 1, err
-    return err
 
 
 @pytest.mark.parametrize(
@@ -156,52 +138,6 @@ def test_evaluate_writes_the_table_as_json(trained, capsys):
     )
 
 
-def test_evaluate_says_which_step_and_type_and_has_the_same_pixels_for_all(tmp_path, capsys):
-    """ "latest" is another step tomorrow; and a bound on other pixels is no bound."""
-    folder = train(tmp_path / "run", "--pixels", "binarised", "--dtype", "bfloat16")
-    capsys.readouterr()
-    assert main(["export", str(folder), "--out", str(tmp_path / "out")]) == 0
-    values = []
-    for place, metrics in (
-        (folder, ["elbo", "iw_nll"]),
-        (folder, ["iw_nll"]),
-        (tmp_path / "out", ["elbo"]),
-    ):
-        assert (
-            main(["evaluate", str(place), "--metrics", *metrics, "--k", "1", "--batch-size", "32"])
-            == 0
-        )
-        page = json.loads((place / "evaluation.json").read_text())
-        assert (page["step"], page["precision"], page["batch_size"]) == (
-            20,
-            "bfloat16, highest",
-            32,
-        )
-        values.append({row["metric"]: row["value"] for row in page["metrics"]})
-    assert values[0]["iw_nll"] == values[1]["iw_nll"] and values[0]["elbo"] == values[2]["elbo"]
-    assert "step 20" in capsys.readouterr().out
-
-
-def test_metrics_are_measured_on_the_same_pixels(trained, monkeypatch):
-    seen = []
-    opened = use.open_run(trained)
-    real = opened.system.preprocess
-
-    def preprocess(rng, examples):
-        seen.append(examples["x"].shape)
-        return real(rng, examples)
-
-    opened = opened._replace(system=opened.system._replace(preprocess=preprocess))
-    measuring.measure(
-        opened.system,
-        *opened.loaded[1:],
-        data.load("digits", "test"),
-        ("elbo", "iw_nll"),
-        measuring.Setting(k=2),
-    )
-    assert len(seen) == 2 and seen[0] == seen[1]
-
-
 @pytest.mark.parametrize("which", ["trained", "conditional"])
 def test_evaluate_distances_always_with_their_protocol(
     which, request, tmp_path, monkeypatch, capsys
@@ -254,7 +190,7 @@ def test_evaluate_compares_reconstructions_by_their_looks(trained, tmp_path, mon
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "x.npz", x=rng.integers(0, 256, (60, 18, 18, 1), np.uint8))
     run = str(tmp_path / "run")
-    argv = ["train", "vae", "--data", f"npz:{tmp_path / 'x.npz'}", "--workdir", run, *TINY]
+    argv = ["train", "vae", "--data", f"npz:{tmp_path / 'x.npz'}", "--workdir", run, *OPTIONS]
     assert main([*argv, "--batch-size", "8"]) == 0
     files = tmp_path / "weights"
     files.mkdir()
@@ -345,101 +281,6 @@ def test_damaged_export_is_refused(trained, tmp_path, capsys):
     assert "is of another model" in refused(capsys, "sample", out)
 
 
-def test_tensorboard_files_hold_the_log(trained):
-    files = list((trained / "tensorboard").glob("events*"))
-    assert files
-    content = b"".join(f.read_bytes() for f in files)
-    assert b"train/loss" in content and b"valid/elbo" in content
-
-
-def test_doctor_names_versions_devices_data_and_what_is_missing(capsys, tmp_path):
-    assert main(["doctor", "--data-dir", str(tmp_path)]) == 0
-    out = capsys.readouterr().out
-    for text in (
-        "python",
-        "jax",
-        "devices",
-        "cpu",
-        "host memory",
-        "not found: jaxvae data prepare mnist",
-        "weights",
-        "pip install 'jaxvae[tf]'",
-        str(tmp_path / "weights"),
-    ):
-        assert text in out, text
-    (tmp_path / "squeezenet1_1_features.pth").write_bytes(b"")
-    assert main(["doctor", "--data-dir", str(tmp_path)]) == 0
-    assert str(tmp_path / "squeezenet1_1_features.pth") in capsys.readouterr().out
-
-
-def test_own_images_train_from_the_command_line(tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    for i in range(40):
-        (tmp_path / "p" / str(i % 2)).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8)).save(
-            tmp_path / "p" / str(i % 2) / f"{i}.png"
-        )
-    argv = [
-        "train",
-        "vae",
-        "--data",
-        f"folder:{tmp_path / 'p'}",
-        "--crop",
-        "10",
-        "--size",
-        "8",
-        "--workdir",
-        str(tmp_path / "run"),
-        *TINY,
-        "--batch-size",
-        "8",
-        "--conditional",
-    ]
-    assert main(argv) == 0
-    assert f"data: {tmp_path / 'p'}" in capsys.readouterr().out
-    assert main(["evaluate", str(tmp_path / "run"), "--split", "all[50%:]"]) == 0
-    assert (
-        jaxvae.load(tmp_path / "run").params["decoder"]["Dense_1"]["kernel"].shape[-1] == 8 * 8 * 3
-    )
-
-
-def test_a_test_part_of_one_image_will_do_and_none_is_said_before_training(tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    for count, code in ((12, 0), (3, 2)):
-        folder = tmp_path / f"p{count}"
-        folder.mkdir()
-        for i in range(count):
-            Image.fromarray(rng.integers(0, 256, (4, 4), np.uint8)).save(folder / f"{i}.png")
-        places = ["--data", f"folder:{folder}", "--workdir", str(tmp_path / f"run{count}")]
-        assert main(["train", "vae", *places, *TINY, "--batch-size", "8"]) == code
-    assert "split 'all[90%:]' of p3 is empty" in capsys.readouterr().err
-    assert not (tmp_path / "run3").exists() and (tmp_path / "run12" / "interpolation.png").exists()
-
-
-def test_data_that_are_no_images_lose_no_numbers_to_the_pictures(tmp_path, capsys):
-    for name, shape, drawn in (
-        ("points", (2,), ["curves", "samples"]),
-        ("planes", (2, 4, 4), ["curves"]),
-    ):
-        np.savez(
-            tmp_path / f"{name}.npz", x=np.random.default_rng(0).random((40, *shape), np.float32)
-        )
-        folder = tmp_path / name
-        places = ["--data", f"npz:{folder}.npz", "--workdir", str(folder)]
-        assert (
-            main(["train", "vae", *places, *TINY, "--batch-size", "8", "--likelihood", "gaussian"])
-            == 0
-        )
-        assert sorted(path.stem for path in folder.glob("*.png")) == drawn
-        assert writers.read(folder / "metrics.jsonl")[-1]["split"] == "test"
-        capsys.readouterr()
-        assert main(["reconstruct", str(folder), "--n", "3", "--npz", str(tmp_path / "r.npz")]) == 2
-        assert "no picture can be drawn" in capsys.readouterr().err
-        with np.load(tmp_path / "r.npz") as arrays:
-            assert arrays["x_hat"].shape == (3, *shape)
-        (tmp_path / "r.npz").unlink()
-
-
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -472,25 +313,12 @@ def test_mistakes_are_one_line(trained, tmp_path, monkeypatch, capsys, argv, mes
     assert list(tmp_path.iterdir()) == []
 
 
-def test_grey_pixels_have_no_bits_per_dimension(tmp_path, capsys):
-    train(tmp_path / "run")
-    capsys.readouterr()
-    assert "have no bits per dimension" in refused(
-        capsys, "evaluate", tmp_path / "run", "--metrics", "bpd"
-    )
-
-
 def test_label_out_of_range(conditional, capsys):
     assert "has the classes 0 to 9" in refused(capsys, "sample", conditional, "--label", "10")
 
 
-def test_help_lists_every_command(capsys):
-    main(["--help"])
-    text = capsys.readouterr().out
-    for name, (cls, _) in options.COMMANDS.items():
-        assert name in text and cls.__doc__ in text
-
-
-def test_split_names_of_a_config_are_those_of_its_data(trained):
-    _, settings, _, _ = record.from_dict(folders.read_config(trained))
-    assert source(settings, "valid").size == data.load("digits", "train[1293:]").size
+def test_tensorboard_files_hold_the_log(trained):
+    files = list((trained / "tensorboard").glob("events*"))
+    assert files
+    content = b"".join(f.read_bytes() for f in files)
+    assert b"train/loss" in content and b"valid/elbo" in content

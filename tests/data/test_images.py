@@ -162,3 +162,13 @@ def test_names_of_the_machine_do_not_leak_into_tests(monkeypatch, tmp_path):
         assert f"jaxvae data prepare {name.removesuffix('_140')}" in refused(
             data.load, name, "train"
         )
+
+
+def test_celeb_a_crops_are_those_of_the_papers():
+    image = np.random.default_rng(0).integers(0, 256, (218, 178, 3), np.uint8)
+    for side, rows, columns in (
+        (128, slice(45, 173), slice(25, 153)),
+        (140, slice(39, 179), slice(19, 159)),
+    ):
+        want = Image.fromarray(image[rows, columns]).resize((64, 64), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(images.celeb_a_crop(image, side), want)

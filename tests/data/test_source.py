@@ -11,20 +11,6 @@ from jaxvae.data import source as source_module
 from jaxvae.errors import UserError
 
 
-@pytest.fixture
-def hundred(monkeypatch):
-    """A data set whose examples say where they stand: train 0..99, test 100..109."""
-
-    def read(split, data_dir):
-        x = np.arange(100) if split == "train" else np.arange(100, 110)
-        return x.astype(np.float32).reshape(-1, 1), x % 3, "counted"
-
-    known = sets.DataSet(
-        {"train": 100, "test": 10}, read, data.Splits("train[:90]", "train[90:]", "test"), 4, (1,)
-    )
-    monkeypatch.setitem(sets.DATA_SETS, "hundred", known)
-
-
 @pytest.mark.parametrize("size, batch_size", [(10, 4), (12, 4), (7, 1), (5, 13)])
 def test_every_example_comes_once_an_epoch_although_batches_straddle(size, batch_size):
     batches = [data.batch_indices(size, 3, step, batch_size) for step in range(size)]
@@ -127,92 +113,6 @@ def test_from_arrays_checks_num_classes():
         data.from_arrays(ROWS, [0, 1, 2], num_classes=2)
     with pytest.raises(UserError, match="needs labels"):
         data.from_arrays(ROWS, num_classes=2)
-
-
-@pytest.mark.parametrize(
-    "split, start, stop",
-    [
-        ("train", 0, 100),
-        ("test", 100, 110),
-        ("train[:55]", 0, 55),
-        ("train[55:]", 55, 100),
-        ("train[-5:]", 95, 100),
-        ("train[:-5]", 0, 95),
-        ("train[10:20]", 10, 20),
-        ("train[:90%]", 0, 90),
-        ("train[-10%:]", 90, 100),
-        ("train[25%:75%]", 25, 75),
-        ("test[:33%]", 100, 103),
-        ("train[:]", 0, 100),
-        ("train[:100]", 0, 100),
-    ],
-)
-def test_load_slices_as_tensorflow_datasets(hundred, split, start, stop):
-    source = data.load("hundred", split)
-    np.testing.assert_array_equal(source.arrays["x"][:, 0], np.arange(start, stop))
-    np.testing.assert_array_equal(source.arrays["label"], np.arange(start, stop) % 3)
-    assert source[:4] == ("hundred", split, stop - start, (1,))
-    assert source.num_classes == 4  # of the data set, not of the part
-
-
-@pytest.mark.parametrize(
-    "split, message",
-    [
-        ("valid", r"hundred has no split 'valid'.*train \(100 examples\), test \(10 examples\)"),
-        ("", "no split ''"),
-        ("train[3]", "no split"),
-        ("train[:5", "no split"),
-        ("train[a:]", "no split"),
-        ("train[:5]x", "no split"),
-        (None, "no split None"),
-        ("train+test", "no split"),
-        ("train[::2]", "no split"),
-        ("train[5:5]", r"'train\[5:5\]' of hundred is empty.*train \(100 examples\)"),
-        ("train[:0]", "is empty"),
-        ("train[100:]", "is empty"),
-        ("train[9:3]", "is empty"),
-        ("test[:1%]", "is empty"),
-        ("train[:101]", "reaches beyond the 100 examples of train"),
-        ("train[-101:]", "reaches beyond"),
-        ("train[:101%]", "reaches beyond"),
-        ("train[10:50%]", "mixes examples and percentages"),
-    ],
-)
-def test_load_refuses_splits(hundred, split, message):
-    with pytest.raises(UserError, match=message) as raised:
-        data.load("hundred", split)
-    assert "\n" not in str(raised.value)
-
-
-def test_names_and_default_splits():
-    real = ("digits", "mnist", "fashion_mnist", "cifar10", "svhn_cropped", "celeb_a", "celeb_a_140")
-    assert data.names() == (*real, *(f"fake_{name}" for name in real))
-    for name in ("mnist", "fashion_mnist"):
-        assert data.splits(name) == ("train[:55000]", "train[55000:]", "test")
-    for call in (data.splits, lambda name: data.load(name, "train")):
-        with pytest.raises(UserError, match="unknown data set 'minst'. Did you mean 'mnist'?"):
-            call("minst")
-
-
-def test_digits():
-    train, test = data.load("digits", "train"), data.load("digits", "test")
-    assert train.size == 1437 and test.size == 360 and train.shape == test.shape == (8, 8, 1)
-    assert train.num_classes == 10 and np.bincount(train.arrays["label"]).sum() == 1437
-    x = train.arrays["x"]
-    assert x.dtype == np.uint8
-    # The first digit's first row has the levels 0 0 5 13 9 1 0 0 of 16: 255 / 16 * 5 = 79.7, ...
-    assert x[0, 0, :, 0].tolist() == [0, 0, 80, 207, 143, 16, 0, 0]
-    assert x.min() == 0 and x.max() == 255 and len(np.unique(x)) == 17
-    parts = [data.load("digits", split) for split in data.splits("digits")]
-    assert [part.size for part in parts] == [1293, 144, 360]
-    np.testing.assert_array_equal(np.concatenate([part.arrays["x"] for part in parts[:2]]), x)
-    np.testing.assert_array_equal(parts[2].arrays["x"], test.arrays["x"])
-
-
-def test_digits_without_scikit_learn(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(UserError, match="pip install scikit-learn"):
-        data.load("digits", "train")
 
 
 def test_importing_data_imports_nothing_heavy():

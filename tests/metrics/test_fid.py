@@ -6,76 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import seeded
+from distances import ALL, ONE, SIZE, SQUEEZENET, WEIGHTS, by_hand, go, images, sampler, source
 from jaxvae import data, parallel
 from jaxvae.errors import UserError
-from jaxvae.metrics import features, fid, frechet, protocols, squeezenet
+from jaxvae.metrics import fid, frechet
 from jaxvae.types import Batch
-from small import precisions, small
+from small import small
 
-WEIGHTS = seeded.state_dict(squeezenet.shapes())
-SIZE, D = 90, 32
-ONE = parallel.make_mesh(jax.devices()[:1])  # quicker than all of them, which a few tests take
-ALL = parallel.make_mesh()
-SQUEEZENET = fid.PROTOCOLS["squeezenet"].with_samples(SIZE)
-
-
-@pytest.fixture(autouse=True)
-def smaller(monkeypatch):
-    """The extractor with smaller images and every 16th feature, so that tests are quick."""
-    extractor = protocols.EXTRACTORS["squeezenet"]._replace(side=32, dimension=D, features=some)
-    monkeypatch.setitem(protocols.EXTRACTORS, "squeezenet", extractor)
-
-
-def some(params, x, *, stats="running"):
-    return squeezenet.features(params, x, stats=stats)[:, ::16]
-
-
-def images(n: int = SIZE, channels: int = 3, seed: int = 0) -> np.ndarray:
-    """Returns bytes [n, 8, 8, channels], smooth, so that features differ."""
-    rng = np.random.default_rng(seed)
-    corners = rng.random((n, 2, 2, channels))
-    smooth = jax.image.resize(jnp.asarray(corners, jnp.float32), (n, 8, 8, channels), "linear")
-    return np.rint(255 * np.asarray(smooth)).astype(np.uint8)
-
-
-def source(n: int = SIZE, channels: int = 3, seed: int = 0) -> data.Source:
-    return data.from_arrays(images(n, channels, seed), name="mine", split="test")
-
-
-def sampler(rng, n, stats, channels=3):
-    """Returns smooth images of another distribution."""
-    return jax.image.resize(
-        jax.random.uniform(rng, (n, 2, 2, channels)) ** 2, (n, 8, 8, channels), "linear"
-    )
-
-
-def go(real=None, draw=sampler, protocol=SQUEEZENET, metrics=("fid",), **options):
-    options = {
-        "weights": WEIGHTS,
-        "cache": False,
-        "subset_size": 30,
-        "subsets": 5,
-        "batch_size": 32,
-        "mesh": ONE,
-        **options,
-    }
-    return fid.compare(
-        source() if real is None else real, draw, protocol, metrics=metrics, **options
-    )
-
-
-def by_hand(x: np.ndarray) -> np.ndarray:
-    """Returns the features of pixels [n, 8, 8, 3] in [0, 255], without the code under test but for
-    the net itself."""
-    x = jax.image.resize(
-        jnp.asarray(x, jnp.float32) / 255, (len(x), 32, 32, 3), "bilinear", antialias=False
-    )
-    x = (x - jnp.asarray([0.485, 0.456, 0.406], jnp.float32)) / jnp.asarray(
-        [0.229, 0.224, 0.225], jnp.float32
-    )
-    with jax.default_matmul_precision("highest"):
-        return np.asarray(some(squeezenet.from_state_dict(WEIGHTS), x), np.float64)
+pytestmark = pytest.mark.usefixtures("smaller")
 
 
 def test_fid_and_kid_by_hand():
@@ -137,19 +75,6 @@ def test_statistics_do_not_depend_on_batches_devices_or_streaming(order):
         np.testing.assert_allclose(found.cov, want.cov, rtol=1e-3, atol=1e-6)
 
 
-def test_the_net_is_compiled_once(monkeypatch):
-    traces = []
-    extractor = protocols.EXTRACTORS["squeezenet"]
-
-    def counted(params, x, *, stats):
-        traces.append(x.shape)
-        return some(params, x)
-
-    monkeypatch.setitem(protocols.EXTRACTORS, "squeezenet", extractor._replace(features=counted))
-    go(metrics=("fid", "kid"))
-    assert traces == [(32, 32, 32, 3)]  # three batches of samples and three of real images
-
-
 def test_parameters_of_a_sampler_are_not_constants_of_the_program(monkeypatch):
     """Wherever they lie: on one device, or cut over all."""
     programs = []
@@ -201,101 +126,6 @@ def test_images_served_in_order_are_all_measured(computed):
     assert go(draw=served)["fid"].value == pytest.approx(want, rel=1e-4)
 
 
-@pytest.mark.parametrize("setting", ["default", "bfloat16"])
-def test_features_have_the_highest_precision_whatever_the_environment_says(setting):
-    with jax.default_matmul_precision(setting):
-        engine = features.make_engine(SQUEEZENET, WEIGHTS, 4, ONE, source())
-        assert precisions(engine.features, jnp.zeros((4, 8, 8, 3))) == {"HIGHEST"}
-
-
-def test_moments_of_batches_need_as_many_real_images():
-    released = SQUEEZENET._replace(features="batch", batch_size=32, samples=40, reals=20)
-    with pytest.raises(UserError, match="takes moments from batches of 32 images, mine test has 2"):
-        go(source(20), protocol=released)
-
-
-@pytest.mark.parametrize("host", [False, True])
-def test_samples_are_drawn_at_the_highest_precision(host):
-    """As the features are: a precision belongs to the call that traces a product, not to the one
-    that runs it."""
-    seen, outside = [], []
-
-    def draw(*args):
-        seen.append(jax.config.jax_default_matmul_precision)
-        return np.asarray(sampler(*args)) if host else sampler(*args)
-
-    with jax.default_matmul_precision("bfloat16"):
-        go(draw=draw, progress=lambda *_: outside.append(jax.config.jax_default_matmul_precision))
-    assert set(seen) == {"highest"} and set(outside) == {"bfloat16"}
-
-
-def test_grey_is_three_equal_channels():
-    """In the real images and in the samples."""
-    grey = source(channels=1)
-    colour = data.from_arrays(np.repeat(grey.arrays["x"], 3, axis=-1), split="test")
-    one = go(grey, lambda *args: sampler(*args, channels=1), metrics=("fid", "kid"))
-    three = go(
-        colour, lambda *args: jnp.repeat(sampler(*args, channels=1), 3, -1), metrics=("fid", "kid")
-    )
-    for name in ("fid", "kid"):
-        assert one[name].value == pytest.approx(three[name].value, rel=1e-4)
-        assert (one[name].note, three[name].note) == (fid.GREY, "")
-    assert "grey images as three equal channels" in SQUEEZENET.describe()
-
-
-def test_what_becomes_of_pixels():
-    x = jnp.asarray([0.0, 0.25, 0.5, 0.999], jnp.float32).reshape(1, 2, 2, 1)
-    for pixels, want in (
-        ("float", [0, 63.75, 127.5, 254.745]),
-        ("round", [0, 64, 128, 255]),
-        ("truncate", [0, 63, 127, 254]),
-        ("stretch", [0, 63.8138, 127.6276, 255]),
-    ):
-        np.testing.assert_allclose(features.to_bytes(x, pixels).reshape(-1), want, rtol=1e-5)
-    two = jnp.stack([x[0] * 0.5, jnp.full_like(x[0], 0.3)])
-    np.testing.assert_allclose(
-        features.to_bytes(two, "stretch")[0], features.to_bytes(x, "stretch")[0], rtol=1e-5
-    )  # each its own
-    np.testing.assert_array_equal(features.to_bytes(two, "stretch")[1], 0.0)
-
-
-def test_stretched_samples_differ_real_images_do_not():
-    released = SQUEEZENET._replace(pixels="stretch")
-    half = [
-        go(draw=lambda *args: 0.5 * sampler(*args), protocol=p)["fid"].value
-        for p in (SQUEEZENET, released)
-    ]
-    full = [go(draw=sampler, protocol=p)["fid"].value for p in (SQUEEZENET, released)]
-    assert half[1] == pytest.approx(full[1], rel=1e-3) and half[0] > 1.1 * full[0]
-    same = [
-        fid.statistics(source(), p, weights=WEIGHTS, cache=False).mean
-        for p in (SQUEEZENET, released)
-    ]
-    np.testing.assert_array_equal(*same)
-
-
-def test_modes_and_batches_of_a_protocol_reach_sampler_and_net(monkeypatch):
-    """Soft-IntroVAE's: both nets with the moments of batches of 32, whatever batch size is asked
-    for."""
-    seen = []
-    extractor = protocols.EXTRACTORS["squeezenet"]
-
-    def extract(params, x, *, stats):
-        seen.append(("net", len(x), stats))
-        return some(params, x)
-
-    def draw(rng, n, stats):
-        seen.append(("sampler", n, stats))
-        return sampler(rng, n, stats)
-
-    monkeypatch.setitem(protocols.EXTRACTORS, "squeezenet", extractor._replace(features=extract))
-    released = fid.PROTOCOLS["soft-intro-released"]._replace(
-        extractor="squeezenet", split="test", samples=40, reals=40
-    )
-    assert go(draw=draw, protocol=released, batch_size=64)["fid"].n == 40
-    assert set(seen) == {("net", 32, "batch"), ("sampler", 32, "batch")}
-
-
 def test_model_sampler_draws_from_a_model():
     model = small()
     x = jnp.zeros((2, 4, 4, 1))
@@ -319,131 +149,7 @@ def test_model_sampler_draws_from_a_model():
         fid.model_sampler(model._replace(sample=None), params, state)
 
 
-# ---- protocols -----------------------------------------------------------------------------
-
-
-def test_protocols_are_those_of_their_papers():
-    p = fid.PROTOCOLS
-    assert [
-        (
-            name,
-            x.extractor,
-            x.samples,
-            x.split,
-            x.reals,
-            x.order,
-            x.pixels,
-            x.generator,
-            x.features,
-            x.batch_size,
-        )
-        for name, x in p.items()
-    ] == [
-        (
-            "standard",
-            "inception",
-            50_000,
-            "train",
-            None,
-            "first",
-            "round",
-            "running",
-            "running",
-            None,
-        ),
-        (
-            "two-stage-released",
-            "inception-tf",
-            10_000,
-            "test",
-            10_000,
-            "shuffled",
-            "stretch",
-            "running",
-            "running",
-            None,
-        ),
-        (
-            "lucic-2018",
-            "inception-tf",
-            10_000,
-            "test",
-            10_000,
-            "first",
-            "float",
-            "running",
-            "running",
-            None,
-        ),
-        (
-            "soft-intro-released",
-            "inception",
-            50_000,
-            "train",
-            50_000,
-            "shuffled",
-            "truncate",
-            "batch",
-            "batch",
-            32,
-        ),
-        (
-            "squeezenet",
-            "squeezenet",
-            10_000,
-            "test",
-            10_000,
-            "first",
-            "round",
-            "running",
-            "running",
-            None,
-        ),
-    ]
-    for name, protocol in p.items():
-        assert protocol.label == name and protocol.describe().startswith(f"{name}: ")
-        assert ("never comparable with a FID" in protocol.describe()) == (name == "squeezenet")
-
-
-def test_a_changed_protocol_says_so():
-    standard = fid.PROTOCOLS["standard"]
-    assert (
-        standard._replace(samples=5000, split="test").label == "standard(samples=5000,split=test)"
-    )
-    assert standard.with_samples(500).label == "standard(samples=500)"
-    assert "500 samples against all of train" in standard.with_samples(500).describe()
-    assert fid.PROTOCOLS["squeezenet"].with_samples(20_000).label == "squeezenet(samples=20000)"
-    assert standard._replace(name="mine").label.startswith(
-        "mine(extractor=inception,samples=50000,split=train"
-    )
-    assert (
-        go(source()._replace(split="all"))["fid"].protocol
-        == "squeezenet(samples=90,split=all,reals=90)"
-    )
-
-
 # ---- what is refused -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "protocol,message",
-    [
-        (None, "needs a protocol, without which it compares with nothing. Choose from: standard,"),
-        ("standrad", "unknown protocol 'standrad'. Did you mean 'standard'"),
-        (SQUEEZENET._replace(pixels="rounded"), "unknown pixels of a protocol 'rounded'"),
-        (SQUEEZENET._replace(samples=1), "samples must be at least 2"),
-        (
-            SQUEEZENET._replace(reals=100),
-            r"asks for 100 real images, mine test has 90: use another split",
-        ),
-    ],
-)
-def test_protocols_that_do_not_exist(protocol, message):
-    with pytest.raises(UserError, match=message):
-        go(protocol=protocol)
-    for function in (fid.fid, fid.kid):
-        with pytest.raises(UserError, match="needs a protocol"):
-            function(source(), sampler)
 
 
 @pytest.mark.parametrize(
@@ -531,75 +237,6 @@ def test_fewer_samples_than_dimensions_is_said_with_the_rank(capsys):
 
 
 # ---- the cache -----------------------------------------------------------------------------
-
-
-def test_statistics_of_real_images_are_kept(tmp_path, capsys):
-    reads = []
-
-    def counted(n=SIZE, seed=0):
-        made = source(n, seed=seed)
-        return made._replace(read=lambda indices: reads.append(len(indices)) or made.read(indices))
-
-    def again(real=None, protocol=SQUEEZENET, **options):
-        reads.clear()
-        options = {"weights": WEIGHTS, "cache": tmp_path, "mesh": ONE, **options}
-        value = fid.statistics(counted() if real is None else real, protocol, **options)
-        return value, bool(reads), len(list(tmp_path.iterdir()))
-
-    first, read, files = again()
-    assert read and files == 1
-    second, read, files = again(batch_size=13)
-    assert not read and files == 1
-    np.testing.assert_array_equal(first.cov, second.cov)
-    assert not again(protocol=SQUEEZENET._replace(pixels="truncate", samples=50))[
-        1
-    ]  # of bytes they are the same
-    other = {**WEIGHTS, "0.bias": WEIGHTS["0.bias"] + 1}
-    for number, change in enumerate(
-        (
-            {"weights": other},
-            {"protocol": SQUEEZENET._replace(reals=80)},
-            {"real": counted(seed=1)},
-            {"protocol": SQUEEZENET._replace(order="shuffled")},
-            {"protocol": SQUEEZENET._replace(features="batch")},
-            {"real": counted()._replace(split="valid")},
-            {"real": counted()._replace(name="other")},
-        ),
-        2,
-    ):
-        _, read, files = again(**change)
-        assert read and files == number, change
-    for damage in (lambda b: b[:100], lambda b: b"", lambda b: b[:-400] + b"x" * 400):
-        for path in tmp_path.iterdir():
-            path.write_bytes(damage(path.read_bytes()))
-        capsys.readouterr()
-        third, read, _ = again()
-        assert read and "is damaged" in capsys.readouterr().err
-        np.testing.assert_allclose(third.cov, first.cov)
-        assert not again()[1]
-
-
-def test_a_cache_that_cannot_be_written_costs_nothing(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    found = fid.statistics(source(), SQUEEZENET, weights=WEIGHTS, cache=tmp_path / "file")
-    assert (
-        found.n == SIZE
-        and "the statistics of mine are not kept: cannot write" in capsys.readouterr().err
-    )
-
-
-def test_where_statistics_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    folder = tmp_path / ".cache" / "jaxvae" / "statistics"
-    protocol = SQUEEZENET.with_samples(20)
-    fid.statistics(source(), protocol, weights=WEIGHTS)  # arrays that a user passes in come and go
-    fid.statistics("fake_mnist", protocol, weights=WEIGHTS, cache=False)
-    assert not folder.exists()
-    fid.statistics("fake_mnist", protocol, weights=WEIGHTS)
-    fid.statistics(lambda split: data.load("fake_mnist", split), protocol, weights=WEIGHTS)
-    assert [path.name.startswith("fake_mnist-test-squeezenet-") for path in folder.iterdir()] == [
-        True
-    ]
 
 
 def test_progress_counts_images():

@@ -11,7 +11,28 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvae import noise
+from introspective_numpy import (
+    BATCH,
+    INTRO,
+    NOISE,
+    SOFT,
+    ZERO,
+    B,
+    D,
+    X,
+    assert_grads,
+    decode,
+    differences,
+    draw,
+    encode,
+    error,
+    give,
+    jax_params,
+    kl,
+    loss_and_gradient,
+    nets,
+    numpy_params,
+)
 from jaxvae.errors import UserError
 from jaxvae.models import intro_vae, plain_vae, soft_intro_vae
 from jaxvae.nets import from_linen, mlp
@@ -20,68 +41,7 @@ from jaxvae.testing import check_model
 from jaxvae.train.step import init_state, make_train_step
 from jaxvae.types import Batch, Net, Posterior
 
-D, B = 2, 8
-RNG = np.random.default_rng(0)
-X = 0.7 * RNG.normal(size=(B, 2))
-NOISE = RNG.normal(size=(6, B, D))
-ZERO = jnp.asarray(0, jnp.int32)
-SOFT = {
-    "beta_rec": 0.6,
-    "beta_kl": 0.3,
-    "beta_neg": 0.9,
-    "s": 0.4,
-    "alpha": 1.5,
-    "gamma": 0.8,
-    "gamma_r": 0.7,
-}
-INTRO = {"beta_rec": 0.6, "beta_kl": 0.3, "beta_neg": 0.9}
-BATCH = Batch(jnp.asarray(X, jnp.float32))
-
-
-def nets(hidden=()):
-    return mlp(hidden, 2 * D), mlp(hidden, 2)
-
-
-def numpy_params(seed=1):
-    """Returns float64 weights of the linear nets; the log-variances stay near zero."""
-    rng = np.random.default_rng(seed)
-    return {
-        "encoder": (0.5 * rng.normal(size=(2, 4)), 0.2 * rng.normal(size=4)),
-        "decoder": (rng.normal(size=(2, 2)), 0.2 * rng.normal(size=2)),
-    }
-
-
-def jax_params(params):
-    return {
-        name: {
-            "Dense_0": {"kernel": jnp.asarray(w, jnp.float32), "bias": jnp.asarray(b, jnp.float32)}
-        }
-        for name, (w, b) in params.items()
-    }
-
-
 # ---- the papers in NumPy ---------------------------------------------------------------------
-
-
-def encode(phi, x):
-    mean, logvar = np.split(x @ phi[0] + phi[1], 2, axis=1)
-    return mean, logvar
-
-
-def decode(theta, z):
-    return z @ theta[0] + theta[1]
-
-
-def draw(q, eps):
-    return q[0] + np.exp(q[1] / 2) * eps
-
-
-def error(a, b):
-    return ((a - b) ** 2).sum(axis=1)
-
-
-def kl(q):
-    return -0.5 * (1 + q[1] - q[0] ** 2 - np.exp(q[1])).sum(axis=1)
 
 
 def soft_encoder(convention, old, phi, theta, eps):
@@ -122,83 +82,7 @@ def soft_decoder(convention, old, phi, theta, eps, z):
     return h["s"] * (h["beta_rec"] * error(X, rec) + h["gamma"] * total)
 
 
-def intro_encoder(convention, old, phi, theta, eps, m):
-    """Appendix 9.1.1, or IntroVAE's code; eps: z, n."""
-    h, q = INTRO, encode(phi, X)
-    rec, fake = decode(theta, draw(q, eps[0])), decode(theta, eps[1])
-    if convention == "paper":
-        return (
-            h["beta_rec"] * error(X, rec)
-            + h["beta_kl"] * kl(q)
-            + h["beta_neg"] * np.maximum(0, m - kl(encode(phi, fake)))
-        )
-    fixed = decode(theta, draw(encode(old["encoder"], X), eps[0]))
-    pushed = [max(0, m - kl(encode(phi, y)).mean()) for y in (fixed, fake)]
-    return h["beta_rec"] * error(X, rec).mean() + h["beta_kl"] * (
-        kl(q).mean() + 0.5 * h["beta_neg"] * sum(pushed)
-    )
-
-
-def intro_decoder(convention, old, phi, theta, z, n):
-    h, rec, fake = INTRO, decode(theta, z), decode(theta, n)
-    value = h["beta_rec"] * error(X, rec)
-    if convention == "paper":
-        return value + h["beta_neg"] * kl(encode(phi, fake))
-    return value + 0.5 * h["beta_kl"] * (kl(encode(phi, rec)) + kl(encode(phi, fake)))
-
-
-def differences(loss, weights):
-    """Returns d mean(loss) / d weights by central differences."""
-    grads = []
-    for i, w in enumerate(weights):
-        grad = np.zeros_like(w)
-        for index in np.ndindex(w.shape):
-            step = np.zeros_like(w)
-            step[index] = 1e-5
-            up, down = ([*weights[:i], w + sign * step, *weights[i + 1 :]] for sign in (1, -1))
-            grad[index] = (np.mean(loss(up)) - np.mean(loss(down))) / 2e-5
-        grads.append(grad)
-    return grads
-
-
 # ---- ours ------------------------------------------------------------------------------------
-
-
-def give(monkeypatch, draws):
-    """Makes `noise.normal` hand out `draws`, one after the other."""
-    rest = [jnp.asarray(d, jnp.float32) for d in draws]
-
-    def normal(rng, shape, dtype=jnp.float32, *, batch_axis=0):
-        assert shape == rest[0].shape
-        return rest.pop(0)
-
-    monkeypatch.setattr(noise, "normal", normal)
-    return rest
-
-
-def loss_and_gradient(monkeypatch, model, i, params, draws, carry=None, batch=BATCH):
-    """Returns loss, gradient (kernel, bias) of the group that objective i moves, and aux, for given
-    noise."""
-    objective = model.objectives[i]
-    (group,) = objective.wrt
-    state = {"encoder": {}, "decoder": {}}
-
-    def scalar(moved):
-        rest = give(monkeypatch, draws)
-        loss, aux = objective.loss(
-            {**params, group: moved}, state, jax.random.key(0), batch, ZERO, carry
-        )
-        assert not rest, "not all noise was used"
-        return jnp.mean(loss), (loss, aux)
-
-    grads, (loss, aux) = jax.grad(scalar, has_aux=True)(params[group])
-    dense = grads["Dense_0"]
-    return loss, (dense["kernel"], dense["bias"]), aux
-
-
-def assert_grads(have, want):
-    for a, b in zip(have, want, strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("convention", ["paper", "released"])
@@ -244,43 +128,6 @@ def test_conventions_of_soft_intro_vae_have_equal_losses_and_other_gradients(mon
         )
         np.testing.assert_allclose(loss, loss2, rtol=1e-6)
         assert np.abs(grad[0] - grad2[0]).max() > 1e-3
-
-
-@pytest.mark.parametrize("m", [0.0, 1.2, 30.0], ids=["off", "some", "all"])
-@pytest.mark.parametrize("convention", ["paper", "released"])
-def test_intro_vae_losses_and_gradients(monkeypatch, convention, m):
-    old, model = (
-        numpy_params(),
-        intro_vae(*nets(), latent_dim=D, m=m, convention=convention, **INTRO),
-    )
-    phi, theta, params = old["encoder"], old["decoder"], jax_params(old)
-    draws = NOISE[:2] if convention == "paper" else NOISE[1::-1]  # "released" draws n before z
-    loss, grads, aux = loss_and_gradient(monkeypatch, model, 0, params, draws)
-    np.testing.assert_allclose(
-        loss, intro_encoder(convention, old, phi, theta, NOISE[:2], m), rtol=1e-5
-    )
-    assert_grads(
-        grads, differences(lambda w: intro_encoder(convention, old, w, theta, NOISE[:2], m), phi)
-    )
-    n, z = (np.asarray(v, np.float64) for v in aux.carry)
-    moved = {**old, "encoder": numpy_params(2)["encoder"]}
-    loss, grads, _ = loss_and_gradient(
-        monkeypatch, model, 1, jax_params(moved), [], carry=aux.carry
-    )
-    np.testing.assert_allclose(
-        loss, intro_decoder(convention, moved, moved["encoder"], theta, z, n), rtol=1e-5
-    )
-    assert_grads(
-        grads,
-        differences(lambda w: intro_decoder(convention, moved, moved["encoder"], w, z, n), theta),
-    )
-
-
-def test_the_hinges_differ_where_the_margin_cuts_through_the_batch(monkeypatch):
-    """Per example some are beyond m = 1.2 and some are not; the batch mean is on one side."""
-    old = numpy_params()
-    fakes = kl(encode(old["encoder"], decode(old["decoder"], NOISE[1])))
-    assert fakes.min() < 1.2 < fakes.max()
 
 
 def test_plain_vae_loss_and_its_terms(monkeypatch):
@@ -387,40 +234,6 @@ def test_order_of_the_passes(build, orders):
         _, aux = objective.loss(params, state, jax.random.key(1), BATCH, ZERO, carry)
         carry = aux.carry
         assert "".join(seen) == order
-
-
-def averaging(net: Net) -> Net:
-    """Returns `net` with BatchNorm's state: the running average of its inputs, 0.1 of each new one."""
-
-    def init(rng, x, cond=None):
-        return net.init(rng, x, cond)[0], {"mean": jnp.zeros(x.shape[1:])}
-
-    def apply(params, state, x, *, cond=None, rng=None, train):
-        y, _ = net.apply(params, {}, x, cond=cond, rng=rng, train=train)
-        return y, {"mean": 0.9 * state["mean"] + 0.1 * jnp.mean(x, axis=0)} if train else state
-
-    return Net(init, apply)
-
-
-def test_running_averages_of_intro_vae_as_released(monkeypatch):
-    """As the authors' code runs the nets: fake = D(n), z ~ E(x), rec = D(z), E(rec), E(fake); then,
-    with the encoder that has moved, E(rec), E(fake)."""
-    model = intro_vae(*map(averaging, nets()), latent_dim=D, m=1.0, convention="released")
-    old, state = numpy_params(), model.init(jax.random.key(0), BATCH)[1]
-    give(monkeypatch, NOISE[:2])
-    n, eps = NOISE[:2]
-    _, aux = model.objectives[0].loss(jax_params(old), state, jax.random.key(0), BATCH, ZERO, None)
-    moved = {**old, "encoder": numpy_params(2)["encoder"]}
-    _, aux = model.objectives[1].loss(
-        jax_params(moved), aux.state, jax.random.key(1), BATCH, ZERO, aux.carry
-    )
-    z = draw(encode(old["encoder"], X), eps)
-    rec, fake = decode(old["decoder"], z), decode(old["decoder"], n)
-    for name, passes in (("decoder", (n, z)), ("encoder", (X, rec, fake, rec, fake))):
-        mean = np.zeros(2)
-        for x in passes:
-            mean = 0.9 * mean + 0.1 * x.mean(axis=0)
-        np.testing.assert_allclose(aux.state[name]["mean"], mean, rtol=1e-5, err_msg=name)
 
 
 def batch_norm_net(out):
@@ -546,12 +359,6 @@ def test_hyper_parameters_may_be_traced():
             "unknown convention 'relased'. Did you mean",
         ),
         (lambda e, d: soft_intro_vae(e, d, latent_dim=0), "latent_dim must be at least 1"),
-        (lambda e, d: intro_vae(e, d, latent_dim=D), "intro_vae needs m, the margin"),
-        (lambda e, d: intro_vae(e, d, latent_dim=D, m=-1.0), "m must be at least 0, not -1"),
-        (
-            lambda e, d: intro_vae(e, d, latent_dim=D, m=1.0, beta_kl=-1),
-            "beta_kl must be at least 0",
-        ),
         (lambda e, d: plain_vae(e, d, latent_dim=D, beta_kl="1"), "beta_kl must be a number"),
     ],
 )
@@ -562,43 +369,6 @@ def test_what_they_refuse(build, message):
 
 # ---- what a log says -----------------------------------------------------------------------------
 
-GOOD = {"kl": 36.0, "kl_rec": 37.0, "kl_fake": 55.0, "exp_elbo_rec": 2e-4, "exp_elbo_fake": 1e-5}
-
-
-def warnings_of(rows):
-    return [watch(rows) for watch in soft_intro_vae(*nets(), latent_dim=D).watch]
-
-
-def test_a_log_that_goes_well_gives_no_warning():
-    """The values are those of the authors' own log after 75 epochs."""
-    assert warnings_of([]) == warnings_of([GOOD] * 100) == [None, None]
-
-
-@pytest.mark.parametrize("name", ["kl_rec", "kl_fake"])
-def test_fakes_below_data_are_said_once_they_last(name):
-    bad = {**GOOD, name: 34.9}
-    for rows in ([bad] * 19, [GOOD] * 50 + [bad] * 19, [bad] * 50 + [GOOD], [bad, GOOD] * 30):
-        assert warnings_of(rows) == [None, None]
-    assert warnings_of([{**GOOD, name: 35.1}] * 50) == [None, None]  # within a nat of data
-    message, other = warnings_of([GOOD] * 3 + [bad] * 20)
-    assert other is None
-    assert "34.9" in message and "against 36" in message
-    assert "lower beta_neg" in message and "beta_kl at least as large as beta_rec" in message
-
-
-@pytest.mark.parametrize(
-    ("value", "end", "advice"), [(1e-9, "0", "Lower beta_neg"), (0.995, "1", "Raise beta_neg")]
-)
-def test_an_exponential_that_is_stuck_is_said_and_one_advice_alone(value, end, advice):
-    stuck = {"exp_elbo_rec": value, "exp_elbo_fake": value}
-    bad = {**GOOD, **stuck} if end == "0" else {**GOOD, **stuck, "kl_fake": 0.1, "kl_rec": 0.1}
-    assert warnings_of([bad] * 19) == warnings_of([bad] * 20 + [GOOD]) == [None, None]
-    assert warnings_of([{**bad, "exp_elbo_fake": 0.5}] * 20)[1] is None  # one of both works
-    below, message = warnings_of([bad] * 20)
-    assert below is None
-    assert f"stuck at {end}" in message and advice in message and "latent_dim" in message
-
 
 def test_only_models_with_such_losses_watch_them():
     assert plain_vae(*nets(), latent_dim=D).watch == ()
-    assert intro_vae(*nets(), latent_dim=D, m=1.0).watch == ()

@@ -1,5 +1,4 @@
-"""The rho-VAE under its three conventions against NumPy; the quirks of its released nets; InfoVAE
-and MMD."""
+"""The rho-VAE under its three conventions against NumPy; the quirks of its released nets."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvae import distributions, models, nets, noise, objectives, parallel
+from jaxvae import distributions, models, nets, noise
 from jaxvae.errors import UserError
 from jaxvae.models.rho_vae import net_posterior, released_posterior
-from jaxvae.presets import PRESETS
 from jaxvae.testing import check_model
 from jaxvae.train.step import init_state, make_train_step
 from jaxvae.types import Batch
@@ -223,100 +221,3 @@ def test_the_released_ar1_nets_pay_for_the_sample_in_place_of_the_mean(net):
     rest = 0.5 * (3 * (np.exp(logvar[:, 0]) - 1 - logvar[:, 0]) - 2 * np.log(1 - rho**2))
     paid = distributions.penalty(q, jnp.asarray(z, jnp.float32), 128)
     np.testing.assert_allclose(paid, 0.5 * (z**2).sum(axis=1) + rest / 128, rtol=1e-5)
-
-
-# ---- InfoVAE ---------------------------------------------------------------------------------
-
-
-def info_vae(alpha, lambda_, **options):
-    encoder = nets.mlp((), 2 * D if options.get("posterior", "normal") == "normal" else D + 2)
-    return models.info_vae(
-        encoder, nets.mlp((), SHAPE), latent_dim=D, alpha=alpha, lambda_=lambda_, **options
-    )
-
-
-@pytest.mark.parametrize(
-    ("kernel", "bandwidth"), [("gaussian", None), ("gaussian", 0.7), ("imq", None), ("imq", 3.0)]
-)
-def test_mmd_by_hand(kernel, bandwidth):
-    rng = np.random.default_rng(4)
-    x, y = rng.normal(size=(5, 2)), rng.normal(size=(4, 2)) + 1.0
-    h = bandwidth or {"gaussian": 4.0, "imq": 4.0}[kernel]
-
-    def k(a, b):
-        square = ((a - b) ** 2).sum()
-        return np.exp(-square / h) if kernel == "gaussian" else h / (h + square)
-
-    mean = [np.mean([[k(a, b) for b in q] for a in p]) for p, q in ((x, x), (y, y), (x, y))]
-    x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
-    have = objectives.mmd(x, y, kernel=kernel, bandwidth=bandwidth)
-    np.testing.assert_allclose(have, mean[0] + mean[1] - 2 * mean[2], rtol=1e-4)
-    np.testing.assert_allclose(objectives.mmd(x, x, kernel=kernel), 0.0, atol=1e-6)
-
-
-@pytest.mark.parametrize(("alpha", "lambda_", "beta"), [(0.0, 1.0, 1.0), (-2.0, 3.0, 3.0)])
-def test_without_mmd_it_is_the_beta_vae(alpha, lambda_, beta):
-    model, rng = info_vae(alpha, lambda_), jax.random.key(2)
-    params, state = model.init(jax.random.key(1), Batch(X))
-    loss, aux = loss_of(model, params, state, rng)
-    plain = models.vae(nets.mlp((), 2 * D), nets.mlp((), SHAPE), latent_dim=D, beta=beta)
-    want, _ = loss_of(plain, params, state, rng)
-    assert loss.shape == () and model.objectives[0].coupled
-    np.testing.assert_allclose(loss, np.mean(want), rtol=1e-6)
-    assert float(aux.metrics["aggregate"]) == 0.0
-
-
-@pytest.mark.parametrize(("alpha", "lambda_"), [(-0.4, 1.4), (-0.9, 1.9), (-3.1, 4.1), (-3.6, 4.6)])
-def test_the_beta_vae_limit_is_there_though_floats_round(alpha, lambda_):
-    assert alpha + lambda_ < 1.0
-    model = info_vae(alpha, lambda_)
-    params, state = model.init(jax.random.key(1), Batch(X))
-    assert float(loss_of(model, params, state, jax.random.key(2))[1].metrics["aggregate"]) == 0.0
-
-
-def test_with_alpha_one_it_is_wae_mmd():
-    model, rng = info_vae(1.0, 50.0, kernel="imq"), jax.random.key(2)
-    params, state = model.init(jax.random.key(1), Batch(X))
-    loss, aux = loss_of(model, params, state, rng)
-    z = model.encode(params, state, X).sample(jax.random.split(rng, 3)[0])
-    prior = noise.normal(jax.random.fold_in(rng, 3), z.shape)
-    want = np.mean(aux.metrics["rec"]) + 50.0 * float(objectives.mmd(z, prior, kernel="imq"))
-    np.testing.assert_allclose(loss, want, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"alpha": 1.5, "lambda_": 1.0}, "alpha must be at most 1"),
-        ({"alpha": 0.5, "lambda_": 0.2}, "lambda must be at least 1 - alpha = 0.5, not 0.2"),
-        ({"alpha": float("nan"), "lambda_": 0.2}, "alpha must be finite"),
-        ({"alpha": 0.0, "lambda_": 2.0, "kernel": "rbf"}, "unknown kernel 'rbf'"),
-        ({"alpha": 0.0, "lambda_": 2.0, "bandwidth": 0.0}, "bandwidth must be greater than 0"),
-        ({"alpha": 0.0, "lambda_": 2.0, "beta": 2.0}, "info_vae has no beta"),
-    ],
-)
-def test_what_info_vae_refuses(options, message):
-    with pytest.raises(UserError, match=message):
-        info_vae(**options)
-
-
-def test_info_vae_with_an_ar1_posterior_keeps_the_contracts():
-    check_model(info_vae(0.5, 10.0, posterior="ar1"), Batch(X))
-
-
-def test_a_coupled_loss_refuses_accumulation():
-    with pytest.raises(UserError, match="coupled"):
-        make_train_step(info_vae(0.0, 2.0), optax.sgd(0.1), accumulate=2)
-
-
-# ---- presets ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("preset", "parameters"), [("vae", 640_804), ("rho_vae", 637_596), ("info_vae", 640_804)]
-)
-def test_presets_build_the_papers_net(preset, parameters, tmp_path):
-    model = PRESETS[preset].build(PRESETS[preset].options(workdir=tmp_path), (28, 28, 1), 10).model
-    params, _ = jax.eval_shape(model.init, jax.random.key(0), Batch(jnp.zeros((2, 28, 28, 1))))
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
-    assert parallel.axis_size() == 1

@@ -197,3 +197,43 @@ def test_one_step_is_algorithm_2_in_numpy(monkeypatch, convention, classes):
     for have, want in ((end.params["encoder"], phi), (end.state, after)):
         close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-6)
         jax.tree.map(close, have, want)
+
+
+# ---- what a log says -----------------------------------------------------------------------------
+
+GOOD = {"kl": 36.0, "kl_rec": 37.0, "kl_fake": 55.0, "exp_elbo_rec": 2e-4, "exp_elbo_fake": 1e-5}
+
+
+def warnings_of(rows):
+    model = soft_intro_vae(nets.mlp((), 4), nets.mlp((), 2), latent_dim=2)
+    return [watch(rows) for watch in model.watch]
+
+
+def test_a_log_that_goes_well_gives_no_warning():
+    """The values are those of the authors' own log after 75 epochs."""
+    assert warnings_of([]) == warnings_of([GOOD] * 100) == [None, None]
+
+
+@pytest.mark.parametrize("name", ["kl_rec", "kl_fake"])
+def test_fakes_below_data_are_said_once_they_last(name):
+    bad = {**GOOD, name: 34.9}
+    for rows in ([bad] * 19, [GOOD] * 50 + [bad] * 19, [bad] * 50 + [GOOD], [bad, GOOD] * 30):
+        assert warnings_of(rows) == [None, None]
+    assert warnings_of([{**GOOD, name: 35.1}] * 50) == [None, None]  # within a nat of data
+    message, other = warnings_of([GOOD] * 3 + [bad] * 20)
+    assert other is None
+    assert "34.9" in message and "against 36" in message
+    assert "lower beta_neg" in message and "beta_kl at least as large as beta_rec" in message
+
+
+@pytest.mark.parametrize(
+    ("value", "end", "advice"), [(1e-9, "0", "Lower beta_neg"), (0.995, "1", "Raise beta_neg")]
+)
+def test_an_exponential_that_is_stuck_is_said_and_one_advice_alone(value, end, advice):
+    stuck = {"exp_elbo_rec": value, "exp_elbo_fake": value}
+    bad = {**GOOD, **stuck} if end == "0" else {**GOOD, **stuck, "kl_fake": 0.1, "kl_rec": 0.1}
+    assert warnings_of([bad] * 19) == warnings_of([bad] * 20 + [GOOD]) == [None, None]
+    assert warnings_of([{**bad, "exp_elbo_fake": 0.5}] * 20)[1] is None  # one of both works
+    below, message = warnings_of([bad] * 20)
+    assert below is None
+    assert f"stuck at {end}" in message and advice in message and "latent_dim" in message

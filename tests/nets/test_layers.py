@@ -11,7 +11,7 @@ import pytest
 
 from jaxvae.errors import UserError
 from jaxvae.nets import layers
-from jaxvae.nets.layers import BatchNorm, Conv, Dense, Dropout, from_linen
+from jaxvae.nets.layers import BatchNorm, Conv, Dense, Dropout, from_linen, log_variance
 
 RNG = np.random.default_rng(0)
 
@@ -387,3 +387,24 @@ def test_gradients_of_the_transposed_convolution(k, stride, padding):
     np.testing.assert_array_equal(ours, y)
     for have, want in zip(ours_back(g), back(g), strict=True):
         np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-4)
+
+
+def test_scales():
+    y = jnp.asarray([[0.5, -1.0, 2.0]])
+    np.testing.assert_array_equal(log_variance(y, 1, "logvar"), y)
+    np.testing.assert_allclose(log_variance(y, 2, "log_sd"), [[0.5, -2.0, 4.0]])
+    sd = 1e-6 + np.log1p(np.exp([-1.0, 2.0]))
+    np.testing.assert_allclose(
+        log_variance(y, 2, "softplus"), [[0.5, *2.0 * np.log(sd)]], rtol=1e-6
+    )
+    assert np.isfinite(log_variance(jnp.asarray([[-200.0]]), 1, "softplus")).all()
+
+
+def test_cut_weights_stay_within_two_deviations():
+    params = Conv(64, 4, init_name="cut0.02").init(jax.random.key(0), jnp.zeros((1, 8, 8, 16)))[
+        "params"
+    ]
+    kernel = np.asarray(params["kernel"])
+    assert 0.039 < np.abs(kernel).max() <= 0.04
+    assert kernel.std() == pytest.approx(0.02 * 0.8796, rel=0.02)  # of a normal cut at 2
+    assert not np.asarray(params["bias"]).any()

@@ -13,7 +13,6 @@ import jaxvae
 from jaxvae import data, writers
 from jaxvae.cli.main import main
 from jaxvae.errors import UserError
-from jaxvae.presets import conditions
 from jaxvae.presets.cvae import CVAE, build, optimiser
 from jaxvae.types import Batch
 
@@ -171,13 +170,3 @@ def test_weights_decay_and_biases_do_not():
     # a gradient of 5e-4 * 4; without momentum Adam's first step is lr times its sign
     np.testing.assert_allclose(updates["kernel"], -1e-3, rtol=1e-4)
     assert not np.any(updates["bias"]) and not np.any(plain["kernel"])
-
-
-def test_conditions_go_round():
-    cond = jnp.arange(12.0).reshape(12, 1)
-    np.testing.assert_array_equal(
-        conditions.of_examples(Batch(cond, cond), 10)[:, 0], [0, 1, 2, 3, 4, 5, 6, 7, 0, 1]
-    )
-    assert conditions.of_examples(Batch(cond), 10) is None
-    assert np.argmax(conditions.of_classes(3, 5), -1).tolist() == [0, 1, 2, 0, 1]
-    assert np.argmax(conditions.of_classes(3, 2, 1), -1).tolist() == [1, 1]

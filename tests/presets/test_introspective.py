@@ -15,7 +15,6 @@ from jaxvae import models, writers
 from jaxvae.cli.main import main
 from jaxvae.data.preprocess import flip
 from jaxvae.presets import PRESETS, record, run, stages
-from jaxvae.presets.config import VAE
 from jaxvae.presets.intro_vae import IntroVAE
 from jaxvae.presets.soft_intro_vae import SoftIntroVAE
 from jaxvae.presets.two_stage_options import TwoStageVAE
@@ -148,26 +147,6 @@ def build(config, shape=(28, 28, 1), num_classes=10):
     return PRESETS[record.name_of(config)].build(config, shape, num_classes)
 
 
-def test_every_weight_of_the_objective_is_an_option_with_the_published_default(
-    tmp_path, monkeypatch
-):
-    seen = {}
-    real = models.soft_intro_vae
-    monkeypatch.setattr(
-        models,
-        "soft_intro_vae",
-        lambda *nets, **options: seen.update(options) or real(*nets, **options),
-    )
-    build(SoftIntroVAE(tmp_path, net="intro"))
-    published = {"beta_rec": 1.0, "beta_kl": 1.0, "beta_neg": None, "s": None, "alpha": 2.0}
-    published |= {"gamma": 1.0, "gamma_r": 1e-8, "convention": "released"}
-    assert seen == {**published, "latent_dim": 10, "posterior": "normal"}
-    given = {"beta_rec": 0.5, "beta_kl": 0.4, "beta_neg": 3.0, "s": 0.1, "alpha": 1.5}
-    given |= {"gamma_r": 0.1, "convention": "paper", "latent_dim": 4, "posterior": "ar1"}
-    build(SoftIntroVAE(tmp_path, net="intro", gamma_fakes=0.7, **given))
-    assert seen == {**given, "gamma": 0.7}
-
-
 def test_phases_have_the_weights_of_their_papers(tmp_path, monkeypatch):
     """IntroVAE's own code warms up without weights."""
     seen, real = [], models.plain_vae
@@ -223,19 +202,6 @@ def test_any_posterior_norm_and_label(norm, tmp_path):
     assert params["encoder"]["Dense_0"]["kernel"].shape == (2 * 2 * 3 + 4, 10 + 2)
     assert params["decoder"]["Dense_0"]["kernel"].shape == (10 + 4, 12)
     assert bool(state["encoder"]) == (norm == "batch")
-
-
-def test_defaults_that_depend_on_the_net(tmp_path):
-    for net, channels in (("mlp", (32, 64)), ("conv", (32, 64)), ("intro", None)):
-        config = VAE(tmp_path, net=net)
-        assert config.channels == channels
-        assert "--channels" not in record.command(config)
-        page = json.loads(json.dumps(record.as_dict(config, SHAPE, None)))
-        assert record.from_dict(page).config.channels == channels
-    assert "--channels 8 8" in record.command(VAE(tmp_path, net="conv", channels=(8, 8)))
-    page = record.as_dict(VAE(tmp_path, net="mlp", channels=(8, 8)), SHAPE, None)
-    page = json.loads(json.dumps(page))  # of a run from when --net mlp took them, in vain
-    assert record.from_dict(page).config.channels == VAE(tmp_path, net="mlp").channels
 
 
 def test_flips_are_of_training_alone(tmp_path):

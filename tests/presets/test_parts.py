@@ -5,11 +5,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxvae.errors import UserError
-from jaxvae.presets import PRESETS, stages
+from jaxvae.presets import PRESETS, stages, vae
 from jaxvae.presets.config import VAE
+from jaxvae.train.step import init_state, make_train_step
+from jaxvae.types import Batch
 
 RUN = Path("run")
 OPTIONS = {  # of small systems whose optimisers see the gradient alone
@@ -72,3 +75,31 @@ def test_periods_that_no_run_can_have():
         VAE(workdir=RUN, lr_halve_every=0).check()
     with pytest.raises(UserError, match="--second-lr-halve-every must be at least 1"):
         PRESETS["two_stage_vae"].options(workdir=RUN, second_lr_halve_every=0).check()
+
+
+@pytest.mark.parametrize("preset", [n for n, p in PRESETS.items() if issubclass(p.options, VAE)])
+@pytest.mark.parametrize("posterior", ["normal", "ar1"])
+def test_every_preset_of_a_vae_takes_the_infogan_net(preset, posterior):
+    if preset == "rho_vae" and posterior == "normal":
+        return
+    own = {"m": 1.0} if preset == "intro_vae" else {}
+    settings = PRESETS[preset].options(
+        workdir=Path("run"), net="infogan", posterior=posterior, latent_dim=3, **own
+    )
+    model, tx, *_ = PRESETS[preset].build(settings, (8, 8, 1), None)
+    x = Batch(jax.ShapeDtypeStruct((8, 8, 8, 1), jnp.float32))
+    if preset == "two_stage_vae":
+        params, state = jax.eval_shape(model.init, jax.random.key(0), x)
+        assert jax.eval_shape(model.terms, params, state, jax.random.key(0), x).rec.shape == (8,)
+        return
+    state = jax.eval_shape(
+        lambda: init_state(model, tx, jax.random.key(0), Batch(jnp.zeros((8, 8, 8, 1))))
+    )
+    new, metrics = jax.eval_shape(make_train_step(model, tx), state, x)
+    assert metrics
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+
+
+def test_one_optimiser_without_a_rate_of_gamma():
+    settings = VAE(workdir=Path("run"), likelihood="gaussian", gamma="learned")
+    assert isinstance(vae.build(settings, (4, 4, 1), None).tx, optax.GradientTransformation)

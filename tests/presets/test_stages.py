@@ -5,12 +5,10 @@ import dataclasses
 import json
 import shlex
 import shutil
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import jaxvae
@@ -18,12 +16,9 @@ from jaxvae import Batch, data, safetensors, writers
 from jaxvae.cli import main, options
 from jaxvae.errors import UserError
 from jaxvae.presets import PRESETS, record
-from jaxvae.presets.config import VAE
 from jaxvae.presets.load import FILE, open_run
-from jaxvae.presets.two_stage_options import TwoStageVAE
 from jaxvae.train import evaluate
 from jaxvae.train import folder as folders
-from jaxvae.train.step import init_state, make_train_step
 
 
 def build(settings, shape, num_classes):
@@ -389,95 +384,7 @@ def test_any_first_stage_will_do(tmp_path, more):
     assert ("likelihood" in params["first"]) is False and "likelihood" in params["second"]
 
 
-def test_defaults_are_the_published_nets():
-    model = build(TwoStageVAE(workdir=Path("run")), (28, 28, 1), 10).model
-    params, _ = jax.eval_shape(
-        model.init, jax.random.key(0), Batch(jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.float32))
-    )
-    count = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in params.items()}
-    assert count["first"] == 13_331_585 + 1  # the net's, and gamma
-    assert params["second"]["encoder"]["Dense_1"]["kernel"].shape == (1024, 1024)
-
-
-@pytest.mark.parametrize("preset", [n for n, p in PRESETS.items() if issubclass(p.options, VAE)])
-@pytest.mark.parametrize("posterior", ["normal", "ar1"])
-def test_every_preset_of_a_vae_takes_the_infogan_net(preset, posterior):
-    if preset == "rho_vae" and posterior == "normal":
-        return
-    own = {"m": 1.0} if preset == "intro_vae" else {}
-    settings = PRESETS[preset].options(
-        workdir=Path("run"), net="infogan", posterior=posterior, latent_dim=D, **own
-    )
-    model, tx, *_ = build(settings, (8, 8, 1), None)
-    x = Batch(jax.ShapeDtypeStruct((8, 8, 8, 1), jnp.float32))
-    if preset == "two_stage_vae":
-        params, state = jax.eval_shape(model.init, jax.random.key(0), x)
-        assert jax.eval_shape(model.terms, params, state, jax.random.key(0), x).rec.shape == (8,)
-        return
-    state = jax.eval_shape(
-        lambda: init_state(model, tx, jax.random.key(0), Batch(jnp.zeros((8, 8, 8, 1))))
-    )
-    new, metrics = jax.eval_shape(make_train_step(model, tx), state, x)
-    assert metrics
-    assert jax.tree.structure(new) == jax.tree.structure(state)
-
-
-def test_output_of_the_infogan_net_follows_the_likelihood():
-    for likelihood in ("bernoulli", "gaussian"):
-        settings = VAE(workdir=Path("run"), net="infogan", likelihood=likelihood, latent_dim=D)
-        model = build(settings, (4, 4, 1), None).model
-        params, state = model.init(jax.random.key(0), Batch(jnp.zeros((2, 4, 4, 1))))
-        p = model.decode(params, state, jnp.zeros((2, D)))
-        np.testing.assert_allclose(
-            p.mean, 0.5, atol=1e-6
-        )  # of z = 0, before training: the logit 0 as a mean
-        assert type(p).__name__ == likelihood.title().replace("Gaussian", "Normal")
-
-
 # ---- mistakes ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--second-steps", "0"], "--second-steps must be at least 1, not 0"),
-        (
-            ["--second-steps", "3", "--second-epochs", "2"],
-            "give --second-steps or --second-epochs, not both",
-        ),
-        (["--second-width", "0"], "--second-width must be at least 1, not 0"),
-        (["--second-depth", "0"], "--second-depth must be at least 1, not 0"),
-        (["--gamma-learning-rate", "0"], "--gamma-learning-rate must be greater than 0"),
-        (
-            ["--hidden", "16"],
-            "--net infogan has layers of its own: leave out --hidden, or use --net mlp or conv",
-        ),
-        (
-            ["--conditional"],
-            "--net infogan takes no labels: use --net mlp, conv or intro with --conditional",
-        ),
-        (["--accumulate", "3"], "cannot be cut into accumulate=3 equal parts"),
-        (["--batch-size", "30"], "30"),
-        (["--gamma", "0.5", "--likelihood", "bernoulli"], "use likelihood='gaussian'"),
-        (
-            ["--data", "npz:{odd}"],
-            "takes images whose sides 4 divides, not 9x9: resize them. Or use --net mlp or conv.",
-        ),
-        (
-            ["--data", "npz:{vectors}"],
-            "needs images (height, width, channels), not shape (5,). Or use --net mlp or conv.",
-        ),
-    ],
-)
-def test_mistake_ends_with_one_line_and_nothing_written(tmp_path, capsys, more, message):
-    np.savez(tmp_path / "odd.npz", x=np.zeros((40, 9, 9, 1), np.uint8))
-    np.savez(tmp_path / "vectors.npz", x=np.zeros((40, 5), np.float32))
-    places = {name: tmp_path / f"{name}.npz" for name in ("odd", "vectors")}
-    more = [word.format(**places) for word in more]
-    assert message in refused(
-        capsys, "train", "two_stage_vae", "--workdir", tmp_path / "run", "--no-progress", *more
-    )
-    assert not (tmp_path / "run").exists()
 
 
 def test_other_latent_sizes_are_another_run(trained, capsys):
@@ -489,20 +396,8 @@ def test_other_latent_sizes_are_another_run(trained, capsys):
     assert files(trained) == before
 
 
-def test_a_learning_rate_of_gamma_needs_a_learned_one(tmp_path, capsys):
-    argv = ["train", "vae", "--workdir", tmp_path / "run", "--gamma-learning-rate", "0.01"]
-    assert "is for a learned gamma: use it with --likelihood gaussian --gamma learned" in refused(
-        capsys, *argv
-    )
-
-
 def test_stages_in_use_are_not_trained_twice(trained, capsys):
     from jaxvae.train.checkpoint import lock
 
     with lock(trained):
         assert "is in use by another run" in refused_train(capsys, trained, second=40)
-
-
-def test_one_optimiser_without_a_rate_of_gamma():
-    settings = VAE(workdir=Path("run"), likelihood="gaussian", gamma="learned")
-    assert isinstance(build(settings, (4, 4, 1), None).tx, optax.GradientTransformation)

@@ -9,28 +9,10 @@ import pytest
 
 import jaxvae
 from jaxvae import data, models, nets, parallel, types, writers
-from jaxvae.data.preprocess import make_preprocess
 from jaxvae.errors import UserError
-from jaxvae.train import NonFinite, Phase, evaluate, fit, folder, loop, signals
+from jaxvae.train import Phase, evaluate, fit, folder, signals
 from jaxvae.train.checkpoint import Checkpoints
-from jaxvae.train.step import make_eval_step
-from small import EXAMPLE, go, normed, one_device, small, source
-
-
-def params(result):
-    return jax.tree.leaves(jax.device_get(result.train_state.params))
-
-
-def assert_same(a, b):
-    for x, y in zip(a, b, strict=True):
-        np.testing.assert_array_equal(x, y)
-
-
-def log_of(folder):
-    return [
-        {k: v for k, v in line.items() if k != "images_per_s"}
-        for line in writers.read(folder / "metrics.jsonl")
-    ]
+from small import EXAMPLE, assert_same, go, log_of, one_device, params, small, source
 
 
 def test_log_has_one_line_per_interval_and_the_loss_falls(tmp_path):
@@ -70,143 +52,9 @@ def test_log_line_is_the_mean_over_its_steps():
     assert result.metrics["train"]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-def test_steps_per_call_changes_no_bit():
-    a, b, c = (params(go(17, steps_per_call=k)) for k in (4, 64, 1))
-    assert_same(a, b)
-    for x, y in zip(a, c, strict=True):  # another program: equal up to rounding
-        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.optimised
-def test_streamed_source_gives_the_bits_of_the_resident_one():
-    resident = source()
-    assert_same(params(go(11, data=resident)), params(go(11, data=resident._replace(arrays=None))))
-
-
 def test_one_device_and_eight_agree():
     for x, y in zip(params(go(6)), params(go(6, mesh=parallel.make_mesh())), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
-
-
-def test_convolutions_are_stepped_one_by_one_on_cpu_and_mlps_are_not():
-    from jaxvae.train import init_state, make_train_step
-
-    encoder, decoder = (
-        nets.conv_encoder(4, channels=(4,), hidden=8),
-        nets.conv_decoder((4, 4, 1), channels=(4,), hidden=8),
-    )
-    conv = models.vae(encoder, decoder, latent_dim=2)
-    for model, most in ((conv, 1), (small(), loop.STEPS_PER_CALL)):
-        tx, mesh = optax.sgd(1e-3), one_device()
-        batch = types.Batch(jnp.zeros((16, 4, 4, 1)))
-        state, step = init_state(model, tx, jax.random.key(0), batch), make_train_step(model, tx)
-        sums = loop.empty_sums(step, state, batch)
-        loop_state = parallel.put(
-            loop.LoopState(state, sums, loop.no_bad(sums)), parallel.replicated(mesh)
-        )
-        compiled = loop.compile_loop(
-            step,
-            loop_state,
-            source(),
-            source().arrays,
-            preprocess=make_preprocess(),
-            indices_of=lambda step: data.batch_indices(100, 0, step, 16),
-            batch_size=16,
-            mesh=mesh,
-        )
-        assert compiled.max_steps == most
-
-
-def test_evaluation_is_the_exact_mean_whatever_the_batch_and_the_devices():
-    """A model whose terms depend on the data alone, so that the mean is known."""
-    model = small()._replace(
-        terms=lambda params, state, rng, batch, stats="running": types.Terms(
-            rec=jnp.sum(batch.x, axis=(1, 2, 3)), kl=jnp.ones(batch.x.shape[0])
-        )
-    )
-    src = source()
-    want = (src.arrays["x"].astype(np.float64) / 255).sum(axis=(1, 2, 3)).mean()
-    for batch_size in (7, 32, 512):
-        for mesh in (one_device(), parallel.make_mesh()):
-            for each in (src, src._replace(arrays=None)):
-                found = evaluate(model, {}, {}, each, batch_size=batch_size, mesh=mesh)
-                assert found["rec"] == pytest.approx(want, rel=1e-6)
-                assert found["elbo"] == pytest.approx(-want - 1, rel=1e-6)
-
-
-def test_batch_statistics_are_those_of_whole_batches_whatever_the_devices():
-    """70 examples at a time, or 64 and the 6 that are left: never padded, in memory or streamed."""
-    model, src = normed(), source(size=70)
-    params, state = model.init(jax.random.key(0), types.Batch(jnp.zeros((2, 4, 4, 1))))
-    x = jnp.asarray(src.arrays["x"], jnp.float32) / 255
-    kl = lambda x: np.asarray(model.encode(params, state, x, stats="batch").kl())  # noqa: E731
-    for batch_size, want in (
-        (70, kl(x)),
-        (512, kl(x)),
-        (64, np.concatenate([kl(x[:64]), kl(x[64:])])),
-        (30, np.concatenate([kl(x[:30]), kl(x[30:60]), kl(x[60:])])),
-    ):
-        for mesh in (one_device(), parallel.make_mesh()):
-            for each in (src, src._replace(arrays=None)):
-                options = {"batch_size": batch_size, "mesh": mesh, "stats": "batch"}
-                found = evaluate(model, params, state, each, **options)
-                assert found["kl"] == pytest.approx(want.mean(), rel=1e-5)
-
-
-def test_evaluation_ignores_what_padding_computes():
-    model = small()._replace(
-        terms=lambda params, state, rng, batch, stats="running": types.Terms(
-            batch.x[:, 0], batch.x[:, 0]
-        )
-    )
-    x = jnp.array([[1.0], [jnp.nan]])
-    found = make_eval_step(model)({}, {}, jax.random.key(0), types.Batch(x), jnp.array([1.0, 0.0]))
-    assert float(found["rec"]) == 1.0
-
-
-def nan_from(step):
-    """A VAE whose reconstruction is not a number from `step` on."""
-    model = small()
-    (objective,) = model.objectives
-
-    def loss(params, state, rng, batch, at, carry):
-        value, aux = objective.loss(params, state, rng, batch, at, carry)
-        poison = jnp.where(at >= step, jnp.nan, 0.0)
-        return value + poison, aux._replace(
-            metrics={**aux.metrics, "rec": aux.metrics["rec"] + poison}
-        )
-
-    return model._replace(objectives=(objective._replace(loss=loss),))
-
-
-@pytest.mark.parametrize("steps_per_call", [1, 64])
-def test_non_finite_loss_stops_the_run_and_names_step_and_metric(tmp_path, steps_per_call):
-    with pytest.raises(
-        NonFinite, match=r"at step 13: loss, rec\. The last good checkpoint is of step 10\."
-    ):
-        go(40, model=nan_from(13), workdir=tmp_path, save_every=5, steps_per_call=steps_per_call)
-    loaded = jaxvae.load(tmp_path, model=small(), example=EXAMPLE)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(loaded.params))
-    assert [line["step"] for line in writers.read(tmp_path / "metrics.jsonl")] == [5, 10]
-
-
-def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
-    """The last step's loss is finite, but its update is not."""
-    model = small()
-    (objective,) = model.objectives
-
-    def loss(params, state, rng, batch, step, carry):
-        value, aux = objective.loss(params, state, rng, batch, step, carry)
-        scale = jnp.where(step == 9, jnp.float32(1e38), 0.0)
-        w = params["encoder"]["Dense_0"]["bias"][0]
-        return value + (
-            w - jax.lax.stop_gradient(w)
-        ) * scale * scale, aux  # a gradient of infinity, a value of 0
-
-    broken = model._replace(objectives=(objective._replace(loss=loss),))
-    with pytest.raises(NonFinite, match="step 10: parameters or optimiser state"):
-        go(10, model=broken, tx=optax.sgd(1.0), workdir=tmp_path, save_every=5)
-    assert Checkpoints(tmp_path / "checkpoints", read_only=True).steps() == [5]
 
 
 def test_a_phase_with_its_own_optimiser_starts_it_anew_and_one_without_goes_on():
@@ -294,16 +142,6 @@ def test_log_intervals_that_do_not_meet_the_checkpoints_survive_a_stop(tmp_path)
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
 
 
-def test_a_stop_at_the_very_end_is_heard_and_the_run_is_whole(tmp_path):
-    """A Ctrl-C during the last evaluation must not let a script go on to its next run."""
-    with pytest.raises(signals.Stopped) as stopped:
-        go(10, workdir=tmp_path, on_eval=lambda step, state: signal.raise_signal(signal.SIGINT))
-    assert stopped.value.code == 130
-    before = (tmp_path / "metrics.jsonl").read_bytes()
-    assert_same(params(go(10, workdir=tmp_path)), params(go(10)))
-    assert (tmp_path / "metrics.jsonl").read_bytes() == before
-
-
 def test_finished_run_is_not_run_again_and_a_longer_one_goes_on(tmp_path):
     first = go(10, workdir=tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
@@ -347,34 +185,6 @@ def test_best_may_be_a_minimum_and_load_knows_it(tmp_path):
     tx = optax.sgd(lambda count: jnp.where(count < 5, 1e-2, -1e-2))
     go(20, tx=tx, workdir=tmp_path, valid=source(1), eval_every=5, keep=1, best=("elbo", "min"))
     assert Checkpoints(tmp_path / "checkpoints", read_only=True).best_step() == 20
-
-
-def test_validation_that_is_not_finite_stops_the_run_and_spares_the_best(tmp_path):
-    def terms(params, state, rng, batch, stats="running"):
-        found = model.terms(params, state, rng, batch, stats=stats)
-        late = params["decoder"]["Dense_1"]["bias"].sum() > 8.0  # reached on the way
-        return found._replace(rec=jnp.where(late, jnp.nan, found.rec))
-
-    model = small()
-    x = np.full((64, 4, 4, 1), 255, np.uint8)  # all ones: the output biases rise
-    broken = model._replace(terms=terms)
-    with pytest.raises(
-        NonFinite, match="elbo of the validation split, rec of the validation split"
-    ):
-        go(
-            400,
-            model=broken,
-            data=data.from_arrays(x),
-            workdir=tmp_path,
-            valid=source(1),
-            eval_every=5,
-        )
-    assert Checkpoints(tmp_path / "checkpoints", read_only=True).best_step() is not None
-
-
-def test_final_update_that_is_not_finite_is_seen_without_a_folder():
-    with pytest.raises(NonFinite, match="at step 1: parameters"):
-        go(1, tx=optax.scale(float("inf")))
 
 
 def test_phase_without_an_optimiser_goes_on_with_that_of_the_phase_before(tmp_path):

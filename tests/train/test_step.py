@@ -15,7 +15,7 @@ from jaxvae.errors import UserError
 from jaxvae.models import vae
 from jaxvae.train.step import init_state, make_eval_step, make_train_step
 from jaxvae.types import Aux, Batch, Model, Objective, Terms
-from small import normed, precisions
+from small import normed, precisions, small
 
 X = jnp.asarray([[1.0, 2.0], [3.0, -2.0], [0.5, 1.0], [1.5, 3.0]])  # means 1.5 and 1
 BATCH = Batch(X)
@@ -518,3 +518,12 @@ def test_an_evaluation_has_the_highest_precision_whatever_the_environment_says(s
 def test_there_must_be_something_to_evaluate():
     with pytest.raises(UserError, match="neither terms nor log_prob"):
         make_eval_step(Model(init=None))
+
+
+def test_evaluation_ignores_what_padding_computes():
+    model = small()._replace(
+        terms=lambda params, state, rng, batch, stats="running": Terms(batch.x[:, 0], batch.x[:, 0])
+    )
+    x = jnp.array([[1.0], [jnp.nan]])
+    found = make_eval_step(model)({}, {}, jax.random.key(0), Batch(x), jnp.array([1.0, 0.0]))
+    assert float(found["rec"]) == 1.0

@@ -1,24 +1,17 @@
-"""The conformance suite of the contracts (`types`), for users' own models too: `check_model`.
-
-A model that passes it can be trained by `fit`, on any number of devices, and resumed from a
-checkpoint.
-"""
+"""`check_model`: whether a model keeps the contracts (`types`); it says which property is broken."""
 
 import functools
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 
-from jaxvae import distributions, parallel
-from jaxvae.assertions import (
-    assert_close,
+from jaxvae import distributions
+from jaxvae.errors import UserError
+from jaxvae.testing.assertions import (
     assert_finite,
     assert_form,
     assert_repeats,
@@ -27,20 +20,10 @@ from jaxvae.assertions import (
     naming,
     require,
 )
-from jaxvae.errors import UserError
+from jaxvae.testing.step import CHECKS, check_repeats, check_wrt, subject_of
 from jaxvae.train.statistics import OVER
-from jaxvae.train.step import (
-    Optimisers,
-    TrainState,
-    groups,
-    init_state,
-    make_train_step,
-    optimisers,
-)
-from jaxvae.types import Array, Aux, Batch, Mean, Model, Params, State, Terms
-
-STEPS = 10  # on one trace
-COMPARED_STEPS = 3  # on one device and on all: later steps amplify rounding
+from jaxvae.train.step import Optimisers, groups
+from jaxvae.types import Array, Aux, Batch, Model, Params, State, Terms
 
 
 def check_model(
@@ -89,15 +72,15 @@ def check_model(
             with naming("gradients"):
                 _check_gradients(model, params, state, rng, batch)
             with naming("wrt"):
-                subject = _subject(model, batch, tx, rng)
-                _check_wrt(subject)
+                subject = subject_of(model, batch, tx, rng)
+                check_wrt(subject)
         with naming("determinism"):
             _check_init_again(model, rng, batch)
             _check_evaluation_again(model, params, state, rng, batch)
             if subject is not None:
-                _check_step_again(subject)
+                check_repeats(subject)
         if subject is not None:
-            for name, check in TRAINING.items():
+            for name, check in CHECKS.items():
                 with naming(name):
                     check(subject)
         with naming("lowering"):
@@ -248,62 +231,7 @@ def _check_gradients(model: Model, params: Params, state: State, rng: Array, bat
             )
 
 
-# ---- the step ------------------------------------------------------------------------------
-
-
-class _Subject(NamedTuple):
-    """What the checks of the training step share."""
-
-    model: Model
-    batch: Batch
-    tx: Optimisers
-    start: TrainState
-    step: Callable  # pure
-    compiled: Callable  # the same under jit, ...
-    traces: list[None]  # ... with an entry for each time that it was traced
-
-
-def _subject(model: Model, batch: Batch, tx: Optimisers, rng: Array) -> _Subject:
-    step, traces = make_train_step(model, tx), []
-
-    @jax.jit
-    def compiled(train_state, batch):
-        traces.append(None)
-        return step(train_state, batch)
-
-    return _Subject(model, batch, tx, init_state(model, tx, rng, batch), step, compiled, traces)
-
-
-def _steps(
-    step: Callable, train_state: TrainState, batch: Batch, n: int
-) -> tuple[TrainState, dict[str, Mean]]:
-    """Returns state and metrics after `n` calls of `step` on the same batch."""
-    metrics = {}
-    for _ in range(n):
-        train_state, metrics = step(train_state, batch)
-    return train_state, metrics
-
-
-def _check_wrt(subject: _Subject) -> None:
-    tx, objectives = optimisers(subject.tx, groups(subject.model)), subject.model.objectives
-    for i, objective in enumerate(objectives):
-        # the others still run, for their state and carry, but move nothing
-        alone = tuple(o if j == i else o._replace(wrt=()) for j, o in enumerate(objectives))
-        step = subject.compiled
-        if len(objectives) > 1:
-            step = jax.jit(make_train_step(subject.model._replace(objectives=alone), tx))
-        start = subject.start._replace(
-            step=jnp.asarray(objective.phase, jnp.int32),
-            opt_state={name: subject.start.opt_state[name] for name in objective.wrt},
-        )
-        end, _ = step(start, subject.batch)
-        for group in sorted(set(start.params) - set(objective.wrt)):
-            assert_same(
-                f"objective {objective.name!r} moved group {group!r}, outside its wrt "
-                f"{objective.wrt}",
-                end.params[group],
-                start.params[group],
-            )
+# ---- what repeats, and where it runs -------------------------------------------------------
 
 
 def _check_init_again(model: Model, rng: Array, batch: Batch) -> None:
@@ -323,83 +251,5 @@ def _check_evaluation_again(
     assert_repeats("evaluation: a second call with the same key differs", *results)
 
 
-def _check_step_again(subject: _Subject) -> None:
-    first, second = (subject.compiled(subject.start, subject.batch) for _ in range(2))
-    assert_repeats("a second call of the compiled step with the same key differs", first, second)
-    anew = jax.jit(make_train_step(subject.model, subject.tx))(subject.start, subject.batch)
-    assert_repeats(
-        "the step traced a second time differs: a loss depends on what is not in its arguments",
-        anew,
-        first,
-    )
-
-
-def _check_jit(subject: _Subject) -> None:
-    compiled, plain = (
-        step(subject.start, subject.batch) for step in (subject.compiled, subject.step)
-    )
-    assert_close("the compiled step differs from the one not compiled", compiled, plain)
-
-
-def _check_traces(subject: _Subject) -> None:
-    _, metrics = _steps(subject.compiled, subject.start, subject.batch, STEPS)
-    times = len(subject.traces)
-    require(
-        times == 1,
-        f"{STEPS} steps were traced {times} times: init and the losses must return the same types "
-        "of arrays (jnp.zeros(()), not 0).",
-    )
-    assert_finite(f"metrics after {STEPS} steps", metrics)
-
-
-def _check_devices(subject: _Subject) -> None:
-    devices, size = jax.device_count(), subject.batch.x.shape[0]
-    if devices == 1:
-        return
-    require(
-        size % devices == 0,
-        f"a batch of {size} cannot be cut over the {devices} devices here: pass one of a "
-        f"multiple of {devices}.",
-    )
-    one = _steps(subject.compiled, subject.start, subject.batch, COMPARED_STEPS)
-    mesh = parallel.make_mesh()
-    start = parallel.put(subject.start, parallel.replicated(mesh))
-    forms = {
-        "jit_step": (
-            parallel.jit_step(subject.step, mesh, donate=False),
-            parallel.put(subject.batch, parallel.batch_sharded(mesh)),
-        ),
-        "pmap_step": (parallel.pmap_step(subject.step), parallel.shard(subject.batch, devices)),
-    }
-    for name, (step, batch) in forms.items():
-        assert_close(
-            f"{name} over {devices} devices differs from one device (draw noise with "
-            "jaxvae.noise, take moments of the batch with parallel.mean)",
-            _steps(step, start, batch, COMPARED_STEPS),
-            one,
-        )
-
-
-def _check_checkpoint(subject: _Subject) -> None:
-    saved, _ = subject.compiled(subject.start, subject.batch)
-    with tempfile.TemporaryDirectory() as folder, ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(Path(folder) / "state", saved)
-        checkpointer.wait_until_finished()
-        restored = checkpointer.restore(
-            Path(folder) / "state", jax.tree.map(ocp.utils.to_shape_dtype_struct, saved)
-        )
-    assert_same("the restored state differs from the saved one", restored, saved)
-    ends = (subject.compiled(train_state, subject.batch) for train_state in (restored, saved))
-    assert_repeats("the step after a restore differs", *ends)
-
-
 def _lower(function: Callable, *args: Any) -> None:
     jax.jit(function).trace(*args).lower(lowering_platforms=("tpu",))
-
-
-TRAINING = {
-    "jit": _check_jit,
-    "traces": _check_traces,
-    "devices": _check_devices,
-    "checkpoint": _check_checkpoint,
-}

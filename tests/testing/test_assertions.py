@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvae import assertions
+from jaxvae.testing import assertions
 from jaxvae.types import Mean
 
 TREE = {"w": np.array([1.0, 2.0], np.float32), "rng": jax.random.key(0)}

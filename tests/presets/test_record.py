@@ -1,0 +1,73 @@
+"""Options as the words of a command, as config.json, and back."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxvae.cli.main import parse
+from jaxvae.errors import UserError
+from jaxvae.presets import record
+from jaxvae.presets.config import VAE
+
+
+def test_defaults_that_depend_on_the_net(tmp_path):
+    for net, channels in (("mlp", (32, 64)), ("conv", (32, 64)), ("intro", None)):
+        config = VAE(tmp_path, net=net)
+        assert config.channels == channels
+        assert "--channels" not in record.command(config)
+        page = json.loads(json.dumps(record.as_dict(config, (8, 8, 1), None)))
+        assert record.from_dict(page).config.channels == channels
+    assert "--channels 8 8" in record.command(VAE(tmp_path, net="conv", channels=(8, 8)))
+    page = record.as_dict(VAE(tmp_path, net="mlp", channels=(8, 8)), (8, 8, 1), None)
+    page = json.loads(json.dumps(page))  # of a run from when --net mlp took them, in vain
+    assert record.from_dict(page).config.channels == VAE(tmp_path, net="mlp").channels
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preset": None}, "was made by fit, not by a preset: pass its model and an example batch"),
+        ({"preset": "vea"}, "unknown preset 'vea'. Did you mean 'vae'"),
+        ({"preset": ["vae"]}, r"unknown preset \['vae'\]"),
+        ({"colour": 1, "size_of_z": 2}, "does not know: colour, size_of_z"),
+        ({"shape": [8, 0, 1]}, r"config.json is damaged: the shape of the data is \[8, 0, 1\]"),
+        ({"num_classes": "ten"}, "the number of classes 'ten'"),
+        ({"latent_dim": {}}, "must be a whole number|is damaged"),
+    ],
+)
+def test_a_page_that_no_run_of_ours_wrote(change, message):
+    page = record.as_dict(VAE(workdir=Path("run")), (8, 8, 1), 10) | change
+    with pytest.raises(UserError, match=message):
+        record.from_dict(page, Path("run"))
+
+
+def test_every_option_with_a_default_has_it_recorded_but_for_places():
+    config = VAE(workdir=Path("run"))
+    assert record.name_of(config) == "vae"
+    assert record.command(config) == "train vae --workdir run"
+    defaults = record.defaults(config)
+    assert defaults["latent_dim"] == 10 and not {"workdir", "data_dir"} & set(defaults)
+    page = record.as_dict(config, (8, 8, 1), 10)
+    assert set(defaults) | {"preset", "shape", "num_classes"} == set(page)
+
+
+def test_command_and_record_of_a_config_are_inverse(tmp_path):
+    made = VAE(
+        workdir=tmp_path,
+        steps=5,
+        hidden=(3, 4),
+        gamma="learned",
+        likelihood="gaussian",
+        conditional=True,
+        progress=False,
+    )
+    assert parse(VAE, record.command(made).split()[2:], "x") == made
+    _, again, shape, classes = record.from_dict(
+        json.loads(json.dumps(record.as_dict(made, (8, 8, 1), 10)))
+    )
+    assert (again, shape, classes) == (
+        VAE(**{**vars(made), "workdir": again.workdir}),
+        (8, 8, 1),
+        10,
+    )
