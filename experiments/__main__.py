@@ -92,7 +92,8 @@ def print_list(candidates: Sequence[Candidate], device: str) -> None:
 def state(c: Candidate) -> str:
     """Returns what there is of a cell: "1 of 3, seed 1 stopped"."""
     there = "done" if len(c.have) >= SEEDS else f"{len(c.have)} of {SEEDS}"
-    return there + (f", seed {', '.join(map(str, c.stopped))} stopped" if c.stopped else "")
+    stopped = sorted({*c.stopped, *c.ensemble_stopped})
+    return there + (f", seed {', '.join(map(str, stopped))} stopped" if stopped else "")
 
 
 @runner.command

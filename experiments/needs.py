@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +40,13 @@ class Needs(NamedTuple):
     stopped: Callable[[int], bool] = lambda seed: False  # was this seed's run stopped on its way?
     shares: str = ""  # cells that name the same work never run side by side
     ensemble: tuple[str, ...] = ()  # module and words that train this cell with others at once
+    ensemble_stopped: Callable[[int], bool] = lambda seed: False  # did that stop with this seed?
+
+
+def unfinished(folder: Path, mark: str = "finished") -> bool:
+    """Returns whether the run in a folder was stopped on its way: it has begun, and has not left
+    the file that marks its end."""
+    return folder.exists() and not (folder / mark).exists()
 
 
 def batch(*shape: int) -> Batch:

@@ -64,6 +64,7 @@ class Candidate(NamedTuple):
     rank: int
     have: tuple[int, ...]  # seeds with numbers
     stopped: tuple[int, ...]  # seeds that were stopped on their way
+    ensemble_stopped: tuple[int, ...]  # those that were in an ensemble
     seconds: float | None  # expected for one seed; None: not known
     basis: str  # where that comes from
     memory: int | None  # bytes of parameters and optimiser; None: not counted
@@ -327,6 +328,7 @@ def survey(root: Path, device: str, jobs: int = 1, memory: bool = False) -> list
                 rank(name, said.protocols, published),
                 seeds_of(name, said.protocols, lines),
                 tuple(seed for seed in range(SEEDS) if said.stopped(seed)),
+                tuple(seed for seed in range(SEEDS) if said.ensemble_stopped(seed)),
                 seconds,
                 basis,
                 counted.memory if memory and (counted := costs.of(each)) else None,

@@ -28,6 +28,7 @@ import functools
 import importlib.metadata
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -212,6 +213,20 @@ def record(
     for line in lines:
         writers.append(target(folder, smoke) / f"{cell.replace('/', '.')}.jsonl", line)
     return lines
+
+
+def remove(folder: Path) -> None:
+    """Removes a run's folder; moved away first, so that no half of it is ever gone on with.
+
+    Raises:
+        UserError: where the disk refuses.
+    """
+    old = folder.with_name(f".{folder.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    with writers.disk("remove", folder):
+        if folder.exists():
+            folder.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def target(folder: Path, smoke: bool) -> Path:

@@ -86,22 +86,26 @@ def cell_task(c: Candidate, seed: int, package: str, clock: Clock, place: int) -
 def sweep_task(
     members: Sequence[Candidate], seeds: int, package: str, clock: Clock, place: int
 ) -> Task:
-    """Returns the task of an ensemble: all its cells with so many seeds at once."""
+    """Returns the task of an ensemble: of so many seeds of its cells, those without numbers, at
+    once."""
     module, *words = members[0].ensemble
-    nets: dict[str, list[Candidate]] = {}
+    nets: dict[str, list[tuple[Candidate, int]]] = {}
     for c in members:
-        nets.setdefault(c.net, []).append(c)
-    known = [clock.expected(cells[0], len(cells) * seeds) for cells in nets.values()]
+        for seed in range(seeds):
+            if seed not in c.have:
+                nets.setdefault(c.net, []).append((c, seed))
+    known = [clock.expected(runs[0][0], len(runs)) for runs in nets.values()]
     total = None
     if all(seconds is not None for seconds in known):
-        total = sum((s or 0.0) * len(c) * seeds for s, c in zip(known, nets.values(), strict=True))
-    timed = () if total is not None else tuple((c[0].key, len(c) * seeds) for c in nets.values())
-    stopped = any(c.stopped for c in members)
+        total = sum((s or 0.0) * len(runs) for s, runs in zip(known, nets.values(), strict=True))
+    timed = () if total is not None else tuple((r[0][0].key, len(r)) for r in nets.values())
+    stopped = any(c.ensemble_stopped for c in members)
+    runs = frozenset((c.key, seed) for each in nets.values() for c, seed in each)
     order = (not stopped, min(len(c.have) for c in members), min(c.rank for c in members))
     return Task(
-        f"{module} {' '.join(words)}, {len(members) * seeds} runs at once",
+        f"{module} {' '.join(words)}, {len(runs)} runs at once",
         (f"{package}.{module}", *words, "--seeds", f"0:{seeds}"),
-        frozenset((c.key, seed) for c in members for seed in range(seeds)),
+        runs,
         total,
         timed,
         frozenset(),
@@ -131,7 +135,9 @@ def tasks(
             found += [cell_task(c, seed, package, clock, place) for seed in left]
     for (experiment, ensemble), place in sweeps.items():
         members = [c for c in candidates if (c.experiment, c.ensemble) == (experiment, ensemble)]
-        for seeds in range(1, SEEDS + 1):
+        # what was stopped goes on with all of its seeds
+        least = max((seed for c in members for seed in c.ensemble_stopped), default=0)
+        for seeds in range(1 + least, SEEDS + 1):
             task = sweep_task(members, seeds, package, clock, place)
             if not task.runs <= settled:  # all seeds at once before fewer
                 found.append(task._replace(order=(*task.order[:3], -seeds, place)))
@@ -215,7 +221,7 @@ class Scheduler:
         self.platform = found["platform"]
         if self.jobs > 1 and self.platform != "cpu":
             raise UserError("--jobs is for a CPU: an accelerator trains one cell at a time.")
-        names = {"words", "have", "stopped", "lacks", "ensemble"}
+        names = {"words", "have", "stopped", "ensemble_stopped", "lacks", "ensemble"}
         every = [
             Candidate(**{k: tuple(v) if k in names else v for k, v in c.items()})
             for c in found["candidates"]

@@ -31,6 +31,7 @@ def candidate(cell, **changes):
         "rank": PUBLISHED,
         "have": (),
         "stopped": (),
+        "ensemble_stopped": (),
         "seconds": 1.0,
         "basis": "measured",
         "memory": None,
@@ -114,6 +115,29 @@ def test_an_accelerator_trains_a_sweep_as_one():
     assert sweep.timed == ()
     settled = sweep.runs
     assert order(*timed, platform="gpu", settled=settled) == []
+
+
+def test_a_sweep_is_expected_to_train_what_has_no_numbers():
+    ensemble = {"ensemble": ("a.sweep", "t")}
+    members = [candidate("x", have=(0,), **ensemble), candidate("y", **ensemble)]
+    found = order(*members, platform="gpu")
+    assert [(task.seconds, len(task.runs), task.argv[-1]) for task in found] == [
+        (5.0, 5, "0:3"),
+        (3.0, 3, "0:2"),
+        (1.0, 1, "0:1"),
+    ]
+    one = [c._replace(have=(0,)) for c in members]
+    assert [task.argv[-1] for task in order(*one, platform="gpu")] == ["0:3", "0:2"]
+
+
+def test_a_sweep_that_was_stopped_comes_first_with_the_seeds_that_it_had():
+    members = [candidate("x", ensemble=("a.sweep", "t"), ensemble_stopped=(0, 1), have=(0, 1))]
+    found = order(candidate("new"), *members, platform="gpu")
+    assert [task.argv[-1] for task in found if "a.sweep" in task.label] == ["0:3"]
+    assert found[0].label == "a.sweep t, 1 runs at once"
+    alone = order(candidate("new"), *members)  # on a CPU each cell is trained by itself
+    assert [task.label for task in alone[:2]] == ["a new seed 0", "a new seed 1"]
+    assert command.state(members[0]) == "2 of 3, seed 0, 1 stopped"
 
 
 def test_a_sweep_is_not_for_a_part_of_its_cells(monkeypatch, tmp_path):
