@@ -38,11 +38,9 @@ def counts(root: Path | None = None) -> dict[str, tuple[int, ...]]:
     found = {}
     root = FOLDER if root is None else root
     for folder in sorted(path.parent for path in root.glob("*/expected.json")):
-        rows = [row for row in table.join(*table.load(folder)) if row.paper is not None]
-        statuses = [row.status for row in rows]
-        known = [statuses.count(status) for status in ("reproduced", "differs")]
-        run = len(rows) - statuses.count("not run")
-        found[folder.name] = len(rows), run, sum(known), *known
+        each = page.count(table.join(*table.load(folder)))
+        known = each.reproduced, each.differ
+        found[folder.name] = each.rows, each.run, sum(known), *known
     return found
 
 

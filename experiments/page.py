@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import plan, runner
-from experiments.needs import Work, duration
+from experiments.needs import duration, operations
 from experiments.plan import Costs, Planned
 from experiments.runner import Option
 from jaxvae import table, writers
@@ -91,17 +91,31 @@ def text(root: Path) -> str:
 # ---- numbers -----------------------------------------------------------------------------------
 
 
+class Counts(NamedTuple):
+    """How many published numbers there are, and what became of them."""
+
+    rows: int
+    run: int
+    reproduced: int
+    differ: int
+    few: int  # one or two seeds
+
+
+def count(rows: Sequence[Row]) -> Counts:
+    """Returns the counts of the rows that have a published number."""
+    statuses = [row.status for row in rows if row.paper is not None]
+    known = [statuses.count(status) for status in ("reproduced", "differs", "n < 3")]
+    return Counts(len(statuses), len(statuses) - statuses.count("not run"), *known)
+
+
 def summary(folders: Sequence[Folder], papers: Sequence[Mapping[str, Any]]) -> str:
     """Returns the counts of each paper in Markdown."""
     head = ("paper", "rows", "without a cell", "run", "reproduced", "differ", "n < 3")
     lines = [head]
     for paper in papers:
         mine = [f for f in folders if f.name in paper["experiments"]]
-        statuses = [r.status for f in mine for r in f.rows if r.paper is not None]
-        lacking = len(cellless(paper, mine))
-        counts = [statuses.count(status) for status in ("reproduced", "differs", "n < 3")]
-        run = len(statuses) - statuses.count("not run")
-        numbers = (len(statuses) + lacking, lacking, run, *counts)
+        found, lacking = count([r for f in mine for r in f.rows]), len(cellless(paper, mine))
+        numbers = (found.rows + lacking, lacking, *found[1:])
         lines.append((paper["title"], *map(str, numbers)))
     return table.grid(lines, range(1, len(head)), True)
 
@@ -300,7 +314,11 @@ def empty(folders: Sequence[Folder]) -> list[str]:
         works = [w for p in lacking if (w := costs.of(p))]
         named = cells[0] + (f" … {cells[-1]} ({len(cells)})" if len(cells) > 1 else "")
         longest = duration(max(seconds)) if seconds else ""
-        work = _work(max(works)) if works else ""
+        work = ""
+        if works:
+            most = max(works)
+            held = f"state of {max(1, round(most.memory / 2**20)):,} MiB"
+            work = f"{operations(most.flops)}, {held}"
         lines.append((name, named, f"{len(found)}", wants, longest, work))
     return [
         "## What is empty, and why",
@@ -330,14 +348,6 @@ def _reason(folder: Folder, row: Row) -> str:
         if (e["cell"], e["metric"], e["protocol"]) == tuple(row[:3])
     )
     return entry.get("empty", "no cell measures it under this protocol")
-
-
-def _work(work: Work) -> str:
-    """Returns an amount of work: "1.3 PFLOP, state of 153 MiB"."""
-    scales = (1e15, "P"), (1e12, "T")
-    scale, prefix = next(((s, p) for s, p in scales if work.flops >= s), (1e9, "G"))
-    flops = f"{work.flops / scale:.{0 if work.flops >= 10 * scale else 1}f} {prefix}FLOP"
-    return f"{flops}, state of {max(1, round(work.memory / 2**20)):,} MiB"
 
 
 # ---- writing -----------------------------------------------------------------------------------

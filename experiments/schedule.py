@@ -6,6 +6,7 @@ its way comes first of all. On an accelerator, cells that a sweep trains as one 
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -22,14 +23,18 @@ from experiments.processes import Stops, cores_of, environment, kept_to, kill, l
 from jaxvae.errors import UserError, check_number
 
 MARGIN = 1.1  # of the time that is left, for an expectation
+TIMING = 600.0  # seconds that the first steps of a cell may take to time, compilation included
 GRACE = 120.0  # seconds that a process that was asked to stop has to save
 LAST = 12  # lines that are shown of a cell that failed
 LEAST_DISK = 64 * 2**20  # bytes; below, nothing more is begun
 POLL = 0.2  # seconds
 FAILED = 1  # exit code
 
-
 Choose = Callable[[Sequence[Candidate]], Sequence[Candidate]]
+
+
+class Late(UserError):
+    """No answer in the time that there was."""
 
 
 class Task(NamedTuple):
@@ -241,8 +246,10 @@ class Scheduler:
         for what, cells in wanting.items():
             say(f"skipped for want of it: {what} ({len(cells)} cells)")
 
-    def ask(self, *words: str) -> Any:
-        """Returns what `experiments.plan` answers, in a process with the cores of one job."""
+    def ask(self, *words: str, within: float = math.inf) -> Any:
+        """Returns what `experiments.plan` answers, in a process with the cores of one job; it is
+        ended after `within` seconds. Raises `UserError` as that does, and `Late`."""
+        end = time.monotonic() + within
         argv = [sys.executable, "-m", "experiments.plan", "--root", str(self.root), *words]
         with kept_to(self.cores[0]):
             process = subprocess.Popen(
@@ -258,10 +265,12 @@ class Scheduler:
                 out, err = process.communicate(timeout=POLL)
                 break
             except subprocess.TimeoutExpired:
-                if self.stops.signals:
+                if self.stops.signals or time.monotonic() > end:
                     kill(process, signal.SIGKILL)
         if self.stops.signals:
             raise SystemExit(self.stops.code)
+        if process.returncode == -signal.SIGKILL and time.monotonic() > end:
+            raise Late(f"no answer within {duration(within)}.")
         if process.returncode:
             raise UserError(err.strip().rpartition("\n")[2] or "the survey failed without a word.")
         return json.loads(out.strip().rpartition("\n")[2])
@@ -290,16 +299,20 @@ class Scheduler:
                 return None
 
     def time(self, task: Task) -> None:
-        """Times the first steps of what a task trains; what cannot be timed is not run."""
+        """Times the first steps of what a task trains; what cannot be timed, or not in `TIMING`
+        seconds and half of the time that is left, is not run."""
         for key, members in task.timed:
             c = next(c for c in self.candidates if c.key == key)
             what = f"{members} at once" if members > 1 else "one"
             say(f"timing the first steps of {c.experiment} {c.net}, {what} ...")
+            limit = min(TIMING, self.left() / 2)
+            words = "--time", key, "--members", str(members), "--within", f"{limit / 2:.1f}"
             try:
-                seconds = self.ask("--time", key, "--members", str(members))["seconds"]
+                seconds = self.ask(*words, within=limit)["seconds"]
             except UserError as error:
                 say(f"  cannot be timed: {error}")
-                self.failed.append(f"{c.experiment} {c.net}")
+                if limit == TIMING or not isinstance(error, Late):  # else it did not fit
+                    self.failed.append(f"{c.experiment} {c.net}")
                 self.settled |= {
                     (other.key, seed)
                     for other in self.candidates

@@ -26,6 +26,7 @@ from typing import Any
 import jax
 
 from experiments import runner
+from experiments.needs import Part, batch, work
 from experiments.runner import Option
 from experiments.soft_intro_2d import cells, measure, setting
 from experiments.soft_intro_2d.cells import FOLDER, SWEEPS
@@ -35,8 +36,6 @@ from jaxvae.errors import UserError, check_count, unknown
 from jaxvae.train import folder as folders
 from jaxvae.train.checkpoint import Checkpoints
 from jaxvae.train.ensemble import Ensemble, member, train_ensemble
-from jaxvae.train.step import init_state, make_train_step
-from jaxvae.types import Batch
 
 OPTIONS = (
     Option("sweep", None, str, f"{', '.join(SWEEPS)} or search", word=True),
@@ -95,7 +94,8 @@ def train(
         )
         jax.block_until_ready(ensemble.train_state)
     seconds = time.perf_counter() - start
-    flops = flops_of_step(method, hidden, runs[0].hyper) * steps * len(ensemble.settings)
+    model, points = setting.build(method, hidden, **runs[0].hyper), batch(setting.BATCH_SIZE, 2)
+    flops = work([Part(model, setting.optimiser(), points, steps)]).flops * len(ensemble.settings)
     print(
         f"{method}: {len(ensemble.settings)} members, {seconds:.1f} s, "
         f"{flops / seconds / 1e12:.3f} TFLOP/s, "
@@ -109,15 +109,6 @@ def train(
             file=sys.stderr,
         )
     return ensemble, seconds
-
-
-def flops_of_step(method: str, hidden: int, hyper: dict[str, float]) -> float:
-    """Returns the floating-point operations of one step of one member, as XLA counts them before it
-    optimises."""
-    model, tx = setting.build(method, hidden, **hyper), setting.optimiser()
-    batch = Batch(jax.numpy.zeros((setting.BATCH_SIZE, 2)))
-    state = jax.eval_shape(lambda: init_state(model, tx, jax.random.key(0), batch))
-    return jax.jit(make_train_step(model, tx)).lower(state, batch).cost_analysis()["flops"]
 
 
 def measured(
