@@ -2,7 +2,7 @@
 
 python -m experiments --list [--cell C]...               every cell: state, cost here, what it lacks
 python -m experiments --hours H [--cell C]... [--jobs N] runs what fits, the most telling first
-python -m experiments --page                             writes experiments/README.md anew
+python -m experiments --page                             writes experiments/README.md and the tables of all READMEs anew
 
 A cell is named EXPERIMENT/CELL here, such as 'soft_intro_2d/rings/vae', or by a glob.
 """
@@ -29,7 +29,12 @@ OPTIONS = (
     Option("hours", None, float, "run what fits into so many hours, then stop"),
     Option("cell", None, str, "only EXPERIMENT/CELL, or a glob of it", repeatable=True),
     Option("jobs", 1, int, "on a CPU: cells side by side, each with its share of the cores"),
-    Option("page", False, bool, "write experiments/README.md anew, and print what changed"),
+    Option(
+        "page",
+        False,
+        bool,
+        "write experiments/README.md and the tables of all READMEs anew, and print what changed",
+    ),
 )
 
 

@@ -16,11 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import plan, runner
+from experiments import blocks, plan, runner
 from experiments.needs import duration, operations
 from experiments.plan import Costs, Planned
 from experiments.runner import Option
 from jaxvae import table, writers
+from jaxvae.errors import UserError
 from jaxvae.table import Row
 
 FILE, NUMBERS = "README.md", "published.json"
@@ -372,11 +373,17 @@ OPTIONS = (Option("root", str(plan.ROOT), str, "folder of the experiments"),)
 
 @runner.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Writes the page and prints what changed. A user's mistake is one line on stderr and exit code
-    2."""
-    about = "Writes the page of every published number, and prints the lines that changed."
+    """Writes the page, fills the tables of the other READMEs (`blocks`), and prints what changed. A
+    user's mistake is one line on stderr and exit code 2."""
+    about = "Writes the page of every published number and the tables of all READMEs anew."
     args = runner.parse("experiments.page", about, OPTIONS, argv)
-    print("\n".join(write(Path(args.root))) or "the page is as it was.", flush=True)
+    root = Path(args.root)
+    print("\n".join(write(root)) or "the page is as it was.", flush=True)
+    found = blocks.refill(root)
+    for path in found.changed:
+        print(f"{path.relative_to(root.parent)}: its tables are new.", flush=True)
+    if found.failed:
+        raise UserError("; ".join(found.failed))
 
 
 if __name__ == "__main__":
