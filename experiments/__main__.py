@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import page, plan, processes, runner, schedule
+from experiments.joined import count
 from experiments.needs import duration
 from experiments.plan import SEEDS, Candidate
 from experiments.runner import Option
@@ -43,7 +44,7 @@ def counts(root: Path | None = None) -> dict[str, tuple[int, ...]]:
     found = {}
     root = FOLDER if root is None else root
     for folder in sorted(path.parent for path in root.glob("*/expected.json")):
-        each = page.count(table.join(*table.load(folder)))
+        each = count(table.join(*table.load(folder)))
         known = each.reproduced, each.differ
         found[folder.name] = each.rows, each.run, sum(known), *known
     return found
