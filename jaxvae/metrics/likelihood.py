@@ -322,9 +322,7 @@ def make_iw_bounds(
     **options: Any,
 ) -> Callable[[Source], np.ndarray]:
     """Returns `(source) -> iw_k(x) [n]` in nats, compiled once for all sources of one shape that
-    fill a batch.
-
-    Draws and examples are taken in pieces, so that the memory does not grow with either.
+    fill a batch. Draws and examples are taken in pieces: the memory grows with neither.
 
     Args:
         k: draws for each example.
@@ -341,6 +339,7 @@ def make_iw_bounds(
     _both_ways(model)
     check_count("batch_size", batch_size)
     space = ROW_BYTES.get(jax.default_backend(), MORE_ROW_BYTES)
+    rest = {"batch_size": batch_size, "stats": stats, **options}
     made: dict[int, Callable[[Source], Values]] = {}  # draws at a time -> what measures so
 
     def measure(source: Source) -> np.ndarray:
@@ -348,7 +347,6 @@ def make_iw_bounds(
         size = max(1, min(k, space // row)) if chunk is None else chunk
         if size not in made:
             bound = make_iw_bound(model, k, chunk=size, stats=stats)
-            rest = {"batch_size": batch_size, "stats": stats, **options}
             made[size] = make_per_example(lambda *args: {"iw": bound(*args)}, params, state, **rest)
         return made[size](source)["iw"]
 
