@@ -159,11 +159,12 @@ def sweep(name: str, seeds: Sequence[int], smoke: bool) -> None:
     methods = dict.fromkeys(run.method for run in runs.values())
     stopped = {method: cells.begun(name, method, smoke) for method in methods}  # refused here
     done = set() if smoke else finished()
-    for method in methods:
-        if (group := stopped[method]) is not None:
+    for method, group in stopped.items():
+        if group is not None:
             held = f"{len(group[0])} cells, seeds {', '.join(map(str, group[1]))}"
             print(f"{method}: going on with what was stopped, {held}", file=sys.stderr, flush=True)
             settle(name, method, *group, done, code, smoke)
+    for method in methods:
         mine = [cell for cell, run in runs.items() if run.method == method]
         for group in lacking(mine, seeds, done):
             settle(name, method, *group, done, code, smoke)
