@@ -54,6 +54,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.input
 	$(BIN)/python -m benchmarks.ar1
 	$(BIN)/python -m benchmarks.ensemble
+	$(BIN)/python -m benchmarks.side_by_side
 	$(BIN)/python -m benchmarks.infogan
 	$(BIN)/python -m benchmarks.soft_intro
 	$(BIN)/python -m benchmarks.fid

@@ -2,7 +2,7 @@
 
 python -m experiments --list [--cell C]...               every cell: state, cost here, what it lacks
 python -m experiments --hours H [--cell C]... [--jobs N] runs what fits, the most telling first
-python -m experiments --page                             writes experiments/README.md anew
+python -m experiments --page                             writes experiments/README.md and the tables of all READMEs anew
 
 A cell is named EXPERIMENT/CELL here, such as 'soft_intro_2d/rings/vae', or by a glob.
 """
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import page, plan, processes, runner, schedule
+from experiments.joined import count
 from experiments.needs import duration
 from experiments.plan import SEEDS, Candidate
 from experiments.runner import Option
@@ -29,7 +30,12 @@ OPTIONS = (
     Option("hours", None, float, "run what fits into so many hours, then stop"),
     Option("cell", None, str, "only EXPERIMENT/CELL, or a glob of it", repeatable=True),
     Option("jobs", 1, int, "on a CPU: cells side by side, each with its share of the cores"),
-    Option("page", False, bool, "write experiments/README.md anew, and print what changed"),
+    Option(
+        "page",
+        False,
+        bool,
+        "write experiments/README.md and the tables of all READMEs anew, and print what changed",
+    ),
 )
 
 
@@ -38,11 +44,9 @@ def counts(root: Path | None = None) -> dict[str, tuple[int, ...]]:
     found = {}
     root = FOLDER if root is None else root
     for folder in sorted(path.parent for path in root.glob("*/expected.json")):
-        rows = [row for row in table.join(*table.load(folder)) if row.paper is not None]
-        statuses = [row.status for row in rows]
-        known = [statuses.count(status) for status in ("reproduced", "differs")]
-        run = len(rows) - statuses.count("not run")
-        found[folder.name] = len(rows), run, sum(known), *known
+        each = count(table.join(*table.load(folder)))
+        known = each.reproduced, each.differ
+        found[folder.name] = each.rows, each.run, sum(known), *known
     return found
 
 
@@ -92,7 +96,8 @@ def print_list(candidates: Sequence[Candidate], device: str) -> None:
 def state(c: Candidate) -> str:
     """Returns what there is of a cell: "1 of 3, seed 1 stopped"."""
     there = "done" if len(c.have) >= SEEDS else f"{len(c.have)} of {SEEDS}"
-    return there + (f", seed {', '.join(map(str, c.stopped))} stopped" if c.stopped else "")
+    stopped = sorted({*c.stopped, *c.ensemble_stopped})
+    return there + (f", seed {', '.join(map(str, stopped))} stopped" if stopped else "")
 
 
 @runner.command

@@ -1,8 +1,10 @@
 """What a cell needs before it can run, said by its own experiment, and what its training costs."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 from jaxvae.train.step import init_state, make_train_step
 from jaxvae.types import Batch, Model
 
-TRIES = 3  # times that a step is timed
+TRIES = 3  # times that a step is timed, after its first run
 
 
 class Part(NamedTuple):
@@ -39,6 +41,13 @@ class Needs(NamedTuple):
     stopped: Callable[[int], bool] = lambda seed: False  # was this seed's run stopped on its way?
     shares: str = ""  # cells that name the same work never run side by side
     ensemble: tuple[str, ...] = ()  # module and words that train this cell with others at once
+    ensemble_stopped: Callable[[int], bool] = lambda seed: False  # did that stop with this seed?
+
+
+def unfinished(folder: Path, mark: str = "finished") -> bool:
+    """Returns whether the run in a folder was stopped on its way: it has begun, and has not left
+    the file that marks its end."""
+    return folder.exists() and not (folder / mark).exists()
 
 
 def batch(*shape: int) -> Batch:
@@ -67,37 +76,67 @@ def work(parts: Sequence[Part]) -> Work:
     return Work(flops, max(memory))
 
 
-def seconds(parts: Sequence[Part], members: int = 1) -> float:
-    """Returns about what the training takes here, from a few steps of each part, compiled and run.
+class Timed(NamedTuple):
+    """What a step takes here."""
+
+    seconds: float
+    memory: int  # bytes of what goes into the compiled step, and of what it makes on the way
+
+
+def timed(part: Part, members: int = 1, until: float = math.inf) -> Timed:
+    """Returns what a step of a training takes here: compiled, and run a few times.
+
+    Args:
+        part: what is trained.
+        members: models that are trained at once; the step is that of all of them.
+        until: on `time.monotonic`; after it no step is begun but the first, which is always run.
+    """
+    filled = jax.tree.map(lambda x: jnp.full(x.shape, 0.5, x.dtype), part.batch)
+    keys = jax.random.split(jax.random.key(0), members)
+    step = make_train_step(part.model, part.tx)
+    with jax.default_matmul_precision("highest"):
+        if members == 1:
+            state = jax.jit(lambda k: _start(part, k, filled))(keys[0])
+        else:
+            state = jax.jit(jax.vmap(lambda k: _start(part, k, filled)))(keys)
+            step = jax.vmap(step, in_axes=(0, None))
+        run = jax.jit(step, donate_argnums=0).lower(state, filled).compile()
+        times: list[float] = []
+        while not times or (len(times) <= TRIES and time.monotonic() < until):
+            start = time.perf_counter()
+            state, metrics = run(state, filled)
+            jax.block_until_ready((state, metrics))
+            times.append(time.perf_counter() - start)
+    held = run.memory_analysis()
+    memory = 0 if held is None else held.argument_size_in_bytes + held.temp_size_in_bytes
+    return Timed(statistics.median(times[1:] or times), memory)
+
+
+def seconds(parts: Sequence[Part], members: int = 1, within: float = math.inf) -> float:
+    """Returns about what the training takes here, from a few steps of each part.
 
     Args:
         parts: what is trained.
         members: models that are trained at once; the seconds are the share of one.
+        within: seconds after which what is not timed yet is taken at the speed of what is.
     """
-    total = 0.0
-    for part in parts:
-        filled = jax.tree.map(lambda x: jnp.full(x.shape, 0.5, x.dtype), part.batch)
-        keys = jax.random.split(jax.random.key(0), members)
-        step = make_train_step(part.model, part.tx)
-        with jax.default_matmul_precision("highest"):
-            if members == 1:
-                state = jax.jit(lambda k, p=part, b=filled: _start(p, k, b))(keys[0])
-            else:
-                state = jax.jit(jax.vmap(lambda k, p=part, b=filled: _start(p, k, b)))(keys)
-                step = jax.vmap(step, in_axes=(0, None))
-            run = jax.jit(step).lower(state, filled).compile()
-            times = []
-            for _ in range(TRIES + 1):
-                start = time.perf_counter()
-                state, metrics = run(state, filled)
-                jax.block_until_ready((state, metrics))
-                times.append(time.perf_counter() - start)
-        total += part.steps * statistics.median(times[1:]) / members
+    total, end = 0.0, time.monotonic() + within
+    for i, part in enumerate(parts):
+        if i and time.monotonic() > end and (known := work(parts[:i]).flops):
+            return total * (1.0 + work(parts[i:]).flops / known)
+        total += part.steps * timed(part, members, end).seconds / members
     return total
 
 
 def _start(part: Part, rng: jax.Array, x: Batch):
     return init_state(part.model, part.tx, rng, x)
+
+
+def operations(flops: float) -> str:
+    """Returns an amount of work as people say it: "1.3 PFLOP"."""
+    scales = (1e15, "P"), (1e12, "T"), (1e9, "G")
+    scale, prefix = next(((s, p) for s, p in scales if flops >= s), (1e6, "M"))
+    return f"{flops / scale:.{0 if flops >= 10 * scale else 1}f} {prefix}FLOP"
 
 
 def duration(seconds: float) -> str:

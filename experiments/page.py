@@ -11,20 +11,21 @@ It joins what is written down with what has been measured, and types no number i
 """
 
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from experiments import plan, runner
-from experiments.needs import Work, duration
+from experiments import blocks, plan, runner
+from experiments.claims import claims
+from experiments.joined import Folder, count, read
+from experiments.needs import duration, operations
 from experiments.plan import Costs, Planned
 from experiments.runner import Option
 from jaxvae import table, writers
+from jaxvae.errors import UserError
 from jaxvae.table import Row
 
 FILE, NUMBERS = "README.md", "published.json"
-FAR = 3.0  # of the paper's standard deviations, for one or two seeds of ours
 CPU = "any (cpu)"  # the device of what is empty: seconds are those of CPUs in the results
 ALONE = "time alone"  # what is wanted where nothing else is
 HEAD = """\
@@ -41,31 +42,6 @@ Of five papers: the tables, and the figures whose ends could be read. Written by
 - `python -m experiments --list` shows what every cell costs and lacks on your machine; `python -m experiments --hours 3`
   runs what fits, the most telling first, and writes this page anew.
 """
-
-
-class Folder(NamedTuple):
-    """An experiment, as the page needs it."""
-
-    name: str
-    expected: dict[str, Any]
-    rows: list[Row]
-    planned: list[Planned]
-    lines: list[dict[str, Any]]
-
-    def row(self, cell: str, metric: str, protocol: str) -> Row | None:
-        """Returns our row of a number, or None where nothing was measured or published."""
-        key = cell, metric, protocol
-        return next((r for r in self.rows if r[:3] == key), None)
-
-
-def read(root: Path) -> list[Folder]:
-    """Returns the experiments of a folder. Raises `UserError` for damaged files."""
-    found = []
-    for name in plan.names(root):
-        lines, expected = table.load(root / name)
-        rows, planned = table.join(lines, expected), plan.cells_of(root, name)
-        found.append(Folder(name, expected, rows, planned, lines))
-    return found
 
 
 def text(root: Path) -> str:
@@ -97,11 +73,8 @@ def summary(folders: Sequence[Folder], papers: Sequence[Mapping[str, Any]]) -> s
     lines = [head]
     for paper in papers:
         mine = [f for f in folders if f.name in paper["experiments"]]
-        statuses = [r.status for f in mine for r in f.rows if r.paper is not None]
-        lacking = len(cellless(paper, mine))
-        counts = [statuses.count(status) for status in ("reproduced", "differs", "n < 3")]
-        run = len(statuses) - statuses.count("not run")
-        numbers = (len(statuses) + lacking, lacking, run, *counts)
+        found, lacking = count([r for f in mine for r in f.rows]), len(cellless(paper, mine))
+        numbers = (found.rows + lacking, lacking, *found[1:])
         lines.append((paper["title"], *map(str, numbers)))
     return table.grid(lines, range(1, len(head)), True)
 
@@ -162,113 +135,6 @@ def _value(entry: Mapping[str, Any]) -> str:
     return f"{entry['value']}" + (f" ± {entry['sd']}" if "sd" in entry else "")
 
 
-# ---- claims ------------------------------------------------------------------------------------
-
-
-# Verdicts: three seeds or more against a claim, for it, or neither; one or two seeds against it, for
-# it; no seed.
-DEAD, HOLDS, OPEN, AGAINST, SO_FAR, EMPTY = range(6)
-
-
-class Verdict(NamedTuple):
-    """What our numbers say of a claim."""
-
-    kind: int
-    sentence: str
-
-
-def claims(folders: Sequence[Folder]) -> tuple[list[str], list[str]]:
-    """Returns the parts on claims, each in one sentence: on those that did not survive, for the
-    top, and on all others."""
-    found = [v for f in folders for v in [*of_claims(f), *of_rows(f)]]
-
-    def listed(kind: int, title: str) -> list[str]:
-        lines = [f"- {v.sentence}" for v in found if v.kind == kind]
-        return [title, "\n".join(lines)] if lines else []
-
-    top = listed(DEAD, "## Claims that did not survive")
-    top += listed(AGAINST, "### Against which one or two seeds speak")
-    rest = listed(HOLDS, "### They hold")
-    rest += listed(SO_FAR, "### One or two seeds speak for them")
-    rest += listed(OPEN, "### Undecided: within two standard deviations, or not finite")
-    unknown = sum(v.kind == EMPTY for v in found)
-    rest.append(f"Of {unknown} more nothing is known, as a cell of theirs is not run.")
-    return top, ["## Other claims", *rest]
-
-
-def of_claims(folder: Folder) -> list[Verdict]:
-    """Returns the verdicts on what a paper says of two cells, that one is below the other."""
-    found = []
-    for claim in folder.expected.get("claims", ()):
-        at = claim["metric"], claim["protocol"]
-        low, high = folder.row(claim["cell"], *at), folder.row(claim["below"], *at)
-        if not (low and high and low.n and high.n):
-            found.append(Verdict(EMPTY, claim["claim"]))
-            continue
-        gap, n = (low.mean or 0.0) - (high.mean or 0.0), min(low.n, high.n)
-        spread = math.hypot(low.sd or 0.0, high.sd or 0.0)
-        far = abs(gap) > 2 * spread
-        if n >= 3:
-            kind = OPEN if not far else DEAD if gap >= 0 else HOLDS
-        else:
-            kind = AGAINST if gap >= 0 else SO_FAR
-        by = f", {abs(gap) / spread:.1f} standard deviations" if n > 1 and spread else ""
-        said = f"{_figures(abs(gap))} {'above' if gap >= 0 else 'below'}{by}"
-        if not math.isfinite(gap):
-            lost = not math.isfinite(low.mean or 0.0)
-            kind, said = (DEAD if n >= 3 else AGAINST) if lost else OPEN, "not finite"
-        found.append(
-            Verdict(
-                kind,
-                f"{folder.name}: {claim['claim']}. By {claim['metric']} ({claim['protocol']}) "
-                f"`{low.cell}` is at {_ours(low)}, `{high.cell}` at {_ours(high)}: {said}.",
-            )
-        )
-    return found
-
-
-def of_rows(folder: Folder) -> list[Verdict]:
-    """Returns the verdicts on published numbers that ours differ from, and, of one or two seeds, on
-    those that are far off."""
-    found = []
-    spreads = {
-        (e["cell"], e["metric"], e["protocol"]): e.get("sd", e.get("tolerance", 0.0))
-        for e in folder.expected["cells"]
-    }
-    for row in folder.rows:
-        if row.paper is None or row.difference is None:
-            continue
-        theirs = spreads[row[:3]]
-        if row.status == "differs":
-            spread, kind, whose = math.hypot(row.sd or 0.0, theirs), DEAD, "standard deviations"
-        elif row.status == "n < 3" and theirs and abs(row.difference) > FAR * theirs:
-            whose = "of the paper's standard deviations" if row.paper_sd else "tolerances"
-            spread, kind = theirs, AGAINST
-        else:
-            continue
-        far = math.isfinite(row.difference) and spread
-        by = f", {abs(row.difference) / spread:.1f} {whose} off" if far else ""
-        why = f": {row.reason}" if row.reason else ""
-        published = f"{row.paper}" + (f" ± {row.paper_sd}" if row.paper_sd is not None else "")
-        found.append(
-            Verdict(
-                kind,
-                f"{folder.name}: `{row.cell}` was published at {published} ({row.metric}, "
-                f"{row.protocol}) and is at {_ours(row)}{by}{why}.",
-            )
-        )
-    return found
-
-
-def _figures(value: float) -> str:
-    """Returns three figures of a number, without an exponent where it can be read without one."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
-
-
-def _ours(row: Row) -> str:
-    return table.ours(row).replace("+-", "±").replace(" (", " (n = ")
-
-
 # ---- what is empty -----------------------------------------------------------------------------
 
 
@@ -300,7 +166,11 @@ def empty(folders: Sequence[Folder]) -> list[str]:
         works = [w for p in lacking if (w := costs.of(p))]
         named = cells[0] + (f" … {cells[-1]} ({len(cells)})" if len(cells) > 1 else "")
         longest = duration(max(seconds)) if seconds else ""
-        work = _work(max(works)) if works else ""
+        work = ""
+        if works:
+            most = max(works)
+            held = f"state of {max(1, round(most.memory / 2**20)):,} MiB"
+            work = f"{operations(most.flops)}, {held}"
         lines.append((name, named, f"{len(found)}", wants, longest, work))
     return [
         "## What is empty, and why",
@@ -332,14 +202,6 @@ def _reason(folder: Folder, row: Row) -> str:
     return entry.get("empty", "no cell measures it under this protocol")
 
 
-def _work(work: Work) -> str:
-    """Returns an amount of work: "1.3 PFLOP, state of 153 MiB"."""
-    scales = (1e15, "P"), (1e12, "T")
-    scale, prefix = next(((s, p) for s, p in scales if work.flops >= s), (1e9, "G"))
-    flops = f"{work.flops / scale:.{0 if work.flops >= 10 * scale else 1}f} {prefix}FLOP"
-    return f"{flops}, state of {max(1, round(work.memory / 2**20)):,} MiB"
-
-
 # ---- writing -----------------------------------------------------------------------------------
 
 
@@ -362,11 +224,17 @@ OPTIONS = (Option("root", str(plan.ROOT), str, "folder of the experiments"),)
 
 @runner.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Writes the page and prints what changed. A user's mistake is one line on stderr and exit code
-    2."""
-    about = "Writes the page of every published number, and prints the lines that changed."
+    """Writes the page, fills the tables of the other READMEs (`blocks`), and prints what changed. A
+    user's mistake is one line on stderr and exit code 2."""
+    about = "Writes the page of every published number and the tables of all READMEs anew."
     args = runner.parse("experiments.page", about, OPTIONS, argv)
-    print("\n".join(write(Path(args.root))) or "the page is as it was.", flush=True)
+    root = Path(args.root)
+    print("\n".join(write(root)) or "the page is as it was.", flush=True)
+    found = blocks.refill(root)
+    for path in found.changed:
+        print(f"{path.relative_to(root.parent)}: its tables are new.", flush=True)
+    if found.failed:
+        raise UserError("; ".join(found.failed))
 
 
 if __name__ == "__main__":

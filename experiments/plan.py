@@ -10,6 +10,7 @@ itself (`experiments.needs`), what lines of results say, and what its folder hol
 
 import importlib
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,7 @@ class Candidate(NamedTuple):
     rank: int
     have: tuple[int, ...]  # seeds with numbers
     stopped: tuple[int, ...]  # seeds that were stopped on their way
+    ensemble_stopped: tuple[int, ...]  # those that were in an ensemble
     seconds: float | None  # expected for one seed; None: not known
     basis: str  # where that comes from
     memory: int | None  # bytes of parameters and optimiser; None: not counted
@@ -327,6 +329,7 @@ def survey(root: Path, device: str, jobs: int = 1, memory: bool = False) -> list
                 rank(name, said.protocols, published),
                 seeds_of(name, said.protocols, lines),
                 tuple(seed for seed in range(SEEDS) if said.stopped(seed)),
+                tuple(seed for seed in range(SEEDS) if said.ensemble_stopped(seed)),
                 seconds,
                 basis,
                 counted.memory if memory and (counted := costs.of(each)) else None,
@@ -339,9 +342,9 @@ def survey(root: Path, device: str, jobs: int = 1, memory: bool = False) -> list
     return found
 
 
-def first_steps(root: Path, key: str, members: int) -> float:
+def first_steps(root: Path, key: str, members: int, within: float = math.inf) -> float:
     """Returns the seconds that one seed of a cell takes, from its first steps; the share of one of
-    `members` that are trained at once.
+    `members` that are trained at once. After `within` seconds what is not timed is estimated.
 
     Raises:
         UserError: for an unknown key, or a cell whose steps cannot be timed.
@@ -349,7 +352,7 @@ def first_steps(root: Path, key: str, members: int) -> float:
     for name in names(root):
         for each in cells_of(root, name):
             if each.key == key and each.cell.needs.parts is not None:
-                return needs.seconds(each.cell.needs.parts(), members)
+                return needs.seconds(each.cell.needs.parts(), members, within)
     raise UserError(f"there is no cell {key!r} whose steps can be timed.")
 
 
@@ -358,6 +361,7 @@ OPTIONS = (
     Option("jobs", 1, int, "cells that run side by side"),
     Option("time", None, str, "key of a cell whose first steps to time"),
     Option("members", 1, int, "models that are trained at once"),
+    Option("within", math.inf, float, "seconds after which no more steps are timed"),
 )
 
 
@@ -368,7 +372,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = runner.parse("experiments.plan", about, OPTIONS, argv)
     root = Path(args.root)
     if args.time is not None:
-        print(json.dumps({"seconds": first_steps(root, args.time, args.members)}))
+        found = first_steps(root, args.time, args.members, args.within)
+        print(json.dumps({"seconds": found}))
         return
     device = runner.device()
     found = [c._asdict() for c in survey(root, device, args.jobs)]

@@ -28,6 +28,7 @@ import functools
 import importlib.metadata
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -40,7 +41,7 @@ from jaxvae import errors, host, table, writers
 from jaxvae.errors import UserError
 
 WRITTEN = {"results", "figures"}  # folders that runs write into
-PAGE = "experiments/README.md"  # that is written after them
+PAGE = "README.md"  # whose tables are written after them
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxvae")
 
 
@@ -214,6 +215,20 @@ def record(
     return lines
 
 
+def remove(folder: Path) -> None:
+    """Removes a run's folder; moved away first, so that no half of it is ever gone on with.
+
+    Raises:
+        UserError: where the disk refuses.
+    """
+    old = folder.with_name(f".{folder.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    with writers.disk("remove", folder):
+        if folder.exists():
+            folder.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def target(folder: Path, smoke: bool) -> Path:
     """Returns the folder of the result lines."""
     return folder / ("smoke" if smoke else "results")
@@ -272,7 +287,7 @@ def code_facts(folder: Path) -> dict[str, Any]:
 def commit(folder: Path) -> str:
     """Returns the short commit of the repository around `folder`, or "unknown".
 
-    "-dirty" is added where tracked files differ from it, other than results, pictures and `PAGE`.
+    "-dirty" is added where tracked files differ from it, other than results, pictures and any `PAGE`.
     """
 
     def git(*args: str) -> str:
@@ -288,7 +303,7 @@ def commit(folder: Path) -> str:
     return name + (
         table.DIRTY
         if any(
-            path and path != PAGE and WRITTEN.isdisjoint(PurePosixPath(path).parts)
+            path and WRITTEN.isdisjoint((at := PurePosixPath(path)).parts) and at.name != PAGE
             for path in changed
         )
         else ""

@@ -6,6 +6,7 @@ its way comes first of all. On an accelerator, cells that a sweep trains as one 
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -22,14 +23,18 @@ from experiments.processes import Stops, cores_of, environment, kept_to, kill, l
 from jaxvae.errors import UserError, check_number
 
 MARGIN = 1.1  # of the time that is left, for an expectation
+TIMING = 600.0  # seconds that the first steps of a cell may take to time, compilation included
 GRACE = 120.0  # seconds that a process that was asked to stop has to save
 LAST = 12  # lines that are shown of a cell that failed
 LEAST_DISK = 64 * 2**20  # bytes; below, nothing more is begun
 POLL = 0.2  # seconds
 FAILED = 1  # exit code
 
-
 Choose = Callable[[Sequence[Candidate]], Sequence[Candidate]]
+
+
+class Late(UserError):
+    """No answer in the time that there was."""
 
 
 class Task(NamedTuple):
@@ -86,22 +91,26 @@ def cell_task(c: Candidate, seed: int, package: str, clock: Clock, place: int) -
 def sweep_task(
     members: Sequence[Candidate], seeds: int, package: str, clock: Clock, place: int
 ) -> Task:
-    """Returns the task of an ensemble: all its cells with so many seeds at once."""
+    """Returns the task of an ensemble: of so many seeds of its cells, those without numbers, at
+    once."""
     module, *words = members[0].ensemble
-    nets: dict[str, list[Candidate]] = {}
+    nets: dict[str, list[tuple[Candidate, int]]] = {}
     for c in members:
-        nets.setdefault(c.net, []).append(c)
-    known = [clock.expected(cells[0], len(cells) * seeds) for cells in nets.values()]
+        for seed in range(seeds):
+            if seed not in c.have:
+                nets.setdefault(c.net, []).append((c, seed))
+    known = [clock.expected(runs[0][0], len(runs)) for runs in nets.values()]
     total = None
     if all(seconds is not None for seconds in known):
-        total = sum((s or 0.0) * len(c) * seeds for s, c in zip(known, nets.values(), strict=True))
-    timed = () if total is not None else tuple((c[0].key, len(c) * seeds) for c in nets.values())
-    stopped = any(c.stopped for c in members)
+        total = sum((s or 0.0) * len(runs) for s, runs in zip(known, nets.values(), strict=True))
+    timed = () if total is not None else tuple((r[0][0].key, len(r)) for r in nets.values())
+    stopped = any(c.ensemble_stopped for c in members)
+    runs = frozenset((c.key, seed) for each in nets.values() for c, seed in each)
     order = (not stopped, min(len(c.have) for c in members), min(c.rank for c in members))
     return Task(
-        f"{module} {' '.join(words)}, {len(members) * seeds} runs at once",
+        f"{module} {' '.join(words)}, {len(runs)} runs at once",
         (f"{package}.{module}", *words, "--seeds", f"0:{seeds}"),
-        frozenset((c.key, seed) for c in members for seed in range(seeds)),
+        runs,
         total,
         timed,
         frozenset(),
@@ -131,7 +140,9 @@ def tasks(
             found += [cell_task(c, seed, package, clock, place) for seed in left]
     for (experiment, ensemble), place in sweeps.items():
         members = [c for c in candidates if (c.experiment, c.ensemble) == (experiment, ensemble)]
-        for seeds in range(1, SEEDS + 1):
+        # what was stopped goes on with all of its seeds
+        least = max((seed for c in members for seed in c.ensemble_stopped), default=0)
+        for seeds in range(1 + least, SEEDS + 1):
             task = sweep_task(members, seeds, package, clock, place)
             if not task.runs <= settled:  # all seeds at once before fewer
                 found.append(task._replace(order=(*task.order[:3], -seeds, place)))
@@ -215,7 +226,7 @@ class Scheduler:
         self.platform = found["platform"]
         if self.jobs > 1 and self.platform != "cpu":
             raise UserError("--jobs is for a CPU: an accelerator trains one cell at a time.")
-        names = {"words", "have", "stopped", "lacks", "ensemble"}
+        names = {"words", "have", "stopped", "ensemble_stopped", "lacks", "ensemble"}
         every = [
             Candidate(**{k: tuple(v) if k in names else v for k, v in c.items()})
             for c in found["candidates"]
@@ -235,8 +246,10 @@ class Scheduler:
         for what, cells in wanting.items():
             say(f"skipped for want of it: {what} ({len(cells)} cells)")
 
-    def ask(self, *words: str) -> Any:
-        """Returns what `experiments.plan` answers, in a process with the cores of one job."""
+    def ask(self, *words: str, within: float = math.inf) -> Any:
+        """Returns what `experiments.plan` answers, in a process with the cores of one job; it is
+        ended after `within` seconds. Raises `UserError` as that does, and `Late`."""
+        end = time.monotonic() + within
         argv = [sys.executable, "-m", "experiments.plan", "--root", str(self.root), *words]
         with kept_to(self.cores[0]):
             process = subprocess.Popen(
@@ -252,10 +265,12 @@ class Scheduler:
                 out, err = process.communicate(timeout=POLL)
                 break
             except subprocess.TimeoutExpired:
-                if self.stops.signals:
+                if self.stops.signals or time.monotonic() > end:
                     kill(process, signal.SIGKILL)
         if self.stops.signals:
             raise SystemExit(self.stops.code)
+        if process.returncode == -signal.SIGKILL and time.monotonic() > end:
+            raise Late(f"no answer within {duration(within)}.")
         if process.returncode:
             raise UserError(err.strip().rpartition("\n")[2] or "the survey failed without a word.")
         return json.loads(out.strip().rpartition("\n")[2])
@@ -284,16 +299,20 @@ class Scheduler:
                 return None
 
     def time(self, task: Task) -> None:
-        """Times the first steps of what a task trains; what cannot be timed is not run."""
+        """Times the first steps of what a task trains; what cannot be timed, or not in `TIMING`
+        seconds and half of the time that is left, is not run."""
         for key, members in task.timed:
             c = next(c for c in self.candidates if c.key == key)
             what = f"{members} at once" if members > 1 else "one"
             say(f"timing the first steps of {c.experiment} {c.net}, {what} ...")
+            limit = min(TIMING, self.left() / 2)
+            words = "--time", key, "--members", str(members), "--within", f"{limit / 2:.1f}"
             try:
-                seconds = self.ask("--time", key, "--members", str(members))["seconds"]
+                seconds = self.ask(*words, within=limit)["seconds"]
             except UserError as error:
                 say(f"  cannot be timed: {error}")
-                self.failed.append(f"{c.experiment} {c.net}")
+                if limit == TIMING or not isinstance(error, Late):  # else it did not fit
+                    self.failed.append(f"{c.experiment} {c.net}")
                 self.settled |= {
                     (other.key, seed)
                     for other in self.candidates

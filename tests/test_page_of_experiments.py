@@ -5,7 +5,7 @@ import json
 import fake_experiments as fakes
 import pytest
 
-from experiments import page, plan
+from experiments import claims, joined, page, plan
 from jaxvae import table, writers
 from jaxvae.errors import UserError
 
@@ -30,7 +30,7 @@ def test_every_published_number_is_on_the_page():
                 rows += 1
     taken = 0
     for paper in PUBLISHED:
-        folders = [f for f in page.read(ROOT) if f.name in paper["experiments"]]
+        folders = [f for f in joined.read(ROOT) if f.name in paper["experiments"]]
         found = page.cellless(paper, folders)
         taken += len(paper["numbers"]) - len(found)
         for entry in found:
@@ -64,7 +64,7 @@ def test_what_gains_a_cell_is_no_longer_without_one(tmp_path):
     entry = {"cell": "x", "metric": "fid", "protocol": "p", "source": "Table 1"}
     earlier = {"value": 13.4, "sd": 1.3, "source": "submission"}
     cells = [{**entry, "value": 4.6}, {**entry, "value": 12.6, "earlier": earlier}]
-    folder = page.Folder("a", {"cells": cells}, [], [], [])
+    folder = joined.Folder("a", {"cells": cells}, [], [], [])
     assert page.cellless(paper, [folder]) == [paper["numbers"][1], paper["numbers"][3]]
     assert page.cellless(paper, []) == paper["numbers"]
 
@@ -76,7 +76,7 @@ def folder(tmp_path, values, **expected):
         for seed, value in enumerate(seeds):
             fakes.result(root, "a", cell, seed, value=value)
     writers.write_json(root / "a" / "expected.json", {"cells": [], **expected})
-    [found] = page.read(root)
+    [found] = joined.read(root)
     return found
 
 
@@ -93,26 +93,65 @@ def claim(cell, below):
 @pytest.mark.parametrize(
     ("low", "high", "kind", "end"),
     [
-        ((5, 6, 7), (1, 2, 3), page.DEAD, "4 above, 2.8 standard deviations."),
-        ((1, 2, 3), (5, 6, 7), page.HOLDS, "4 below, 2.8 standard deviations."),
-        ((1, 2, 3), (2, 3, 4), page.OPEN, "1 below, 0.7 standard deviations."),
-        ((2, 3, 4), (1, 2, 3), page.OPEN, "1 above, 0.7 standard deviations."),
-        ((5,), (1, 2, 3), page.AGAINST, "3 above."),
-        ((1,), (2000.5,), page.SO_FAR, "2,000 below."),
-        ((1, 2), (2, 3), page.SO_FAR, "1 below, 1.0 standard deviations."),
-        ((), (1, 2, 3), page.EMPTY, "one is lower"),
-        ((1, 2, float("nan")), (1, 2, 3), page.DEAD, ": not finite."),
-        ((1,), (float("nan"),), page.OPEN, ": not finite."),
+        ((5, 6, 7), (1, 2, 3), claims.DEAD, "4 above, 2.8 standard deviations."),
+        ((1, 2, 3), (5, 6, 7), claims.HOLDS, "4 below, 2.8 standard deviations."),
+        ((1, 2, 3), (2, 3, 4), claims.OPEN, "1 below, 0.7 standard deviations."),
+        ((2, 3, 4), (1, 2, 3), claims.OPEN, "1 above, 0.7 standard deviations."),
+        ((5,), (1, 2, 3), claims.AGAINST, "3 above."),
+        ((1,), (2000.5,), claims.SO_FAR, "2,000 below."),
+        ((1, 2), (2, 3), claims.SO_FAR, "1 below, 1.0 standard deviations."),
+        ((), (1, 2, 3), claims.EMPTY, "one is lower"),
+        ((1, 2, float("nan")), (1, 2, 3), claims.DEAD, ": not finite."),
+        ((1,), (float("nan"),), claims.OPEN, ": not finite."),
     ],
 )
 def test_the_verdict_on_a_claim(tmp_path, low, high, kind, end):
     found = folder(tmp_path, {"low": low, "high": high}, claims=[claim("low", "high")])
-    [verdict] = page.of_claims(found)
+    [verdict] = claims.of_claims(found)
     assert verdict.kind == kind
+    assert not verdict.theirs  # the paper has no number of it
     assert verdict.sentence.endswith(end)
     if low and "finite" not in end:
         assert f"`low` is at {sum(low) / len(low):.3f}"[:14] in verdict.sentence
         assert f"(n = {len(low)})" in verdict.sentence
+
+
+def test_claims_under_protocols_of_ours_stand_apart(tmp_path):
+    """One protocol is the paper's, of another cell; two are not, one of them by metric alone."""
+    root = fakes.make(tmp_path, a={"low": {}, "high": {}})
+    said = []
+    for metric, protocol, flip in (
+        ("loss", "p", False),
+        ("loss", "q", True),
+        ("kl", "p", False),
+        ("kl", "q", True),
+    ):
+        for cell, seeds in {"low": (1, 2, 3), "high": (7, 8, 9)}.items():
+            for seed, value in enumerate(seeds):
+                line = {"value": float(value), "metric": metric, "protocol": protocol}
+                fakes.result(root, "a", cell, seed, **line)
+        at = ("high", "low") if flip else ("low", "high")
+        one = claim(*at) | {"metric": metric, "protocol": protocol}
+        said.append({**one, "claim": f"{metric} {protocol}"})
+    said.append({**claim("low", "never"), "claim": "not run", "protocol": "q"})
+    cells = [entry("other", 1.0), {**entry("other", 2.0), "metric": "kl", "protocol": "q"}]
+    writers.write_json(root / "a" / "expected.json", {"cells": cells, "claims": said})
+    top, rest = claims.claims(joined.read(root))
+
+    def shown(parts):
+        return [x if x.startswith("#") else x.split(".")[0].split("\n")[0] for x in parts]
+
+    assert shown(top) == [
+        "## Claims that did not survive",
+        "- a: kl q",
+        claims.OURS,
+        "### They did not survive",
+        "- a: loss q",
+        "### They hold",
+        "- a: kl p",
+        "Of 1 more nothing is known, as a cell of theirs is not run",
+    ]
+    assert shown(rest) == ["## Other claims", "### They hold", "- a: loss p"]
 
 
 def entry(cell, value, **more):
@@ -133,8 +172,9 @@ def test_numbers_that_ours_differ_from(tmp_path):
             entry("never", 1.0),
         ],
     )
-    dead, against = page.of_rows(found)
-    assert (dead.kind, against.kind) == (page.DEAD, page.AGAINST)
+    dead, against = claims.of_rows(found)
+    assert (dead.kind, against.kind) == (claims.DEAD, claims.AGAINST)
+    assert dead.theirs and against.theirs
     assert "`far` was published at 12.0 ± 0.75 (loss, p)" in dead.sentence
     assert dead.sentence.endswith("(n = 3), 8.0 standard deviations off: they divide.")
     assert against.sentence.endswith("(n = 1), 4.2 of the paper's standard deviations off.")
@@ -142,7 +182,7 @@ def test_numbers_that_ours_differ_from(tmp_path):
 
 def test_claims_name_cells_that_exist():
     """Else they would stay unknown for ever."""
-    for found in page.read(ROOT):
+    for found in joined.read(ROOT):
         cells = {p.cell.name for p in found.planned}
         for said in found.expected.get("claims", ()):
             assert {said["cell"], said["below"]} <= cells
@@ -159,7 +199,7 @@ def test_what_is_empty_says_what_it_wants_and_costs(tmp_path):
     fakes.result(root, "a", "z", seconds=3600.0)
     cells = [entry("x", 1.0), entry("y", 2.0), entry("z", 1.0), entry("w", 3.0, empty="it burnt")]
     writers.write_json(root / "a" / "expected.json", {"cells": cells})
-    [*_, empty] = page.empty(page.read(root))
+    [*_, empty] = page.empty(joined.read(root))
     assert empty.splitlines()[2:] == [
         "| a | x … y (2) | 2 | a GPU or TPU, data mnist | 2.0 h |  |",
         "| a | w | 1 | it burnt |  |  |",

@@ -179,6 +179,30 @@ def test_first_steps_are_timed(small, monkeypatch):
     assert needs.seconds(small[:1], members=4) == 2.5
 
 
+def test_after_a_time_what_is_not_timed_follows_from_what_is(small, monkeypatch):
+    """One step of the first part, of one second; the second part at that speed."""
+    times = iter(range(1000))
+    monkeypatch.setattr(needs.time, "perf_counter", lambda: float(next(times)))
+    first, second = (needs.work([part]).flops for part in small)
+    assert needs.seconds(small, within=0.0) == pytest.approx(10.0 * (1 + second / first))
+    assert next(times) == 2  # one step alone
+
+
+def test_amounts_of_work():
+    said = [needs.operations(x) for x in (1.25e15, 1.04e16, 3e12, 9.9e8)]
+    assert said == ["1.2 PFLOP", "10 PFLOP", "3.0 TFLOP", "990 MFLOP"]
+
+
+def test_a_run_is_unfinished_that_has_begun_and_left_no_mark(tmp_path):
+    folder = tmp_path / "run"
+    assert not needs.unfinished(folder)
+    folder.mkdir()
+    assert needs.unfinished(folder)
+    (folder / "finished").touch()
+    assert not needs.unfinished(folder)
+    assert needs.unfinished(folder, "finished.json")
+
+
 def test_without_a_timing_the_work_is_held_against_the_longest_cell(small, monkeypatch):
     def planned(name, steps, **more):
         said = Needs(steps=steps, net=name, parts=lambda: [small[0]._replace(steps=steps)], **more)

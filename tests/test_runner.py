@@ -276,7 +276,8 @@ def test_the_commit_and_when_it_is_dirty(tmp_path):
     (folder / "results" / "a.jsonl").write_text("")
     (folder / "figures").mkdir()
     (folder / "figures" / "a.png").write_text("")
-    (tmp_path / "experiments" / "README.md").write_text("the page")
+    for page in (tmp_path / "README.md", folder / "README.md", folder.parent / "README.md"):
+        page.write_text("the page")
     git("init", "-q")
     assert runner.commit(folder) == "unknown"  # nothing committed yet
     git("add", ".")
@@ -285,7 +286,8 @@ def test_the_commit_and_when_it_is_dirty(tmp_path):
     assert runner.commit(folder) == head
     (folder / "results" / "a.jsonl").write_text("{}\n")
     (folder / "figures" / "a.png").write_text("drawn")  # by the cell that ran before
-    (tmp_path / "experiments" / "README.md").write_text("the page, written after it")
+    for page in (tmp_path / "README.md", folder / "README.md", folder.parent / "README.md"):
+        page.write_text("written after it")
     (folder / "new.py").write_text("untracked")
     assert runner.commit(folder) == head
     (folder / "cells.py").write_text("2")

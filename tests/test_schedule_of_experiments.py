@@ -31,6 +31,7 @@ def candidate(cell, **changes):
         "rank": PUBLISHED,
         "have": (),
         "stopped": (),
+        "ensemble_stopped": (),
         "seconds": 1.0,
         "basis": "measured",
         "memory": None,
@@ -116,6 +117,29 @@ def test_an_accelerator_trains_a_sweep_as_one():
     assert order(*timed, platform="gpu", settled=settled) == []
 
 
+def test_a_sweep_is_expected_to_train_what_has_no_numbers():
+    ensemble = {"ensemble": ("a.sweep", "t")}
+    members = [candidate("x", have=(0,), **ensemble), candidate("y", **ensemble)]
+    found = order(*members, platform="gpu")
+    assert [(task.seconds, len(task.runs), task.argv[-1]) for task in found] == [
+        (5.0, 5, "0:3"),
+        (3.0, 3, "0:2"),
+        (1.0, 1, "0:1"),
+    ]
+    one = [c._replace(have=(0,)) for c in members]
+    assert [task.argv[-1] for task in order(*one, platform="gpu")] == ["0:3", "0:2"]
+
+
+def test_a_sweep_that_was_stopped_comes_first_with_the_seeds_that_it_had():
+    members = [candidate("x", ensemble=("a.sweep", "t"), ensemble_stopped=(0, 1), have=(0, 1))]
+    found = order(candidate("new"), *members, platform="gpu")
+    assert [task.argv[-1] for task in found if "a.sweep" in task.label] == ["0:3"]
+    assert found[0].label == "a.sweep t, 1 runs at once"
+    alone = order(candidate("new"), *members)  # on a CPU each cell is trained by itself
+    assert [task.label for task in alone[:2]] == ["a new seed 0", "a new seed 1"]
+    assert command.state(members[0]) == "2 of 3, seed 0, 1 stopped"
+
+
 def test_a_sweep_is_not_for_a_part_of_its_cells(monkeypatch, tmp_path):
     members = [candidate(c, ensemble=("a.sweep", "t")) for c in ("x", "y")]
     answer = {"platform": "gpu", "candidates": [c._asdict() for c in members]}
@@ -143,9 +167,12 @@ def run(monkeypatch):
         with processes.listening() as stops:
             scheduler = schedule.Scheduler(root, hours, jobs, stops, list)
 
-            def ask(*words):
+            def ask(*words, within=None):
                 if words[0] == "--time":
-                    return {"seconds": (answers or {})[words[1]]}
+                    answer = (answers or {})[words[1]]
+                    if isinstance(answer, Exception):
+                        raise answer
+                    return {"seconds": answer}
                 found = plan.survey(root, fakes.DEVICE, jobs)
                 candidates = [c._asdict() for c in found]
                 return {"device": fakes.DEVICE, "platform": "cpu", "candidates": candidates}
@@ -264,6 +291,57 @@ def test_of_unknown_speed_first_steps_are_timed(tmp_path, run, capsys, monkeypat
     out = capsys.readouterr().out
     assert out.count("timing the first steps of a n, one") == 1
     assert "left for another time: 1; the next, a y seed 2, needs 40 s" in out
+
+
+@pytest.mark.parametrize(
+    ("hours", "error", "code"),
+    [
+        (1.0, schedule.Late("no answer within 10 min."), 1),
+        (0.3, schedule.Late("no answer within 9 min."), 0),  # with more time it might be
+        (0.3, UserError("out of memory."), 1),
+    ],
+)
+def test_what_cannot_be_timed_is_said_and_the_others_go_on(
+    tmp_path, run, capsys, monkeypatch, hours, error, code
+):
+    root = fakes.make(tmp_path, a={"x": {"steps": 10, "net": "n"}, "y": {"steps": 10, "net": "m"}})
+    survey = plan.survey
+
+    def timed(*args):
+        return [c._replace(seconds=None, can_time=True, have=(0, 1)) for c in survey(*args)]
+
+    monkeypatch.setattr(plan, "survey", timed)
+    assert run(root, hours=hours, answers={"a x": error, "a y": 1.0})[0] == code
+    assert [n["cell"] for n in fakes.notes(root, "a")] == ["y", "y"]
+    out = capsys.readouterr().out
+    assert f"  cannot be timed: {error}\n" in out
+    assert out.endswith("1 failed: a n.\n") == bool(code)
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for(tmp_path, monkeypatch):
+    root = fakes.make(tmp_path, a={})
+    (root / "a" / "cells.py").write_text("import time\ntime.sleep(100)\nCELLS = []")
+    scheduler = schedule.Scheduler(root, 1.0, 1, processes.Stops(), list)
+    start = time.monotonic()
+    with pytest.raises(schedule.Late, match=r"no answer within 1 s\."):
+        scheduler.ask("--time", "a x", within=0.5)
+    assert time.monotonic() - start < 20
+
+
+def test_timing_has_ten_minutes_and_no_more_than_half_of_what_is_left(tmp_path, monkeypatch):
+    asked = []
+
+    def ask(self, *words, within):
+        asked.append((within, words))
+        return {"seconds": 10.0}
+
+    monkeypatch.setattr(schedule.Scheduler, "ask", ask)
+    for hours in (1.0, 0.1):
+        scheduler = schedule.Scheduler(tmp_path, hours, 1, processes.Stops(), list)
+        scheduler.candidates = [candidate("x", seconds=None, can_time=True)]
+        scheduler.time(order(*scheduler.candidates)[0])
+    assert asked[0] == (600.0, ("--time", "a x", "--members", "1", "--within", "300.0"))
+    assert asked[1][0] == pytest.approx(180.0, abs=1.0)
 
 
 def test_a_full_disk_stops_with_one_line(tmp_path, run, capsys, monkeypatch):

@@ -2,8 +2,6 @@
 `search`."""
 
 import math
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from functools import cache, partial
@@ -59,17 +57,9 @@ def check(net: str, smoke: bool) -> None:
 
 
 def clear(name: str, net: str, method: str, seed: int, smoke: bool) -> None:
-    """Removes what was kept of a run that is measured; moved away first, so that no half of it is
-    ever gone on with."""
-    if smoke:
-        return
-    folder = folder_of(name, net, method, seed)
-    old = folder.with_name(f".{folder.name}")
-    shutil.rmtree(old, ignore_errors=True)
-    with writers.disk("remove", folder):
-        if folder.exists():
-            os.rename(folder, old)
-    shutil.rmtree(old, ignore_errors=True)
+    """Removes what was kept of a run that is measured."""
+    if not smoke:
+        runner.remove(folder_of(name, net, method, seed))
 
 
 def folder_of(name: str, net: str, method: str, seed: int) -> Path:

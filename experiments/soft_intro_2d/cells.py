@@ -8,13 +8,15 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.needs import Needs, Part, batch
+from experiments.needs import Needs, Part, batch, unfinished
 from experiments.runner import Cell, Measure
 from experiments.soft_intro_2d import measure, setting
 from experiments.soft_intro_2d.setting import Run
 from jaxvae import writers
 from jaxvae.data import toy2d
+from jaxvae.errors import UserError
 from jaxvae.train import NonFinite, fit
+from jaxvae.train import folder as folders
 from jaxvae.types import Model
 
 FOLDER = Path(__file__).parent
@@ -32,6 +34,39 @@ def workdir(cell: str, seed: int, smoke: bool = False) -> Path:
     """Returns the folder of a run, with its checkpoint and film; only the newest run of a cell and
     seed is kept, not in git."""
     return FOLDER / "runs" / ("smoke" if smoke else "full") / f"{cell.replace('/', '.')}.seed{seed}"
+
+
+def sweep_folder(name: str, method: str, smoke: bool = False) -> Path:
+    """Returns the folder of a sweep's runs of one method, while they are trained and measured."""
+    return FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}"
+
+
+def begun(name: str, method: str, smoke: bool = False) -> tuple[list[str], list[int]] | None:
+    """Returns cells and seeds of a sweep's runs of one method that were stopped on their way; None
+    where none were.
+
+    Raises:
+        UserError: for runs of other settings than those of the cells.
+    """
+    folder = sweep_folder(name, method, smoke)
+    if not (folder / "config.json").exists():
+        return None
+    known = {
+        (run.data, *sorted(run.hyper.items())): cell
+        for cell, run in SWEEPS[name].items()
+        if run.method == method
+    }
+    try:
+        config = folders.read_config(folder)
+        members = [dict(member) for member in config["members"]]
+        seeds = dict.fromkeys(member.pop("seed") for member in members)
+        settings = [(config["data"][m.pop("data")], *sorted(m.items())) for m in members]
+        cells = dict.fromkeys(known[setting] for setting in settings)
+    except (KeyError, IndexError, TypeError):
+        raise UserError(
+            f"{folder} holds runs of other settings that were stopped: delete it to begin anew."
+        ) from None
+    return list(cells), list(seeds)
 
 
 def length(smoke: bool) -> tuple[int, int]:
@@ -115,8 +150,14 @@ def needs(cell: str, run: Run, sweep: str) -> Needs:
         return [Part(phase.model, tx, points, phase.steps) for phase in phases]
 
     def stopped(seed: int) -> bool:
-        folder = workdir(cell, seed)
-        return folder.exists() and not (folder / "finished.json").exists()
+        return unfinished(workdir(cell, seed), "finished.json")
+
+    def ensemble_stopped(seed: int) -> bool:
+        try:
+            found = begun(sweep, run.method)
+        except UserError:  # which the sweep says itself
+            return False
+        return found is not None and cell in found[0] and seed in found[1]
 
     return Needs(
         steps=setting.STEPS,
@@ -125,6 +166,7 @@ def needs(cell: str, run: Run, sweep: str) -> Needs:
         protocols=("released", "standard"),
         stopped=stopped,
         ensemble=("soft_intro_2d.sweep", sweep),
+        ensemble_stopped=ensemble_stopped,
     )
 
 

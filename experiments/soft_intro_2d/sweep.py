@@ -7,10 +7,12 @@
     python -m experiments.soft_intro_2d.sweep search [--data 8gaussians] [--method vae]   the grid search: 81 + 1260 + 210
 
 All but the search add lines to results/ and leave checkpoints, and films of the first seed, in
-runs/, as cells do alone. The search writes search/<data>.<method>.jsonl, one line per setting, and
-prints the best by the released KL + JSD; settings that the file has are not trained again (delete
-it to search anew). `--smoke` runs a few steps of small nets into smoke/. A sweep that was stopped
-goes on with the same command; of a table or figure, with the method at which it was.
+runs/, as cells do alone. A cell and seed that have their numbers are not trained again (a cell
+alone is: `python -m experiments.soft_intro_2d --cell C --seeds S`); of a sweep that was stopped,
+what it trained then goes on first, with the seeds that it had. The search writes
+search/<data>.<method>.jsonl, one line per setting, and prints the best by the released KL + JSD;
+settings that the file has are not trained again (delete it to search anew). `--smoke` runs a few
+steps of small nets into smoke/, finished or not.
 """
 
 import math
@@ -19,21 +21,21 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from experiments import runner
+from experiments.needs import Part, batch, work
 from experiments.runner import Option
 from experiments.soft_intro_2d import cells, measure, setting
 from experiments.soft_intro_2d.cells import FOLDER, SWEEPS
-from jaxvae import writers
+from jaxvae import table, writers
 from jaxvae.data import toy2d
-from jaxvae.errors import check_count, unknown
+from jaxvae.errors import UserError, check_count, unknown
 from jaxvae.train import folder as folders
 from jaxvae.train.checkpoint import Checkpoints
 from jaxvae.train.ensemble import Ensemble, member, train_ensemble
-from jaxvae.train.step import init_state, make_train_step
-from jaxvae.types import Batch
 
 OPTIONS = (
     Option("sweep", None, str, f"{', '.join(SWEEPS)} or search", word=True),
@@ -50,13 +52,8 @@ def width(smoke: bool) -> int:
     return 16 if smoke else 256
 
 
-def sweep_folder(name: str, method: str, smoke: bool) -> Path:
-    """Returns the folder of the runs of one method, while they are trained and measured."""
-    return FOLDER / "runs" / ("smoke" if smoke else "full") / f"{name}.{method}"
-
-
 def train(
-    name: str, method: str, runs: list[setting.Run], seeds: range, smoke: bool
+    name: str, method: str, runs: list[setting.Run], seeds: Sequence[int], smoke: bool
 ) -> tuple[Ensemble, float]:
     """Returns the ensemble of all runs of one method with every seed, and the seconds it took,
     compilation included."""
@@ -64,7 +61,7 @@ def train(
     hidden = width(smoke)
     names = list(dict.fromkeys(r.data for r in runs))
     hyper = {key: [r.hyper[key] for r in runs] for key in runs[0].hyper}
-    folder = sweep_folder(name, method, smoke)
+    folder = cells.sweep_folder(name, method, smoke)
     clock = folder / "seconds.json"  # of a run that is gone on with
     shoot = cells.camera(
         setting.build(method, hidden, **runs[0].hyper)
@@ -77,7 +74,7 @@ def train(
                 folder / "films" / str(i),
                 step,
                 jax.tree.map(lambda x, i=i: x[i], state.params),
-                seeds.start,
+                seeds[0],
             )
 
     start = time.perf_counter() - (writers.read_json(clock) if clock.exists() else 0.0)
@@ -97,7 +94,8 @@ def train(
         )
         jax.block_until_ready(ensemble.train_state)
     seconds = time.perf_counter() - start
-    flops = flops_of_step(method, hidden, runs[0].hyper) * steps * len(ensemble.settings)
+    model, points = setting.build(method, hidden, **runs[0].hyper), batch(setting.BATCH_SIZE, 2)
+    flops = work([Part(model, setting.optimiser(), points, steps)]).flops * len(ensemble.settings)
     print(
         f"{method}: {len(ensemble.settings)} members, {seconds:.1f} s, "
         f"{flops / seconds / 1e12:.3f} TFLOP/s, "
@@ -113,16 +111,9 @@ def train(
     return ensemble, seconds
 
 
-def flops_of_step(method: str, hidden: int, hyper: dict[str, float]) -> float:
-    """Returns the floating-point operations of one step of one member, as XLA counts them before it
-    optimises."""
-    model, tx = setting.build(method, hidden, **hyper), setting.optimiser()
-    batch = Batch(jax.numpy.zeros((setting.BATCH_SIZE, 2)))
-    state = jax.eval_shape(lambda: init_state(model, tx, jax.random.key(0), batch))
-    return jax.jit(make_train_step(model, tx)).lower(state, batch).cost_analysis()["flops"]
-
-
-def measured(ensemble: Ensemble, method: str, runs: list[setting.Run], seeds: range, smoke: bool):
+def measured(
+    ensemble: Ensemble, method: str, runs: list[setting.Run], seeds: Sequence[int], smoke: bool
+):
     """Yields (number of the run, seed, state, its numbers) of each member."""
     steps, meters = cells.length(smoke)[0], {}
     with jax.default_matmul_precision("highest"):
@@ -140,35 +131,74 @@ def measured(ensemble: Ensemble, method: str, runs: list[setting.Run], seeds: ra
             yield i // len(seeds), found["seed"], state, numbers
 
 
-def sweep(name: str, seeds: range, smoke: bool) -> None:
-    """Trains and measures the cells of one table or figure, and adds their lines to the results."""
-    code = runner.code_facts(FOLDER)
+def finished() -> set[tuple[str, int]]:
+    """Returns (cell, seed) of what has all of its numbers."""
+    found: dict[tuple[str, int], set[tuple[str, str]]] = {}
+    for line in table.load(FOLDER)[0]:
+        found.setdefault((line["cell"], line["seed"]), set()).add(
+            (line["metric"], line["protocol"])
+        )
+    return {at for at, numbers in found.items() if numbers.issuperset(measure.NAMES)}
+
+
+def lacking(
+    names: Sequence[str], seeds: Sequence[int], done: set[tuple[str, int]]
+) -> list[tuple[list[str], list[int]]]:
+    """Returns (cells, seeds) of what is not in `done`: cells that lack the same seeds together."""
+    found: dict[tuple[int, ...], list[str]] = {}
+    for cell in names:
+        found.setdefault(tuple(s for s in seeds if (cell, s) not in done), []).append(cell)
+    return [(group, list(left)) for left, group in found.items() if left]
+
+
+def sweep(name: str, seeds: Sequence[int], smoke: bool) -> None:
+    """Trains and measures the cells of one table or figure that have no numbers yet, and adds their
+    lines to the results; what was stopped first."""
+    code, runs = runner.code_facts(FOLDER), SWEEPS[name]
     writers.make_folder(runner.target(FOLDER, smoke))
-    command_line = (
-        f"python -m experiments.soft_intro_2d.sweep {name} --seeds {seeds.start}:{seeds.stop}"
-    )
-    command_line += " --smoke" if smoke else ""
-    for method in (*setting.METHODS, "intro_vae_released"):
-        runs = {cell: run for cell, run in SWEEPS[name].items() if run.method == method}
-        if not runs:
-            continue
-        ensemble, seconds = train(name, method, list(runs.values()), seeds, smoke)
+    methods = dict.fromkeys(run.method for run in runs.values())
+    stopped = {method: cells.begun(name, method, smoke) for method in methods}  # refused here
+    done = set() if smoke else finished()
+    for method, group in stopped.items():
+        if group is not None:
+            held = f"{len(group[0])} cells, seeds {', '.join(map(str, group[1]))}"
+            print(f"{method}: going on with what was stopped, {held}", file=sys.stderr, flush=True)
+            settle(name, method, *group, done, code, smoke)
+    for method in methods:
+        mine = [cell for cell, run in runs.items() if run.method == method]
+        for group in lacking(mine, seeds, done):
+            settle(name, method, *group, done, code, smoke)
+
+
+def settle(
+    name: str,
+    method: str,
+    names: list[str],
+    seeds: list[int],
+    done: set[tuple[str, int]],
+    code: dict[str, Any],
+    smoke: bool,
+) -> None:
+    """Trains these cells of one method with these seeds, and adds the lines of those that are not
+    in `done`, where they then are."""
+    folder, runs = cells.sweep_folder(name, method, smoke), [SWEEPS[name][cell] for cell in names]
+    command_line = f"python -m experiments.soft_intro_2d.sweep {name} "
+    command_line += f"--seeds {min(seeds)}:{max(seeds) + 1}" + (" --smoke" if smoke else "")
+    if any((cell, seed) not in done for cell in names for seed in seeds):
+        ensemble, seconds = train(name, method, runs, seeds, smoke)
         seconds /= len(ensemble.settings)
-        folder = sweep_folder(name, method, smoke)
-        for i, seed, state, numbers in measured(
-            ensemble, method, list(runs.values()), seeds, smoke
-        ):
-            cell = list(runs)[i]
-            runner.record(FOLDER, cell, seed, numbers, code, seconds, command_line, smoke=smoke)
-            keep(cell, runs[cell], seed, state, smoke)
-            if seed == seeds.start:
-                film = folder / "films" / str(i * len(seeds))
-                film.rename(cells.workdir(cell, seed, smoke) / "film")
-        shutil.rmtree(folder)
+        for i, seed, state, numbers in measured(ensemble, method, runs, seeds, smoke):
+            cell = names[i]
+            if (cell, seed) not in done:
+                film = folder / "films" / str(i * len(seeds)) if seed == seeds[0] else None
+                keep(cell, runs[i], seed, state, film, smoke)
+                runner.record(FOLDER, cell, seed, numbers, code, seconds, command_line, smoke=smoke)
+                done.add((cell, seed))
+    runner.remove(folder)
 
 
-def keep(cell: str, chosen: setting.Run, seed: int, state, smoke: bool) -> None:
-    """Leaves one member's checkpoint where a run of its cell would have left it."""
+def keep(cell: str, chosen: setting.Run, seed: int, state, film: Path | None, smoke: bool) -> None:
+    """Leaves one member's checkpoint and film where a run of its cell would have left them."""
     folder = cells.workdir(cell, seed, smoke)
     shutil.rmtree(folder, ignore_errors=True)
     config = cells.config(chosen, seed, smoke)
@@ -177,7 +207,30 @@ def keep(cell: str, chosen: setting.Run, seed: int, state, smoke: bool) -> None:
         checkpoints.save(state, {}, config=config)
         checkpoints.wait()
         checkpoints.close()
+        if film is not None:
+            shutil.copytree(film, folder / "film")
     writers.write_json(folder / "finished.json", config)
+
+
+def check_search(data: str, method: str, at_once: int, smoke: bool) -> None:
+    """Raises `UserError` for a part of the search that was stopped, and is none of `at_once`
+    settings."""
+    count = len(settings_of(method, smoke))
+    pattern = cells.sweep_folder(f"search.{data}.*", method, smoke)
+    for folder in pattern.parent.glob(pattern.name):
+        if not (folder / "config.json").exists():
+            continue
+        first, held = int(folder.name.split(".")[2]), folders.read_config(folder)["members"]
+        if first % at_once or len(held) != min(at_once, count - first):
+            raise UserError(
+                f"{folder} holds {len(held)} settings of a search that was stopped, with another "
+                "--at-once: go on with that one, or delete the folder."
+            )
+
+
+def settings_of(method: str, smoke: bool) -> list[dict[str, float]]:
+    """Returns the settings of the search of one method; a few of them in a smoke run."""
+    return setting.search(method)[: 4 if smoke else None]
 
 
 def search(names: Sequence[str], methods: Sequence[str], at_once: int, smoke: bool) -> None:
@@ -187,7 +240,10 @@ def search(names: Sequence[str], methods: Sequence[str], at_once: int, smoke: bo
     facts = {"device": runner.device(), "commit": runner.commit(FOLDER)}
     for data in names:
         for method in methods:
-            settings = setting.search(method)[: 4 if smoke else None]
+            check_search(data, method, at_once, smoke)
+    for data in names:
+        for method in methods:
+            settings = settings_of(method, smoke)
             path, lines = folder / f"{data}.{method}.jsonl", []
             if path.exists() and not smoke:
                 lines = [line for line in writers.read(path) if _hyper(line) in settings]
@@ -205,7 +261,7 @@ def search(names: Sequence[str], methods: Sequence[str], at_once: int, smoke: bo
                     found = {"data": data, "method": method, **runs[i].hyper, "seed": seed}
                     lines.append({**found, **values, **facts})
                     writers.append(path, lines[-1])
-                shutil.rmtree(sweep_folder(name, method, smoke))
+                runner.remove(cells.sweep_folder(name, method, smoke))
             best = min(lines, key=_score)
             print(
                 f"{data}, {method}: best of {len(settings)}: {_hyper(best)}, released KL + JSD = "

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import costs
-from experiments.needs import Needs
+from experiments.needs import Needs, unfinished
 from experiments.runner import Cell, Measure
 from experiments.soft_intro_images import setting, train
 from experiments.soft_intro_images.setting import PAIRS, PRECISION, STATS
@@ -192,8 +192,7 @@ def _cell(name: str, case: Case, measure: Callable[[Case], list[Measure]]) -> Ce
         return measure(case._replace(seed=seed, smoke=smoke))
 
     def stopped(seed: int) -> bool:
-        one = case._replace(seed=seed)
-        return one.folder.exists() and not train.finished(one)
+        return unfinished(case._replace(seed=seed).folder)
 
     def check(smoke: bool) -> None:
         chosen = case._replace(smoke=smoke)

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.needs import Needs, Part
+from experiments.needs import Needs, Part, unfinished
 from experiments.runner import Cell, Measure
 from experiments.tutorial import proof, setting
 from experiments.tutorial.setting import BATCH_SIZE, Budget, Task
@@ -129,8 +129,7 @@ def needs(cell: str, budget: Budget) -> Needs:
         return [Part(task.model, cvae.optimiser(), batch, budget.steps)]
 
     def stopped(seed: int) -> bool:
-        folder = folder_of(cell, seed, budget)
-        return folder.exists() and not (folder / "finished").exists()
+        return unfinished(folder_of(cell, seed, budget))
 
     about = setting.about(None if kind == "vae" else kind) + budget.suffix
     return Needs(

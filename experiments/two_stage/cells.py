@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import costs
-from experiments.needs import Needs
+from experiments.needs import Needs, unfinished
 from experiments.runner import Cell, Measure
 from experiments.two_stage import setting, toy, train
 from experiments.two_stage.setting import Budget
@@ -141,9 +141,7 @@ def needs(name: str, method: str, share: Budget, protocol: str) -> Needs:
 
     def stopped(seed: int) -> bool:
         folder = Case(name, seed, share, False).folder
-        return any(
-            (folder / run).exists() and not (folder / run / "finished").exists() for run in runs
-        )
+        return any(unfinished(folder / run) for run in runs)
 
     return Needs(
         (setting.DATA[name],),

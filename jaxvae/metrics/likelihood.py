@@ -203,10 +203,17 @@ def _log_prob(
 
 
 def per_example(
+    function: Callable, params: Params, state: State, source: Source, **options: Any
+) -> Values:
+    """Returns what `function` gives over a whole source: {name: [n, ...]}. Options are those of
+    `make_per_example`, which is for more than one source."""
+    return make_per_example(function, params, state, **options)(source)
+
+
+def make_per_example(
     function: Callable,
     params: Params,
     state: State,
-    source: Source,
     *,
     preprocess: Preprocess | None = None,
     batch_size: int = 100,
@@ -214,17 +221,17 @@ def per_example(
     mesh: Mesh | None = None,
     progress: Callable[[int, int], None] | None = None,
     stats: str | None = None,
-) -> Values:
-    """Returns what `function` gives over a whole source: {name: [n, ...]}.
+) -> Callable[[Source], Values]:
+    """Returns `(source) -> {name: [n, ...]}`, of all n examples; compiled once for all sources of
+    one shape that fill a batch.
 
     Noise is the same at every call and on any number of devices; it depends on `batch_size`.
-    Batches are padded to equal slices of the devices, the last one to the others' size, so that one
-    program serves all of them, and what the padding gives is dropped.
+    Batches are padded to equal slices of the devices, the last one to the others' size, and what
+    the padding gives is dropped.
 
     Args:
         function: (params, state, rng, batch) -> {name: [B, ...]}, pure, such as `make_terms`
             returns.
-        source: n examples.
         preprocess: (rng, examples) -> Batch, inside jit; default: bytes to [0, 1].
         batch_size: examples at a time.
         seed: of the noise.
@@ -239,19 +246,11 @@ def per_example(
     check_count("batch_size", batch_size)
     if stats is None:
         stats = getattr(function, "keywords", {}).get("stats", "running")
-    stride = min(batch_size, source.size)
-    padded_size = -(-stride // mesh.size) * mesh.size
     replicated = parallel.replicated(mesh)
-    starts = range(0, source.size, stride)
 
     def on_batch(params, state, rng, number, examples):
         rng_data, rng_step = jax.random.split(jax.random.fold_in(rng, number))
         return function(params, state, rng_step, preprocess(rng_data, examples))
-
-    def read(start: int) -> dict[str, np.ndarray]:
-        if stats == "batch":
-            return source.read(np.arange(start, min(start + stride, source.size)))
-        return source.read(np.minimum(np.arange(start, start + padded_size), source.size - 1))
 
     def sharding(examples: dict[str, np.ndarray]) -> NamedSharding:
         even = all(len(values) % mesh.size == 0 for values in examples.values())
@@ -260,39 +259,59 @@ def per_example(
     compiled = jax.jit(on_batch, out_shardings=replicated)
     params, state = parallel.put((params, state), replicated)
     rng = parallel.put(jax.random.fold_in(jax.random.key(seed), preprocessing.KEY), replicated)
-    parts, pending = [], []
-    with jax.default_matmul_precision("highest"):
-        for start, examples in zip(starts, ahead(read, starts), strict=True):
-            number = parallel.put(np.int32(start // stride), replicated)
-            examples = parallel.put(examples, sharding(examples))
-            pending.append(compiled(params, state, rng, number, examples))
-            if len(pending) > 1:  # one in flight behind the one computed, so memory stays bounded
-                parts.append(jax.device_get(pending.pop(0)))
-                if progress is not None:
-                    progress(min(len(parts) * stride, source.size), source.size)
-        parts += jax.device_get(pending)
-    if progress is not None:
-        progress(source.size, source.size)
-    return {
-        name: np.concatenate([part[name][:stride] for part in parts])[: source.size]
-        for name in parts[0]
-    }
+
+    def measure(source: Source) -> Values:
+        stride = min(batch_size, source.size)
+        padded_size = -(-stride // mesh.size) * mesh.size
+        starts = range(0, source.size, stride)
+
+        def read(start: int) -> dict[str, np.ndarray]:
+            if stats == "batch":
+                return source.read(np.arange(start, min(start + stride, source.size)))
+            return source.read(np.minimum(np.arange(start, start + padded_size), source.size - 1))
+
+        parts, pending = [], []
+        with jax.default_matmul_precision("highest"):
+            for start, examples in zip(starts, ahead(read, starts), strict=True):
+                number = parallel.put(np.int32(start // stride), replicated)
+                examples = parallel.put(examples, sharding(examples))
+                pending.append(compiled(params, state, rng, number, examples))
+                if len(pending) > 1:  # one in flight behind the one computed: bounded memory
+                    parts.append(jax.device_get(pending.pop(0)))
+                    if progress is not None:
+                        progress(min(len(parts) * stride, source.size), source.size)
+            parts += jax.device_get(pending)
+        if progress is not None:
+            progress(source.size, source.size)
+        return {
+            name: np.concatenate([part[name][:stride] for part in parts])[: source.size]
+            for name in parts[0]
+        }
+
+    return measure
 
 
 def iw_bound(
+    model: Model, params: Params, state: State, source: Source, **options: Any
+) -> np.ndarray:
+    """Returns iw_k(x) in nats for every example: [n]. Options are those of `make_iw_bounds`, which
+    is for more than one source."""
+    return make_iw_bounds(model, params, state, **options)(source)
+
+
+def make_iw_bounds(
     model: Model,
     params: Params,
     state: State,
-    source: Source,
     *,
     k: int = 5000,
     chunk: int | None = None,
     stats: str = "running",
+    batch_size: int = 100,
     **options: Any,
-) -> np.ndarray:
-    """Returns iw_k(x) in nats for every example: [n].
-
-    Draws and examples are taken in pieces, so that the memory does not grow with either.
+) -> Callable[[Source], np.ndarray]:
+    """Returns `(source) -> iw_k(x) [n]` in nats, compiled once for all sources of one shape that
+    fill a batch. Draws and examples are taken in pieces: the memory grows with neither.
 
     Args:
         k: draws for each example.
@@ -300,29 +319,27 @@ def iw_bound(
             accelerator.
         stats: "running", or "batch": BatchNorm then has the moments of each batch of examples, in
             the decoder those of each draw; no batch is padded.
-        options: of `per_example`.
+        batch_size: examples at a time.
+        options: of `make_per_example`.
 
     Raises:
         UserError: for a model that does not encode and decode.
     """
     _both_ways(model)
-    batch_size = options.pop("batch_size", 100)
     check_count("batch_size", batch_size)
-    batch_size = min(batch_size, source.size)
-    if chunk is None:
-        space = ROW_BYTES.get(jax.default_backend(), MORE_ROW_BYTES)
-        chunk = max(1, min(k, space // (4 * max(math.prod(source.shape), LEAST_ROW) * batch_size)))
-    bound = make_iw_bound(model, k, chunk=chunk, stats=stats)
-    found = per_example(
-        lambda *args: {"iw": bound(*args)},
-        params,
-        state,
-        source,
-        batch_size=batch_size,
-        stats=stats,
-        **options,
-    )
-    return found["iw"]
+    space = ROW_BYTES.get(jax.default_backend(), MORE_ROW_BYTES)
+    rest = {"batch_size": batch_size, "stats": stats, **options}
+    made: dict[int, Callable[[Source], Values]] = {}  # draws at a time -> what measures so
+
+    def measure(source: Source) -> np.ndarray:
+        row = 4 * max(math.prod(source.shape), LEAST_ROW) * min(batch_size, source.size)
+        size = max(1, min(k, space // row)) if chunk is None else chunk
+        if size not in made:
+            bound = make_iw_bound(model, k, chunk=size, stats=stats)
+            made[size] = make_per_example(lambda *args: {"iw": bound(*args)}, params, state, **rest)
+        return made[size](source)["iw"]
+
+    return measure
 
 
 def estimate(values: np.ndarray, protocol: str) -> Estimate:

@@ -18,7 +18,7 @@ there. The setting is that of Nalisnick et al. 2019 (arXiv 1810.09136).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -29,7 +29,7 @@ from scipy.stats import rankdata
 
 from jaxvae import distributions
 from jaxvae.data.images import resized
-from jaxvae.data.preprocess import make_preprocess
+from jaxvae.data.preprocess import Preprocess, make_preprocess
 from jaxvae.data.source import Source
 from jaxvae.errors import UserError, check_count, check_number, unknown
 from jaxvae.metrics import likelihood
@@ -81,11 +81,18 @@ class Histograms(NamedTuple):
 # ---- scores --------------------------------------------------------------------------------------
 
 
-def scores(
+def scores(model: Model, params: Params, state: State, source: Source, **options: Any) -> Scores:
+    """Returns the score of every example of a source.
+
+    Options are those of `make_scores`; use that for more than one source.
+    """
+    return make_scores(model, params, state, **options)(source)
+
+
+def make_scores(
     model: Model,
     params: Params,
     state: State,
-    source: Source,
     *,
     score: Literal["elbo", "iw"] = "elbo",
     k: int = DRAWS,
@@ -93,9 +100,11 @@ def scores(
     stats: str = "running",
     statistics: str = "",
     batch_size: int = 100,
+    preprocess: Preprocess | None = None,
     **options: Any,
-) -> Scores:
-    """Returns the score of every example of a source.
+) -> Callable[[Source], Scores]:
+    """Returns `(source) -> Scores`, the score of every example; compiled once for all sources of
+    one shape that fill a batch.
 
     Args:
         score: "elbo" (one draw of z) or "iw" (k draws).
@@ -105,7 +114,8 @@ def scores(
         stats: "running" or "batch" (see above; no batch is padded then).
         statistics: what the protocol says of a state whose averages are not those of training.
         batch_size: examples at a time.
-        options: of `likelihood.per_example`: preprocess, seed, mesh, progress.
+        preprocess: (rng, examples) -> Batch, inside jit; default: bytes to [0, 1].
+        options: of `likelihood.make_per_example`: seed, mesh, progress.
 
     Raises:
         UserError: for a model that does not encode and decode, an unknown score, and a gamma of a
@@ -118,19 +128,28 @@ def scores(
         raise UserError("out-of-distribution scores need a model that encodes and decodes.")
     if gamma is not None:
         model = with_variance(model, gamma)
-    options |= {"batch_size": batch_size}
+    preprocess = make_preprocess() if preprocess is None else preprocess
+    options |= {"batch_size": batch_size, "preprocess": preprocess}
     if score == "iw":
-        values = likelihood.iw_bound(model, params, state, source, k=k, stats=stats, **options)
         about = f"importance-weighted log-likelihood, K={k}"
+        values_of: Callable[[Source], np.ndarray]
+        values_of = likelihood.make_iw_bounds(model, params, state, k=k, stats=stats, **options)
     else:
-        terms = likelihood.make_terms(model, stats=stats)
-        values = likelihood.per_example(terms, params, state, source, **options)["elbo"]
-        about = "ELBO, one draw of z"
-    decoder = _decoder(model, params, state, source, options.get("preprocess"))
-    protocol = f"nats per example, {about}, {decoder}, {statistics or f'{stats} statistics'}"
-    if stats == "batch":
-        protocol += f" of {min(batch_size, source.size)} examples"
-    return Scores(np.asarray(values, np.float64), f"{source.name} {source.split}", protocol)
+        about, terms = "ELBO, one draw of z", likelihood.make_terms(model, stats=stats)
+        each = likelihood.make_per_example(terms, params, state, **options)
+        values_of = lambda source: each(source)["elbo"]  # noqa: E731
+
+    described = _make_decoder(model, params, state, preprocess)
+
+    def measure(source: Source) -> Scores:
+        values = np.asarray(values_of(source), np.float64)
+        said = f"nats per example, {about}, {described(source)}, "
+        protocol = said + (statistics or f"{stats} statistics")
+        if stats == "batch":
+            protocol += f" of {min(batch_size, source.size)} examples"
+        return Scores(values, f"{source.name} {source.split}", protocol)
+
+    return measure
 
 
 def with_variance(model: Model, gamma: float) -> Model:
@@ -161,9 +180,11 @@ def with_variance(model: Model, gamma: float) -> Model:
     return model._replace(decode=decode, terms=terms)
 
 
-def _decoder(model: Model, params: Params, state: State, source: Source, preprocess: Any) -> str:
-    """Returns what p(x|z) is, in words, with its variance where all pixels have the same."""
-    preprocess = make_preprocess() if preprocess is None else preprocess
+def _make_decoder(
+    model: Model, params: Params, state: State, preprocess: Preprocess
+) -> Callable[[Source], str]:
+    """Returns `(source) -> what p(x|z) is`, in words, with its variance where all pixels have the
+    same."""
     encode, decode = both_ways(model)
 
     def likelihood_of(params, state, examples):
@@ -172,14 +193,18 @@ def _decoder(model: Model, params: Params, state: State, source: Source, preproc
         q = encode(params, state, x, cond)
         return decode(params, state, distributions.sample(rng, q), cond)
 
-    args = (params, state, source.read(np.arange(1)))
-    p = jax.eval_shape(likelihood_of, *args)
-    if not isinstance(p, distributions.Normal):
-        return f"decoder {type(p).__name__}"
-    if math.prod(p.logvar.shape) != 1:
-        return "a decoder variance for each pixel"
-    logvar = jax.jit(lambda *args: likelihood_of(*args).logvar)(*args)
-    return f"decoder variance {math.exp(float(logvar.reshape(()))):.4g}"
+    logvar_of = jax.jit(lambda *args: likelihood_of(*args).logvar)
+
+    def describe(source: Source) -> str:
+        args = (params, state, source.read(np.arange(1)))
+        p = jax.eval_shape(likelihood_of, *args)
+        if not isinstance(p, distributions.Normal):
+            return f"decoder {type(p).__name__}"
+        if math.prod(p.logvar.shape) != 1:
+            return "a decoder variance for each pixel"
+        return f"decoder variance {math.exp(float(logvar_of(*args).reshape(()))):.4g}"
+
+    return describe
 
 
 # ---- how well they part two sources --------------------------------------------------------------
@@ -235,18 +260,21 @@ def detect(
     Args:
         inside, outside: sources of one shape.
         level: of the interval of the area.
-        options: of `scores`; both sources have the same.
+        options: of `make_scores`; both sources have the same.
 
     Raises:
-        UserError: for sources of different shapes, and as `scores`.
+        UserError: for sources of different shapes, and as `make_scores`.
     """
     check_shapes(inside, outside)
-    scores_in, scores_out = (
-        scores(model, params, state, source, **options) for source in (inside, outside)
-    )
-    found = auroc(scores_in, scores_out, level=level)
-    about = f"AUROC of {scores_in.source} against {scores_out.source} by {scores_in.protocol}"
-    return Detection(found, scores_in, scores_out, f"{about}; DeLong interval of {level:.4g}")
+    measure = make_scores(model, params, state, **options)
+    return detection(measure(inside), measure(outside), level=level)
+
+
+def detection(inside: Scores, outside: Scores, *, level: float = 0.95) -> Detection:
+    """Returns how well scores tell `inside` from `outside`, with an interval of this level."""
+    found = auroc(inside, outside, level=level)
+    about = f"AUROC of {inside.source} against {outside.source} by {inside.protocol}"
+    return Detection(found, inside, outside, f"{about}; DeLong interval of {level:.4g}")
 
 
 def histograms(

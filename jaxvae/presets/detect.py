@@ -83,7 +83,7 @@ def detect(
         gamma: variance of the decoder to score with; None: the model's own.
 
     Raises:
-        UserError: as `ood.scores`.
+        UserError: as `ood.make_scores`.
     """
     options: dict[str, Any] = {
         "k": draws,
@@ -97,13 +97,11 @@ def detect(
     }
     rows, kept, panels = [], {}, []
     for score, title in NAMES.items():
-        found = ood.detect(
-            system.model, params, state, given.inside, given.outside, score=score, **options
-        )
+        measure = ood.make_scores(system.model, params, state, score=score, **options)
+        found = ood.detection(measure(given.inside), measure(given.outside))
+        name = f"first {given.train.size:,} of {given.train.name} {given.train.split}"
         values = {
-            f"first {given.train.size:,} of {given.train.name} {given.train.split}": ood.scores(
-                system.model, params, state, given.train, score=score, **options
-            ),
+            name: measure(given.train),
             found.inside.source: found.inside,
             found.outside.source: found.outside,
         }

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import plots, writers
+from jaxvae import nets, plots, writers
 from jaxvae.data import Source
 from jaxvae.models import verbs
 from jaxvae.presets import record
@@ -58,10 +58,12 @@ def complete(
         return choose(system, params, state.state, None, data.train, **options)
 
     if is_new and is_measurable(model):
-        options = {"preprocess": system.preprocess, "seed": config.seed}
-        metrics = evaluate(model, params, chosen(False).state, test, **options)
-        about = {"statistics": chosen(False).about} if chosen(False).about else {}
-        lines = [{"step": step, "split": "test", **metrics, **about}]
+        found = chosen(False)
+        options = {"preprocess": system.preprocess, "seed": config.seed, "stats": found.stats}
+        metrics = evaluate(model, params, found.state, test, **options)
+        about = {"statistics": found.about} if found.about else {}
+        stats = {"stats": found.name} if nets.has_averages(state.state) else {}
+        lines = [{"step": step, "split": "test", **stats, **metrics, **about}]
         writers.append(log, lines[0])
     names = pictures(system, test.shape)
     if stages:

@@ -134,8 +134,8 @@ def train_ensemble(
         batch_size: of each member.
         preprocess: (rng, examples) -> Batch, for a `Source`.
         members: "vmap", "map" or "unroll"; default: by device and net, see the module.
-        workdir: gets `config.json`, `metrics.jsonl` (with "member" in each line) and
-            `checkpoints/`; a run that was stopped or killed goes on there, with the same bits.
+        workdir: gets `config.json`, `metrics.jsonl` (with "member" in each line, of training alone)
+            and `checkpoints/`; a run that was stopped or killed goes on there, with the same bits.
         log_every, save_every: steps between log lines and between checkpoints (default: at the end
             alone).
         config: what describes this run, compared at resume, beside what is known here.

@@ -73,7 +73,9 @@ def fit(
         steps: length of the run, with a single model.
         batch_size: of the global batch; a multiple of the number of devices.
         seed: of the parameters, the noise and the order of the data.
-        workdir: gets `config.json`, `metrics.jsonl` and `checkpoints/`; None keeps nothing.
+        workdir: gets `config.json`, `metrics.jsonl` and `checkpoints/`; None keeps nothing. Lines of
+            `valid` have whose batch statistics they are measured with (`statistics.STATS`) as
+            "stats", where nets have any.
         preprocess: (rng, examples) -> Batch, inside jit; default: bytes to [0, 1].
         augment: (rng, Batch) -> Batch of the same shapes, after it, of what is trained on alone:
             `data.preprocess.flip`.

@@ -94,7 +94,9 @@ class Members:
         beside = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.split), beside
         )
-        return self.shapes._replace(step=jax.ShapeDtypeStruct((), jnp.int32)), beside
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        step = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+        return self.shapes._replace(step=step), beside
 
     def enter(self, i: int, train_state: TrainState | None) -> LoopState:
         """Returns the state as phase i begins; members that were frozen before stay so."""

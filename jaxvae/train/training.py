@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxvae import parallel
+from jaxvae import nets, parallel
 from jaxvae.data.preprocess import Augment, augmented
 from jaxvae.data.source import Source, batch_indices
 from jaxvae.errors import UserError, unknown
@@ -32,6 +32,7 @@ from jaxvae.train.step import (
 from jaxvae.types import Batch, Model, Tree
 
 GROW = 0x6805  # folded into the key of the new parameters of a grown model
+BESIDE = ("step", "split", "stats")  # in a line of the log, beside its values
 
 OnEval = Callable[[int, TrainState], None]
 OnLog = Callable[[int, str, dict[str, float]], None]
@@ -64,7 +65,7 @@ class Training:
         self.last: dict[str, dict[str, float]] = {}  # split -> the values of its last line
         self.rows: list[dict[str, float]] = []  # the lines of training in this phase
         self.data: dict[str, jax.Array] | None = None  # put on the devices at first use
-        self.evaluators: dict[int, Callable] = {}
+        self.evaluators: dict[int, tuple[Callable, str]] = {}  # and with whose statistics
         for phase in plan.phases:
             parallel.check_batch(phase.batch_size, mesh)
         self.steps = [make_train_step(p.model, p.tx, **options) for p in plan.phases]
@@ -198,7 +199,7 @@ class Training:
         self.initial = None
         for line in recorder.lines():
             self.last[line["split"]] = {
-                name: value for name, value in line.items() if name not in ("step", "split")
+                name: value for name, value in line.items() if name not in BESIDE
             }
             if line["split"] == "train" and line["step"] > self.plan.start(i):
                 self.rows.append(self.last["train"])
@@ -260,15 +261,19 @@ class Training:
             return None
         if i not in self.evaluators:
             options = {"preprocess": phase.preprocess, "seed": self.seed, "mesh": self.mesh}
-            evaluator = make_evaluator(phase.model, phase.valid, **options)
-            over = OVER.get(default_stats(phase.model, state.state))
-            if over is not None:
+            stats = default_stats(phase.model, state.state)
+            mode = "batch" if stats == "batch" else "running"
+            evaluator = make_evaluator(phase.model, phase.valid, stats=mode, **options)
+            if stats in OVER:
+                over = OVER[stats]
                 of_data = make_reestimator(phase.model, self.source, over=over, **options)
                 evaluator = _after(of_data, evaluator)
-            self.evaluators = {i: evaluator}
+            self.evaluators = {i: (evaluator, stats)}
         params = state.params if state.ema is None else state.ema
-        found = self.evaluators[i](params, state.state)
-        self._say(recorder, step, "valid", found)
+        evaluator, stats = self.evaluators[i]
+        found = evaluator(params, state.state)
+        about = {"stats": stats} if nets.has_averages(state.state) else {}
+        self._say(recorder, step, "valid", found, **about)
         bad = [name for name, value in found.items() if not math.isfinite(value)]
         if bad:
             raise recorder.non_finite(step, [f"{name} of the validation split" for name in bad])
@@ -280,9 +285,11 @@ class Training:
         if evaluated and self.on_eval is not None:
             self.on_eval(step, loop_state.train)
 
-    def _say(self, recorder: Recorder, step: int, split: str, values: dict[str, float]) -> None:
+    def _say(
+        self, recorder: Recorder, step: int, split: str, values: dict[str, float], **about: str
+    ) -> None:
         self.last[split] = values
-        recorder.write({"step": step, "split": split, **values})
+        recorder.write({"step": step, "split": split, **about, **values})
         if self.on_log is not None and recorder.is_first_process:
             self.on_log(step, split, values)
 

@@ -156,6 +156,36 @@ def test_detection():
     )
 
 
+@pytest.mark.parametrize("score", ood.SCORES)
+def test_all_sources_of_a_shape_share_one_program(score):
+    """Two that fill a batch, scored as each alone; one that does not is compiled by itself."""
+    model, params, state = started(small(likelihood="gaussian", gamma=0.5))
+    traces = []
+
+    def terms(*args, **options):
+        traces.append("terms")
+        return model.terms(*args, **options)
+
+    def decode(*args, **options):
+        traces.append("decode")
+        return model.decode(*args, **options)
+
+    counted = model._replace(terms=terms, decode=decode)
+    measure = ood.make_scores(counted, params, state, score=score, k=3, batch_size=32)
+    sources = bright(), bright(70)._replace(name="other"), bright(32)
+    found = [measure(sources[0])]
+    assert traces.count("terms") == (score == "elbo")
+    assert traces.count("decode") == (score == "iw") + 2  # what the decoder is, and its variance
+    found += [measure(each) for each in sources[1:]]
+    assert len(traces) == 3
+    for each, of in zip(sources, found, strict=True):
+        alone = ood.scores(model, params, state, each, score=score, k=3, batch_size=32)
+        np.testing.assert_array_equal(of.values, alone.values)
+        assert of[1:] == alone[1:]
+    assert len(measure(bright(20)).values) == 20
+    assert traces.count("terms") == 2 * (score == "elbo")
+
+
 def test_models_and_options_that_do_not_fit():
     trained = started(small())
     with pytest.raises(UserError, match="unknown score 'elbow'. Did you mean 'elbo'"):

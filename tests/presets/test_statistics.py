@@ -95,6 +95,7 @@ def test_what_a_run_reports_is_of_reestimated_statistics(trained):
     (test,) = [line for line in lines if line["split"] == "test"]
     (*_, valid) = [line for line in lines if line["split"] == "valid"]
     assert test["statistics"] == WORDS
+    assert test["stats"] == valid["stats"] == "reestimated"
     for line, split in ((test, "test"), (valid, "valid")):
         source = data.load("digits", getattr(data.splits("digits"), split))
         right, wrong = (

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvae import data, models, nets, noise, parallel
+from jaxvae import data, models, nets, noise, parallel, writers
 from jaxvae.errors import UserError
 from jaxvae.train import evaluate, reestimate
 from jaxvae.train.statistics import default_stats, make_reestimator, size_of
 from jaxvae.types import Batch, Net
-from small import SHAPE, _Normed, normed, one_device, small, source
+from small import SHAPE, _Normed, go, normed, one_device, small, source
 
 MODEL = normed(likelihood="gaussian")
 SOURCE = source(size=100)
@@ -124,3 +124,28 @@ def test_what_cannot_be_reestimated_is_refused():
         reestimate(model, PARAMS, STATE, SOURCE)
     with pytest.raises(UserError, match="are a state, not a mode"):
         MODEL.encode(PARAMS, STATE, jnp.zeros((2, *SHAPE)), stats="reestimated")
+
+
+def test_the_log_says_whose_statistics_the_validation_split_is_measured_with(tmp_path):
+    """Also those of each batch, where the model says so; a resumed run has the values alone."""
+    values, valid = {}, source(1)
+    for stats in ("running", "batch", "reestimated"):
+        model, folder = MODEL._replace(stats=stats), tmp_path / stats
+        options = {"model": model, "valid": valid, "workdir": folder}
+        result = go(6, **options)
+        [line] = [x for x in writers.read(folder / "metrics.jsonl") if x["split"] == "valid"]
+        assert line["stats"] == stats
+        assert all("stats" not in x for x in writers.read(folder / "metrics.jsonl") if x != line)
+        values[stats] = line["elbo"]
+        assert "stats" not in result.metrics["valid"]
+        assert go(6, **options).metrics == result.metrics
+        state, mode = result.train_state, "batch" if stats == "batch" else "running"
+        if stats != "reestimated":
+            want = evaluate(model, state.params, state.state, valid, stats=mode, mesh=one_device())
+            assert line["elbo"] == pytest.approx(want["elbo"], rel=1e-5)
+    assert len({round(value, 2) for value in values.values()}) == 3
+
+
+def test_without_batch_statistics_the_log_says_nothing_of_them(tmp_path):
+    go(2, valid=source(1), workdir=tmp_path)
+    assert all("stats" not in line for line in writers.read(tmp_path / "metrics.jsonl"))

@@ -1,0 +1,119 @@
+"""What READMEs show of commands, printed anew: tables that nobody types.
+
+    <!-- table: python -m experiments.vae --table --markdown -->
+
+    | ... |
+
+    <!-- end -->
+
+What stands between the two marks is what the command prints. The README beside the folder of the
+experiments has such blocks, and so have theirs. Commands run in this process: most of what they
+need is loaded once for all of them.
+"""
+
+import contextlib
+import io
+import re
+import runpy
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxvae import writers
+from jaxvae.errors import UserError
+
+MARK = "<!-- table:"
+BLOCK = re.compile(r"<!-- table: (?P<command>.*?) -->\n(?P<body>.*?)<!-- end -->", re.DOTALL)
+
+
+class Refilled(NamedTuple):
+    """What became of the blocks of some READMEs."""
+
+    changed: list[Path]  # READMEs that were written
+    failed: list[str]  # why a block stays as it is
+
+
+def pages(root: Path) -> list[Path]:
+    """Returns the READMEs that may have blocks: beside the folder of the experiments, and in each
+    of them."""
+    found = [root.parent / "README.md", *sorted(root.glob("*/README.md"))]
+    return [path for path in found if path.is_file()]
+
+
+def printed(command: str, root: Path) -> str:
+    """Returns what a command prints, run in this process.
+
+    Args:
+        command: "python -m MODULE [ARGUMENT]...".
+        root: the folder of the experiments, beside which modules are looked for, too.
+
+    Raises:
+        UserError: for another kind of command, and one that fails.
+    """
+    words = shlex.split(command)
+    if len(words) < 3 or words[:2] != ["python", "-m"]:
+        raise UserError(f"`{command}`: a block's command must be python -m MODULE.")
+    if str(root.parent) not in sys.path:
+        sys.path.insert(0, str(root.parent))
+    out, argv, code = io.StringIO(), sys.argv, 0
+    sys.argv = words[2:]
+    try:
+        with contextlib.redirect_stdout(out), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r".* found in sys\.modules", RuntimeWarning)
+            runpy.run_module(words[2], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code
+    except Exception as error:  # of a module that one experiment brings: the others go on
+        raise UserError(f"`{command}` fails: {type(error).__name__}: {error}") from None
+    finally:
+        sys.argv = argv
+    if code not in (0, None):
+        raise UserError(f"`{command}` fails with exit code {code}.")
+    return out.getvalue()
+
+
+def refilled(text: str, root: Path, failed: list[str]) -> str:
+    """Returns a page with what the commands of its blocks print now; the rest stays as it is.
+
+    Args:
+        text: the page.
+        root: as in `printed`.
+        failed: gets a line for each block that stays as it was.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        if MARK in match["body"]:
+            failed.append(f"the block of `{match['command']}` has no end.")
+            return match[0]
+        try:
+            body = printed(match["command"], root).strip()
+        except UserError as error:
+            failed.append(str(error))
+            return match[0]
+        return f"{MARK} {match['command']} -->\n\n{body}\n\n<!-- end -->"
+
+    last = text.rpartition("<!-- end -->")[2]
+    if MARK in last:
+        failed.append(f"the block at `{last[last.index(MARK) :].splitlines()[0]}` has no end.")
+    return BLOCK.sub(fill, text)
+
+
+def refill(root: Path) -> Refilled:
+    """Returns which READMEs were written, after refilling their blocks; one that cannot be refilled
+    stays as it is, and the others go on.
+
+    Raises:
+        UserError: where the disk refuses.
+    """
+    changed, failed = [], []
+    for path in pages(root):
+        problems: list[str] = []
+        before = path.read_text(encoding="utf-8")
+        now = refilled(before, root, problems)
+        failed += [f"{path}: {problem}" for problem in problems]
+        if now != before:
+            writers.write_bytes(path, now.encode())
+            changed.append(path)
+    return Refilled(changed, failed)
