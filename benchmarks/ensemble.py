@@ -8,11 +8,12 @@ The nets are those of the paper (2-256-256-256-256-4 and back, 397,830 parameter
 training step of one model, many of them in one compiled loop; `K/vmap` and `K/map` are
 `train_ensemble` with K members, in steps of members per second, and `cost_per_member` is the time
 of one step of one member in units of a step of `one`: at most 1 means that K trainings together
-take no longer than K of them in turn. The programs take turns in one process; medians are compared.
-On a CPU that other programs use the figures are printed and not kept.
+take no longer than K of them in turn. Each program has a process of its own; they take turns
+(`benchmarks.contest`), and medians are compared.
 """
 
 import argparse
+import functools
 import json
 import threading
 import time
@@ -20,7 +21,8 @@ import time
 import jax
 import optax
 
-from benchmarks import measure
+from benchmarks import contest, measure
+from experiments.runner import command
 from jaxvae import models, nets
 from jaxvae.data import toy2d
 from jaxvae.errors import check_count
@@ -60,9 +62,9 @@ def one(steps: int):
     return run
 
 
-def members(k: int, mode: str, steps: int, rounds: int):
+def members(k: int, mode: str, steps: int, turns: int):
     """Returns a run of `steps` steps of `train_ensemble` with k members, in steps of members per
-    second.
+    second, for at most `turns` turns.
 
     The ensemble trains in a thread of its own, which waits for its turn after each log line.
     """
@@ -79,7 +81,7 @@ def members(k: int, mode: str, steps: int, rounds: int):
             optax.adam(2e-4),
             DRAW,
             seeds=range(k),
-            steps=steps * (rounds + 3),
+            steps=steps * (turns + 2),
             batch_size=BATCH_SIZE,
             members=mode,
             log_every=steps,
@@ -178,6 +180,16 @@ def torch_eager(steps: int):
     return run
 
 
+def program(name: str, steps: int, turns: int) -> contest.Program:
+    """Returns "one", PyTorch's, or an ensemble by its members and its mode, such as "4/vmap"."""
+    if name == "one":
+        return contest.Program(one(steps))
+    if name == "pytorch_eager":
+        return contest.Program(torch_eager(steps))
+    k, mode = name.split("/")
+    return contest.Program(members(int(k), mode, steps, turns))
+
+
 def table() -> str:
     """Returns the kept results as Markdown."""
     lines = [
@@ -203,6 +215,7 @@ def table() -> str:
     )
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -226,13 +239,12 @@ def main() -> None:
     cpu = jax.default_backend() == "cpu"
     counts = args.members or ([1, 2, 4] if cpu else [1, 4, 16, 64])
     modes = ("vmap", "map") if cpu else ("vmap",)
-    load = os_load()  # before anything of ours runs
-    runs = {"one": one(args.steps), "pytorch_eager": torch_eager(args.steps)}
-    runs |= {
-        f"{k}/{mode}": members(k, mode, args.steps, args.rounds) for k in counts for mode in modes
-    }
-    measure.alternate(runs, 1)  # warm up
-    rates = measure.summary(measure.alternate(runs, args.rounds))
+    names = ["one", "pytorch_eager", *(f"{k}/{mode}" for k in counts for mode in modes)]
+    turns = 1 + contest.SOLO + args.rounds
+    found = contest.contest(
+        {name: functools.partial(program, name, args.steps, turns) for name in names}, args.rounds
+    )
+    rates = measure.summary(found.rates)
     alone = rates["one"]["median"]
     result = {
         "benchmark": "ensemble",
@@ -242,8 +254,8 @@ def main() -> None:
         "rounds": args.rounds,
         "steps": args.steps,
         **measure.machine(),
-        "load_before": load,
         "rates": rates,
+        "alone": found.solo,
         "speed_ratio": {"pytorch_eager": alone / rates["pytorch_eager"]["median"]},
         "cost_per_member": {
             name: alone / rate["median"] for name, rate in rates.items() if "/" in name
@@ -253,30 +265,14 @@ def main() -> None:
     }
     print(
         f"{result['device']}, steps/s, batch {BATCH_SIZE}: median (min to max) of {args.rounds} "
-        f"rounds; load {load:.1f}"
+        "rounds"
     )
     for name, r in rates.items():
         print(f"  {name:<16} {r['median']:>8.2f}  ({r['min']:.2f} to {r['max']:.2f})")
     print(f"  one against PyTorch eager: {result['speed_ratio']['pytorch_eager']:.2f}x")
     for name, cost in result["cost_per_member"].items():
         print(f"  cost of each member, {name}: {cost:.2f} of one alone")
-    if (
-        cpu and load > result["cores"] + 0.5
-    ):  # PyTorch's threads wait for each other and lose most when others run too
-        print(
-            f"not kept: {load:.1f} programs wanted these {result['cores']} cores; measure on a "
-            "quiet machine"
-        )
-    else:
-        print(measure.write("ensemble", result))
-
-
-def os_load() -> float:
-    """Returns the number of processes that wanted to run in the last minute, or nan where the
-    system does not say."""
-    import os
-
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    print(measure.write("ensemble", result))
 
 
 if __name__ == "__main__":

@@ -5,25 +5,26 @@ set, the distance itself.
 
 `extract/...` are images of 32x32x3 bytes a second through resizing, scaling and the net, in batches
 of 64 and 16; the PyTorch nets are the same layers with the same weights, and their features are
-compared. `statistics/...` is `fid.statistics` over that many images in a process of its own:
-seconds with compilation, and the peak of its memory. Inception has random weights of the published
-shapes (they cost the same); SqueezeNet too unless --weights says where its own are. On a CPU
-Inception's statistics are of fewer images: 10,000 would take many minutes.
+compared. Each has a process of its own; they take turns (`benchmarks.contest`). `statistics/...`
+is `fid.statistics` over that many images in a process of its own: seconds with compilation, and the
+peak of its memory. Inception has random weights of the published shapes (they cost the same);
+SqueezeNet too unless --weights says where its own are. On a CPU Inception's statistics are of fewer
+images: 10,000 would take many minutes.
 """
 
 import argparse
+import functools
 import json
 import math
-import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 
-from benchmarks import measure
+from benchmarks import contest, measure
+from experiments.runner import command
 from jaxvae import data, host
 from jaxvae.metrics import features, fid, frechet, inception, squeezenet, weights
 from jaxvae.metrics.protocols import EXTRACTORS
@@ -125,45 +126,45 @@ def theirs(name: str, arrays: weights.StateDict, x: np.ndarray):
     return run
 
 
-def rate(run, finish, size: int, seconds: float) -> float:
-    """Returns images a second."""
-    count, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        finish(run())
-        count += size
-    return count / (time.perf_counter() - start)
+def extract(name: str, library: str, path: str | None, seconds: float) -> contest.Program:
+    """Returns the program that gives features of one batch, "jaxvae"'s or "torch"'s."""
+    host.keep_freed_memory()
+    size, make = BATCH_SIZES[name], {"jaxvae": ours, "torch": theirs}[library]
+    features_of = make(name, of_net(name, path), pictures(size).arrays["x"])
+    return measure.program(features_of, size, seconds)
+
+
+def of_net(name: str, path: str | None) -> weights.StateDict:
+    """Returns `state_dict` under the names that the net has."""
+    return {key.removeprefix("features."): value for key, value in state_dict(name, path).items()}
+
+
+def differences(path: str | None) -> dict[str, float]:
+    """Returns by how much the features of the two libraries differ at most, relative to the
+    largest."""
+    apart = {}
+    for name, size in BATCH_SIZES.items():
+        arrays, x = of_net(name, path), pictures(size).arrays["x"]
+        a, b = np.asarray(ours(name, arrays, x)()), theirs(name, arrays, x)().cpu().numpy()
+        apart[name] = float(np.abs(a - b).max() / np.abs(b).max())
+        print(f"  {name}: features apart by {apart[name]:.1g}", flush=True)
+    return apart
 
 
 def statistics(name: str, images: int, path: str | None) -> dict[str, float]:
     """Returns seconds and peak memory of this process for the statistics of `images` images."""
     arrays, source = state_dict(name, path), pictures(images)
     protocol = PROTOCOLS[name]._replace(split="test", reals=images)
-    before, start = _peak(), time.perf_counter()
+    before, start = contest.peak_memory() / 2**20, time.perf_counter()
     fid.statistics(source, protocol, weights=arrays, cache=False)
     seconds = time.perf_counter() - start
     return {
         "images": images,
         "seconds": round(seconds, 2),
         "images_per_s": round(images / seconds, 1),
-        "peak_mib": round(_peak()),
+        "peak_mib": round(contest.peak_memory() / 2**20),
         "peak_mib_before": round(before),
     }
-
-
-def _peak() -> float:
-    """Returns the peak MiB of this process alone (getrusage's is inherited from the one that
-    started it)."""
-    try:
-        return (
-            next(
-                int(line.split()[1])
-                for line in Path("/proc/self/status").read_text().splitlines()
-                if line.startswith("VmHWM")
-            )
-            / 2**10
-        )
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts KiB
 
 
 def distances() -> dict[str, float]:
@@ -187,6 +188,7 @@ def child(name: str, images: int, path: str | None) -> dict[str, float]:
     return json.loads(out.splitlines()[-1])
 
 
+@command
 def main() -> None:
     host.keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -205,23 +207,18 @@ def main() -> None:
     if args.only:
         print(json.dumps(statistics(args.only, args.images, args.weights)))
         return
-    runs, apart = {}, {}
-    for name, size in BATCH_SIZES.items():
-        x = pictures(size).arrays["x"]
-        arrays = state_dict(name, args.weights)
-        if name == "squeezenet":
-            arrays = {key.removeprefix("features."): value for key, value in arrays.items()}
-        mine, other = ours(name, arrays, x), theirs(name, arrays, x)
-        a, b = np.asarray(mine()), other().cpu().numpy()
-        apart[name] = float(np.abs(a - b).max() / np.abs(b).max())
-        runs[f"extract/{name}/jaxvae"] = lambda mine=mine, size=size: rate(
-            mine, jax.block_until_ready, size, args.seconds
-        )
-        runs[f"extract/{name}/torch"] = lambda other=other, size=size: rate(
-            other, lambda y: y, size, args.seconds
-        )
-        print(f"  {name}: features apart by {apart[name]:.1g}", flush=True)
-    rates = measure.summary(measure.alternate(runs, args.rounds))
+    apart = differences(args.weights)
+    found = contest.contest(
+        {
+            f"extract/{name}/{library}": functools.partial(
+                extract, name, library, args.weights, args.seconds
+            )
+            for name in NETS
+            for library in ("jaxvae", "torch")
+        },
+        args.rounds,
+    )
+    rates = measure.summary(found.rates)
     ratio = {
         name: rates[f"extract/{name}/jaxvae"]["median"] / rates[f"extract/{name}/torch"]["median"]
         for name in NETS
@@ -234,6 +231,8 @@ def main() -> None:
         "seconds": args.seconds,
         **measure.machine(),
         "rates": rates,
+        "alone": found.solo,
+        "peak_mib": found.peak_mib,
         "speed_ratio": ratio,
         "largest_relative_difference": apart,
         "squeezenet_weights": "published" if args.weights else "random",

@@ -5,35 +5,37 @@ PyTorch.
 
 The InfoGAN-style net for 28x28 images and 64 latent dimensions (13,331,586 parameters): spectral
 norm on the encoder, one power iteration a step; BatchNorm; Gaussian likelihood with a learned
-gamma; Adam 1e-4; batch 100, float32. The programs take turns in one process on the same cores;
-medians are compared. PyTorch runs eager (its default Adam), eager with the fused Adam, and compiled
-with the fused Adam.
+gamma; Adam 1e-4; batch 100, float32. Each program has a process of its own, with freed memory kept;
+they take turns (`benchmarks.contest`), and medians are compared. PyTorch runs eager (its default
+Adam), eager with the fused Adam, and compiled with the fused Adam.
 """
 
 import argparse
+import functools
 import math
 
 import jax
 import numpy as np
 import optax
 
-from benchmarks import measure
+from benchmarks import contest, measure
+from experiments.runner import command
 from jaxvae import Batch, host, models, nets
 
 BATCH_SIZE, LATENT_DIM, PARAMETERS = 100, 64, 13_331_586
 
 
-def ours(x: np.ndarray, seconds: float):
-    """Returns a run of the jitted step on one batch, and the step's FLOPs as XLA counts them."""
+def ours(x: np.ndarray):
+    """Returns the jitted step on one batch, and its FLOPs as XLA counts them."""
     pair = nets.infogan(x.shape[1:], latent_dim=LATENT_DIM)
     vae = models.vae(*pair, latent_dim=LATENT_DIM, likelihood="gaussian", gamma="learned")
     advance, flops, params = measure.advance(vae, optax.adam(1e-4), Batch(jax.device_put(x)))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS
-    return (lambda: measure.rate(advance, jax.block_until_ready, BATCH_SIZE, seconds)), flops
+    return advance, flops
 
 
-def torch_runs(x: np.ndarray, seconds: float, compiled: bool):
-    """Returns the PyTorch runs by name: the same step, eager and compiled."""
+def torch_step(x: np.ndarray, name: str):
+    """Returns the same step in PyTorch, by one of its programs."""
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -93,13 +95,21 @@ def torch_runs(x: np.ndarray, seconds: float, compiled: bool):
             return (rec + kl) / x.shape[0]
 
     x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-    return measure.torch_runs(
-        VAE, x, learning_rate=1e-4, parameters=PARAMETERS, seconds=seconds, compiled=compiled
-    )
+    return measure.torch_step(VAE, x, name, learning_rate=1e-4, parameters=PARAMETERS)
 
 
-def main() -> None:
+def program(name: str, seconds: float) -> contest.Program:
+    """Returns "step", ours, or one of PyTorch's programs."""
     host.keep_freed_memory()
+    x = np.random.default_rng(0).random((BATCH_SIZE, 28, 28, 1), dtype=np.float32)
+    if name == "step":
+        step, flops = ours(x)
+        return measure.program(step, BATCH_SIZE, seconds, flops=flops)
+    return measure.program(torch_step(x, name), BATCH_SIZE, seconds)
+
+
+@command
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="per program and round")
@@ -107,12 +117,10 @@ def main() -> None:
         "--compiled", action=argparse.BooleanOptionalAction, default=True, help="torch.compile too"
     )
     args = parser.parse_args()
-    x = np.random.default_rng(0).random((BATCH_SIZE, 28, 28, 1), dtype=np.float32)
-    step, flops = ours(x, args.seconds)
-    runs = {"step": step, **torch_runs(x, args.seconds, args.compiled)}
-    measure.alternate(runs, 1)  # warm up
-    rates = measure.summary(measure.alternate(runs, args.rounds))
-    median = rates["step"]["median"]
+    names = ["step", *measure.rivals(args.compiled)]
+    found = contest.contest(
+        {name: functools.partial(program, name, args.seconds) for name in names}, args.rounds
+    )
     result = {
         "benchmark": "infogan",
         "unit": "images/s",
@@ -121,17 +129,11 @@ def main() -> None:
         "rounds": args.rounds,
         "seconds": args.seconds,
         **measure.machine(),
-        "rates": rates,
-        "speed_ratio": {
-            name: median / rates[name]["median"] for name in rates if name.startswith("pytorch")
-        },
-        "gflop_per_step": flops / 1e9,
-        "gflop_per_s": flops / 1e9 * median / BATCH_SIZE,
+        **measure.compared(found),
         "command": f"python -m benchmarks.infogan --rounds {args.rounds} --seconds {args.seconds:g}"
         + ("" if args.compiled else " --no-compiled"),
     }
     measure.report(result)
-    print(f"  {result['gflop_per_step']:.1f} GFLOP a step, {result['gflop_per_s']:,.0f} GFLOP/s")
     print(measure.write("infogan", result))
 
 

@@ -1,11 +1,12 @@
-"""Timing that two programs share fairly: they take turns in one process, and the medians are
-compared."""
+"""What the benchmarks share: rates, steps of both libraries, and results with the machine that they
+are of."""
 
 import json
 import math
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import jax
 
+from benchmarks import contest
 from jaxvae import host
 from jaxvae.train.step import init_state, make_train_step
 from jaxvae.types import Batch, Model
@@ -32,15 +34,19 @@ def alternate(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, li
 def rate(
     step: Callable[[], Any], finish: Callable[[Any], Any], per_step: int, seconds: float
 ) -> float:
-    """Returns `per_step` times the steps per second of `step`, waited for with `finish`."""
-    count, start = 0, time.perf_counter()
+    """Returns `per_step` times the steps per second of `step`, waited for with `finish`: after each
+    step at first, then after as many as take a tenth of a second."""
+    count, burst, start = 0, 1, time.perf_counter()
     while True:
-        for _ in range(10):
+        begun = time.perf_counter()
+        for _ in range(burst):
             value = step()
-        count += 10
-        if time.perf_counter() - start > seconds:
-            finish(value)
-            return per_step * count / (time.perf_counter() - start)
+        finish(value)
+        count, now = count + burst, time.perf_counter()
+        if now - start > seconds:
+            return per_step * count / (now - start)
+        if now - begun < 0.1:
+            burst *= 2
 
 
 def advance(model: Model, tx: Any, batch: Batch) -> tuple[Callable[[], Any], float, Any]:
@@ -60,56 +66,78 @@ def advance(model: Model, tx: Any, batch: Batch) -> tuple[Callable[[], Any], flo
     return once, flops, start
 
 
-def torch_runs(
-    build: Callable[[], Any],
-    x: Any,
-    *,
-    learning_rate: float,
-    parameters: int,
-    seconds: float,
-    compiled: bool = True,
-) -> dict[str, Callable[[], float]]:
-    """Returns runs of PyTorch's step by name: eager (its default Adam), eager with the fused Adam,
-    compiled with it.
+PYTORCH = {  # name -> fused Adam, compiled
+    "pytorch_eager": (False, False),
+    "pytorch_eager_fused_adam": (True, False),
+    "pytorch_compiled": (True, True),
+}
+
+
+def rivals(compiled: bool) -> list[str]:
+    """Returns the names of PyTorch's programs, with or without the compiled one."""
+    return [name for name, (_, is_compiled) in PYTORCH.items() if compiled or not is_compiled]
+
+
+def torch_step(
+    build: Callable[[], Any], x: Any, name: str, *, learning_rate: float, parameters: int
+) -> Callable[[], Any]:
+    """Returns a step of one of `PYTORCH` on one batch, which gives its loss.
 
     Args:
         build: () -> a module whose call on a batch returns its mean loss.
         x: the batch, as an array.
+        name: of the program: eager (its default Adam), eager with the fused Adam, compiled with it.
         learning_rate: of Adam.
         parameters: how many the module must have.
-        seconds: of a run.
-        compiled: whether to have the last one.
     """
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    fused, compiled = PYTORCH[name]
     batch = torch.from_numpy(x).to(device)
+    torch.manual_seed(0)
+    vae = build().to(device)
+    assert sum(p.numel() for p in vae.parameters()) == parameters
+    loss_of = torch.compile(vae) if compiled else vae
+    adam = torch.optim.Adam(vae.parameters(), lr=learning_rate, fused=fused or None)
 
-    def run(compiled: bool, fused: bool):
-        torch.manual_seed(0)
-        vae = build().to(device)
-        assert sum(p.numel() for p in vae.parameters()) == parameters
-        loss_of = torch.compile(vae) if compiled else vae
-        adam = torch.optim.Adam(vae.parameters(), lr=learning_rate, fused=fused or None)
+    def step():
+        adam.zero_grad(set_to_none=True)
+        loss = loss_of(batch)
+        loss.backward()
+        adam.step()
+        return loss
 
-        def step():
-            adam.zero_grad(set_to_none=True)
-            loss = loss_of(batch)
-            loss.backward()
-            adam.step()
-            return loss
+    return step
 
-        for _ in range(10):
-            step()
-        wait = (
-            (lambda loss: torch.cuda.synchronize())
-            if device == "cuda"
-            else (lambda loss: loss.item())
-        )
-        return lambda: rate(step, wait, len(x), seconds)
 
-    runs = {"pytorch_eager": run(False, False), "pytorch_eager_fused_adam": run(False, True)}
-    return {**runs, "pytorch_compiled": run(True, True)} if compiled else runs
+def wait_for(value: Any) -> None:
+    """Waits until what a step gave, of either library, is there."""
+    if hasattr(value, "cpu"):
+        value.detach().cpu()
+    else:
+        jax.block_until_ready(value)
+
+
+def program(
+    step: Callable[[], Any], per_step: int, seconds: float, **facts: float
+) -> contest.Program:
+    """Returns the program of a step, of either library; its peak memory is the allocator's on a
+    GPU."""
+
+    def peak() -> int:
+        stats = jax.local_devices()[0].memory_stats() or {}
+        if "torch" not in sys.modules:
+            return stats["peak_bytes_in_use"]
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+
+    def run() -> float:
+        return rate(step, wait_for, per_step, seconds)
+
+    facts["per_step"] = per_step
+    return contest.Program(run, facts, peak if jax.default_backend() == "gpu" else None)
 
 
 def machine() -> dict[str, Any]:
@@ -139,14 +167,39 @@ def summary(rates: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     }
 
 
+def compared(found: contest.Result) -> dict[str, Any]:
+    """Returns what a result keeps of a contest of "step", ours, against PyTorch: rates, those of
+    each alone, ratios, peak memory, and what there is to do in a step."""
+    rates = summary(found.rates)
+    median, flops = rates["step"]["median"], found.facts["step"].get("flops")
+    kept: dict[str, Any] = {
+        "rates": rates,
+        "alone": found.solo,
+        "speed_ratio": {
+            name: median / rates[name]["median"] for name in rates if name.startswith("pytorch")
+        },
+        "peak_mib": found.peak_mib,
+    }
+    if flops is not None:
+        per_step = found.facts["step"]["per_step"]
+        kept["gflop_per_step"] = flops / 1e9
+        kept["gflop_per_s"] = flops / 1e9 * median / per_step
+    return kept
+
+
 def report(result: dict[str, Any]) -> None:
-    """Prints the rates of a result and their ratios to PyTorch's."""
+    """Prints the rates of a result, their ratios to PyTorch's, and the peak memory of each."""
     setting = f"{result['device']}, {result['unit']}, batch {result['batch_size']}"
-    print(f"{setting}: median (min to max) of {result['rounds']} rounds")
+    print(f"{setting}: median (min to max) of {result['rounds']} rounds, peak memory")
     for name, r in result["rates"].items():
-        print(f"  {name:<26} {r['median']:>10,.0f}  ({r['min']:,.0f} to {r['max']:,.0f})")
+        spread = f"({r['min']:,.0f} to {r['max']:,.0f})"
+        mib = f"{result['peak_mib'][name]:,.0f} MiB" if "peak_mib" in result else ""
+        print(f"  {name:<26} {r['median']:>10,.0f}  {spread:<24} {mib}".rstrip())
     for name, ratio in result["speed_ratio"].items():
         print(f"  step against {name}: {ratio:.2f}x")
+    if "gflop_per_step" in result:
+        per_step, per_s = result["gflop_per_step"], result["gflop_per_s"]
+        print(f"  {per_step:.1f} GFLOP a step, {per_s:,.0f} GFLOP/s")
 
 
 def write(name: str, result: dict[str, Any]) -> Path:

@@ -5,35 +5,27 @@ PyTorch.
 
 The published residual nets for 32x32x3 images and 128 latent dimensions (5,765,379 parameters),
 BatchNorm, both losses as released, Adam 2e-4, batch 32, float32: an encoder step and a decoder step.
-The programs take turns in one process on the same cores, both with memory kept; medians are
-compared. PyTorch runs eager (its default Adam), eager with the fused Adam, and with compiled nets
-and the fused Adam. Peak memory is of a process of its own for each.
+Each program has a process of its own, with freed memory kept; they take turns (`benchmarks.contest`),
+and medians are compared. PyTorch runs eager (its default Adam), eager with the fused Adam, and with
+compiled nets and the fused Adam.
 """
 
 import argparse
+import functools
 import itertools
-import json
 import math
-import resource
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import optax
 
-from benchmarks import measure
+from benchmarks import contest, measure
+from experiments.runner import command
 from jaxvae import Batch, host, models, nets
 from jaxvae.nets.intro import CHANNELS
 
 BATCH_SIZE, LATENT_DIM, BETA_NEG, SHAPE = 32, 128, 256.0, (32, 32, 3)
 PARAMETERS = 5_765_379
-STEPS = 5  # of which the memory is measured
-PYTORCH = {  # name -> fused Adam, compiled
-    "pytorch_eager": (False, False),
-    "pytorch_eager_fused_adam": (True, False),
-    "pytorch_compiled": (True, True),
-}
 
 
 def model(shrink: int):
@@ -147,51 +139,20 @@ def parameters(shrink: int) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def wait_for(value) -> None:
-    """Waits until a step's value, of either library, is there."""
-    if hasattr(value, "item"):
-        value.item()
-    else:
-        jax.block_until_ready(value)
-
-
-def program(name: str, x: np.ndarray, shrink: int):
-    """Returns the step of a program by name."""
-    if name == "step":
-        return ours(x, shrink)[0]
-    fused, compiled = PYTORCH[name]
-    return torch_step(x, shrink, fused=fused, compiled=compiled)
-
-
-def peak(name: str, x: np.ndarray, shrink: int) -> int:
-    """Returns the most bytes that this process held in a few steps of a program: on a GPU those of
-    its allocator."""
-    step = program(name, x, shrink)
-    for _ in range(STEPS):
-        wait_for(step())
-    if jax.default_backend() != "gpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if name == "step":
-        return (jax.local_devices()[0].memory_stats() or {})["peak_bytes_in_use"]
-    import torch
-
-    return torch.cuda.max_memory_allocated()
-
-
-def peaks(names: list[str], shrink: int) -> dict[str, float]:
-    """Returns the peak memory in MiB of each program, in a process of its own."""
-    found = {}
-    for name in names:
-        words = [sys.executable, "-m", "benchmarks.soft_intro", "--peak-of", name]
-        done = subprocess.run(
-            [*words, "--shrink", str(shrink)], check=True, capture_output=True, text=True
-        )
-        found[name] = round(json.loads(done.stdout.splitlines()[-1]) / 2**20, 1)
-    return found
-
-
-def main(argv: list[str] | None = None) -> None:
+def program(name: str, shrink: int, seconds: float) -> contest.Program:
+    """Returns "step", ours, or one of PyTorch's programs."""
     host.keep_freed_memory()
+    x = np.random.default_rng(0).random((BATCH_SIZE, *SHAPE), dtype=np.float32)
+    if name == "step":
+        step, flops = ours(x, shrink)
+        return measure.program(step, BATCH_SIZE, seconds, flops=flops)
+    fused, compiled = measure.PYTORCH[name]
+    step = torch_step(x, shrink, fused=fused, compiled=compiled)
+    return measure.program(step, BATCH_SIZE, seconds)
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="per program and round")
@@ -199,22 +160,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--compiled", action=argparse.BooleanOptionalAction, default=True, help="torch.compile too"
     )
-    parser.add_argument("--peak-of", choices=["step", *PYTORCH], help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    x = np.random.default_rng(0).random((BATCH_SIZE, *SHAPE), dtype=np.float32)
-    if args.peak_of:
-        print(peak(args.peak_of, x, args.shrink))
-        return
-    names = [name for name, (_, compiled) in PYTORCH.items() if args.compiled or not compiled]
-    step, flops = ours(x, args.shrink)
-    steps = {"step": step, **{name: program(name, x, args.shrink) for name in names}}
-    runs = {
-        name: lambda step=step: measure.rate(step, wait_for, BATCH_SIZE, args.seconds)
-        for name, step in steps.items()
-    }
-    measure.alternate(runs, 1)  # warm up
-    rates = measure.summary(measure.alternate(runs, args.rounds))
-    median = rates["step"]["median"]
+    names = ["step", *measure.rivals(args.compiled)]
+    found = contest.contest(
+        {name: functools.partial(program, name, args.shrink, args.seconds) for name in names},
+        args.rounds,
+    )
     result = {
         "benchmark": "soft_intro",
         "unit": "images/s",
@@ -224,18 +175,11 @@ def main(argv: list[str] | None = None) -> None:
         "rounds": args.rounds,
         "seconds": args.seconds,
         **measure.machine(),
-        "rates": rates,
-        "speed_ratio": {name: median / rates[name]["median"] for name in names},
-        "peak_mib": peaks(["step", *names], args.shrink),
-        "gflop_per_step": flops / 1e9,
-        "gflop_per_s": flops / 1e9 * median / BATCH_SIZE,
+        **measure.compared(found),
         "command": f"python -m benchmarks.soft_intro --rounds {args.rounds} --seconds "
         f"{args.seconds:g} --shrink {args.shrink}" + ("" if args.compiled else " --no-compiled"),
     }
     measure.report(result)
-    for name, mib in result["peak_mib"].items():
-        print(f"  peak of {name}: {mib:,.0f} MiB")
-    print(f"  {result['gflop_per_step']:.1f} GFLOP a step, {result['gflop_per_s']:,.0f} GFLOP/s")
     print(measure.write("soft_intro", result))
 
 

@@ -4,12 +4,13 @@ in PyTorch.
     python -m benchmarks.step_time [--rounds 9] [--seconds 2] [--table]
 
 The net is 784-400-(10, 10), 10-400-784 (640,804 parameters), Bernoulli loss, Adam 1e-3, batch 128,
-float32. The programs take turns in one process on the same cores; medians are compared. PyTorch
-runs eager (its default Adam), eager with the fused Adam, and compiled with the fused Adam. `fit`
-includes gathering and scaling bytes, shuffling and the log.
+float32. Each program has a process of its own; they take turns (`benchmarks.contest`), and medians
+are compared. PyTorch runs eager (its default Adam), eager with the fused Adam, and compiled with
+the fused Adam. `fit` includes gathering and scaling bytes, shuffling and the log.
 """
 
 import argparse
+import functools
 import json
 import tempfile
 from pathlib import Path
@@ -18,7 +19,8 @@ import jax
 import numpy as np
 import optax
 
-from benchmarks import measure
+from benchmarks import contest, measure
+from experiments.runner import command
 from jaxvae import Batch, data, models, nets, writers
 from jaxvae.train import fit, init_state, make_train_step
 
@@ -73,8 +75,8 @@ def ours_fit(seconds: float):
     return run
 
 
-def torch_runs(x: np.ndarray, seconds: float):
-    """Returns the PyTorch runs by name: the same step, eager and compiled."""
+def torch_step(x: np.ndarray, name: str):
+    """Returns the same step in PyTorch, by one of its programs."""
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -97,7 +99,17 @@ def torch_runs(x: np.ndarray, seconds: float):
             kl = 0.5 * torch.sum(mean.square() + logvar.exp() - 1 - logvar)
             return (rec + kl) / x.shape[0]
 
-    return measure.torch_runs(VAE, x, learning_rate=1e-3, parameters=PARAMETERS, seconds=seconds)
+    return measure.torch_step(VAE, x, name, learning_rate=1e-3, parameters=PARAMETERS)
+
+
+def program(name: str, seconds: float) -> contest.Program:
+    """Returns "step" or "fit", ours, or one of PyTorch's programs."""
+    if name == "fit":
+        return contest.Program(ours_fit(seconds))
+    x = np.random.default_rng(0).random((BATCH_SIZE, 784), dtype=np.float32)
+    if name == "step":
+        return contest.Program(ours(x, seconds))
+    return measure.program(torch_step(x, name), BATCH_SIZE, seconds)
 
 
 def table() -> str:
@@ -125,6 +137,7 @@ def table() -> str:
     return "\n".join([*lines, "", "Images per second, batch 128, float32; medians."])
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -136,15 +149,11 @@ def main() -> None:
     if args.table:
         print(table())
         return
-    x = np.random.default_rng(0).random((BATCH_SIZE, 784), dtype=np.float32)
-    runs = {
-        "step": ours(x, args.seconds),
-        "fit": ours_fit(args.seconds),
-        **torch_runs(x, args.seconds),
-    }
-    measure.alternate(runs, 1)  # warm up
-    rates = measure.summary(measure.alternate(runs, args.rounds))
-    step = rates["step"]["median"]
+    names = ["step", "fit", *measure.rivals(True)]
+    found = contest.contest(
+        {name: functools.partial(program, name, args.seconds) for name in names}, args.rounds
+    )
+    kept = measure.compared(found)
     result = {
         "benchmark": "step_time",
         "unit": "images/s",
@@ -153,11 +162,8 @@ def main() -> None:
         "rounds": args.rounds,
         "seconds": args.seconds,
         **measure.machine(),
-        "rates": rates,
-        "speed_ratio": {
-            name: step / rates[name]["median"] for name in rates if name.startswith("pytorch")
-        },
-        "fit_share_of_step": rates["fit"]["median"] / step,
+        **kept,
+        "fit_share_of_step": kept["rates"]["fit"]["median"] / kept["rates"]["step"]["median"],
         "command": f"python -m benchmarks.step_time --rounds {args.rounds} --seconds "
         f"{args.seconds:g}",
     }

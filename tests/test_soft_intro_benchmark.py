@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import soft_intro
+from benchmarks import measure, soft_intro
 
 X = np.random.default_rng(0).random((4, *soft_intro.SHAPE), dtype=np.float32)
 
@@ -16,7 +16,7 @@ def test_a_tiny_step_runs_and_counts_its_work():
     step, flops = soft_intro.ours(X, 64)
     values = [float(step()["squared_error"]) for _ in range(2)]
     assert flops > 1e6 and np.isfinite(values).all() and values[0] != values[1]
-    soft_intro.wait_for(step())
+    measure.wait_for(step())
 
 
 def test_pytorchs_nets_are_the_same():
