@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from experiments.course_report import setting
 from experiments.needs import Needs, Part, batch
 from experiments.runner import Cell, Measure
-from experiments.uva_vae import setting
 from jaxvae import data
 from jaxvae.metrics import likelihood
 from jaxvae.train import fit

@@ -1,10 +1,10 @@
-"""python -m experiments.uva_vae.figures: the last points of the report's VAE curves, and ours, into
+"""python -m experiments.course_report.figures: the last points of the report's VAE curves, and ours, into
 `figures/elbo.png`."""
 
 from collections.abc import Sequence
 
 from experiments import endpoints, runner
-from experiments.uva_vae.cells import FOLDER
+from experiments.course_report.cells import FOLDER
 
 
 @runner.command
