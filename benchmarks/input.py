@@ -23,7 +23,7 @@ import optax
 from PIL import Image
 
 from benchmarks import measure
-from experiments.uva_vae import setting
+from experiments.course_report import setting
 from jaxvae import Batch, data, models, nets, writers
 from jaxvae.data import images
 from jaxvae.data.stream import ahead

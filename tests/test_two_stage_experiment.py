@@ -11,10 +11,11 @@ import pytest
 import seeded
 from experiments import costs, runner
 from experiments.two_stage import __main__ as command
-from experiments.two_stage import cells, figures, setting, toy, train
+from experiments.two_stage import cells, figures, gans, setting, toy, train
 from jaxvae import table, writers
 from jaxvae.errors import UserError
-from jaxvae.metrics import squeezenet
+from jaxvae.metrics import fid, squeezenet
+from jaxvae.types import Batch
 
 
 @pytest.fixture
@@ -70,6 +71,8 @@ def test_there_is_a_cell_for_every_published_number():
     names = {cell.name for cell in cells.cells("two-stage-released", 1.0)}
     assert {entry["cell"] for entry in expected} <= names
     assert {f"{name}/{method}" for name in setting.DATA for method in setting.METHODS} <= names
+    assert {"mnist/decay/two_stage", "celeba/resnet/two_stage", "celeba/wae/wae_mmd"} <= names
+    assert not any("latent_dim" in name for name in names)
     table.join([], {"cells": expected})
 
 
@@ -78,7 +81,6 @@ def test_models_of_table_1():
     import jax.numpy as jnp
 
     from jaxvae.train.step import groups, init_state
-    from jaxvae.types import Batch
 
     for method, extra in (
         ("cross_entropy", 0),
@@ -107,6 +109,98 @@ def test_models_of_table_1():
         setting.stage_one("two_stage", (28, 28, 1))
 
 
+def test_variants_are_those_of_the_texts_and_of_the_code():
+    """Steps of both stages, batch sizes and nets, without training: "resnet" is Figure 11's with a
+    second stage of 2,048; "decay" moves weights whose gradient is 0, and gamma not."""
+    import jax.numpy as jnp
+
+    def parts(name, variant, method="two_stage"):
+        found = train.parts(train.Case(name, 0, setting.Budget(), False, variant), method)
+        return [(part.steps, len(part.batch.x)) for part in found]
+
+    assert parts("mnist", "decay") == parts("mnist", "") == [(240_000, 100), (480_000, 100)]
+    assert parts("mnist", "batch_64") == [(375_000, 64), (750_000, 64)]
+    assert parts("celeba", "resnet") == [(195_324, 100), (488_310, 100)]
+    assert parts("celeba", "wae", "wae_mmd") == [(178_029, 64)]
+    for variant, counts in (
+        ("resnet_released", (19_649_476, None)),
+        ("wae", (47_082_628, 4_540_609)),
+        ("resnet", (None, 17_457_345)),
+    ):
+        case = train.Case("celeba", 0, setting.Budget(), False, variant)
+        for part, count in zip(train.parts(case, "two_stage"), counts, strict=True):
+            params, _ = jax.eval_shape(part.model.init, jax.random.key(0), part.batch)
+            size = sum(leaf.size for leaf in jax.tree.leaves(params))
+            assert count is None or size == count, variant
+
+    for weight_decay, moved in ((0.0, 0.0), (5e-4, 1e-4)):
+        _, tx = setting.length(400, 150, 60_000, 100, 1.0, weight_decay)
+        for group, want in (("decoder", moved), ("likelihood", 0.0)):
+            ones, zeros = {"w": jnp.ones(3)}, {"w": jnp.zeros(3)}
+            with jax.numpy_dtype_promotion("standard"):
+                update, _ = tx[group].update(zeros, tx[group].init(ones), ones)
+            np.testing.assert_allclose(update["w"], -want, rtol=1e-3, atol=1e-12)
+
+
+def test_gans_have_the_studys_settings():
+    """One step of the discriminator each; the generator in every fifth where the study has it so."""
+    shape = (28, 28, 1)
+    for method, chosen in gans.SETTINGS.items():
+        model = gans.build(method, shape, shrink=16)
+        assert [o.wrt for o in model.objectives] == [("discriminator",), ("generator",)]
+        assert model.objectives[1].every == chosen.every
+        steps, tx = gans.length(method, "mnist", 60_000, 1.0)
+        assert steps == 18_750 and set(tx) == {"generator", "discriminator"}
+    assert gans.length("gan_ns", "celeba", 162_770, 0.05)[0] == 5086
+    fives = {name for name, chosen in gans.SETTINGS.items() if chosen.every == 5}
+    assert fives == {"gan_wgan", "gan_wgan_gp", "gan_began"}
+    [part] = train.parts(train.Case("mnist", 0, setting.Budget(0.05), False), "gan_ns")
+    assert part.steps == 937 and part.batch.x.shape == (64, *shape)
+
+
+def test_gans_are_trained_and_measured(folder, capsys):
+    """BEGAN, whose state has more than its nets, through the command: its distance and no bound."""
+    argv = ["--smoke", "--protocol", "squeezenet", "--cell", "mnist/gan_began"]
+    runner.main(folder, cells.cells, argv, command.OPTIONS)
+    assert "gan_began: 8 steps of 64: about" in capsys.readouterr().out
+    [line] = table.load(folder, "smoke")[0]
+    assert (line["metric"], line["steps"]) == ("fid", 8)
+    case = train.Case("mnist", 0, setting.Budget(), True)
+    k = float(train.stage_one(case, "gan_began").state["balance"])
+    assert 0.0 < abs(k) < 8e-3 and (case.folder / "gan_began" / "finished").exists()
+
+
+def test_the_starred_row_picks_a_size_of_z(monkeypatch):
+    """By the test images, as the paper does, and by training images; each size was trained once."""
+    distances = {16: (3.0, 5.0), 32: (2.0, 4.0), 64: (2.5, 3.0), 128: (9.0, 9.0)}
+    trained = []
+
+    def method(case, name):
+        trained.append(case.latent_dim)
+        return train.Stage(case.latent_dim, None, None, 10)  # no model: `distance` needs its size
+
+    def distance(real, sampler, protocol, seed):
+        value = distances[sampler][0 if protocol.split == "test" else 1]
+        return fid.Distance(value, None, 7, 7, protocol.label)
+
+    monkeypatch.setattr(train, "method", method)
+    monkeypatch.setattr(cells.fid, "model_sampler", lambda model, params, state: model)
+    monkeypatch.setattr(cells.fid, "fid", distance)
+    case = train.Case("mnist", 0, setting.Budget(0.05), False)
+    found = cells.run(case, setting.PICKED, "squeezenet")
+    assert trained == [16, 32, 64, 128]
+    values = {(m.metric, m.protocol.split(", ")[1]): m.value for m in found}
+    assert values == {
+        **{("fid", f"latent_dim {n}"): pair[0] for n, pair in distances.items()},
+        ("fid", "best latent_dim"): 2.0,
+        ("latent_dim", "best latent_dim"): 32,
+        ("fid", "latent_dim picked on train"): 2.5,
+        ("latent_dim", "latent_dim picked on train"): 64,
+    }
+    assert {m.steps for m in found} == {40}
+    assert all(m.protocol.endswith(", 5 % of the schedule") for m in found)
+
+
 def test_a_budget_is_a_protocol():
     assert setting.check_budget(1.0).suffix == ""
     assert setting.check_budget(0.05).suffix == ", 5 % of the schedule"
@@ -125,7 +219,7 @@ def test_a_budget_is_a_protocol():
     "methods",
     [
         ("learned_gamma", "gmm", "flow", "two_stage"),
-        pytest.param(setting.METHODS, marks=pytest.mark.slow),
+        pytest.param((*setting.STAGE_ONE, *setting.ON_STAGE_ONE), marks=pytest.mark.slow),
     ],
     ids=["a few", "all"],
 )

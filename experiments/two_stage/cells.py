@@ -1,10 +1,11 @@
-"""Table 1 of the two-stage VAE: nine ways to sample, four data sets, every number with its
-protocol.
+"""Table 1 of the two-stage VAE: seventeen ways to sample, four data sets, every number with its
+protocol; and variants of two of them.
 
 fid                  of 10,000 samples (decoder means; z or u from the prior)
 fid_reconstruction   of 10,000 reconstructions, z ~ q(z|x) of training images, as the released code takes them
 elbo, rec, kl        of the test split, nats per image; for "two_stage" under u -> z -> x, for
                      "gaussian", "gmm" and "flow" under their own p(z)
+latent_dim           the size of z that "two_stage_star" picks
 gamma                the learned decoder variance (its square root is the released code's gamma)
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 from experiments import costs
 from experiments.needs import Needs, unfinished
 from experiments.runner import Cell, Measure
-from experiments.two_stage import setting, toy, train
+from experiments.two_stage import gans, setting, toy, train
 from experiments.two_stage.setting import Budget
 from experiments.two_stage.train import Case, Stage
 from jaxvae import distributions, plots, writers
@@ -31,6 +32,7 @@ from jaxvae.train import evaluate
 FOLDER = Path(__file__).parent
 PRECISION = "float32, highest"
 SMOKE_SAMPLES = 64
+BEST = "best latent_dim"  # of the test images that it is measured by, as the paper does
 
 
 def run(case: Case, method: str, protocol: str) -> list[Measure]:
@@ -39,6 +41,8 @@ def run(case: Case, method: str, protocol: str) -> list[Measure]:
     # a tiny number of samples; the features are those of the protocol where its weights are there
     if case.smoke:
         chosen = chosen.with_samples(SMOKE_SAMPLES)
+    if method == setting.PICKED:
+        return _picked(case, chosen)
     stage = train.method(case, method)
     measures = _distances(case, method, stage, chosen)
     if stage.model.terms is not None:
@@ -64,6 +68,37 @@ def run(case: Case, method: str, protocol: str) -> list[Measure]:
     return measures
 
 
+def _picked(case: Case, protocol: Protocol) -> list[Measure]:
+    """Returns the distance of two stages at each size of z, the smallest of them, as the paper
+    picks it, and that of the size whose samples are nearest to training images."""
+    of_train, found, steps = protocol._replace(split="train"), {}, 0
+    for latent_dim, variant in setting.OF_LATENT_DIM.items():
+        one = case._replace(variant=variant)
+        stage = train.method(one, "two_stage")
+        steps += stage.steps
+        sampler = fid.model_sampler(stage.model, stage.params, stage.state)
+        with jax.default_matmul_precision("highest"):
+            found[latent_dim] = [
+                fid.fid(functools.partial(train.source, one), sampler, each, seed=case.seed)
+                for each in (protocol, of_train)
+            ]
+    best = min(found, key=lambda n: found[n][0].value)
+    picked = min(found, key=lambda n: found[n][1].value)
+    measures = []
+
+    def measure(metric: str, about: str, value: float, n: int) -> None:
+        name = f"{protocol.label}, {about}{case.budget.suffix}"
+        measures.append(Measure(metric, name, value, n, steps, PRECISION))
+
+    for latent_dim, (d, _) in found.items():
+        measure("fid", f"latent_dim {latent_dim}", d.value, d.n)
+    for about, latent_dim in ((BEST, best), ("latent_dim picked on train", picked)):
+        d = found[latent_dim][0]
+        measure("fid", about, d.value, d.n)
+        measure("latent_dim", about, latent_dim, d.n)
+    return measures
+
+
 def _gamma(case: Case, stage: Stage) -> float:
     """Returns the decoder's variance, as the model itself has it."""
     p = stage.model.decode(stage.params, stage.state, jnp.zeros((1, case.latent_dim)))
@@ -78,7 +113,7 @@ def _distances(case: Case, method: str, stage: Stage, protocol: Protocol) -> lis
             where = FOLDER / "figures" / case.budget.folder
             writers.make_folder(where)
             images = sampler(jax.random.key(case.seed), 100, "running")
-            plots.samples(where / f"{case.name}.{method}.png", np.asarray(images))
+            plots.samples(where / f"{case.label}.{method}.png", np.asarray(images))
         found = [
             (
                 "fid",
@@ -131,27 +166,35 @@ def check(protocol: str) -> None:
     extractor.from_state_dict(weights.read(path), str(path))
 
 
-def needs(name: str, method: str, share: Budget, protocol: str) -> Needs:
+def needs(case: Case, method: str, protocol: str) -> Needs:
     """Returns what a cell needs: also the stage that it stands on."""
-    parts = functools.partial(train.parts, name, method, share)
     runs = ["learned_gamma"] if method in setting.ON_STAGE_ONE else [method]
     runs += [method] if method in setting.ON_LATENTS else []
-    larger = {"joint", *setting.ON_LATENTS}
-    shape = "x".join(map(str, sets.DATA_SETS[setting.DATA[name]].shape))
+    cases = [case]
+    if method == setting.PICKED:
+        runs = ["learned_gamma", "two_stage"]
+        cases = [case._replace(variant=variant) for variant in setting.OF_LATENT_DIM.values()]
+    alone = {*setting.STAGE_ONE, *gans.SETTINGS} - {"learned_gamma"}
+    named = {"joint", setting.PICKED, *setting.ON_LATENTS, *gans.SETTINGS}
+    shape = "x".join(map(str, sets.DATA_SETS[setting.DATA[case.name]].shape))
+    kind = method if method in named else "one stage"
 
     def stopped(seed: int) -> bool:
-        folder = Case(name, seed, share, False).folder
-        return any(unfinished(folder / run) for run in runs)
+        return any(
+            unfinished(each._replace(seed=seed).folder / run) for each in cases for run in runs
+        )
 
+    chosen, suffix = PROTOCOLS[protocol], case.budget.suffix
+    label = f"{chosen.label}, {BEST}" if method == setting.PICKED else chosen.label
     return Needs(
-        (setting.DATA[name],),
-        (EXTRACTORS[protocols.checked(protocol).extractor].weights,),
-        steps=train.steps_of(name, method, share),
-        net=f"{shape}, {method if method in larger else 'one stage'}",
-        parts=parts,
-        protocols=(PROTOCOLS[protocol].label + share.suffix,),
+        (setting.DATA[case.name],),
+        (EXTRACTORS[chosen.extractor].weights,),
+        steps=train.steps_of(case, method),
+        net=f"{shape}, {case.variant} {kind}" if case.variant else f"{shape}, {kind}",
+        parts=functools.partial(train.parts, case, method),
+        protocols=(label + suffix,),
         stopped=stopped,
-        shares="" if method in setting.STAGE_ONE and method != "learned_gamma" else name,
+        shares="" if method in alone else case.label,
     )
 
 
@@ -168,9 +211,12 @@ def cells(protocol: str, budget: float) -> Sequence[Cell]:
     share = setting.check_budget(budget)
     protocols.checked(protocol)
 
-    def one(name: str, method: str) -> Cell:
+    def one(name: str, variant: str, method: str) -> Cell:
+        planned = Case(name, 0, share, False, variant)
+
         def measure(seed: int, smoke: bool) -> list[Measure]:
-            case = Case(name, seed, Budget() if smoke else share, smoke)
+            budget = Budget() if smoke else share
+            case = planned._replace(seed=seed, smoke=smoke, budget=budget)
             check(
                 protocol
                 # before anything is trained; and are the images there that samples are compared
@@ -179,6 +225,12 @@ def cells(protocol: str, budget: float) -> Sequence[Cell]:
             train.source(case, PROTOCOLS[protocol].split)
             return run(case, method, protocol)
 
-        return Cell(f"{name}/{method}", measure, needs=needs(name, method, share, protocol))
+        return Cell(planned.cell(method), measure, needs=needs(planned, method, protocol))
 
-    return [*(one(name, method) for name in setting.DATA for method in setting.METHODS), *toy.CELLS]
+    listed = [
+        one(name, variant, method)
+        for variant, chosen in setting.VARIANTS.items()
+        for name in chosen.data
+        for method in chosen.methods
+    ]
+    return [*listed, *toy.CELLS]

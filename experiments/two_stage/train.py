@@ -11,8 +11,8 @@ import numpy as np
 
 from experiments.costs import cost
 from experiments.needs import Part, batch
-from experiments.two_stage import setting
-from experiments.two_stage.setting import Budget
+from experiments.two_stage import gans, setting
+from experiments.two_stage.setting import TABLE_1, Budget, Variant
 from jaxvae import data, models, parallel
 from jaxvae.data import Source, sets
 from jaxvae.data.preprocess import make_preprocess
@@ -22,7 +22,7 @@ from jaxvae.train.step import groups
 from jaxvae.types import Batch, Model
 
 FOLDER = Path(__file__).parent
-SMOKE_SHRINK, SMOKE_STEPS, SMOKE_LATENT_DIM = 32, 8, 4
+SMOKE_SHRINK, SMOKE_STEPS, SMOKE_LATENT_DIM = 32, 8, 4  # the last is the sixteenth of 64
 PREPROCESS = make_preprocess("grey")
 
 
@@ -33,6 +33,26 @@ class Case(NamedTuple):
     seed: int
     budget: Budget
     smoke: bool
+    variant: str = TABLE_1  # of `setting.VARIANTS`
+
+    @property
+    def of(self) -> Variant:
+        """What its variant is."""
+        return setting.VARIANTS[self.variant]
+
+    @property
+    def schedule(self) -> setting.Schedule:
+        """Epochs and batch size of both stages."""
+        return setting.schedule(self.name, self.variant)
+
+    @property
+    def label(self) -> str:
+        """Of data and variant: "celeba.resnet"."""
+        return f"{self.name}.{self.variant}" if self.variant else self.name
+
+    def cell(self, method: str) -> str:
+        """Returns the name of a cell: "celeba/resnet/two_stage"."""
+        return "/".join(part for part in (self.name, self.variant, method) if part)
 
     @property
     def folder(self) -> Path:
@@ -41,18 +61,19 @@ class Case(NamedTuple):
             FOLDER
             / "runs"
             / ("smoke" if self.smoke else self.budget.folder)
-            / f"{self.name}.seed{self.seed}"
+            / f"{self.label}.seed{self.seed}"
         )
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """Of the nets."""
-        return {"shrink": SMOKE_SHRINK, "latent_dim": SMOKE_LATENT_DIM} if self.smoke else {}
+    def shrink(self) -> int:
+        """What divides the widths of the nets."""
+        return SMOKE_SHRINK if self.smoke else 1
 
     @property
     def latent_dim(self) -> int:
         """Returns the size of z."""
-        return SMOKE_LATENT_DIM if self.smoke else setting.LATENT_DIM
+        size = self.of.latent_dim
+        return max(1, size * SMOKE_LATENT_DIM // setting.LATENT_DIM) if self.smoke else size
 
 
 class Stage(NamedTuple):
@@ -73,12 +94,28 @@ def source(case: Case, split: str) -> Source:
 @cache
 def stage_one(case: Case, method: str) -> Stage:
     """Returns the first stage of a method, trained on all of "train"."""
-    train, schedule = source(case, "train"), setting.SCHEDULES[setting.DATA[case.name]]
-    model = setting.stage_one(method, train.shape, **case.sizes)
-    steps, tx = setting.length(
-        schedule.first, schedule.first_period, train.size, schedule.batch_size, case.budget.share
-    )
-    return _train(case, method, model, train, PREPROCESS, steps, tx, schedule.batch_size)
+    train = source(case, "train")
+    model = _first(case, method, train.shape)
+    steps, tx, batch_size = _first_length(case, method, train.size)
+    return _train(case, method, model, train, PREPROCESS, steps, tx, batch_size)
+
+
+def _first(case: Case, method: str, shape: tuple[int, ...]) -> Model:
+    """Returns what is trained on images: a first stage, or a GAN."""
+    sizes = {"latent_dim": case.latent_dim, "shrink": case.shrink}
+    if method in gans.SETTINGS:
+        return gans.build(method, shape, **sizes)
+    return setting.stage_one(method, shape, net=case.of.net, **sizes)
+
+
+def _first_length(case: Case, method: str, size: int) -> tuple[int, Any, int]:
+    """Returns steps, optimisers and batch size of that, on so many images."""
+    schedule, share = case.schedule, case.budget.share
+    if method in gans.SETTINGS:
+        return *gans.length(method, case.name, size, share), gans.BATCH_SIZE
+    epochs, period, batch_size = schedule.first, schedule.first_period, schedule.batch_size
+    options = {"weight_decay": case.of.weight_decay}
+    return *setting.length(epochs, period, size, batch_size, share, **options), batch_size
 
 
 @cache
@@ -99,44 +136,48 @@ def stage_two(case: Case, name: str) -> Stage:
     return _train(case, name, model, z.source, z.preprocess, steps, tx, batch_size)
 
 
-def steps_of(name: str, method: str, share: Budget) -> int:
+def steps_of(case: Case, method: str) -> int:
     """Returns the training steps of a cell, with those of the stage that it stands on."""
-    return sum(steps for *_, steps in _lengths(name, method, share))
+    return sum(part.steps for part in parts(case, method))
 
 
-def parts(name: str, method: str, share: Budget) -> list[Part]:
+def parts(case: Case, method: str) -> list[Part]:
     """Returns what a cell trains, in the published sizes; the stage it stands on first."""
-    shape, size = sets.DATA_SETS[setting.DATA[name]].shape, setting.SCHEDULES[setting.DATA[name]]
-    found = []
-    for stage, tx, steps in _lengths(name, method, share):
-        second = stage in setting.ON_LATENTS
-        model = setting.ON_LATENTS[stage]() if second else setting.stage_one(stage, shape)
-        x = (setting.LATENT_DIM,) if second else shape
-        tx = {group: tx[group] for group in groups(model)}
-        found.append(Part(model, tx, batch(size.batch_size, *x), steps))
-    return found
-
-
-def _lengths(name: str, method: str, share: Budget) -> list[tuple[str, Any, int]]:
-    """Returns (stage, optimisers, steps) of each training of a cell."""
-    known, schedule = sets.DATA_SETS[setting.DATA[name]], setting.SCHEDULES[setting.DATA[name]]
-    size, rest = known.counts["train"], (schedule.batch_size, share.share)
-    first = "learned_gamma" if method in setting.ON_STAGE_ONE else method
-    steps, tx = setting.length(schedule.first, schedule.first_period, size, *rest)
-    found = [(first, tx, steps)]
+    known, case = sets.DATA_SETS[setting.DATA[case.name]], case._replace(smoke=False)
+    if method == setting.PICKED:
+        cases = [case._replace(variant=variant) for variant in setting.OF_LATENT_DIM.values()]
+        return [part for each in cases for part in parts(each, "two_stage")]
+    first, size = (
+        ("learned_gamma" if method in setting.ON_STAGE_ONE else method),
+        known.counts["train"],
+    )
+    steps, tx, batch_size = _first_length(case, first, size)
+    found = [_part(_first(case, first, known.shape), tx, batch(batch_size, *known.shape), steps)]
     if method in setting.ON_LATENTS:
-        steps, tx = setting.length(schedule.second, schedule.second_period, size, *rest)
-        found.append((method, tx, steps))
+        model, steps, tx, batch_size = _second(case, method, size)
+        found.append(_part(model, tx, batch(batch_size, case.latent_dim), steps))
     return found
+
+
+def _part(model: Model, tx: Any, x: Batch, steps: int) -> Part:
+    return Part(model, {group: tx[group] for group in groups(model)}, x, steps)
 
 
 def _second(case: Case, name: str, size: int) -> tuple[Model, int, Any, int]:
     """Returns model, steps, optimisers and batch size of what is trained on the latents of so many
     images."""
-    schedule = setting.SCHEDULES[setting.DATA[case.name]]
-    widths = {"width": 32} if case.smoke else {}
+    schedule, widths = case.schedule, {}
+    if case.smoke:
+        widths = {"width": 32}
+    elif name == "two_stage":
+        widths = {"width": case.of.second_width}
     steps, tx = setting.length(
-        schedule.second, schedule.second_period, size, schedule.batch_size, case.budget.share
+        schedule.second,
+        schedule.second_period,
+        size,
+        schedule.batch_size,
+        case.budget.share,
+        case.of.weight_decay,
     )
     model = setting.ON_LATENTS[name](case.latent_dim, **widths)
     return model, SMOKE_STEPS if case.smoke else steps, tx, schedule.batch_size
@@ -155,7 +196,7 @@ def _announce_second(case: Case, name: str) -> None:
 
 def method(case: Case, name: str) -> Stage:
     """Returns the trained model of a cell, ready to sample."""
-    if name in setting.STAGE_ONE:
+    if name in setting.STAGE_ONE or name in gans.SETTINGS:
         return stage_one(case, name)
     is_trained = name in setting.ON_LATENTS
     if is_trained and not (case.folder / "learned_gamma" / "finished").exists():
@@ -208,7 +249,7 @@ def _train(
             keep=1,
             mesh=parallel.make_mesh(jax.devices()[:devices]),
             config={
-                "cell": f"{case.name}/{name}",
+                "cell": case.cell(name),
                 "share": case.budget.share,
                 "batch_size": batch_size,
                 "seed": case.seed,

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import noise
-from jaxvae.errors import UserError, check_count, concrete, unknown
+from jaxvae.errors import UserError, check_count, check_number, concrete, unknown
 from jaxvae.types import Array, Batch
 
 KEY = 0x0DA7A  # folded into a step's key for the noise of preprocessing
 AUGMENT = 0xA06  # folded into that one for what is done to training batches alone
+SHIFT = 0x5417  # and for where images are moved
 PIXELS = ("grey", "binarised", "dequantised")
 Preprocess = Callable[[Array, dict[str, Array]], Batch]  # (rng, examples) -> Batch, inside jit
 Augment = Callable[[Array, Batch], Batch]  # (rng, batch) -> batch, inside jit
@@ -77,6 +78,54 @@ def augmented(preprocess: Preprocess, augment: Augment | None) -> Preprocess:
         return augment(jax.random.fold_in(rng, AUGMENT), preprocess(rng, examples))
 
     return augmented
+
+
+def shifted(preprocess: Preprocess, share: float = 0.05, pad: int = 2) -> Preprocess:
+    """Returns `preprocess` of images that are moved first, each by whole pixels of its own.
+
+        d = round(share (n + 2 pad) v),   v ~ U[-1, 1), for rows and for columns of n pixels each
+
+    What comes in from outside is the nearest pixel of the edge: the image is padded by `pad` of
+    them, moved, and its centre kept. Moving comes first so that dequantised copies of a pixel have
+    noise of their own; two pixels that share theirs would give a density a ridge without bound.
+
+    Args:
+        preprocess: of the moved images; its noise does not depend on the moving.
+        share: of the padded side, the largest distance; in [0, 1).
+        pad: pixels on each side.
+
+    Raises:
+        UserError: for numbers out of range; when called, for examples that are no images, and ones
+            so large that a share of their side is more than the padding.
+
+    Source: the course report's released code, datasets/mnist.py (torchvision's Pad, RandomAffine
+    and CenterCrop).
+    """
+    check_number("share", share, least=0.0, below=1.0)
+    check_count("pad", pad)
+
+    def moved(rng: Array, examples: dict[str, Array]) -> Batch:
+        x = jnp.asarray(examples["x"])
+        if x.ndim != 4:
+            raise UserError(
+                "only images (height, width, channels) can be moved, and these examples have the "
+                f"shape {x.shape[1:]}: leave shifted out."
+            )
+        reach = share * (np.asarray(x.shape[1:3]) + 2 * pad)
+        if np.any(np.round(reach) > pad):
+            raise UserError(
+                f"images of {x.shape[1]}x{x.shape[2]} would be moved by up to {reach.max():.3g} "
+                f"pixels and are padded by {pad}: use a smaller share or a wider pad."
+            )
+        v = 2.0 * noise.uniform(jax.random.fold_in(rng, SHIFT), (len(x), 2)) - 1.0
+        by = jnp.round(v * reach.astype(np.float32)).astype(jnp.int32)
+        rows, columns = (
+            jnp.clip(jnp.arange(n) - by[:, i, None], 0, n - 1) for i, n in enumerate(x.shape[1:3])
+        )
+        which = jnp.arange(len(x))[:, None, None]
+        return preprocess(rng, {**examples, "x": x[which, rows[:, :, None], columns[:, None, :]]})
+
+    return moved
 
 
 def flip(rng: Array, batch: Batch) -> Batch:

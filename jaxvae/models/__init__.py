@@ -6,12 +6,13 @@
     two_stage, joint    stages one after the other, or at once
     prior, mixture      another prior for a trained model
     cvae                images completed
-    gan, flow           without an encoder; with an exact density
+    gan, began, flow    without an encoder; with an exact density
     verbs               what one does with a trained model of any kind
 
 Stands on distributions, objectives, nets and data; imported by presets, experiments and users.
 """
 
+from jaxvae.models.began import began
 from jaxvae.models.cvae import completion, cvae, regressor
 from jaxvae.models.flow import flow
 from jaxvae.models.gan import clip_weights, gan
@@ -35,6 +36,7 @@ from jaxvae.models.verbs import (
 from jaxvae.models.wae_gan import wae_gan
 
 __all__ = [
+    "began",
     "clip_weights",
     "completion",
     "cvae",

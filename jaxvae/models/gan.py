@@ -144,7 +144,7 @@ def gan(
         UserError: for unknown names and hyper-parameters out of range; when initialised, for nets
             and data whose shapes do not fit, and for a penalty with BatchNorm in the discriminator.
     """
-    _check_names(loss=loss, convention=convention, prior=prior, first=first)
+    check_names(loss=loss, convention=convention, prior=prior, first=first)
     check_count("latent_dim", latent_dim)
     check_count("every", every)
     check_number("penalty", penalty, least=0.0)
@@ -156,7 +156,7 @@ def gan(
     released, losses = convention == "released", LOSSES[loss]
     if loss == "lsgan" and released:
         losses = Losses(*(_of_sigmoid(each) for each in losses))
-    game = _Game(
+    game = Game(
         {"generator": generator, "discriminator": discriminator},
         latent_dim,
         PRIORS[prior],
@@ -176,7 +176,7 @@ def gan(
     return Model(game.init, ordered, decode=game.decode, sample=game.sample, prior=game.draw)
 
 
-def _check_names(**names: str) -> None:
+def check_names(**names: str) -> None:
     """Raises `UserError` for a name that its option does not have."""
     known = {"loss": LOSSES, "convention": ("paper", "released"), "prior": PRIORS, "first": NETS}
     for option, name in names.items():
@@ -244,7 +244,7 @@ def _of_sigmoid(loss: Callable[[Array], Array]) -> Callable[[Array], Array]:
     return lambda output: loss(jax.nn.sigmoid(output))
 
 
-class _Game(NamedTuple):
+class Game(NamedTuple):
     """Both nets, and what they play for."""
 
     nets: dict[str, Net]

@@ -11,7 +11,7 @@ presets, experiments and users. A net of your own needs none of this: any pair o
 
 from jaxvae.nets.conv import conv_decoder, conv_encoder
 from jaxvae.nets.doersch import completion_nets, completion_regressor, tutorial_vae
-from jaxvae.nets.gan import infogan_gan, mlp_gan
+from jaxvae.nets.gan import infogan_autoencoder, infogan_gan, mlp_gan
 from jaxvae.nets.infogan import infogan
 from jaxvae.nets.intro import intro
 from jaxvae.nets.layers import from_linen
@@ -31,6 +31,7 @@ __all__ = [
     "from_linen",
     "has_averages",
     "infogan",
+    "infogan_autoencoder",
     "infogan_gan",
     "intro",
     "mlp",

@@ -5,6 +5,8 @@ mlp_gan      G 128 leaky, [256, BatchNorm, leaky], [512, BatchNorm, leaky], [102
 infogan_gan  G dense 1024, dense H/4 W/4 128, transposed conv 64 (k4 s2 SAME), each with BatchNorm and leaky,
              transposed conv C (k4 s2 SAME), sigmoid;
              D conv 64, conv 128 (k4 s2 SAME), dense 1024, leaky, one logit; BatchNorm on the second and third
+infogan_autoencoder  conv 64, leaky, conv 128 (k4 s2 SAME), dense 64 and H/4 W/4 128, transposed conv 64
+             (k4 s2 SAME), each leaky, transposed conv C, sigmoid; BatchNorm, if any, behind the dense layers and conv 64
 
 Leaky is a leaky ReLU of slope 0.2. The first pair starts and averages as PyTorch does. In the second
 weights are N(0, 0.02^2), cut at two standard deviations in convolutions, biases 0, and BatchNorm has
@@ -168,6 +170,58 @@ class StudyDiscriminator(nn.Module):
         h = normed(Conv(second, 4, 2, init_name=CONV, dtype=self.dtype)(h))
         h = normed(Dense(dense, DENSE, self.dtype)(_row(h)))
         return Dense(1, DENSE, self.dtype)(h)[:, 0].astype(jnp.float32)
+
+
+class StudyAutoencoder(nn.Module):
+    """An image [B, H, W, C] to an image [B, H, W, C] in [0, 1], through a code."""
+
+    widths: tuple[int, ...]
+    batch_norm: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, *, cond=None, train=False):
+        first, second, code = self.widths
+        _, height, width, colours = x.shape
+
+        def normed(x):
+            return _leaky(_study_norm(self.dtype)(x, train=train) if self.batch_norm else x)
+
+        h = _leaky(Conv(first, 4, 2, init_name=CONV, dtype=self.dtype)(x))
+        h = Conv(second, 4, 2, init_name=CONV, dtype=self.dtype)(h)  # and no activation
+        h = normed(Dense(code, DENSE, self.dtype)(_row(h)))
+        h = normed(Dense(second * (height // 4) * (width // 4), DENSE, self.dtype)(h))
+        h = h.reshape(-1, height // 4, width // 4, second)
+        h = normed(Conv(first, 4, 2, transposed=True, init_name=DENSE, dtype=self.dtype)(h))
+        y = Conv(colours, 4, 2, transposed=True, init_name=DENSE, dtype=self.dtype)(h)
+        return nn.sigmoid(jnp.asarray(y, jnp.float32))
+
+
+def infogan_autoencoder(
+    shape: Sequence[int],
+    *,
+    code_dim: int = 64,
+    batch_norm: bool = False,
+    shrink: int = 1,
+    dtype: Any = jnp.float32,
+) -> Net:
+    """Returns the GAN study's autoencoder for BEGAN: x [B, H, W, C] -> x [B, H, W, C] in [0, 1].
+
+    Args:
+        shape: of an image, (H, W, C); 4 divides H and W.
+        code_dim: width of its narrowest layer.
+        batch_norm: the study's default has none.
+        shrink: divides the other widths, for tests; 1 is the study's size (1,073,601 parameters for
+            28x28x1).
+        dtype: of the computation (float32 or bfloat16); parameters and outputs are float32.
+
+    Raises:
+        UserError: for images whose sides 4 does not divide.
+    """
+    check_images("infogan", shape, code_dim, None, "sigmoid", multiple=4)
+    check_count("shrink", shrink)
+    widths = max(1, 64 // shrink), max(1, 128 // shrink), code_dim
+    return from_linen(StudyAutoencoder(widths, batch_norm, dtype))
 
 
 def infogan_gan(

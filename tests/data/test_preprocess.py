@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxvae import noise
-from jaxvae.data.preprocess import PIXELS, augmented, flip, make_preprocess
+from jaxvae.data.preprocess import PIXELS, augmented, flip, make_preprocess, shifted
 from jaxvae.errors import UserError
 from jaxvae.types import Batch
 
@@ -138,3 +138,42 @@ def test_labels_out_of_range_are_refused_where_they_are_known():
     for label, message in (([0, 3], "a label 3, but those of 3 classes"), ([-1, 0], "a label -1")):
         with pytest.raises(UserError, match=message):
             preprocess(jax.random.key(0), {"x": x, "label": np.array(label, np.int32)})
+
+
+def test_shifted_images_are_windows_of_the_padded_image():
+    """Each is one of the 25 crops of an image padded by two pixels of its edge, as often as
+    torchvision's RandomAffine takes it: round(U(-1.6, 1.6)) is 0, 1 or -1 with 10/32 each, 2 or -2
+    with 1/32."""
+    image = np.random.default_rng(0).integers(0, 256, (28, 28, 1), dtype=np.uint8)
+    x = {"x": np.broadcast_to(image, (4000, 28, 28, 1))}
+    moved = np.asarray(jax.jit(shifted(make_preprocess()))(jax.random.key(0), x).x) * 255
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="edge")
+    counts = np.zeros((5, 5))
+    for down in range(5):
+        for right in range(5):
+            window = padded[4 - down : 32 - down, 4 - right : 32 - right]
+            counts[down, right] = np.sum(np.abs(moved - window).max((1, 2, 3)) < 0.01)
+    assert counts.sum() == 4000
+    weights = np.array([1, 10, 10, 10, 1]) / 32
+    np.testing.assert_allclose(counts / 4000, np.outer(weights, weights), atol=0.02)
+
+
+def test_pixels_that_come_in_have_noise_of_their_own():
+    """Of an image of one grey, no two dequantised pixels are the same, however it is moved; and the
+    noise is that of the image as it is."""
+    x = {"x": np.full((64, 12, 12, 1), 7, np.uint8)}
+    plain = make_preprocess("dequantised")
+    out = np.asarray(jax.jit(shifted(plain))(jax.random.key(5), x).x)
+    assert all(len(np.unique(image)) > 140 for image in out)  # of 144; copies would be a row less
+    np.testing.assert_array_equal(out, np.asarray(jax.jit(plain)(jax.random.key(5), x).x))
+
+
+def test_what_cannot_be_shifted():
+    with pytest.raises(UserError, match="share must be below 1"):
+        shifted(make_preprocess(), 1.0)
+    with pytest.raises(UserError, match="pad must be"):
+        shifted(make_preprocess(), pad=0)
+    with pytest.raises(UserError, match="only images .* can be moved"):
+        shifted(make_preprocess())(RNG, {"x": BYTES})
+    with pytest.raises(UserError, match="moved by up to 6.8 pixels and are padded by 2"):
+        shifted(make_preprocess())(RNG, {"x": np.zeros((1, 28, 132, 1), np.uint8)})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxvae.errors import UserError
-from jaxvae.nets import infogan_gan, mlp_gan
+from jaxvae.nets import infogan_autoencoder, infogan_gan, mlp_gan
 
 
 def start(net, x):
@@ -32,6 +32,33 @@ def test_the_studys_nets_have_its_layers():
     assert count(discriminator, (2, 28, 28, 1)) == 6_689_344 - 1025 * 128 + 1025
     _, plain = infogan_gan((28, 28, 1), batch_norm=False)
     assert count(plain, (2, 28, 28, 1)) == 6_689_344 - 1025 * 128 + 1025 - 2 * (128 + 1024)
+
+
+def test_the_studys_autoencoder_has_its_layers():
+    """conv 64, conv 128, 64, H/4 W/4 128, transposed 64, transposed C, of 28x28x1 and of 32x32x3
+    ("1.3M", says its code); BatchNorm behind three of them."""
+    for shape, count_of in (((28, 28, 1), 1_073_601), ((32, 32, 3), 1_325_379)):
+        assert count(infogan_autoencoder(shape), (2, *shape)) == count_of
+    normed = infogan_autoencoder((28, 28, 1), batch_norm=True)
+    assert count(normed, (2, 28, 28, 1)) == 1_073_601 + 2 * (64 + 6272 + 64)
+
+
+def test_the_autoencoder_has_no_activation_behind_its_second_convolution():
+    """A code that is the sum of minus one from each place of a channel: leaky ReLU would shrink it
+    to a fifth."""
+    net = infogan_autoencoder((8, 8, 1), code_dim=1, shrink=64)
+    x = jnp.zeros((1, 8, 8, 1))
+    params, state = start(net, x)
+    params = jax.tree.map(jnp.zeros_like, params)
+    params["Conv_1"]["bias"] = -jnp.ones_like(params["Conv_1"]["bias"])
+    params["Dense_0"]["kernel"] = -jnp.ones_like(params["Dense_0"]["kernel"])
+    found = 2 * 2 * 2  # 2x2 places of two channels
+    params["Dense_1"]["kernel"] = jnp.ones_like(params["Dense_1"]["kernel"])
+    params["Conv_2"]["kernel"] = jnp.zeros_like(params["Conv_2"]["kernel"]).at[1, 1].set(0.01)
+    params["Conv_3"]["kernel"] = jnp.zeros_like(params["Conv_3"]["kernel"]).at[1, 1].set(1.0)
+    y, _ = net.apply(params, state, x, train=False)
+    h = found * 0.01 * 2  # two channels of the transposed convolution's input
+    np.testing.assert_allclose(np.max(y), 1.0 / (1.0 + np.exp(-h)), rtol=1e-5)
 
 
 def test_the_reports_generator_normalises_behind_its_last_activation():

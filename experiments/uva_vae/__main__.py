@@ -1,7 +1,0 @@
-"""python -m experiments.uva_vae [--cell C]... [--seeds A:B] [--smoke] [--table] [--markdown]"""
-
-from experiments import runner
-from experiments.uva_vae.cells import CELLS, FOLDER
-
-if __name__ == "__main__":
-    runner.main(FOLDER, CELLS)
