@@ -160,6 +160,12 @@ def machine() -> dict[str, Any]:
     return {**where, "versions": versions}
 
 
+def os_load() -> float:
+    """Returns the number of processes that wanted to run in the last minute, or nan where the
+    system does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
+
+
 def summary(rates: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     """Returns median, smallest and largest rate of each run."""
     return {

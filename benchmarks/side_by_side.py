@@ -22,7 +22,6 @@ from pathlib import Path
 import jax
 
 from benchmarks import measure
-from benchmarks.ensemble import os_load
 from experiments import processes, runner
 from experiments.runner import Option
 from experiments.soft_intro_2d import cells, setting
@@ -167,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(processes.cores_of(1)[0]) < 2:
         raise UserError("two cells side by side need two cores.")
     jax.config.update("jax_platforms", "cpu")
-    load, pair = os_load(), [given[0], given[-1]]  # the load before anything of ours runs
+    load, pair = measure.os_load(), [given[0], given[-1]]  # the load before anything of ours runs
     found = measure.summary(rates(pair, args.rounds, args.steps, args.width))
     ratio = found["side_by_side"]["median"] / found["one_after_the_other"]["median"]
     words = "".join(f" --cell {cell}" for cell in args.cell or ())

@@ -12,6 +12,7 @@ import numpy as np
 from experiments.costs import cost
 from experiments.course_report import setting
 from experiments.course_report.setting import Budget, Task
+from experiments.needs import unfinished
 from jaxvae import data, parallel, plots, writers
 from jaxvae.data import Source
 from jaxvae.train import fit
@@ -127,4 +128,4 @@ def curves(case: Case) -> writers.Curves:
 
 def stopped(case: Case) -> bool:
     """Returns whether the run of a case was begun and is not whole."""
-    return case.folder.exists() and not (case.folder / "finished").exists()
+    return unfinished(case.folder)
