@@ -1,6 +1,6 @@
-"""Three tiny systems that are no plain VAE, built on the contracts: a GAN, a flow, and a
-conditional VAE with BatchNorm whose encoder and decoder learn in turn. Tests train them; readers
-may start from them."""
+"""Three tiny systems that are no plain VAE: a GAN, a flow, and, built on the contracts, a conditional
+VAE with BatchNorm whose encoder and decoder learn in turn. Tests train them; readers may start from
+the last."""
 
 import math
 
@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvae import distributions, nets, noise, objectives
-from jaxvae.distributions import Bernoulli, Normal
+from jaxvae import distributions, models, nets, objectives
+from jaxvae.distributions import Bernoulli
 from jaxvae.models import vae
-from jaxvae.nets.layers import BatchNorm, Dense, Dropout, from_linen, join
+from jaxvae.nets.layers import BatchNorm, Dense, from_linen, join
 from jaxvae.types import Aux, Batch, Model, Objective, Terms
 
 
@@ -32,132 +32,17 @@ def images(size: int = 16, classes: int = 3) -> Batch:
     return Batch(grey * level, jax.nn.one_hot(label, classes))
 
 
-# ---- a GAN -----------------------------------------------------------------------------------
-
-
-class Discriminator(nn.Module):
-    """Returns one logit for each example [B], above 0 for "real"."""
-
-    hidden: int = 16
-
-    @nn.compact
-    def __call__(self, x, *, cond=None, train):
-        h = nn.leaky_relu(Dense(self.hidden)(x), 0.2)
-        return Dense(1)(Dropout(0.3)(h, train=train))[:, 0]
-
-
 def gan(latent_dim: int = 2) -> Model:
-    """Returns a GAN of 2-D points with dropout in the discriminator; the generator moves first.
-
-        generator: -log D(G(z)),   discriminator: -log D(x) - log(1 - D(G(z'))),   D = sigmoid(logit)
-
-    Source: Goodfellow et al. 2014, Eq. 1, and the non-saturating generator loss of section 3.
-    """
-    generator, discriminator = nets.mlp((16,), 2), from_linen(Discriminator())
-
-    def init(rng, batch):
-        rng_g, rng_d = jax.random.split(rng)
-        params_g, state_g = generator.init(rng_g, jnp.zeros((batch.x.shape[0], latent_dim)))
-        params_d, state_d = discriminator.init(rng_d, batch.x)
-        return {"generator": params_g, "discriminator": params_d}, {
-            "generator": state_g,
-            "discriminator": state_d,
-        }
-
-    def generate(params, state, rng, n, *, train):
-        z = noise.normal(rng, (n, latent_dim))
-        return generator.apply(params["generator"], state["generator"], z, train=train)[0]
-
-    def logits(params, state, rng, x):
-        return discriminator.apply(
-            params["discriminator"], state["discriminator"], x, rng=rng, train=True
-        )[0]
-
-    def generator_loss(params, state, rng, batch, step, carry):
-        rng_z, rng_fake = jax.random.split(rng)
-        fake = generate(params, state, rng_z, batch.x.shape[0], train=True)
-        return jax.nn.softplus(-logits(params, state, rng_fake, fake)), Aux(state)
-
-    def discriminator_loss(params, state, rng, batch, step, carry):
-        rng_z, rng_real, rng_fake = jax.random.split(rng, 3)
-        fake = generate(params, state, rng_z, batch.x.shape[0], train=True)
-        on_real, on_fake = (
-            logits(params, state, rng_real, batch.x),
-            logits(params, state, rng_fake, fake),
-        )
-        return jax.nn.softplus(-on_real) + jax.nn.softplus(on_fake), Aux(
-            state, {"real": on_real, "fake": on_fake}
-        )
-
-    def sample(params, state, rng, n, cond=None, *, stats="running"):
-        return generate(params, state, rng, n, train=False)
-
-    return Model(
-        init,
-        (
-            Objective(("generator",), generator_loss, name="generator_loss"),
-            Objective(("discriminator",), discriminator_loss, name="discriminator_loss"),
-        ),
-        sample=sample,
-    )
-
-
-# ---- a flow ----------------------------------------------------------------------------------
-
-COUPLING = nets.mlp((16,), 2, act="tanh")  # one coordinate -> log-scale and shift of the other
-
-
-def _log_scale_shift(params, a):
-    with jax.default_matmul_precision("highest"):
-        s, t = jnp.split(COUPLING.apply(params, {}, a, train=False)[0], 2, axis=-1)
-    return jnp.tanh(s), t
-
-
-def to_latent(params, x):
-    """Returns z = f(x) [B, 2] and log |det df/dx| [B]; in each coupling the coordinates change
-    places."""
-    a, b = jnp.split(x, 2, axis=-1)
-    log_det = jnp.zeros(x.shape[0])
-    for coupling in params["flow"]:
-        s, t = _log_scale_shift(coupling, a)
-        a, b = b * jnp.exp(s) + t, a
-        log_det = log_det + s[:, 0]
-    return jnp.concatenate([a, b], axis=-1), log_det
-
-
-def to_data(params, z):
-    """Returns x = f^-1(z) [B, 2]."""
-    a, b = jnp.split(z, 2, axis=-1)
-    for coupling in reversed(params["flow"]):
-        s, t = _log_scale_shift(coupling, b)
-        a, b = b, (a - t) * jnp.exp(-s)
-    return jnp.concatenate([a, b], axis=-1)
+    """Returns a GAN of 2-D points with dropout in the discriminator, which only samples; the
+    generator moves first."""
+    pair = nets.mlp((16,), 2), nets.mlp_gan(2, output="linear", shrink=32)[1]
+    model = models.gan(*pair, latent_dim=latent_dim, first="generator")
+    return model._replace(decode=None, prior=None)
 
 
 def flow(couplings: int = 4) -> Model:
-    """Returns a flow of 2-D points with an exact density: affine couplings that take turns at the
-    coordinates.
-
-        z_b = x_b exp(s(x_a)) + t(x_a),   log p(x) = log N(z; 0, I) + sum of s,   loss = -log p(x)
-
-    Source: Dinh et al. 2017 (arXiv 1605.08803), Eqs. 7 to 9.
-    """
-
-    def init(rng, batch):
-        rngs = jax.random.split(rng, couplings)
-        return {"flow": [COUPLING.init(r, batch.x[:, :1])[0] for r in rngs]}, {}
-
-    def log_prob(params, state, x, cond=None, *, stats="running"):
-        z, log_det = to_latent(params, x)
-        return Normal(jnp.zeros_like(z), jnp.zeros(())).log_prob(z) + log_det
-
-    def loss(params, state, rng, batch, step, carry):
-        return -log_prob(params, state, batch.x), Aux(state)
-
-    def sample(params, state, rng, n, cond=None, *, stats="running"):
-        return to_data(params, noise.normal(rng, (n, 2)))
-
-    return Model(init, (Objective(("flow",), loss),), sample=sample, log_prob=log_prob)
+    """Returns a flow of 2-D points with an exact density."""
+    return models.flow(nets.coupling(2, hidden=(16,)), 2, couplings=couplings, alpha=None)
 
 
 # ---- a conditional VAE whose nets learn in turn --------------------------------------------
