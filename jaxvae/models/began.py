@@ -20,8 +20,8 @@ import jax.numpy as jnp
 
 from jaxvae import parallel
 from jaxvae.errors import UserError, check_count, check_number
-from jaxvae.models.gan import NETS, PRIORS, Game, Losses, check_names
-from jaxvae.types import Array, Aux, Batch, Model, Net, Objective, Params, State
+from jaxvae.models.gan import PRIORS, Game, Losses, check_names, check_turns, in_turn
+from jaxvae.types import Array, Aux, Batch, Model, Net, Params, State
 
 BALANCE = "balance"  # where the state has k
 
@@ -35,11 +35,11 @@ def began(
     rate: float = 1e-3,
     convention: Literal["paper", "released"] = "paper",
     prior: Literal["normal", "uniform"] = "uniform",
+    first: Literal["generator", "discriminator"] = "discriminator",
     every: int = 1,
     same_noise: bool = False,
 ) -> Model:
-    """Returns a BEGAN: two objectives, which move the groups "discriminator" and "generator", in
-    this order.
+    """Returns a BEGAN: two objectives, which move the groups "generator" and "discriminator".
 
     `convention="paper"` keeps k in [0, 1]; "released" is the GAN study's code, which does not, so
     that fakes worse than gamma asks for make k negative. k follows the errors of the
@@ -54,8 +54,7 @@ def began(
         rate: of k, >= 0; it may be traced.
         convention: what k is kept in.
         prior: of z, U(-1, 1) or N(0, I).
-        every: the generator moves at every so many steps, behind the last of them.
-        same_noise: whether both losses of a step have the same z; else each draws its own.
+        first, every, same_noise: as of `gan`.
 
     Returns:
         A `Model` that samples and decodes, as `gan`. Its metrics are both losses, `real_error` and
@@ -66,13 +65,13 @@ def began(
         UserError: for unknown names and hyper-parameters out of range; when initialised, for nets
             and data whose shapes do not fit.
     """
-    check_names(convention=convention, prior=prior)
+    check_names(convention=convention, prior=prior, first=first)
     check_count("latent_dim", latent_dim)
-    check_count("every", every)
+    check_turns(first, every, same_noise)
     check_number("gamma", gamma, least=0.0, at_most=1.0)
     check_number("rate", rate, least=0.0)
     error = Losses(jnp.asarray, jnp.asarray, jnp.asarray)  # L itself, of data and of fakes
-    shares = "discriminator" if same_noise else None
+    shares = first if same_noise else None
     nets = {"generator": generator, "discriminator": _rebuilding(autoencoder)}
     game = Game(nets, latent_dim, PRIORS[prior], error, None, 0.0, shares, False)
 
@@ -94,11 +93,7 @@ def began(
         metrics["convergence"] = mean_real + jnp.abs(gap)
         return real - k * fake, Aux({**aux.state, BALANCE: new}, metrics, aux.carry)
 
-    objectives = {
-        "discriminator": Objective(("discriminator",), discriminator_loss),
-        "generator": Objective(("generator",), game.generator_loss, every=every, phase=every - 1),
-    }
-    ordered = tuple(objectives[name]._replace(name=f"{name}_loss") for name in NETS[::-1])
+    ordered = in_turn(game.generator_loss, discriminator_loss, first, every)
     return Model(init, ordered, decode=game.decode, sample=game.sample, prior=game.draw)
 
 

@@ -37,7 +37,7 @@ from jaxvae.errors import UserError, check_count, check_number, unknown
 from jaxvae.models.likelihoods import check_float
 from jaxvae.models.vae import use_batch
 from jaxvae.nets import has_averages
-from jaxvae.types import Array, Aux, Batch, Model, Net, Objective, Params, State, Tree
+from jaxvae.types import Array, Aux, Batch, Loss, Model, Net, Objective, Params, State, Tree
 
 
 class Generated(NamedTuple):
@@ -146,13 +146,8 @@ def gan(
     """
     check_names(loss=loss, convention=convention, prior=prior, first=first)
     check_count("latent_dim", latent_dim)
-    check_count("every", every)
     check_number("penalty", penalty, least=0.0)
-    if same_noise and first == "generator" and every > 1:
-        raise UserError(
-            "a generator that moves first, and not at every step, has no noise to hand on: use "
-            "same_noise=False or first='discriminator'."
-        )
+    check_turns(first, every, same_noise)
     released, losses = convention == "released", LOSSES[loss]
     if loss == "lsgan" and released:
         losses = Losses(*(_of_sigmoid(each) for each in losses))
@@ -166,13 +161,7 @@ def gan(
         first if same_noise else None,
         loss == "dragan",
     )
-    phase = every - 1 if first == "discriminator" else 0
-    objectives = {
-        "generator": Objective(("generator",), game.generator_loss, every=every, phase=phase),
-        "discriminator": Objective(("discriminator",), game.discriminator_loss),
-    }
-    order = NETS if first == "generator" else NETS[::-1]
-    ordered = tuple(objectives[name]._replace(name=f"{name}_loss") for name in order)
+    ordered = in_turn(game.generator_loss, game.discriminator_loss, first, every)
     return Model(game.init, ordered, decode=game.decode, sample=game.sample, prior=game.draw)
 
 
@@ -182,6 +171,29 @@ def check_names(**names: str) -> None:
     for option, name in names.items():
         if name not in known[option]:
             raise unknown(option, name, known[option])
+
+
+def check_turns(first: str, every: int, same_noise: bool) -> None:
+    """Raises `UserError` for turns that no two nets can take."""
+    check_count("every", every)
+    if same_noise and first == "generator" and every > 1:
+        raise UserError(
+            "a generator that moves first, and not at every step, has no noise to hand on: use "
+            "same_noise=False or first='discriminator'."
+        )
+
+
+def in_turn(
+    generator_loss: Loss, discriminator_loss: Loss, first: str, every: int
+) -> tuple[Objective, ...]:
+    """Returns both objectives in their order; the generator's at every so many steps, the last of
+    them where it comes second."""
+    phase = every - 1 if first == "discriminator" else 0
+    of_generator = Objective(
+        ("generator",), generator_loss, every=every, phase=phase, name="generator_loss"
+    )
+    judged = Objective(("discriminator",), discriminator_loss, name="discriminator_loss")
+    return (of_generator, judged) if first == "generator" else (judged, of_generator)
 
 
 def gradient_penalty(

@@ -6,7 +6,13 @@ from typing import Literal
 from jaxvae.errors import UserError, check_number
 from jaxvae.presets.config import Number, Options, Preset, System
 
-PENALTY, CLIP = 10.0, 0.01
+PENALTY, CLIP, GAMMA, BALANCE_RATE = 10.0, 0.01, 0.75, 1e-3
+OF_LOSS = {  # options that few losses have
+    "penalty": ("wgan_gp", "dragan"),
+    "clip": ("wgan",),
+    "gamma": ("began",),
+    "balance_rate": ("began",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,15 +26,20 @@ class GAN(Options):
     """Size of z."""
     prior: Literal["normal", "uniform"] = "normal"
     """Of z: N(0, I), or U(-1, 1)."""
-    loss: Literal["ns", "mm", "lsgan", "wgan", "wgan_gp", "dragan"] = "ns"
+    loss: Literal["ns", "mm", "lsgan", "wgan", "wgan_gp", "dragan", "began"] = "ns"
     """Non-saturating, minimax, least squares, Wasserstein with clipped weights or with a gradient
-    penalty, non-saturating with one near the data."""
+    penalty, non-saturating with one near the data, errors of an autoencoder in balance."""
     convention: Literal["paper", "released"] = "paper"
-    """Of lsgan and of the penalty: the papers', or that of the GAN study's code."""
+    """Of lsgan, of the penalty and of began's balance: the papers', or that of the GAN study's
+    code."""
     penalty: Number = None
     """Weight of the penalty of wgan_gp or dragan (default: 10)."""
     clip: Number = None
     """Largest absolute weight of wgan's discriminator (default: 0.01)."""
+    gamma: Number = None
+    """Error of fakes over that of data that began keeps (default: 0.75)."""
+    balance_rate: Number = None
+    """How fast began's balance moves (default: 0.001)."""
     first: Literal["generator", "discriminator"] = "generator"
     """Which moves first in a step."""
     every: int = 1
@@ -51,10 +62,12 @@ class GAN(Options):
         """Raises `UserError` for settings that no run can have."""
         super().check()
         check_number("--beta1", self.beta1, least=0.0, below=1.0)
-        for name, losses in (("penalty", ("wgan_gp", "dragan")), ("clip", ("wgan",))):
+        for name, losses in OF_LOSS.items():
             if getattr(self, name) is not None and self.loss not in losses:
-                of = " or ".join(losses)
-                raise UserError(f"--{name} is of --loss {of}: leave it out with {self.loss}.")
+                option, of = name.replace("_", "-"), " or ".join(losses)
+                raise UserError(f"--{option} is of --loss {of}: leave it out with {self.loss}.")
+        if self.loss == "began" and self.net != "infogan":
+            raise UserError("--loss began needs an autoencoder, which is of --net infogan.")
 
 
 def build(config: GAN, shape: tuple[int, ...], num_classes: int | None) -> System:
@@ -72,10 +85,16 @@ def build(config: GAN, shape: tuple[int, ...], num_classes: int | None) -> Syste
     else:
         norm = config.loss not in ("wgan_gp", "dragan")  # whose penalty is of single examples
         pair = nets.infogan_gan(shape, latent_dim=config.latent_dim, batch_norm=norm, dtype=dtype)
-    names = ("latent_dim", "loss", "convention", "prior", "first", "every", "same_noise")
+    names = ("latent_dim", "convention", "prior", "first", "every", "same_noise")
     options = {name: getattr(config, name) for name in names}
-    penalty = PENALTY if config.penalty is None else config.penalty
-    model = models.gan(*pair, penalty=penalty, **options)
+    if config.loss == "began":
+        gamma = GAMMA if config.gamma is None else config.gamma
+        rate = BALANCE_RATE if config.balance_rate is None else config.balance_rate
+        judge = nets.infogan_autoencoder(shape, dtype=dtype)
+        model = models.began(pair[0], judge, gamma=gamma, rate=rate, **options)
+    else:
+        penalty = PENALTY if config.penalty is None else config.penalty
+        model = models.gan(*pair, loss=config.loss, penalty=penalty, **options)
     turns = {"generator": config.every, "discriminator": 1}
     tx = {
         name: parts.adam(config, config.learning_rate, every=every, b1=config.beta1)

@@ -102,6 +102,8 @@ def test_the_contracts_hold_with_the_nets_of_the_study():
     check_model(of, batch)
     assert [o.name for o in of.objectives] == ["discriminator_loss", "generator_loss"]
     assert (of.objectives[1].every, of.objectives[1].phase) == (2, 1)
+    other = began(generator, judge, latent_dim=3, first="generator")
+    assert [o.name for o in other.objectives] == ["generator_loss", "discriminator_loss"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,9 @@ def test_the_contracts_hold_with_the_nets_of_the_study():
         ({"rate": -1.0}, "rate must be at least 0"),
         ({"convention": "mine"}, "unknown convention"),
         ({"prior": "gaussian"}, "unknown prior"),
+        ({"first": "encoder"}, "unknown first"),
         ({"every": 0}, "every must be at least 1"),
+        ({"first": "generator", "every": 2, "same_noise": True}, "no noise to hand on"),
     ],
 )
 def test_settings_that_no_began_has_are_refused(options, message):

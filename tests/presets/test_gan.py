@@ -93,7 +93,7 @@ def test_defaults_are_the_reports():
     assert (config.learning_rate, config.beta1, config.batch_size) == (2e-4, 0.9, 64)
 
 
-@pytest.mark.parametrize("loss", ["ns", "mm", "lsgan", "wgan", "wgan_gp", "dragan"])
+@pytest.mark.parametrize("loss", ["ns", "mm", "lsgan", "wgan", "wgan_gp", "dragan", "began"])
 def test_every_loss_trains_the_nets_of_the_study(loss):
     options = {"first": "discriminator", "prior": "uniform", "convention": "released"}
     system = system_of(net="infogan", loss=loss, every=2, latent_dim=4, **options)
@@ -103,7 +103,8 @@ def test_every_loss_trains_the_nets_of_the_study(loss):
     assert jax.tree.structure(new) == jax.tree.structure(state)
     assert ("penalty" in metrics) == (loss in ("wgan_gp", "dragan"))
     norms = "batch_stats" in state.state["discriminator"]
-    assert norms == (loss not in ("wgan_gp", "dragan"))
+    assert norms == (loss not in ("wgan_gp", "dragan", "began"))
+    assert ("balance" in state.state) == ("convergence" in metrics) == (loss == "began")
 
 
 def test_the_weights_of_wgan_are_clipped():
@@ -114,6 +115,29 @@ def test_the_weights_of_wgan_are_clipped():
             with jax.numpy_dtype_promotion("standard"):  # as optax needs
                 updates, _ = tx[name].update({"w": jnp.ones(3)}, tx[name].init(weights), weights)
             np.testing.assert_allclose(weights["w"] + updates["w"], largest, rtol=1e-3)
+
+
+def test_the_balance_of_began_is_of_its_options():
+    """One step from k = 0: rate (gamma L(x) - L(G(z)))."""
+    batch = Batch(jax.random.uniform(jax.random.key(1), (8, 8, 8, 1)))
+    found = {}
+    for options in ({}, {"gamma": 1.0}, {"balance_rate": 0.1}):
+        system = system_of(
+            net="infogan", loss="began", convention="released", latent_dim=4, **options
+        )
+        model = system.model._replace(objectives=system.model.objectives[1:])
+
+        def step(model=model):
+            params, state = model.init(jax.random.key(0), batch)
+            loss = model.objectives[0].loss
+            _, aux = loss(params, state, jax.random.key(2), batch, jnp.int32(0), None)
+            means = (jnp.mean(aux.metrics[name]) for name in ("real_error", "fake_error"))
+            return aux.state["balance"], *means
+
+        found[tuple(options)], real, fake = (float(x) for x in jax.jit(step)())
+    assert found[()] == pytest.approx(1e-3 * (0.75 * real - fake), rel=1e-4)
+    assert found["gamma",] == pytest.approx(1e-3 * (real - fake), rel=1e-4)
+    assert found["balance_rate",] == pytest.approx(0.1 * (0.75 * real - fake), rel=1e-4)
 
 
 def test_points_are_drawn_without_a_tanh():
@@ -131,6 +155,9 @@ def test_points_are_drawn_without_a_tanh():
     [
         ({"penalty": 1.0}, "--penalty is of --loss wgan_gp or dragan: leave it out with ns"),
         ({"clip": 0.1, "loss": "lsgan"}, "--clip is of --loss wgan"),
+        ({"gamma": 0.5}, "--gamma is of --loss began"),
+        ({"balance_rate": 0.1, "loss": "wgan"}, "--balance-rate is of --loss began"),
+        ({"loss": "began"}, "which is of --net infogan"),
         ({"beta1": 1.0}, "--beta1 must be below 1"),
     ],
 )
