@@ -59,7 +59,8 @@ def step(posterior: str, latent_dim: int, seconds: float):
     model = models.vae(
         encoder, nets.mlp((400,), (784,), init="xavier"), latent_dim=latent_dim, posterior=posterior
     )
-    return ours(np.random.default_rng(0).random((BATCH_SIZE, 784), np.float32), seconds, model)
+    advance = ours(np.random.default_rng(0).random((BATCH_SIZE, 784), np.float32), model)
+    return lambda: measure.rate(advance, measure.wait_for, BATCH_SIZE, seconds)
 
 
 def sampler(draw, latent_dim: int, seconds: float):

@@ -22,6 +22,8 @@ from jaxvae.errors import UserError
 
 LEAST = 0.8  # of its solo rate, which a program must reach beside the others
 SPREAD = 1 / 3  # of its median, by which the rates of a program may differ
+# an accelerator is shared, so neither they nor this process take all of its memory at once
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 SOLO = 3  # turns alone, of which the median counts
 
 
@@ -41,12 +43,14 @@ class Program(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Rates of every program by name, over the rounds and alone, its facts, and its peak memory."""
+    """Rates of every program by name, over the rounds and alone; its facts; its peak memory, and
+    what its process held before anything was built: the modules of this repository."""
 
     rates: dict[str, list[float]]
     solo: dict[str, float]
     facts: dict[str, Mapping[str, Any]]
     peak_mib: dict[str, float]
+    before_mib: dict[str, float]
 
 
 class Unfair(UserError):
@@ -71,28 +75,28 @@ def contest(builds: Mapping[str, Callable[[], Program]], rounds: int) -> Result:
             differ by more than a third of their median. Nothing but a quiet machine helps.
         UserError: for a program that could not be built or that failed, with its last line.
     """
-    # an accelerator is shared, so nobody takes all of its memory at once
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     entrants: dict[str, _Entrant] = {}
-    solo, facts, rates, peak = {}, {}, {name: [] for name in builds}, {}
+    solo, facts, rates = {}, {}, {name: [] for name in builds}
+    peak, before = {}, {}
     try:
         for name, build in builds.items():
             entrants[name] = _enter(build)
-            facts[name] = _ask(name, entrants[name], None)  # built
+            facts[name], held = _ask(name, entrants[name], None)  # built
+            before[name] = _mib(held)
             _ask(name, entrants[name], "run")  # warm up
             solo[name] = statistics.median(_ask(name, entrants[name], "run") for _ in range(SOLO))
         for _ in range(rounds):
             for name, entrant in entrants.items():
                 rates[name].append(_ask(name, entrant, "run"))
         for name, entrant in entrants.items():
-            peak[name] = round(_ask(name, entrant, "peak") / 2**20, 1)
+            peak[name] = _mib(_ask(name, entrant, "peak"))
     finally:
         for process, pipe in entrants.values():
             pipe.close()
             process.kill()
             process.join()
     check(rates, solo)
-    return Result(rates, solo, facts, peak)
+    return Result(rates, solo, facts, peak, before)
 
 
 def check(rates: Mapping[str, list[float]], solo: Mapping[str, float]) -> None:
@@ -137,8 +141,9 @@ def _ask(name: str, entrant: _Entrant, question: str | None) -> Any:
 def _serve(pipe: Connection, build: Callable[[], Program]) -> None:
     """Builds a program and answers until nobody asks any more."""
     try:
+        before = peak_memory()
         program = build()
-        pipe.send((dict(program.facts), None))
+        pipe.send(((dict(program.facts), before), None))
         while True:
             question = pipe.recv()
             answer = program.run if question == "run" else program.peak or peak_memory
@@ -148,6 +153,10 @@ def _serve(pipe: Connection, build: Callable[[], Program]) -> None:
     except BaseException as error:
         traceback.print_exc()
         pipe.send((None, f"{type(error).__name__}: {error}".splitlines()[0]))
+
+
+def _mib(memory: int) -> float:
+    return round(memory / 2**20, 1)
 
 
 def peak_memory() -> int:

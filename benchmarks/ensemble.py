@@ -75,7 +75,16 @@ def members(k: int, mode: str, steps: int, turns: int):
         done.release()
         go.acquire()
 
+    failures: list[BaseException] = []
+
     def train():
+        try:
+            train_members()
+        except BaseException as error:  # of the thread that waits, too
+            failures.append(error)
+            done.release()
+
+    def train_members():
         train_ensemble(
             lambda **h: model(**h),
             optax.adam(2e-4),
@@ -91,12 +100,18 @@ def members(k: int, mode: str, steps: int, turns: int):
         )
 
     threading.Thread(target=train, daemon=True).start()
-    done.acquire()  # compiled
+
+    def wait():
+        done.acquire()
+        if failures:
+            raise failures[0]
+
+    wait()  # compiled
 
     def run():
         start = time.perf_counter()
         go.release()
-        done.acquire()
+        wait()
         return k * steps / (time.perf_counter() - start)
 
     return run
@@ -107,6 +122,7 @@ def torch_eager(steps: int):
     import torch
     from torch import nn
 
+    measure.torch_precision()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
 

@@ -74,6 +74,7 @@ def theirs(name: str, arrays: weights.StateDict, x: np.ndarray):
     import torch
     import torch.nn.functional as F
 
+    measure.torch_precision(exact=True)
     device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
     w = {key: torch.from_numpy(np.array(value)).to(device) for key, value in arrays.items()}
     extractor = EXTRACTORS[PROTOCOLS[name].extractor]
@@ -229,10 +230,11 @@ def main() -> None:
         "batch_size": BATCH_SIZES,
         "rounds": args.rounds,
         "seconds": args.seconds,
-        **measure.machine(),
+        **measure.machine(exact=True),
         "rates": rates,
         "alone": found.solo,
         "peak_mib": found.peak_mib,
+        "before_mib": found.before_mib,
         "speed_ratio": ratio,
         "largest_relative_difference": apart,
         "squeezenet_weights": "published" if args.weights else "random",

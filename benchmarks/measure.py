@@ -92,6 +92,7 @@ def torch_step(
     """
     import torch
 
+    torch_precision()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fused, compiled = PYTORCH[name]
     batch = torch.from_numpy(x).to(device)
@@ -122,26 +123,39 @@ def wait_for(value: Any) -> None:
 def program(
     step: Callable[[], Any], per_step: int, seconds: float, **facts: float
 ) -> contest.Program:
-    """Returns the program of a step, of either library; its peak memory is the allocator's on a
-    GPU."""
-
-    def peak() -> int:
-        stats = jax.local_devices()[0].memory_stats() or {}
-        if "torch" not in sys.modules:
-            return stats["peak_bytes_in_use"]
-        import torch
-
-        return torch.cuda.max_memory_allocated()
+    """Returns the program of a step, of either library."""
 
     def run() -> float:
         return rate(step, wait_for, per_step, seconds)
 
-    facts["per_step"] = per_step
-    return contest.Program(run, facts, peak if jax.default_backend() == "gpu" else None)
+    return contest.Program(run, {**facts, "per_step": per_step}, peak_memory)
 
 
-def machine() -> dict[str, Any]:
-    """Returns what a figure depends on: processor or accelerator, cores, and versions."""
+def peak_memory() -> int:
+    """Returns the most bytes that this process has held: on a GPU those of its library's
+    allocator."""
+    if "torch" in sys.modules:
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated()
+    elif jax.default_backend() == "gpu":
+        return (jax.local_devices()[0].memory_stats() or {})["peak_bytes_in_use"]
+    return contest.peak_memory()
+
+
+def torch_precision(*, exact: bool = False) -> None:
+    """Gives PyTorch's float32 products on a GPU the precision that ours have: TF32, JAX's default
+    there, or all of float32."""
+    import torch
+
+    torch.set_float32_matmul_precision("highest" if exact else "high")
+    torch.backends.cudnn.allow_tf32 = not exact
+
+
+def machine(*, exact: bool = False) -> dict[str, Any]:
+    """Returns what a figure depends on: processor or accelerator, cores, precision of products, and
+    versions; `exact` as in `torch_precision`."""
     versions = {"python": platform.python_version(), "jax": jax.__version__}
     try:
         import torch
@@ -156,14 +170,27 @@ def machine() -> dict[str, Any]:
         "platform": device.platform,
         "devices": jax.device_count(),
         "cores": os.cpu_count(),
+        "products": "tf32" if device.platform == "gpu" and not exact else "float32",
     }
     return {**where, "versions": versions}
 
 
-def os_load() -> float:
-    """Returns the number of processes that wanted to run in the last minute, or nan where the
-    system does not say."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
+def busy_cores(seconds: float = 1.0) -> float:
+    """Returns how many cores are at work now, before anything of ours is, or nan where the system
+    does not say."""
+    try:
+        before = _cpu_times()
+        time.sleep(seconds)
+        passed = [b - a for a, b in zip(before, _cpu_times(), strict=True)]
+    except (OSError, ValueError):
+        return math.nan
+    idle = sum(passed[3:5])  # idle, and waiting for a disk
+    return (os.cpu_count() or 1) * (1 - idle / sum(passed))
+
+
+def _cpu_times() -> list[int]:
+    """Returns the ticks that all cores have spent, by kind (Linux)."""
+    return [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
 
 
 def summary(rates: dict[str, list[float]]) -> dict[str, dict[str, float]]:
@@ -185,6 +212,7 @@ def compared(found: contest.Result) -> dict[str, Any]:
             name: median / rates[name]["median"] for name in rates if name.startswith("pytorch")
         },
         "peak_mib": found.peak_mib,
+        "before_mib": found.before_mib,
     }
     if flops is not None:
         per_step = found.facts["step"]["per_step"]

@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(processes.cores_of(1)[0]) < 2:
         raise UserError("two cells side by side need two cores.")
     jax.config.update("jax_platforms", "cpu")
-    load, pair = measure.os_load(), [given[0], given[-1]]  # the load before anything of ours runs
+    busy, pair = measure.busy_cores(), [given[0], given[-1]]
     found = measure.summary(rates(pair, args.rounds, args.steps, args.width))
     ratio = found["side_by_side"]["median"] / found["one_after_the_other"]["median"]
     words = "".join(f" --cell {cell}" for cell in args.cell or ())
@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "rounds": args.rounds,
         "steps": args.steps,
         **measure.machine(),
-        "load_before": load,
+        "busy_cores_before": busy,
         "rates": found,
         "ratio": ratio,
         "command": f"python -m benchmarks.side_by_side{words}",
@@ -188,8 +188,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, r in found.items():
         print(f"  {name:<20} {r['median']:>8.2f} steps/s  ({r['min']:.2f} to {r['max']:.2f})")
     print(f"  side by side against one after the other: {ratio:.2f}x")
-    if load > 0.5:  # cores that others use are not halves
-        print(f"not kept: {load:.1f} programs ran on these cores; measure on a quiet machine")
+    if busy > 0.5:  # cores that others use are not halves
+        print(f"not kept: {busy:.1f} of these cores were at work; measure on a quiet machine")
     else:
         print(measure.write("side_by_side", result))
 

@@ -79,6 +79,7 @@ def torch_step(x: np.ndarray, shrink: int, *, fused: bool, compiled: bool):
     """Returns the same step in PyTorch, which gives the decoder's loss."""
     import torch
 
+    measure.torch_precision()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pair = [net.to(device) for net in torch_nets(shrink)]
     have = sum(p.numel() for net in pair for p in net.parameters())

@@ -25,7 +25,10 @@ from jaxvae import writers
 from jaxvae.errors import UserError
 
 MARK = "<!-- table:"
-BLOCK = re.compile(r"<!-- table: (?P<command>.*?) -->\n(?P<body>.*?)<!-- end -->", re.DOTALL)
+BLOCK = re.compile(  # a mention of the first mark inside a line opens nothing
+    r"^<!-- table: (?P<command>[^\r\n]*?) -->(?P<line>\r?\n)(?P<body>.*?)<!-- end -->",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 class Refilled(NamedTuple):
@@ -52,7 +55,10 @@ def printed(command: str, root: Path) -> str:
     Raises:
         UserError: for another kind of command, and one that fails.
     """
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"`{command}`: {error}.") from None
     if len(words) < 3 or words[:2] != ["python", "-m"]:
         raise UserError(f"`{command}`: a block's command must be python -m MODULE.")
     if str(root.parent) not in sys.path:
@@ -92,7 +98,8 @@ def refilled(text: str, root: Path, failed: list[str]) -> str:
         except UserError as error:
             failed.append(str(error))
             return match[0]
-        return f"{MARK} {match['command']} -->\n\n{body}\n\n<!-- end -->"
+        lines = f"{MARK} {match['command']} -->\n\n{body}\n\n<!-- end -->".splitlines()
+        return match["line"].join(lines)
 
     last = text.rpartition("<!-- end -->")[2]
     if MARK in last:
@@ -110,7 +117,7 @@ def refill(root: Path) -> Refilled:
     changed, failed = [], []
     for path in pages(root):
         problems: list[str] = []
-        before = path.read_text(encoding="utf-8")
+        before = path.read_bytes().decode()
         now = refilled(before, root, problems)
         failed += [f"{path}: {problem}" for problem in problems]
         if now != before:

@@ -88,6 +88,7 @@ def test_a_block_is_filled_and_the_text_around_it_stays(place):
         ("python -m {module} breaks", "`python -m {module} breaks` fails: KeyError: 'x'"),
         ("python -m no_such_module", "`python -m no_such_module` fails: ImportError: No module"),
         ("make tables", "`make tables`: a block's command must be python -m MODULE."),
+        ("python -m {module} 'x", "`python -m {module} 'x`: No closing quotation."),
     ],
 )
 def test_a_block_that_cannot_be_filled_stays_and_the_others_go_on(place, command, said):
@@ -97,6 +98,22 @@ def test_a_block_that_cannot_be_filled_stays_and_the_others_go_on(place, command
     [changed], [failed] = blocks.refill(root)
     assert changed.read_text() == bad + FILLED.format(module=module)
     assert failed.startswith(f"{changed}: {said.format(module=module)}")
+
+
+def test_a_mention_of_the_mark_opens_no_block(place):
+    root, module = place
+    mention = "Blocks begin with `<!-- table: python -m x -->`, don't they?\n\n"
+    (root / "a" / "README.md").write_text(mention + TEXT.format(module=module))
+    [changed], failed = blocks.refill(root)
+    assert failed == [] and changed.read_text() == mention + FILLED.format(module=module)
+
+
+def test_the_ends_of_lines_stay(place):
+    root, module = place
+    path = root / "a" / "README.md"
+    path.write_bytes(TEXT.format(module=module).replace("\n", "\r\n").encode())
+    assert blocks.refill(root) == ([path], [])
+    assert path.read_bytes() == FILLED.format(module=module).replace("\n", "\r\n").encode()
 
 
 def test_a_block_without_an_end_swallows_nothing(place):

@@ -15,7 +15,7 @@ needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="n
 @needs_two_cores
 def test_a_tiny_measurement_is_kept_with_its_ratio(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
-    monkeypatch.setattr(side_by_side.measure, "os_load", lambda: 0.0)
+    monkeypatch.setattr(side_by_side.measure, "busy_cores", lambda: 0.0)
     cores = os.sched_getaffinity(0)
     pair = ["--cell", "8gaussians/vae", "--cell", "rings/vae"]
     side_by_side.main([*pair, *TINY])
@@ -61,12 +61,12 @@ def test_side_by_side_means_at_once_and_one_after_the_other_in_turn(monkeypatch)
 @needs_two_cores
 def test_on_a_busy_machine_nothing_is_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
-    monkeypatch.setattr(side_by_side.measure, "os_load", lambda: 2.0)
+    monkeypatch.setattr(side_by_side.measure, "busy_cores", lambda: 2.0)
     found = {"side_by_side": [4.0, 6.0], "one_after_the_other": [2.0, 2.0]}
     monkeypatch.setattr(side_by_side, "rates", lambda *args: found)
     side_by_side.main(TINY)
     out = capsys.readouterr().out
-    assert "side by side against one after the other: 2.50x\nnot kept: 2.0 programs" in out
+    assert "side by side against one after the other: 2.50x\nnot kept: 2.0 of these cores" in out
     assert list(tmp_path.iterdir()) == []
 
 
