@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import seeded
-from experiments import runner
+from experiments import needs, plan, runner
 from experiments.course_report import __main__ as command
 from experiments.course_report import cells, figures, setting, train
 from experiments.course_report.train import Case
@@ -35,6 +35,19 @@ def test_settings_are_the_reports():
         [part] = cell.needs.parts()
         assert part.batch.x.shape == (task.batch_size, *cells.SHAPE)
         assert task.shown[-1] == task.epochs  # the last samples are those of the end
+
+
+def test_the_likelihood_counts_as_work_of_the_vae():
+    """K decodes of each test image: 2 operations for each weight, and the activations."""
+    weights = 20 * 500 + 500 * 784
+    [z20] = [c for c in cells.cells(1.0) if c.name == "mnist/z20"]
+    beside = z20.needs.measuring()
+    assert 1.0 < beside / (2 * weights * 10_000 * 5000) < 1.03
+    planned = plan.Planned("course_report", (), z20)
+    counted = plan.Costs().of(planned)
+    assert counted is not None
+    assert counted.flops == pytest.approx(needs.work(z20.needs.parts()).flops + beside)
+    assert counted.flops > 3 * (counted.flops - beside)  # most of the seconds are not training
 
 
 def test_a_budget_is_a_protocol_and_of_gan_and_flow_alone():

@@ -17,11 +17,12 @@ from experiments import costs
 from experiments.course_report import setting, train
 from experiments.course_report.setting import Budget
 from experiments.course_report.train import Case, Trained
-from experiments.needs import Needs, Part
+from experiments.needs import Needs, Part, counted
 from experiments.runner import Cell, Measure
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.metrics import fid, likelihood, weights
 from jaxvae.metrics.protocols import EXTRACTORS, PROTOCOLS
+from jaxvae.types import Batch, Model
 
 FOLDER = Path(__file__).parent
 PRECISION = "float32, highest"
@@ -139,6 +140,19 @@ def check(smoke: bool) -> None:
     extractor.from_state_dict(weights.read(path), str(path))
 
 
+def bound_work(model: Model, images: int = 10_000, k: int = setting.K) -> float:
+    """Returns the operations of the importance-weighted bound of so many images."""
+    batch = Batch(jax.ShapeDtypeStruct((100, *SHAPE), "float32"))
+    trees = jax.eval_shape(model.init, jax.random.key(0), batch)
+
+    def draws(n: int) -> float:
+        bound = likelihood.make_iw_bound(model, n, chunk=n)
+        return counted(bound, *trees, jax.random.key(0), batch)
+
+    one, two = draws(1), draws(2)  # the images are encoded once for all draws
+    return images / 100 * (one + (k - 1) * (two - one))
+
+
 def needs(kind: str, budget: Budget) -> Needs:
     """Returns what a cell needs; most of a VAE's time is the likelihood, much the same for both."""
     system, case = setting.system(kind), Case(kind, budget=budget)
@@ -160,6 +174,7 @@ def needs(kind: str, budget: Budget) -> Needs:
         steps=epochs_and_steps()[1],
         net="mlp" if system == "vae" else system,
         parts=parts,
+        measuring=lambda: bound_work(train.task_of(case, SHAPE).model) if system == "vae" else 0.0,
         protocols=tuple(protocol + suffix for protocol in PROTOCOLS_OF[system]),
         stopped=lambda seed: train.stopped(case._replace(seed=seed)),
     )
