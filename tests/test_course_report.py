@@ -144,14 +144,38 @@ def test_figures_of_smoke_runs(ran, monkeypatch, capsys):
         assert (ran / name).stat().st_size > 500
 
 
-def test_weights_are_asked_for_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def weightless(tmp_path, monkeypatch):
+    """A folder of weights without any."""
     monkeypatch.setenv("JAXVAE_WEIGHTS_DIR", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("JAXVAE_DATA_DIR", raising=False)
+    return tmp_path
+
+
+def test_without_weights_the_distance_alone_is_not_measured(ran, weightless, capsys):
+    found = cells.gan(Case("gan", smoke=True))
+    assert [m.metric for m in found] == 2 * ["generator_loss"] + 2 * ["discriminator_loss"]
+    said = "  fid: not measured, as its weights are not here: jaxvae weights fetch squeezenet\n"
+    assert capsys.readouterr().out.endswith(said)
+    for cell in cells.cells(1.0):
+        cell.check(True)
+        cell.check(False)
+        assert cell.needs.weights == ()
+        assert cells.DISTANCE.label not in cell.needs.protocols
+    (weightless / "squeezenet1_1_features.npz").touch()
+    whole = {cell.name: cell.needs for cell in cells.cells(1.0)}
+    for name in ("mnist/gan", "mnist/flow"):  # which they now lack
+        assert whole[name].protocols[-1] == cells.DISTANCE.label
+    assert cells.DISTANCE.label not in whole["mnist/z2"].protocols
+
+
+def test_damaged_weights_are_said_before_anything_is_trained(weightless, capsys):
+    (weightless / "squeezenet1_1_features.npz").write_bytes(b"PK")
     with pytest.raises(SystemExit):
-        runner.main(tmp_path, cells.cells, ["--smoke", "--cell", "mnist/gan"], command.OPTIONS)
+        runner.main(weightless, cells.cells, ["--smoke", "--cell", "mnist/gan"], command.OPTIONS)
     assert "squeezenet" in capsys.readouterr().err
-    assert not (tmp_path / "runs").exists()
+    assert not (weightless / "runs").exists()
 
 
 def test_nothing_run_is_said(tmp_path, monkeypatch, capsys):
