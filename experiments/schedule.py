@@ -161,8 +161,7 @@ class Scheduler:
         self.settled: set[tuple[str, int]] = set()
         self.candidates: list[Candidate] = []
         self.platform = "unknown"
-        self.failed: list[str] = []
-        self.late: list[str] = []  # what was not timed in the time that there was
+        self.failed, self.late = [], []  # labels; late is what could not be timed in what was left
         self.full = False
 
     def left(self) -> float:
@@ -314,8 +313,8 @@ class Scheduler:
                 seconds = self.ask(*words, within=limit)["seconds"]
             except UserError as error:
                 say(f"  cannot be timed: {error}")
-                short = limit < TIMING and isinstance(error, Late)  # with more time it might be
-                (self.late if short else self.failed).append(f"{c.experiment} {c.net}")
+                told = self.late if limit < TIMING and isinstance(error, Late) else self.failed
+                told.append(f"{c.experiment} {c.net}")
                 self.settled |= {
                     (other.key, seed)
                     for other in self.candidates

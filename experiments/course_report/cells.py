@@ -18,12 +18,12 @@ from experiments import costs
 from experiments.course_report import setting, train
 from experiments.course_report.setting import Budget
 from experiments.course_report.train import Case, Trained
-from experiments.needs import Needs, Part, counted
+from experiments.needs import Needs, Part, batch, counted
 from experiments.runner import Cell, Measure
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.metrics import fid, likelihood, weights
 from jaxvae.metrics.protocols import EXTRACTORS, PROTOCOLS
-from jaxvae.types import Batch, Model
+from jaxvae.types import Model
 
 FOLDER = Path(__file__).parent
 PRECISION = "float32, highest"
@@ -149,15 +149,15 @@ def check(smoke: bool) -> None:
 
 def bound_work(model: Model, images: int = 10_000, k: int = setting.K) -> float:
     """Returns the operations of the importance-weighted bound of so many images."""
-    batch = Batch(jax.ShapeDtypeStruct((100, *SHAPE), "float32"))
-    trees = jax.eval_shape(model.init, jax.random.key(0), batch)
+    some = batch(100, *SHAPE)
+    trees = jax.eval_shape(model.init, jax.random.key(0), some)
 
     def draws(n: int) -> float:
         bound = likelihood.make_iw_bound(model, n, chunk=n)
-        return counted(bound, *trees, jax.random.key(0), batch)
+        return counted(bound, *trees, jax.random.key(0), some)
 
     one, two = draws(1), draws(2)  # the images are encoded once for all draws
-    return images / 100 * (one + (k - 1) * (two - one))
+    return images / some.x.shape[0] * (one + (k - 1) * (two - one))
 
 
 def needs(kind: str, budget: Budget) -> Needs:
@@ -172,8 +172,8 @@ def needs(kind: str, budget: Budget) -> Needs:
     def parts() -> list[Part]:
         task, steps = epochs_and_steps()
         examples = {"x": jax.ShapeDtypeStruct((task.batch_size, *SHAPE), "uint8")}
-        batch = jax.eval_shape(task.preprocess, jax.random.key(0), examples)
-        return [Part(task.model, task.tx, batch, steps)]
+        seen = jax.eval_shape(task.preprocess, jax.random.key(0), examples)
+        return [Part(task.model, task.tx, seen, steps)]
 
     suffix, protocols = "" if system == "vae" else budget.suffix, PROTOCOLS_OF[system]
     if system != "vae" and weights.find(EXTRACTOR.weights) is not None:
