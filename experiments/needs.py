@@ -37,6 +37,7 @@ class Needs(NamedTuple):
     steps: int = 0  # of training, for one seed
     net: str = ""  # within an experiment, cells of one net take the same time for a step
     parts: Callable[[], Sequence[Part]] | None = None  # what is trained, to count and to time
+    measuring: Callable[[], float] = lambda: 0.0  # operations beside them, where those are many
     protocols: tuple[str, ...] = ()  # of its numbers; a seed counts that has one of each
     stopped: Callable[[int], bool] = lambda seed: False  # was this seed's run stopped on its way?
     shares: str = ""  # cells that name the same work never run side by side
@@ -62,15 +63,20 @@ class Work(NamedTuple):
     memory: int  # bytes of the largest state: parameters, running averages, optimisers
 
 
+def counted(function: Callable, *args: Any) -> float:
+    """Returns the operations of a function, as XLA counts them before it optimises: each loop's
+    body once. Nothing is compiled, and `args` may be `jax.ShapeDtypeStruct`."""
+    found = jax.jit(function).lower(*args).cost_analysis() or {}
+    found = found[0] if isinstance(found, list) else found
+    return found.get("flops", 0.0)
+
+
 def work(parts: Sequence[Part]) -> Work:
     """Returns what a training computes and holds; nothing is compiled, and no array is made."""
     flops, memory = 0.0, [0]
     for part in parts:
         state = jax.eval_shape(lambda b, p=part: _start(p, jax.random.key(0), b), part.batch)
-        step = jax.jit(make_train_step(part.model, part.tx))
-        found = step.lower(state, part.batch).cost_analysis() or {}
-        found = found[0] if isinstance(found, list) else found
-        flops += part.steps * found.get("flops", 0.0)
+        flops += part.steps * counted(make_train_step(part.model, part.tx), state, part.batch)
         leaves = jax.tree.leaves((state.params, state.state, state.opt_state))
         memory.append(sum(leaf.size * leaf.dtype.itemsize for leaf in leaves))
     return Work(flops, max(memory))

@@ -209,7 +209,8 @@ class Costs:
         key = planned.experiment, said.net or planned.key
         if key not in self._known:
             found = needs.work(said.parts())
-            self._known[key] = found._replace(flops=found.flops / said.steps)
+            flops = found.flops + said.measuring()
+            self._known[key] = found._replace(flops=flops / said.steps)
         found = self._known[key]
         return found._replace(flops=found.flops * said.steps)
 
@@ -344,15 +345,19 @@ def survey(root: Path, device: str, jobs: int = 1, memory: bool = False) -> list
 
 def first_steps(root: Path, key: str, members: int, within: float = math.inf) -> float:
     """Returns the seconds that one seed of a cell takes, from its first steps; the share of one of
-    `members` that are trained at once. After `within` seconds what is not timed is estimated.
+    `members` that are trained at once. After `within` seconds what is not timed is estimated, as
+    what is measured beside the training always is.
 
     Raises:
         UserError: for an unknown key, or a cell whose steps cannot be timed.
     """
     for name in names(root):
         for each in cells_of(root, name):
-            if each.key == key and each.cell.needs.parts is not None:
-                return needs.seconds(each.cell.needs.parts(), members, within)
+            said = each.cell.needs
+            if each.key == key and said.parts is not None:
+                parts, beside = said.parts(), said.measuring()
+                share = beside / needs.work(parts).flops if beside else 0.0
+                return needs.seconds(parts, members, within) * (1.0 + share)
     raise UserError(f"there is no cell {key!r} whose steps can be timed.")
 
 

@@ -161,7 +161,7 @@ class Scheduler:
         self.settled: set[tuple[str, int]] = set()
         self.candidates: list[Candidate] = []
         self.platform = "unknown"
-        self.failed: list[str] = []
+        self.failed, self.late = [], []  # labels; late is what could not be timed in what was left
         self.full = False
 
     def left(self) -> float:
@@ -209,6 +209,8 @@ class Scheduler:
         if known:
             needed = duration(known[0].seconds or 0.0)
             say(f"left for another time: {len(known)}; the next, {known[0].label}, needs {needed}")
+        if self.late:
+            say(f"left for another time, as timing it did not fit: {'; '.join(self.late)}")
         for task in rest:
             if task.seconds is None and not task.timed:
                 say(f"not run, as nothing says how long it takes: python -m {' '.join(task.argv)}")
@@ -311,8 +313,8 @@ class Scheduler:
                 seconds = self.ask(*words, within=limit)["seconds"]
             except UserError as error:
                 say(f"  cannot be timed: {error}")
-                if limit == TIMING or not isinstance(error, Late):  # else it did not fit
-                    self.failed.append(f"{c.experiment} {c.net}")
+                told = self.late if limit < TIMING and isinstance(error, Late) else self.failed
+                told.append(f"{c.experiment} {c.net}")
                 self.settled |= {
                     (other.key, seed)
                     for other in self.candidates

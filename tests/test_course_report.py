@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import seeded
-from experiments import runner
+from experiments import needs, plan, runner
 from experiments.course_report import __main__ as command
 from experiments.course_report import cells, figures, setting, train
 from experiments.course_report.train import Case
@@ -35,6 +35,19 @@ def test_settings_are_the_reports():
         [part] = cell.needs.parts()
         assert part.batch.x.shape == (task.batch_size, *cells.SHAPE)
         assert task.shown[-1] == task.epochs  # the last samples are those of the end
+
+
+def test_the_likelihood_counts_as_work_of_the_vae():
+    """K decodes of each test image: 2 operations for each weight, and the activations."""
+    weights = 20 * 500 + 500 * 784
+    [z20] = [c for c in cells.cells(1.0) if c.name == "mnist/z20"]
+    beside = z20.needs.measuring()
+    assert 1.0 < beside / (2 * weights * 10_000 * 5000) < 1.03
+    planned = plan.Planned("course_report", (), z20)
+    counted = plan.Costs().of(planned)
+    assert counted is not None
+    assert counted.flops == pytest.approx(needs.work(z20.needs.parts()).flops + beside)
+    assert counted.flops > 3 * (counted.flops - beside)  # most of the seconds are not training
 
 
 def test_a_budget_is_a_protocol_and_of_gan_and_flow_alone():
@@ -131,14 +144,38 @@ def test_figures_of_smoke_runs(ran, monkeypatch, capsys):
         assert (ran / name).stat().st_size > 500
 
 
-def test_weights_are_asked_for_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def weightless(tmp_path, monkeypatch):
+    """A folder of weights without any."""
     monkeypatch.setenv("JAXVAE_WEIGHTS_DIR", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("JAXVAE_DATA_DIR", raising=False)
+    return tmp_path
+
+
+def test_without_weights_the_distance_alone_is_not_measured(ran, weightless, capsys):
+    found = cells.gan(Case("gan", smoke=True))
+    assert [m.metric for m in found] == 2 * ["generator_loss"] + 2 * ["discriminator_loss"]
+    said = "  fid: not measured, as its weights are not here: jaxvae weights fetch squeezenet\n"
+    assert capsys.readouterr().out.endswith(said)
+    for cell in cells.cells(1.0):
+        cell.check(True)
+        cell.check(False)
+        assert cell.needs.weights == ()
+        assert cells.DISTANCE.label not in cell.needs.protocols
+    (weightless / "squeezenet1_1_features.npz").touch()
+    whole = {cell.name: cell.needs for cell in cells.cells(1.0)}
+    for name in ("mnist/gan", "mnist/flow"):  # which they now lack
+        assert whole[name].protocols[-1] == cells.DISTANCE.label
+    assert cells.DISTANCE.label not in whole["mnist/z2"].protocols
+
+
+def test_damaged_weights_are_said_before_anything_is_trained(weightless, capsys):
+    (weightless / "squeezenet1_1_features.npz").write_bytes(b"PK")
     with pytest.raises(SystemExit):
-        runner.main(tmp_path, cells.cells, ["--smoke", "--cell", "mnist/gan"], command.OPTIONS)
+        runner.main(weightless, cells.cells, ["--smoke", "--cell", "mnist/gan"], command.OPTIONS)
     assert "squeezenet" in capsys.readouterr().err
-    assert not (tmp_path / "runs").exists()
+    assert not (weightless / "runs").exists()
 
 
 def test_nothing_run_is_said(tmp_path, monkeypatch, capsys):

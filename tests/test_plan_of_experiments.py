@@ -188,6 +188,22 @@ def test_after_a_time_what_is_not_timed_follows_from_what_is(small, monkeypatch)
     assert next(times) == 2  # one step alone
 
 
+def test_what_is_measured_beside_a_training_counts(small, monkeypatch):
+    """A cell that measures as much as it trains was computed at twice the speed of its training
+    alone, and takes twice its first steps."""
+    alone = needs.work(small[:1]).flops
+    said = Needs(steps=10, net="n", parts=lambda: small[:1], measuring=lambda: alone)
+    each = plan.Planned("a", (), plan.Cell("x", None, needs=said))
+    known = {each.key: [Timing("x", HERE, 10, 4.0)]}
+    found = plan.speed([each], known, HERE, 1, plan.Costs())
+    assert found == plan.Speed(2 * alone / 4.0, "x")
+    times = iter(range(1000))
+    monkeypatch.setattr(needs.time, "perf_counter", lambda: float(next(times)))
+    monkeypatch.setattr(plan, "names", lambda root: ["a"])
+    monkeypatch.setattr(plan, "cells_of", lambda root, name: [each])
+    assert plan.first_steps(plan.ROOT, each.key, 1) == pytest.approx(20.0)
+
+
 def test_amounts_of_work():
     said = [needs.operations(x) for x in (1.25e15, 1.04e16, 3e12, 9.9e8)]
     assert said == ["1.2 PFLOP", "10 PFLOP", "3.0 TFLOP", "990 MFLOP"]

@@ -160,6 +160,34 @@ def test_what_has_its_numbers_is_not_trained_again(folder, trainings):
     assert len(found) == 2 * len(measure.NAMES)
 
 
+def test_the_command_of_a_line_names_no_seed_that_was_not_trained(folder, trainings):
+    for cell in CELLS:
+        for metric, protocol in measure.NAMES:
+            line = {"cell": cell, "seed": 1, "metric": metric, "protocol": protocol, "value": 1.0}
+            writers.append(folder / "results" / "lines.jsonl", line)
+    sweep.sweep("tiny", range(4), False)
+    assert [seeds for _, _, seeds in trainings] == [[0, 2, 3]]
+    said = {x["seed"]: x["command"] for x in lines_of(folder, "results") if "command" in x}
+    command = "python -m experiments.soft_intro_2d.sweep tiny --seeds "
+    assert said == {0: f"{command}0:1", 2: f"{command}2:4", 3: f"{command}2:4"}
+
+
+def test_a_part_of_the_search_that_has_its_lines_leaves_nothing(folder, trainings, capsys):
+    """Killed between its last line and the end of its folder, with any size asked for then."""
+    scores = {"histogram_kl_released": 1.0, "histogram_jsd_released": 1.0}
+    settings = sweep.settings_of("vae", False)
+    for hyper in settings:
+        writers.append(folder / "search" / "rings.vae.jsonl", {**hyper, **scores})
+    where = cells.sweep_folder("search.rings.0", "vae")
+    config = {"members": [{"seed": 0}] * len(settings)}
+    writers.write_json(where / "config.json", {"config": config, "versions": {}})
+    sweep.main(["search", "--data", "rings", "--method", "vae"])
+    assert trainings == []
+    assert not where.exists()
+    sweep.main(["search", "--data", "rings", "--method", "vae", "--at-once", "5"])
+    assert capsys.readouterr().out.count("rings, vae: best of 81: ") == 2
+
+
 def test_a_seed_that_lacks_a_number_is_trained_again(folder, trainings):
     for metric, protocol in measure.NAMES[:-1]:  # killed while its lines were written
         line = {"cell": "rings/vae", "seed": 0, "metric": metric, "protocol": protocol}

@@ -3,7 +3,8 @@
 elbo, rec, kl, iw_nll    of the VAE, nats per image
 generator_loss, discriminator_loss    of the GAN, means over the batches of an epoch
 bpd                      of the flow, bits per dimension of bytes
-fid                      Fréchet distance of samples of the GAN and the flow, offline protocol
+fid                      Fréchet distance of samples of the GAN and the flow, offline protocol; only
+                         where SqueezeNet's weights are
 """
 
 import functools
@@ -17,16 +18,18 @@ from experiments import costs
 from experiments.course_report import setting, train
 from experiments.course_report.setting import Budget
 from experiments.course_report.train import Case, Trained
-from experiments.needs import Needs, Part
+from experiments.needs import Needs, Part, batch, counted
 from experiments.runner import Cell, Measure
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.metrics import fid, likelihood, weights
 from jaxvae.metrics.protocols import EXTRACTORS, PROTOCOLS
+from jaxvae.types import Model
 
 FOLDER = Path(__file__).parent
 PRECISION = "float32, highest"
 PROTOCOL = "binarised by split and index, seed 0"
 DISTANCE = PROTOCOLS["squeezenet"]
+EXTRACTOR = EXTRACTORS[DISTANCE.extractor]
 SMOKE_K, SMOKE_SAMPLES = 10, 16
 SHAPE = (28, 28, 1)  # of MNIST
 FIRST, LAST = "mean of the first epoch", "mean of the last epoch"
@@ -57,7 +60,8 @@ def vae(case: Case) -> list[Measure]:
 
 
 def gan(case: Case) -> list[Measure]:
-    """Returns both losses of the first and the last epoch, and the distance of samples."""
+    """Returns both losses of the first and the last epoch, and the distance of samples where it
+    can be measured."""
     found, images = train.trained(case), train.source(case, "train")
     log = train.curves(case)["train"]
     measures = []
@@ -66,12 +70,12 @@ def gan(case: Case) -> list[Measure]:
         for i, about in ((0, FIRST), (-1, LAST)):
             one = _measure(found, name, about + case.budget.suffix, values[i], images.size)
             measures.append(one._replace(steps=int(steps[i])))
-    return [*measures, _distance(case, found)]
+    return [*measures, *_distance(case, found)]
 
 
 def flow(case: Case) -> list[Measure]:
     """Returns bits per dimension in training and at its end, of images that are moved as in
-    training and of images as they are, and the distance of samples."""
+    training and of images as they are, and the distance of samples where it can be measured."""
     found, curves = train.trained(case), train.curves(case)
     parts = {name: train.source(case, name) for name in ("train", "valid", "test")}
     measures = []
@@ -95,7 +99,7 @@ def flow(case: Case) -> list[Measure]:
         value = bits(np.mean(values, dtype=np.float64), parts[split].shape)
         protocol = f"{split}{case.budget.suffix}"
         measures.append(_measure(found, "bpd", protocol, value, parts[split].size))
-    return [*measures, _distance(case, found)]
+    return [*measures, *_distance(case, found)]
 
 
 def bits(log_prob: float, shape: tuple[int, ...]) -> float:
@@ -108,7 +112,11 @@ def _measure(found: Trained, metric: str, protocol: str, value: float, n: int) -
     return Measure(metric, protocol, float(value), n, found.steps, PRECISION)
 
 
-def _distance(case: Case, found: Trained) -> Measure:
+def _distance(case: Case, found: Trained) -> list[Measure]:
+    if weights.find(EXTRACTOR.weights) is None:
+        fetch = f"jaxvae weights fetch {EXTRACTOR.weights}"
+        print(f"  fid: not measured, as its weights are not here: {fetch}", flush=True)
+        return []
     protocol = DISTANCE.with_samples(SMOKE_SAMPLES) if case.smoke else DISTANCE
     sampler = fid.model_sampler(found.task.model, found.params, found.state)
     with jax.default_matmul_precision("highest"):
@@ -119,7 +127,7 @@ def _distance(case: Case, found: Trained) -> Measure:
             progress=costs.announced("fid"),
             seed=case.seed,
         )
-    return _measure(found, "fid", d.protocol + case.budget.suffix, d.value, d.n)
+    return [_measure(found, "fid", d.protocol + case.budget.suffix, d.value, d.n)]
 
 
 # ---- cells ---------------------------------------------------------------------------------------
@@ -127,20 +135,34 @@ def _distance(case: Case, found: Trained) -> Measure:
 MEASURES: dict[str, Callable[[Case], list[Measure]]] = {"vae": vae, "gan": gan, "flow": flow}
 PROTOCOLS_OF = {  # what a seed that is done has a number of
     "vae": tuple(f"{PROTOCOL}; {end}" for end in ("valid", "test", f"test; K={setting.K}")),
-    "gan": (FIRST, LAST, DISTANCE.label),
-    "flow": (*ENDS["train"], *ENDS["valid"], "valid", "test", DISTANCE.label),
+    "gan": (FIRST, LAST),
+    "flow": (*ENDS["train"], *ENDS["valid"], "valid", "test"),
 }
 
 
 def check(smoke: bool) -> None:
-    """Raises `UserError` where the weights that samples are compared by are missing or damaged."""
-    extractor = EXTRACTORS[DISTANCE.extractor]
-    path = weights.locate(extractor.weights)
-    extractor.from_state_dict(weights.read(path), str(path))
+    """Raises `UserError` where the weights that samples are compared by are damaged."""
+    path = weights.find(EXTRACTOR.weights)
+    if path is not None:
+        EXTRACTOR.from_state_dict(weights.read(path), str(path))
+
+
+def bound_work(model: Model, images: int = 10_000, k: int = setting.K) -> float:
+    """Returns the operations of the importance-weighted bound of so many images."""
+    some = batch(100, *SHAPE)
+    trees = jax.eval_shape(model.init, jax.random.key(0), some)
+
+    def draws(n: int) -> float:
+        bound = likelihood.make_iw_bound(model, n, chunk=n)
+        return counted(bound, *trees, jax.random.key(0), some)
+
+    one, two = draws(1), draws(2)  # the images are encoded once for all draws
+    return images / some.x.shape[0] * (one + (k - 1) * (two - one))
 
 
 def needs(kind: str, budget: Budget) -> Needs:
-    """Returns what a cell needs; most of a VAE's time is the likelihood, much the same for both."""
+    """Returns what a cell needs; most of a VAE's time is the likelihood, much the same for both. A
+    seed of GAN or flow lacks its distance only where there are weights to measure it by."""
     system, case = setting.system(kind), Case(kind, budget=budget)
 
     def epochs_and_steps() -> tuple[setting.Task, int]:
@@ -150,17 +172,19 @@ def needs(kind: str, budget: Budget) -> Needs:
     def parts() -> list[Part]:
         task, steps = epochs_and_steps()
         examples = {"x": jax.ShapeDtypeStruct((task.batch_size, *SHAPE), "uint8")}
-        batch = jax.eval_shape(task.preprocess, jax.random.key(0), examples)
-        return [Part(task.model, task.tx, batch, steps)]
+        seen = jax.eval_shape(task.preprocess, jax.random.key(0), examples)
+        return [Part(task.model, task.tx, seen, steps)]
 
-    suffix = "" if system == "vae" else budget.suffix
+    suffix, protocols = "" if system == "vae" else budget.suffix, PROTOCOLS_OF[system]
+    if system != "vae" and weights.find(EXTRACTOR.weights) is not None:
+        protocols = (*protocols, DISTANCE.label)
     return Needs(
         ("mnist",),
-        () if system == "vae" else (EXTRACTORS[DISTANCE.extractor].weights,),
         steps=epochs_and_steps()[1],
         net="mlp" if system == "vae" else system,
         parts=parts,
-        protocols=tuple(protocol + suffix for protocol in PROTOCOLS_OF[system]),
+        measuring=lambda: bound_work(train.task_of(case, SHAPE).model) if system == "vae" else 0.0,
+        protocols=tuple(protocol + suffix for protocol in protocols),
         stopped=lambda seed: train.stopped(case._replace(seed=seed)),
     )
 

@@ -170,6 +170,16 @@ def sweep(name: str, seeds: Sequence[int], smoke: bool) -> None:
             settle(name, method, *group, done, code, smoke)
 
 
+def stretch(seeds: Sequence[int], seed: int) -> str:
+    """Returns the seeds around `seed` that have no gap between them, as `--seeds` takes them."""
+    first = last = seed
+    while first - 1 in seeds:
+        first -= 1
+    while last + 1 in seeds:
+        last += 1
+    return f"{first}:{last + 1}"
+
+
 def settle(
     name: str,
     method: str,
@@ -182,8 +192,7 @@ def settle(
     """Trains these cells of one method with these seeds, and adds the lines of those that are not
     in `done`, where they then are."""
     folder, runs = cells.sweep_folder(name, method, smoke), [SWEEPS[name][cell] for cell in names]
-    command_line = f"python -m experiments.soft_intro_2d.sweep {name} "
-    command_line += f"--seeds {min(seeds)}:{max(seeds) + 1}" + (" --smoke" if smoke else "")
+    command_line = f"python -m experiments.soft_intro_2d.sweep {name} --seeds "
     if any((cell, seed) not in done for cell in names for seed in seeds):
         ensemble, seconds = train(name, method, runs, seeds, smoke)
         seconds /= len(ensemble.settings)
@@ -192,7 +201,8 @@ def settle(
             if (cell, seed) not in done:
                 film = folder / "films" / str(i * len(seeds)) if seed == seeds[0] else None
                 keep(cell, runs[i], seed, state, film, smoke)
-                runner.record(FOLDER, cell, seed, numbers, code, seconds, command_line, smoke=smoke)
+                said = command_line + stretch(seeds, seed) + (" --smoke" if smoke else "")
+                runner.record(FOLDER, cell, seed, numbers, code, seconds, said, smoke=smoke)
                 done.add((cell, seed))
     runner.remove(folder)
 
@@ -250,9 +260,10 @@ def search(names: Sequence[str], methods: Sequence[str], at_once: int, smoke: bo
             done = [_hyper(line) for line in lines]
             for first in range(0, len(settings), at_once):
                 runs = [setting.Run(data, method, h) for h in settings[first : first + at_once]]
-                if all(r.hyper in done for r in runs):
-                    continue
                 name = f"search.{data}.{first}"
+                if all(r.hyper in done for r in runs):  # was it killed after its last line?
+                    runner.remove(cells.sweep_folder(name, method, smoke))
+                    continue
                 ensemble, _ = train(name, method, runs, range(1), smoke)
                 for i, seed, _, numbers in measured(ensemble, method, runs, range(1), smoke):
                     if runs[i].hyper in done:

@@ -1,4 +1,5 @@
-"""The GANs of Table 1, with the defaults of the study that the paper copies them from.
+"""The GANs of Table 1, with the defaults of the study that the paper copies them from; DRAGAN but for
+its BatchNorm.
 
 InfoGAN's generator and discriminator (`nets.infogan_gan`), z of 64 from U(-1, 1), batch 64, Adam;
 BEGAN's discriminator is an autoencoder. A step is one of the discriminator. The paper's numbers
@@ -33,7 +34,7 @@ EPOCHS = {"mnist": 20, "fashion_mnist": 20, "cifar10": 100, "celeba": 40}
 
 
 class Setting(NamedTuple):
-    """The study's defaults of one kind."""
+    """The settings of one kind: the study's defaults, but for DRAGAN's BatchNorm."""
 
     loss: Literal["mm", "ns", "lsgan", "wgan", "wgan_gp", "dragan", "began"]
     beta1: float = 0.5
