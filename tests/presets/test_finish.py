@@ -32,7 +32,7 @@ IMAGE = (4, 4, 1)
             IMAGE,
             ["samples", "interpolation", "curves"],
         ),
-        (systems.flow(1), None, (2,), ["samples", "curves"]),
+        (systems.flow(2), None, (2,), ["samples", "curves"]),
         (systems.gan(), 2, IMAGE, ["samples", "curves"]),
     ],
     ids=["vae", "plane", "planes", "points", "rows", "decoder", "prior", "flow", "gan"],

@@ -18,7 +18,7 @@ def test_what_a_model_is_measured_by_where_nobody_asks():
     vae = System(small())
     assert measuring.available(vae) == ("elbo", "active_units")
     assert measuring.available(vae._replace(on_examples="a column"))[-1] == "completions"
-    assert measuring.available(System(systems.flow(1))) == ("log_prob",)
+    assert measuring.available(System(systems.flow(2))) == ("log_prob",)
     assert measuring.available(System(systems.gan())) == ()
 
 
@@ -28,7 +28,7 @@ def test_what_a_model_is_measured_by_where_nobody_asks():
         (System(small()), "bpd", "have no bits per dimension"),
         (System(small()), "completions", "are of a model that completes examples"),
         (System(small()), "log_prob", "this model has no exact density"),
-        (System(systems.flow(1)), "elbo", "no evidence lower bound"),
+        (System(systems.flow(2)), "elbo", "no evidence lower bound"),
         (System(small()), "lpips", "at least 17 pixels a side, not 4x4"),
     ],
 )
