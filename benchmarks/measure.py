@@ -226,9 +226,10 @@ def report(result: dict[str, Any]) -> None:
     setting = f"{result['device']}, {result['unit']}, batch {result['batch_size']}"
     print(f"{setting}: median (min to max) of {result['rounds']} rounds, peak memory")
     for name, r in result["rates"].items():
-        spread = f"({r['min']:,.0f} to {r['max']:,.0f})"
+        form = ",.0f" if r["median"] >= 100 else ".2f"
+        spread = f"({r['min']:{form}} to {r['max']:{form}})"
         mib = f"{result['peak_mib'][name]:,.0f} MiB" if "peak_mib" in result else ""
-        print(f"  {name:<26} {r['median']:>10,.0f}  {spread:<24} {mib}".rstrip())
+        print(f"  {name:<26} {r['median']:>10{form}}  {spread:<24} {mib}".rstrip())
     for name, ratio in result["speed_ratio"].items():
         print(f"  step against {name}: {ratio:.2f}x")
     if "gflop_per_step" in result:

@@ -83,6 +83,41 @@ def test_distances_from_the_rows_of_soft_intro_vae():
     holds("soft_intro_2d", f"({ours.paper / ours.mean:.0f} times smaller)")
 
 
+NARROW = (  # line of the README, metric, protocol, form
+    ("Fréchet distance of samples, running", "fid", "squeezenet", ",.0f"),
+    ("the same, re-estimated over samples", "fid", "squeezenet({}-samples)", ",.0f"),
+    ("of reconstructions, re-estimated", "fid_reconstruction", "squeezenet({})", ",.0f"),
+    ("LPIPS, re-estimated", "lpips", "squeeze, reestimated statistics", ".3f"),
+    ("rec, nats, re-estimated", "rec", "nats, reestimated statistics", ".1f"),
+    ("elbo, nats, re-estimated", "elbo", "nats, reestimated statistics", ".1f"),
+    ("AUROC by the ELBO, re-estimated", "auroc", "ELBO, reestimated statistics", ".3f"),
+    ("AUROC by the ELBO, batch", "auroc", "ELBO, batch statistics", ".3f"),
+)
+
+
+def test_what_narrow_nets_show_of_images():
+    found = {}
+    for name, metric, protocol, form in NARROW:
+        protocol = protocol.format("generator=reestimated") + ", channels / 4, 5 epochs"
+        rows = [
+            row("soft_intro_images", f"{data}/narrow/{method}", metric, protocol)
+            for data in ("mnist", "fashion_mnist")
+            for method in ("vae", "soft_intro_vae")
+        ]
+        assert {r.n for r in rows} == {1}
+        found[name] = [r.mean for r in rows]
+        values = " | ".join(format(value, form) for value in found[name])
+        holds("soft_intro_images", f"| {name} | {values} |")
+    samples, again, rec, looks, error, elbo, auroc, batch = found.values()
+    for distance in (samples, again, rec, looks):  # "nearer to the data by every ..."
+        assert distance[1] < 0.7 * distance[0] and distance[3] < 0.7 * distance[2]
+    assert abs(error[1] - error[0]) < 3 > abs(error[3] - error[2])  # "nearly the same"
+    assert elbo[0] > elbo[1] and elbo[2] > elbo[3]  # "the ELBO is the VAE's"
+    assert samples[1] < again[1] and again[3] < samples[3]  # nearest with
+    assert auroc[1] - auroc[0] > 0.05 and abs(auroc[3] - auroc[2]) < 0.001  # "level"
+    assert all(b > a for a, b in zip(auroc, batch, strict=True))
+
+
 def test_what_the_vanilla_net_gains():
     def nats(cell):
         return mean("rho_vae", cell, "test_loss", "nats")

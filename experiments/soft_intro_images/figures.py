@@ -98,9 +98,10 @@ def scores(case: Case, folder: Path) -> list[Path]:
         shown = ood.histograms(values, bins=50)
         for name, density in shown.densities.items():
             axes.stairs(density, shown.edges, label=name)
-        axes.set(title=f"{case.label}{case.suffix}: {stats} statistics", xlabel="ELBO, nats")
+        axes.set(title=f"{stats} statistics", xlabel="ELBO, nats")
         axes.legend(fontsize=8)
         plots.plain_axes(axes)
+    figure.suptitle(f"{case.label}{case.suffix}")
     path = folder / f"{case.label}.scores.png"
     plots.save_figure(path, figure)
     return [path]
