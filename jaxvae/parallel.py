@@ -54,6 +54,13 @@ def make_mesh(devices: Iterable[Any] | None = None) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def mesh_for(batch_size: int) -> Mesh:
+    """Returns a mesh over as many devices as divide a batch: 100 examples cannot be cut over 8, but
+    over 5."""
+    counts = range(jax.device_count(), 0, -1)
+    return make_mesh(jax.devices()[: next(n for n in counts if batch_size % n == 0)])
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of parameters and resident data: whole on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -8,9 +8,11 @@ import pytest
 
 import seeded
 from experiments import needs, plan, runner
+from experiments.budgets import Budget
 from experiments.course_report import __main__ as command
 from experiments.course_report import cells, figures, setting, train
 from experiments.course_report.train import Case
+from experiments.needs import unfinished
 from jaxvae import table, writers
 from jaxvae.errors import UserError
 from jaxvae.metrics import squeezenet
@@ -56,7 +58,7 @@ def test_a_budget_is_a_protocol_and_of_gan_and_flow_alone():
     for cell in cells.cells(0.05):
         assert cell.needs.steps == 0.05 * whole[cell.name].steps
         assert all(name.endswith(", 5 % of the epochs") for name in cell.needs.protocols)
-    tiny = train.task_of(Case("gan", budget=setting.Budget(0.05)), cells.SHAPE)
+    tiny = train.task_of(Case("gan", budget=Budget(0.05)), cells.SHAPE)
     assert (tiny.epochs, tiny.shown) == (10, (1, 5, 10))
     with pytest.raises(UserError, match="--budget must be at most 1"):
         cells.cells(1.5)
@@ -122,13 +124,13 @@ def test_runs_are_kept_with_samples_on_the_way_and_not_trained_again(ran, monkey
         "samples.001.png",
         "samples.002.png",
     }
-    assert not train.stopped(case)
+    assert not unfinished(case.folder)
     before = train.trained(case)
     train.trained.cache_clear()
     again = train.trained(case)  # from its last checkpoint
     jax.tree.map(np.testing.assert_array_equal, before.params, again.params)
     (case.folder / "finished").unlink()
-    assert train.stopped(case)
+    assert unfinished(case.folder)
     (case.folder / "finished").touch()
 
 

@@ -192,3 +192,8 @@ def test_shard_cuts_every_array_in_order():
     batch = parallel.shard(Batch(jnp.arange(16.0), jnp.arange(32).reshape(16, 2)), 8)
     np.testing.assert_array_equal(batch.x, np.arange(16.0).reshape(8, 2))
     np.testing.assert_array_equal(batch.cond, np.arange(32).reshape(8, 2, 2))
+
+
+@pytest.mark.parametrize(("batch_size", "devices"), [(100, 5), (64, 8), (7, 7), (11, 1), (1, 1)])
+def test_a_mesh_for_a_batch_has_as_many_devices_as_divide_it(batch_size, devices):
+    assert parallel.mesh_for(batch_size).size == devices

@@ -5,6 +5,7 @@ import pytest
 from scipy import special
 
 from experiments import runner
+from experiments.budgets import Budget, check_budget
 from experiments.tutorial import cells, figures, proof, setting
 from experiments.tutorial.proof import DENSITIES, Density
 from jaxvae import table, writers
@@ -73,9 +74,9 @@ def test_cells_and_published_numbers():
     table.join([], expected)
     names = [cell.name for cell in cells.cells(1.0)]
     assert len(names) == len(set(names)) == 2 * 7 + 4 + 5
-    assert setting.Budget().steps == 60_000 and setting.Budget().suffix == ""
-    assert setting.check_budget(0.25).suffix == "; 25 % of the steps"
-    assert setting.check_budget(0.25).steps == 15_000
+    assert Budget().of(setting.STEPS) == 60_000 and Budget().suffix == ""
+    assert check_budget(0.25, "steps").suffix == ", 25 % of the steps"
+    assert check_budget(0.25).of(setting.STEPS) == 15_000
     with pytest.raises(UserError, match="--budget must be at most 1"):
         cells.cells(1.5)
 
@@ -98,7 +99,7 @@ def test_completions_are_measured_and_drawn(tmp_path, monkeypatch, capsys):
         *(("regressor", m) for m in ("log_prob", "best_of_k", "mean_error", "diversity")),
     }
     assert found["regressor", "diversity"]["value"] < 1e-10 < found["cvae", "diversity"]["value"]
-    assert all(line["protocol"].endswith("; 50 % of the steps") for line in lines)
+    assert all(line["protocol"].endswith(", 50 % of the steps") for line in lines)
     assert all("given the left, grey" in line["protocol"] for line in lines)
     capsys.readouterr()
     figures.main(["--budget", "0.5"])

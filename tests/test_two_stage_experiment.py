@@ -11,6 +11,7 @@ import pytest
 
 import seeded
 from experiments import costs, runner
+from experiments.budgets import Budget, check_budget
 from experiments.two_stage import __main__ as command
 from experiments.two_stage import cells, figures, gans, setting, toy, train
 from jaxvae import table, writers
@@ -116,7 +117,7 @@ def test_variants_are_those_of_the_texts_and_of_the_code():
     import jax.numpy as jnp
 
     def parts(name, variant, method="two_stage"):
-        found = train.parts(train.Case(name, 0, setting.Budget(), False, variant), method)
+        found = train.parts(train.Case(name, 0, Budget(), False, variant), method)
         return [(part.steps, len(part.batch.x)) for part in found]
 
     assert parts("mnist", "decay") == parts("mnist", "") == [(240_000, 100), (480_000, 100)]
@@ -128,7 +129,7 @@ def test_variants_are_those_of_the_texts_and_of_the_code():
         ("wae", (47_082_628, 4_540_609)),
         ("resnet", (None, 17_457_345)),
     ):
-        case = train.Case("celeba", 0, setting.Budget(), False, variant)
+        case = train.Case("celeba", 0, Budget(), False, variant)
         for part, count in zip(train.parts(case, "two_stage"), counts, strict=True):
             params, _ = jax.eval_shape(part.model.init, jax.random.key(0), part.batch)
             size = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -155,7 +156,7 @@ def test_gans_have_the_studys_settings():
     assert gans.length("gan_ns", "celeba", 162_770, 0.05)[0] == 5086
     fives = {name for name, chosen in gans.SETTINGS.items() if chosen.every == 5}
     assert fives == {"gan_wgan", "gan_wgan_gp", "gan_began"}
-    [part] = train.parts(train.Case("mnist", 0, setting.Budget(0.05), False), "gan_ns")
+    [part] = train.parts(train.Case("mnist", 0, Budget(0.05), False), "gan_ns")
     assert part.steps == 937 and part.batch.x.shape == (64, *shape)
 
 
@@ -166,7 +167,7 @@ def test_gans_are_trained_and_measured(folder, capsys):
     assert "gan_began: 8 steps of 64: about" in capsys.readouterr().out
     [line] = table.load(folder, "smoke")[0]
     assert (line["metric"], line["steps"]) == ("fid", 8)
-    case = train.Case("mnist", 0, setting.Budget(), True)
+    case = train.Case("mnist", 0, Budget(), True)
     k = float(train.stage_one(case, "gan_began").state["balance"])
     assert 0.0 < abs(k) < 8e-3 and (case.folder / "gan_began" / "finished").exists()
 
@@ -187,7 +188,7 @@ def test_the_starred_row_picks_a_size_of_z(monkeypatch):
     monkeypatch.setattr(train, "method", method)
     monkeypatch.setattr(cells.fid, "model_sampler", lambda model, params, state: model)
     monkeypatch.setattr(cells.fid, "fid", distance)
-    case = train.Case("mnist", 0, setting.Budget(0.05), False)
+    case = train.Case("mnist", 0, Budget(0.05), False)
     found = cells.run(case, setting.PICKED, "squeezenet")
     assert trained == [16, 32, 64, 128]
     values = {(m.metric, m.protocol.split(", ")[1]): m.value for m in found}
@@ -216,16 +217,16 @@ def test_picks_of_each_seed_are_not_held_against_one_size_for_a_data_set():
 
 
 def test_a_budget_is_a_protocol():
-    assert setting.check_budget(1.0).suffix == ""
-    assert setting.check_budget(0.05).suffix == ", 5 % of the schedule"
-    assert {setting.check_budget(s).folder for s in (1.0, 0.05, 0.5)} == {
+    assert check_budget(1.0).suffix == ""
+    assert check_budget(0.05).suffix == ", 5 % of the schedule"
+    assert {check_budget(s).folder for s in (1.0, 0.05, 0.5)} == {
         "full",
         "budget_0.05",
         "budget_0.5",
     }
     for share in (0.0, 1.5, -1.0):
         with pytest.raises(UserError, match="--budget must be"):
-            setting.check_budget(share)
+            check_budget(share)
 
 
 @pytest.mark.large
@@ -319,7 +320,7 @@ def test_weights_are_asked_for_before_anything_is_trained(folder, monkeypatch, c
 
 
 def test_reconstructions_are_drawn_in_the_mode_of_the_protocol(folder):
-    case = train.Case("mnist", 0, setting.Budget(), True)
+    case = train.Case("mnist", 0, Budget(), True)
     stage, seen = train.stage_one(case, "learned_gamma"), []
 
     def noted(function):
@@ -396,7 +397,7 @@ def test_mistakes_of_the_figures_are_one_line(folder, argv, message, capsys):
 def test_figures_say_which_net_and_budget_they_are_of(folder, monkeypatch):
     drawn = []
     monkeypatch.setattr(figures, "_save", lambda path, figure: drawn.append(figure) or path)
-    case = train.Case("mnist", 0, setting.Budget(0.05), True)
+    case = train.Case("mnist", 0, Budget(0.05), True)
     figures.variances(case, folder / "variances.png")
     [axes] = drawn[0].axes
     assert axes.get_title() == "mnist, InfoGAN net, 5 % of the schedule: learned gamma"

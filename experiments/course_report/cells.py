@@ -15,10 +15,10 @@ import jax
 import numpy as np
 
 from experiments import costs
+from experiments.budgets import Budget, check_budget
 from experiments.course_report import setting, train
-from experiments.course_report.setting import Budget
 from experiments.course_report.train import Case, Trained
-from experiments.needs import Needs, Part, batch, counted
+from experiments.needs import Needs, Part, batch, counted, unfinished
 from experiments.runner import Cell, Measure
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.metrics import fid, likelihood, weights
@@ -185,7 +185,7 @@ def needs(kind: str, budget: Budget) -> Needs:
         parts=parts,
         measuring=lambda: bound_work(train.task_of(case, SHAPE).model) if system == "vae" else 0.0,
         protocols=tuple(protocol + suffix for protocol in protocols),
-        stopped=lambda seed: train.stopped(case._replace(seed=seed)),
+        stopped=lambda seed: unfinished(case._replace(seed=seed).folder),
     )
 
 
@@ -207,6 +207,6 @@ VARIANTS = ({"budget": 1.0}, {"budget": 0.05})
 
 def cells(budget: float) -> list[Cell]:
     """Returns the cells at one budget: the VAEs, which take minutes, at the whole one alone."""
-    share = setting.check_budget(budget)
+    share = check_budget(budget, "epochs")
     kinds = [f"z{latent_dim}" for latent_dim in setting.LATENT_DIMS] if share.share == 1.0 else []
     return [_cell(kind, share) for kind in (*kinds, "gan", "flow")]

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import endpoints, runner
+from experiments.budgets import check_budget
 from experiments.course_report import cells, setting, train
 from experiments.course_report.train import Case
 from experiments.runner import Option
@@ -133,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     name, about = "experiments.course_report.figures", "Draws what has been run."
     args = runner.parse(name, about, OPTIONS, argv)
     check_seed("--seed", args.seed)
-    budget = setting.check_budget(args.budget)
+    budget = check_budget(args.budget, "epochs")
     where = writers.make_folder(FOLDER / ("smoke" if args.smoke else "figures"))
     made = []
     if not args.smoke and endpoints.draw(

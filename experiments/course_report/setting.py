@@ -15,7 +15,6 @@ import optax
 
 from jaxvae import models, nets
 from jaxvae.data.preprocess import Preprocess, make_preprocess, shifted
-from jaxvae.errors import check_number
 from jaxvae.types import Model
 
 BATCH_SIZE, EPOCHS = 128, 40
@@ -106,29 +105,3 @@ def task(kind: str, shape: tuple[int, ...], sizes: Sizes) -> Task:
     if system(kind) == "vae":
         return vae(shape, int(kind[1:]))
     return {"gan": gan, "flow": flow}[kind](shape, sizes)
-
-
-class Budget(NamedTuple):
-    """The share of the published epochs that is run; another budget is another protocol."""
-
-    share: float = 1.0
-
-    @property
-    def suffix(self) -> str:
-        """What it adds to the name of a protocol: nothing for the published epochs."""
-        return "" if self.share == 1.0 else f", {100 * self.share:g} % of the epochs"
-
-    @property
-    def folder(self) -> str:
-        """Name of the folder of its runs and figures."""
-        return "full" if self.share == 1.0 else f"budget_{self.share:g}"
-
-    def of(self, epochs: int) -> int:
-        """Returns how many of so many epochs are run."""
-        return max(1, round(self.share * epochs))
-
-
-def check_budget(share: float) -> Budget:
-    """Returns the budget; raises `UserError` for a share outside (0, 1]."""
-    check_number("--budget", share, above=0.0, at_most=1.0)
-    return Budget(share)

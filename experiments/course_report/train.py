@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments.budgets import Budget
 from experiments.costs import cost
 from experiments.course_report import setting
-from experiments.course_report.setting import Budget, Task
-from experiments.needs import unfinished
+from experiments.course_report.setting import Task
 from jaxvae import data, parallel, plots, writers
 from jaxvae.data import Source
 from jaxvae.train import fit
@@ -85,7 +85,6 @@ def trained(case: Case) -> Trained:
     if not (case.folder / "config.json").exists():
         said = cost(task.model, task.tx, images, task.preprocess, total, task.batch_size)
         print(f"  {case.kind}{case.budget.suffix}: {said}", flush=True)
-    devices = next(n for n in range(jax.device_count(), 0, -1) if task.batch_size % n == 0)
     state = None
     for number in task.shown:
         if number < task.epochs and shown_file(case, number).exists():
@@ -106,7 +105,7 @@ def trained(case: Case) -> Trained:
                 save_every=None if has_valid else epoch,
                 keep=1,
                 max_grad_norm=task.max_grad_norm,
-                mesh=parallel.make_mesh(jax.devices()[:devices]),
+                mesh=parallel.mesh_for(task.batch_size),
                 config={"kind": case.kind, "share": case.budget.share, "seed": case.seed},
             ).train_state
             x = sample(state.params, state.state, jax.random.key(case.seed), SHOWN)
@@ -124,8 +123,3 @@ def shown_file(case: Case, epoch: int) -> Path:
 def curves(case: Case) -> writers.Curves:
     """Returns the log of a run: split -> metric -> (steps, values), a point for each epoch."""
     return writers.read_curves(case.folder / "metrics.jsonl")
-
-
-def stopped(case: Case) -> bool:
-    """Returns whether the run of a case was begun and is not whole."""
-    return unfinished(case.folder)

@@ -131,7 +131,6 @@ def trained(case: Case) -> Trained:
     if not case.smoke and not (case.folder / "config.json").exists():
         said = cost(model, tx, train, prepare, steps, chosen.batch_size)
         print(f"  {case.label}{case.suffix}: {said}", flush=True)
-    devices = next(n for n in range(jax.device_count(), 0, -1) if chosen.batch_size % n == 0)
     with jax.default_matmul_precision("highest"):
         found = fit(
             model,
@@ -146,7 +145,7 @@ def trained(case: Case) -> Trained:
             log_every=max(1, steps // 200),
             save_every=max(1, steps // 40),
             keep=1,
-            mesh=parallel.make_mesh(jax.devices()[:devices]),
+            mesh=parallel.mesh_for(chosen.batch_size),
             config={
                 "method": case.method,
                 "conditional": case.conditional,

@@ -13,10 +13,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from experiments.budgets import Budget, check_budget
 from experiments.needs import Needs, Part, unfinished
 from experiments.runner import Cell, Measure
 from experiments.tutorial import proof, setting
-from experiments.tutorial.setting import BATCH_SIZE, Budget, Task
+from experiments.tutorial.setting import BATCH_SIZE, Task
 from jaxvae import data, plots, writers
 from jaxvae.data import Source
 from jaxvae.metrics import completion, likelihood
@@ -51,14 +52,15 @@ def build(kind: str, which: str, shape: tuple[int, ...], widths: tuple[int, ...]
 
 def folder_of(cell: str, seed: int, budget: Budget) -> Path:
     """Returns where a run is kept, not in git."""
-    return FOLDER / "runs" / f"{budget.steps}_steps" / f"{cell.replace('/', '.')}.seed{seed}"
+    steps = budget.of(setting.STEPS)
+    return FOLDER / "runs" / f"{steps}_steps" / f"{cell.replace('/', '.')}.seed{seed}"
 
 
 def train(cell: str, seed: int, smoke: bool, budget: Budget) -> tuple[Task, TrainState, int]:
     """Returns task, state and steps of a run, gone on with where it was left; a smoke run is not
     kept."""
     task, images = task_of(cell, smoke), source("train", smoke)
-    steps = SMOKE_STEPS if smoke else budget.steps
+    steps = SMOKE_STEPS if smoke else budget.of(setting.STEPS)
     config = {"cell": cell, "seed": seed, "steps": steps, "batch_size": BATCH_SIZE}
     with jax.default_matmul_precision("highest"):
         state = fit(
@@ -126,7 +128,7 @@ def needs(cell: str, budget: Budget) -> Needs:
         task = build(kind, which, SHAPE, doersch.WIDTHS)
         examples = {"x": jax.ShapeDtypeStruct((BATCH_SIZE, *SHAPE), "uint8")}
         batch = jax.eval_shape(task.preprocess, jax.random.key(0), examples)
-        return [Part(task.model, cvae.optimiser(), batch, budget.steps)]
+        return [Part(task.model, cvae.optimiser(), batch, budget.of(setting.STEPS))]
 
     def stopped(seed: int) -> bool:
         return unfinished(folder_of(cell, seed, budget))
@@ -134,7 +136,7 @@ def needs(cell: str, budget: Budget) -> Needs:
     about = setting.about(None if kind == "vae" else kind) + budget.suffix
     return Needs(
         ("mnist",),
-        steps=budget.steps,
+        steps=budget.of(setting.STEPS),
         net=f"{kind}, {which}",
         parts=parts,
         protocols=(about,),
@@ -148,7 +150,7 @@ VARIANTS = ({"budget": 1.0}, {"budget": 0.5})
 
 def cells(budget: float) -> list[Cell]:
     """Returns the cells at one budget."""
-    share = setting.check_budget(budget)
+    share = check_budget(budget, "steps")
     trained = [
         Cell(name, functools.partial(run, name, share), needs=needs(name, share))
         for name in names()

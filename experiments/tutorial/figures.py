@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import runner
+from experiments.budgets import Budget, check_budget
 from experiments.runner import Option
 from experiments.tutorial import cells, proof, setting
-from experiments.tutorial.setting import Budget
 from jaxvae import plots, table, writers
 from jaxvae.presets.load import load
 from jaxvae.types import Batch
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         runner.SMOKE,
     )
     args = runner.parse("experiments.tutorial.figures", "Draws the figures.", options, argv)
-    budget = setting.check_budget(args.budget)
+    budget = check_budget(args.budget, "steps")
     where = writers.make_folder(FOLDER / ("smoke" if args.smoke else "figures"))
     ring(where / "ring.png")
     made = ["ring.png"]

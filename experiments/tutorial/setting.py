@@ -13,7 +13,6 @@ import numpy as np
 from jaxvae import models, nets
 from jaxvae.data import completion
 from jaxvae.data.preprocess import Preprocess, make_preprocess
-from jaxvae.errors import check_number
 from jaxvae.types import Model
 
 BATCH_SIZE, STEPS, LATENT_DIM = 100, 60_000, 30
@@ -56,25 +55,3 @@ def about(part: str | None) -> str:
     """Returns the protocol of likelihoods: of images, or of what is missing beside a part."""
     given = "" if part is None else f", given the {part}, {PARTS[part]}"
     return f"nats, grey pixels{given}"
-
-
-class Budget(NamedTuple):
-    """The share of the published steps that is run; another budget is another protocol."""
-
-    share: float = 1.0
-
-    @property
-    def steps(self) -> int:
-        """How many steps that is."""
-        return max(1, round(self.share * STEPS))
-
-    @property
-    def suffix(self) -> str:
-        """What it adds to the name of a protocol: nothing for the published steps."""
-        return "" if self.share == 1.0 else f"; {100 * self.share:g} % of the steps"
-
-
-def check_budget(share: float) -> Budget:
-    """Returns the budget; raises `UserError` for a share outside (0, 1]."""
-    check_number("--budget", share, above=0.0, at_most=1.0)
-    return Budget(share)

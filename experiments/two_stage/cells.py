@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import costs
+from experiments.budgets import Budget, check_budget
 from experiments.needs import Needs, unfinished
 from experiments.runner import Cell, Measure
 from experiments.two_stage import gans, setting, toy, train
-from experiments.two_stage.setting import Budget
 from experiments.two_stage.train import Case, Stage
 from jaxvae import distributions, plots, writers
 from jaxvae.data import sets
@@ -211,7 +211,7 @@ VARIANTS = (
 
 def cells(protocol: str, budget: float) -> Sequence[Cell]:
     """Returns the cells of one protocol and budget."""
-    share = setting.check_budget(budget)
+    share = check_budget(budget)
     protocols.checked(protocol)
 
     def one(name: str, variant: str, method: str) -> Cell:

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from experiments import runner
+from experiments.budgets import check_budget
 from experiments.runner import Option
 from experiments.two_stage import setting, toy, train
 from experiments.two_stage.train import Case
@@ -206,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         toy.figure(target / "toy_curve.png", args.seed, args.smoke)
         print(target / "toy_curve.png")
         return
-    budget = setting.check_budget(args.budget)
+    budget = check_budget(args.budget)
     case = Case(args.data, args.seed, budget, args.smoke)
     made = draw(case, target / budget.folder / args.data)
     if not made:

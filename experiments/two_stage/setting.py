@@ -13,7 +13,7 @@ import optax
 
 from experiments.two_stage import gans
 from jaxvae import models, nets
-from jaxvae.errors import UserError, check_number
+from jaxvae.errors import UserError
 from jaxvae.types import Model, Net
 
 LATENT_DIM = 64
@@ -103,28 +103,6 @@ def schedule(name: str, variant: str) -> Schedule:
     chosen = VARIANTS[variant]
     found = chosen.schedule or SCHEDULES[DATA[name]]
     return found._replace(batch_size=chosen.batch_size or found.batch_size)
-
-
-class Budget(NamedTuple):
-    """The share of the published schedule that is run; another budget is another protocol."""
-
-    share: float = 1.0
-
-    @property
-    def suffix(self) -> str:
-        """What it adds to the name of a protocol: nothing for the whole schedule."""
-        return "" if self.share == 1.0 else f", {100 * self.share:g} % of the schedule"
-
-    @property
-    def folder(self) -> str:
-        """Name of the folder of its runs and figures."""
-        return "full" if self.share == 1.0 else f"budget_{self.share:g}"
-
-
-def check_budget(share: float) -> Budget:
-    """Returns the budget; raises `UserError` for a share outside (0, 1]."""
-    check_number("--budget", share, above=0.0, at_most=1.0)
-    return Budget(share)
 
 
 def length(

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.budgets import Budget
 from experiments.costs import cost
 from experiments.needs import Part, batch
 from experiments.two_stage import gans, setting
-from experiments.two_stage.setting import TABLE_1, Budget, Variant
+from experiments.two_stage.setting import TABLE_1, Variant
 from jaxvae import data, models, parallel
 from jaxvae.data import Source, sets
 from jaxvae.data.preprocess import make_preprocess
@@ -231,9 +232,6 @@ def _train(
     if not (folder / "config.json").exists():
         print(f"  {name}: {cost(model, tx, train, preprocess, steps, batch_size)}", flush=True)
     every = max(1, steps // 20)
-    devices = next(
-        n for n in range(jax.device_count(), 0, -1) if batch_size % n == 0
-    )  # 100 cannot be cut over 8
     with jax.default_matmul_precision("highest"):
         found: Fit = fit(
             model,
@@ -247,7 +245,7 @@ def _train(
             log_every=max(1, steps // 100),
             save_every=every,
             keep=1,
-            mesh=parallel.make_mesh(jax.devices()[:devices]),
+            mesh=parallel.mesh_for(batch_size),
             config={
                 "cell": case.cell(name),
                 "share": case.budget.share,
