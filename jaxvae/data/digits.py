@@ -4,7 +4,9 @@ downloaded.
 They are the test part of "Optical Recognition of Handwritten Digits" (Alpaydin & Kaynak 1998, UCI).
 """
 
-from typing import Any, cast
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +25,13 @@ def read(split: str) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(
             "the digits come with scikit-learn, which is missing: pip install scikit-learn."
         ) from None
-    digits = cast(Any, load_digits())
+    digits = _called(load_digits)
     part = slice(None, COUNTS["train"]) if split == "train" else slice(COUNTS["train"], None)
     x = np.rint(digits.images[part] * (255 / 16)).astype(np.uint8)
     return x[..., None], digits.target[part].astype(np.int32)
+
+
+@functools.cache
+def _called(load: Callable[[], Any]) -> Any:
+    """Returns `load()`, which parses a file, once in a process."""
+    return load()

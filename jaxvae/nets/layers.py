@@ -77,6 +77,22 @@ def _weights(name: str, fan_in: int, fan_out: int) -> tuple[Any, Any]:
     return symmetric(math.sqrt(6.0 / (fan_in + fan_out))), nn.initializers.zeros
 
 
+def param(module: nn.Module, name: str, draw: Any, shape: tuple[int, ...]) -> Array:
+    """Returns the parameter `name` of a Linen module, drawn as `draw(rng, shape)` at first.
+
+    Flax's own `param` traces the initialiser at every use, only to know its shape.
+
+    Raises:
+        ScopeParamShapeError: for a parameter of another shape.
+    """
+    if not module.has_variable("params", name):
+        return module.param(name, draw, shape)
+    value = module.get_variable("params", name)
+    if value.shape != shape:
+        raise ScopeParamShapeError(name, "/".join(module.path), value.shape, shape)
+    return value
+
+
 class Dense(nn.Module):
     """x W + b over the last axis: [B, n] -> [B, features].
 
@@ -92,9 +108,9 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool = False):
         kernel_init, bias_init = _weights(self.init_name, x.shape[-1], self.features)
-        kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features))
+        kernel = param(self, "kernel", kernel_init, (x.shape[-1], self.features))
         kernel = by_norm(self, kernel, self.spectral_norm, train)
-        bias = self.param("bias", bias_init, (self.features,))
+        bias = param(self, "bias", bias_init, (self.features,))
         return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 
@@ -171,7 +187,7 @@ class Conv(nn.Module):
         if self.transposed and self.init_name == "torch":
             fan_in, fan_out = fan_out, fan_in
         kernel_init, bias_init = _weights(self.init_name, fan_in, fan_out)
-        kernel = self.param("kernel", kernel_init, (k, k, channels, self.features))
+        kernel = param(self, "kernel", kernel_init, (k, k, channels, self.features))
         kernel = by_norm(self, kernel, self.spectral_norm, train)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         pad = self.padding
@@ -187,7 +203,7 @@ class Conv(nn.Module):
             )
         if not self.use_bias:
             return x
-        return x + self.param("bias", bias_init, (self.features,)).astype(self.dtype)
+        return x + param(self, "bias", bias_init, (self.features,)).astype(self.dtype)
 
 
 class BatchNorm(nn.Module):
@@ -215,8 +231,8 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", lambda: start(channels))
         count = None if torch else self.variable("batch_stats", "count", lambda: jnp.zeros(()))
         drawn = jax.random.uniform if self.uniform_scale else nn.initializers.ones
-        scale = self.param("scale", drawn, channels, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, channels)
+        scale = param(self, "scale", drawn, channels)
+        bias = param(self, "bias", nn.initializers.zeros, channels)
         x = x.astype(jnp.float32)
         if train:
             axes, n = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1]) * parallel.axis_size()
@@ -347,6 +363,7 @@ def from_linen(module: nn.Module) -> Net:
         UserError: from `apply`, for parameters of a net of another size.
     """
 
+    @jax.jit  # one program, without the forward pass, whose outputs nobody reads
     def init(rng: Array, x: Array, cond: Array | None = None) -> tuple[Tree, Tree]:
         variables = dict(module.init({"params": rng, "dropout": rng}, x, cond=cond, train=True))
         return variables.pop("params", {}), variables

@@ -13,6 +13,7 @@ OF_LOSS = {  # options that few losses have
     "gamma": ("began",),
     "balance_rate": ("began",),
 }
+OF_CODE = ("lsgan", "wgan_gp", "dragan", "began")  # losses that the study's code has otherwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,12 @@ class GAN(Options):
             if getattr(self, name) is not None and self.loss not in losses:
                 option, of = name.replace("_", "-"), " or ".join(losses)
                 raise UserError(f"--{option} is of --loss {of}: leave it out with {self.loss}.")
+        if self.convention == "released" and self.loss not in OF_CODE:
+            *others, last = OF_CODE
+            raise UserError(
+                f"--convention released differs from the papers for --loss {', '.join(others)} and "
+                f"{last} alone: leave it out with {self.loss}."
+            )
         if self.loss == "began" and self.net != "infogan":
             raise UserError("--loss began needs an autoencoder, which is of --net infogan.")
 

@@ -102,6 +102,14 @@ def parts(train_state: TrainState, sums: Tree) -> dict[str, Tree]:
     return {"model": model, "training": {**fields, "sums": sums}}
 
 
+def _one_copy(tree: Tree) -> Tree:
+    """Returns replicated arrays as the copy on one device, where one process has all devices: of
+    several copies Orbax would write a slice each."""
+    if jax.process_count() > 1:
+        return tree
+    return jax.tree.map(lambda x: x.addressable_data(0) if x.is_fully_replicated else x, tree)
+
+
 class Checkpoints:
     """The checkpoints of one run folder: the last `keep`, and the best one by a validation metric.
 
@@ -170,7 +178,7 @@ class Checkpoints:
         marks = {name: fingerprint(tree) for name, tree in trees.items()}
         if not all(finite for _, finite in marks.values()):
             raise FloatingPointError("parameters or optimiser state")
-        step = int(train_state.step)
+        step, trees = int(train_state.step), _one_copy(trees)
         meta = {
             "step": step,
             "config": config,

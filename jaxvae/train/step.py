@@ -105,10 +105,20 @@ def init_state(
             f"optimisers are given for {sorted(tx)}, but the model's parameter groups are "
             f"{sorted(params)}."
         )
-    with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts and float32
-        opt_state = {name: t.init(params[name]) for name, t in optimisers(tx, names).items()}
+    opt_state = init_optimisers(optimisers(tx, names), params)
     average = jax.tree.map(jnp.copy, params) if ema else None
     return TrainState(jnp.zeros((), jnp.int32), params, state, opt_state, average, rng_train)
+
+
+def init_optimisers(each: Mapping[str, optax.GradientTransformation], params: Params) -> Tree:
+    """Returns the first state of each group's optimiser, made by one program."""
+
+    @jax.jit
+    def init(params: Params) -> Tree:
+        return {name: tx.init(params[name]) for name, tx in each.items()}
+
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts and float32
+        return init({name: params[name] for name in each})
 
 
 def make_train_step(

@@ -23,6 +23,7 @@ from jaxvae.train.statistics import OVER, default_stats, make_reestimator, momen
 from jaxvae.train.step import (
     TrainState,
     groups,
+    init_optimisers,
     init_state,
     is_measurable,
     make_eval_step,
@@ -68,7 +69,9 @@ class Training:
         self.evaluators: dict[int, tuple[Callable, str]] = {}  # and with whose statistics
         for phase in plan.phases:
             parallel.check_batch(phase.batch_size, mesh)
-        self.steps = [make_train_step(p.model, p.tx, **options) for p in plan.phases]
+        self.steps = [  # traced once for all that asks for their shapes or compiles them
+            jax.jit(make_train_step(p.model, p.tx, **options), inline=True) for p in plan.phases
+        ]
         self.examples = [self._example(phase) for phase in plan.phases]
         for example in self.examples:
             self._check_augment(example)
@@ -122,9 +125,7 @@ class Training:
             if ema is not None:
                 ema, _ = _check_grown(i, phase.grow((ema, state), new), new)
             state = grown_state
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts and float32
-            each = optimisers(phase.tx, names).items()
-            opt_state = {name: tx.init(params[name]) for name, tx in each}
+        opt_state = init_optimisers(optimisers(phase.tx, names), params)
         return train_state._replace(params=params, state=state, ema=ema, opt_state=opt_state)
 
     def _templates(self) -> list[tuple[TrainState, Tree]]:

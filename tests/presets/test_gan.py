@@ -154,6 +154,11 @@ def test_points_are_drawn_without_a_tanh():
     ("options", "message"),
     [
         ({"penalty": 1.0}, "--penalty is of --loss wgan_gp or dragan: leave it out with ns"),
+        (
+            {"convention": "released"},
+            "--convention released differs from the papers for --loss lsgan, wgan_gp, dragan and "
+            "began alone: leave it out with ns",
+        ),
         ({"clip": 0.1, "loss": "lsgan"}, "--clip is of --loss wgan"),
         ({"gamma": 0.5}, "--gamma is of --loss began"),
         ({"balance_rate": 0.1, "loss": "wgan"}, "--balance-rate is of --loss began"),
