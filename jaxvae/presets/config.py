@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 
 from tyro.conf import arg
 
+from jaxvae import paths
 from jaxvae.errors import UserError, check_count, check_number, check_seed
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Options:
     """Options that every preset has."""
 
     workdir: Annotated[Path, arg(metavar="DIR")]
-    """Folder of the run; a run in it with the same settings is resumed."""
+    """Folder of the run, or gs://BUCKET/FOLDER; a run in it with the same settings is resumed."""
     data: str = "digits"
     """Data set: a name of `jaxvae data list`, folder:PATH (images), npz:FILE, or tfds:NAME."""
     data_dir: Folder = None
@@ -163,6 +164,10 @@ class Options:
             raise UserError("give --steps or --epochs, not both.")
         names = ("steps", "epochs", "batch_size", "accumulate", "log_every", "eval_every")
         self.check_counts(*names, "save_every", "keep", "size", "crop", "lr_halve_every")
+        if self.tensorboard and paths.address(self.workdir):
+            raise UserError(
+                "--tensorboard writes to a disk: leave it out, metrics.jsonl in the bucket has it all."
+            )
         check_seed("--seed", self.seed)
         check_number("--learning-rate", self.learning_rate, above=0.0)
 

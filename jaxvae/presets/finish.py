@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import nets, plots, writers
+from jaxvae import nets, paths, plots, writers
 from jaxvae.data import Source
 from jaxvae.models import verbs
 from jaxvae.presets import record
@@ -44,7 +44,7 @@ def complete(
     Args:
         stages: of the preset; they are runs of their own, each with its curves.
     """
-    workdir, step, state = Path(config.workdir), int(fit.train_state.step), fit.train_state
+    workdir, step, state = paths.path(config.workdir), int(fit.train_state.step), fit.train_state
     test = data.test
     model, params = system.model, state.params if state.ema is None else state.ema
     log = workdir / "metrics.jsonl"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxvae import writers
+from jaxvae import paths, writers
 from jaxvae.data import Source
 from jaxvae.presets import record
 from jaxvae.presets.config import Data, Options, System
@@ -60,5 +60,7 @@ def fit_run(
         max_grad_norm=config.max_grad_norm,
         config=identity,
         progress=config.progress,
-        on_log=writers.tensorboard(Path(workdir) / "tensorboard") if config.tensorboard else None,
+        on_log=writers.tensorboard(paths.path(workdir) / "tensorboard")
+        if config.tensorboard
+        else None,
     )
