@@ -51,7 +51,8 @@ class Recorder:
             self.log = writers.Log(folder / "metrics.jsonl")
             self.checkpoints = Checkpoints(folder / "checkpoints", keep=keep, best=best)
         self.is_first_process = jax.process_index() == 0
-        self.wants_bar, self.bar, self.drawn = progress, None, time.perf_counter()
+        self.wants_bar = progress and self.is_first_process
+        self.bar, self.drawn = None, time.perf_counter()
         self.warned: set[str] = set()
         self.logged_at, self.clock = 0, time.perf_counter()
 
