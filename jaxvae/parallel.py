@@ -5,12 +5,14 @@ gradients see the global batch (`mean` below). Inside `pmap` the mapped axis is 
 outside, the collectives here do nothing, so the same code runs everywhere.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.errors import UserError, check_count
@@ -177,6 +179,9 @@ def shard(batch: Tree, devices: int) -> Tree:
     return jax.tree.map(slices, batch)
 
 
+# ---- several processes ---------------------------------------------------------------------
+
+
 def start_multihost(**options: Any) -> None:
     """Joins the processes of a TPU pod slice or a GPU cluster; call before anything else of JAX.
 
@@ -186,3 +191,65 @@ def start_multihost(**options: Any) -> None:
     """
     if not jax.distributed.is_initialized():
         jax.distributed.initialize(**options)
+
+
+def join(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Joins the processes of a cluster: the ones described, else those that JAX finds around this one
+    (Cloud TPU, SLURM, Open MPI, Kubernetes); alone it stays alone. Call it before JAX computes.
+
+    Args:
+        coordinator: HOST:PORT of process 0.
+        num_processes: of all; 1: this one alone, whatever is around it.
+        process_id: of this one, from 0.
+
+    Raises:
+        UserError: where the others cannot be reached.
+    """
+    if num_processes == 1 or jax.distributed.is_initialized():
+        return
+    if coordinator is None and not _may_be_in_cluster():
+        return
+    try:
+        start_multihost(
+            coordinator_address=coordinator, num_processes=num_processes, process_id=process_id
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        started = "must be called before" in str(error)  # a program of somebody's own computes
+        if coordinator is None and (started or isinstance(error, ValueError)):
+            return  # JAX has found no cluster
+        why = str(error).splitlines()[0][:300]
+        raise UserError(
+            f"the processes of this run could not be joined ({why}). Start all of them within five "
+            "minutes, with the same --coordinator HOST:PORT and --num-processes and a --process-id "
+            "of its own each; or train with this one alone: --num-processes 1."
+        ) from None
+
+
+def _may_be_in_cluster() -> bool:
+    """Returns False for the single task of a SLURM step, which JAX would give a single GPU."""
+    return "SLURM_JOB_ID" not in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+
+
+def agreed(value: int) -> int:
+    """Returns the number that the first process has, in all of them."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def local(tree: Tree) -> Tree:
+    """Returns a tree that is whole on every device as arrays of this process alone; that of a single
+    process as it is."""
+    if jax.process_count() == 1:
+        return tree
+
+    def own(x):
+        if jnp.issubdtype(getattr(x, "dtype", np.float32), jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(
+                own(jax.random.key_data(x)), impl=jax.random.key_impl(x)
+            )
+        return jnp.asarray(np.asarray(x))
+
+    return jax.tree.map(own, tree)

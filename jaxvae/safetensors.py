@@ -7,14 +7,14 @@ and the place of the bytes; the bytes, without gaps.
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from jaxvae import paths
 from jaxvae.errors import Damaged, UserError, damage
-from jaxvae.writers import PathLike
+from jaxvae.paths import PathLike
 
 TYPES = {
     "F64": np.float64,
@@ -75,8 +75,12 @@ def read(path: PathLike) -> dict[str, np.ndarray]:
             byte: names that come twice, bytes that belong to no array or to two.
     """
     try:
-        content = Path(path).read_bytes()
-    except OSError as error:
+        content = paths.path(path).read_bytes()
+    except Exception as error:
+        if paths.address(path):
+            raise paths.refused("read", path, error) from None
+        if not isinstance(error, OSError):
+            raise
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     try:
         with damage():

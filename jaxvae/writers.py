@@ -1,5 +1,8 @@
 """Files that survive a kill: JSON lines that are appended, everything else replaced in one move.
 
+An object in a bucket cannot be appended to. It is written whole, which replaces it in one move, and
+`Log` collects lines so that this is seldom.
+
 JSON has no NaN and no infinity. They are written as the strings "nan", "inf" and "-inf" and read
 back as floats; so do not log these three as text. Other floats keep all their digits (`repr`).
 NumPy and JAX scalars and arrays are written as numbers and lists.
@@ -11,15 +14,18 @@ import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxvae import paths
 from jaxvae.errors import UserError
+from jaxvae.paths import PathLike
 
-PathLike = str | os.PathLike[str]
+SECONDS = 10.0  # between two writes of a log to a bucket: an object takes one a second at most
 # split -> metric -> (steps [n], values [n])
 Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 
@@ -38,12 +44,15 @@ def append(path: PathLike, record: Mapping[str, Any]) -> None:
     broken.
 
     A last line that an earlier kill cut off (it has no newline) is removed first. Makes the file
-    and its folder where they are missing.
+    and its folder where they are missing. In a bucket the whole object is written again.
 
     Raises:
         UserError: where the disk refuses, or is full (what got written is then taken back).
     """
     line = _line(record)
+    if paths.address(path):
+        write_bytes(path, _whole_lines(path) + line)
+        return
     with disk("write", path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a+b", buffering=0) as file:
@@ -51,6 +60,52 @@ def append(path: PathLike, record: Mapping[str, Any]) -> None:
             if file.write(line) != len(line):
                 file.truncate(size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class Log:
+    """A log of JSON lines that this process alone writes.
+
+    On a disk each line is appended at once. In a bucket lines are collected, and the whole log is
+    written at most every `seconds`, and by `flush`: the bytes sent are the length of the log, each
+    time. A kill loses the lines since then, so flush before whatever must not be newer than the log.
+
+    Args:
+        path: of the file.
+        seconds: between two writes to a bucket.
+    """
+
+    def __init__(self, path: PathLike, seconds: float = SECONDS):
+        self.path, self.seconds = path, seconds
+        self.lines: list[bytes] = []  # not written yet
+        self.content: bytes | None = None  # of the object, once it has been read
+        self.sent = time.monotonic()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Adds a line; raises `UserError` as `append`."""
+        if not paths.address(self.path):
+            append(self.path, record)
+            return
+        self.lines.append(_line(record))
+        if time.monotonic() - self.sent >= self.seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what was collected; raises `UserError` where the bucket refuses, and keeps it."""
+        if not self.lines:
+            return
+        if self.content is None:
+            self.content = _whole_lines(self.path)
+        content = b"".join([self.content, *self.lines])
+        write_bytes(self.path, content)
+        self.content, self.lines, self.sent = content, [], time.monotonic()
+
+
+def _whole_lines(path: PathLike) -> bytes:
+    """Returns what an object holds up to its last newline; nothing where there is none."""
+    with disk("read", path):
+        file = paths.path(path)
+        content = file.read_bytes() if file.exists() else b""
+    return content[: content.rfind(b"\n") + 1]
 
 
 def read(path: PathLike) -> list[dict[str, Any]]:
@@ -74,11 +129,13 @@ def cut_back(path: PathLike, step: int) -> None:
     Raises:
         UserError: for a broken line before the last one, or where the disk refuses.
     """
-    if not os.path.lexists(path):
+    with disk("read", path):
+        missing = not (paths.path(path).exists() if paths.address(path) else os.path.lexists(path))
+    if missing:
         return
     kept = b"".join(line + b"\n" for line, record in _read(path) if _step(record) <= step)
     with disk("read", path):
-        changed = Path(path).read_bytes() != kept
+        changed = paths.path(path).read_bytes() != kept
     if changed:
         write_bytes(path, kept)
 
@@ -145,7 +202,7 @@ def write_json(path: PathLike, obj: Any) -> None:
 def read_json(path: PathLike) -> Any:
     """Returns what a JSON file holds. Raises `UserError` for a file that is missing or not JSON."""
     with disk("read", path):
-        text = Path(path).read_bytes()
+        text = paths.path(path).read_bytes()
     try:
         return _restore(json.loads(text))
     except ValueError as error:
@@ -158,7 +215,11 @@ def write_bytes(path: PathLike, data: bytes) -> None:
     Makes the folder where it is missing. Raises `UserError` where the disk refuses; the old file
     then stays.
     """
-    path = Path(path)
+    path = paths.path(path)
+    if paths.address(path):
+        with disk("write", path):
+            path.write_bytes(data)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,10 +251,17 @@ def make_folder(path: PathLike) -> Path:
 
 @contextlib.contextmanager
 def disk(doing: str, path: PathLike) -> Iterator[None]:
-    """Turns what the disk refuses inside the block into a `UserError`: "cannot <doing> <path>"."""
+    """Turns what the disk, or the bucket, refuses inside the block into a `UserError`: "cannot <doing>
+    <path>"."""
     try:
         yield
-    except OSError as error:
+    except UserError:
+        raise
+    except Exception as error:
+        if paths.address(path):  # whose clients have errors of their own
+            raise paths.refused(doing, path, error) from None
+        if not isinstance(error, OSError):
+            raise
         advice = _ADVICE.get(error.errno or 0, "Check the path.")
         raise UserError(
             f"cannot {doing} {os.fspath(path)}: {error.strerror or error}. {advice}"
@@ -217,7 +285,7 @@ def _end_of_lines(file) -> int:
 def _read(path: PathLike) -> list[tuple[bytes, dict[str, Any]]]:
     """Returns each line, as bytes without its newline, with the record in it."""
     with disk("read", path):
-        *lines, rest = Path(path).read_bytes().split(b"\n")  # `rest` is empty, or cut off
+        *lines, rest = paths.path(path).read_bytes().split(b"\n")  # `rest` is empty, or cut off
     pairs = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

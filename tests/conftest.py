@@ -26,6 +26,7 @@ if os.environ.get("JAXVAE_TEST_OPTIMISED", "0") == "0":  # before JAX is loaded,
 import jax
 
 import workers
+from shelf import open_shelf
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -117,3 +118,13 @@ def pytest_terminal_summary(terminalreporter, config):
             "any amount).",
             red=True,
         )
+
+
+# ---- a bucket in memory --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shelf():
+    """An empty bucket in memory, behind s3://."""
+    with open_shelf() as opened:
+        yield opened

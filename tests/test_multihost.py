@@ -1,8 +1,10 @@
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -10,6 +12,9 @@ import pytest
 
 import jaxvae
 from jaxvae import parallel, writers
+from jaxvae.cli import main
+from jaxvae.errors import UserError
+from jaxvae.train.checkpoint import Checkpoints
 from small import EXAMPLE, go, small, source
 
 HERE = Path(__file__).parent
@@ -36,11 +41,15 @@ print("RESULT", json.dumps(result.metrics))
 """
 
 
-@pytest.mark.parametrize("kind", ["resident", "streamed"])
-def test_two_processes_train_resume_and_log_as_one(tmp_path, kind):
+def free_address():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("kind", ["resident", "streamed"])
+def test_two_processes_train_resume_and_log_as_one(tmp_path, kind):
+    address = free_address()
     path = os.pathsep.join([str(HERE), str(HERE.parent)])
     processes = [
         subprocess.Popen(
@@ -83,3 +92,117 @@ def test_two_processes_train_resume_and_log_as_one(tmp_path, kind):
         "encoder",
         "decoder",
     }
+
+
+COMMAND = """
+import sys
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 2)
+from jaxvae.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_notice_to_one_process_stops_all_at_one_step_and_one_process_goes_on(tmp_path, capfd):
+    """By the commands alone: two processes of two devices train, SIGTERM to the second saves and exits
+    with 75 in both, and this process with its eight devices ends the run."""
+    run = tmp_path / "run"
+    train = ["train", "vae", "--hidden", "8", "--latent-dim", "2", "--batch-size", "16"]
+    train += ["--log-every", "5", "--workdir", str(run)]
+    several = ["--steps", "1000000", "--coordinator", free_address(), "--num-processes", "2"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", COMMAND, *train, *several, "--process-id", str(i)],
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]
+    log, end = run / "metrics.jsonl", time.monotonic() + 180
+    while not log.exists() and time.monotonic() < end and processes[1].poll() is None:
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    outputs = [process.communicate(timeout=180) for process in processes]
+    assert [process.returncode for process in processes] == [75, 75], outputs
+    assert "4 cpu device(s) of 2 processes" in outputs[0][0]
+    assert "cpu device(s)" not in outputs[1][0]
+    (step,) = Checkpoints(run / "checkpoints", read_only=True).steps()
+    assert step >= writers.read(log)[-1]["step"] > 0
+
+    capfd.readouterr()
+    assert main([*train, "--steps", str(step + 5)]) == 0
+    assert "8 cpu device(s), " in capfd.readouterr().out
+    steps = [line["step"] for line in writers.read(log) if line["split"] == "train"]
+    assert steps == [*range(5, step + 6, 5)] or steps == [*range(5, step + 5, 5), step + 5]
+    assert (run / "samples.png").exists()
+    assert "coordinator" not in (run / "config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--num-processes", "2"], "belong together: give all three"),
+        (["--coordinator", "a:1", "--num-processes", "2"], "belong together: give all three"),
+        (
+            ["--coordinator", "a", "--num-processes", "2", "--process-id", "0"],
+            "--coordinator is HOST:PORT of process 0, not 'a'",
+        ),
+        (
+            ["--coordinator", "a:1", "--num-processes", "2", "--process-id", "2"],
+            "--process-id 2: of 2 processes it runs from 0 to 1",
+        ),
+        (
+            ["--coordinator", "a:1", "--num-processes", "2", "--process-id", "1"],
+            "could not be joined (jax.distributed.initialize() must be called before",
+        ),
+    ],
+)
+def test_processes_that_are_described_in_part_are_refused(tmp_path, capfd, words, message):
+    jax.devices()
+    assert main(["train", "vae", "--workdir", str(tmp_path / "run"), *words]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert message in line and not (tmp_path / "run").exists()
+
+
+def test_a_cluster_is_looked_for_where_there_may_be_one(monkeypatch):
+    asked = []
+    monkeypatch.setattr(parallel, "start_multihost", lambda **options: asked.append(options))
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    parallel.join(num_processes=1)
+    assert not asked
+    parallel.join()
+    parallel.join("host:1", 2, 0)
+    assert [set(options.values()) for options in asked] == [{None}, {"host:1", 2, 0}]
+    monkeypatch.setenv("SLURM_JOB_ID", "7")  # a job of one task keeps all of its GPUs
+    for tasks, count in ((None, 2), ("1", 2), ("4", 3)):
+        if tasks is not None:
+            monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
+        parallel.join()
+        assert len(asked) == count
+
+
+def test_no_cluster_is_no_mistake_and_one_that_does_not_answer_is_said(monkeypatch):
+    def fails(error):
+        def start(**options):
+            raise error
+
+        return start
+
+    monkeypatch.setattr(
+        parallel, "start_multihost", fails(ValueError("coordinator_address should be defined."))
+    )
+    parallel.join()
+    with pytest.raises(UserError, match="could not be joined"):
+        parallel.join("host:1", 2, 0)
+    monkeypatch.setattr(parallel, "start_multihost", fails(RuntimeError("DEADLINE_EXCEEDED\nx")))
+    with pytest.raises(UserError, match=r"\(DEADLINE_EXCEEDED\).*--num-processes 1"):
+        parallel.join()
+
+
+def test_one_process_agrees_with_itself_and_its_arrays_are_its_own():
+    tree = {"x": jax.numpy.ones(3)}
+    assert parallel.agreed(3) == 3 and parallel.local(tree) is tree

@@ -261,3 +261,69 @@ def test_nothing_heavy_is_imported(module):
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+# ---- in a bucket ---------------------------------------------------------------------------------
+
+LOG = "s3://bucket/run/metrics.jsonl"
+
+
+def test_files_in_a_bucket_are_written_whole(shelf):
+    writers.write_json(f"{LOG}.json", {"a": [1, math.nan]})
+    assert math.isnan(writers.read_json(f"{LOG}.json")["a"][1])
+    for step in (1, 2, 3):
+        writers.append(LOG, {"step": step, "split": "train", "loss": step / 2})
+    assert [line["step"] for line in writers.read(LOG)] == [1, 2, 3]
+    assert writers.read_curves(LOG)["train"]["loss"][1].tolist() == [0.5, 1.0, 1.5]
+    writers.cut_back(LOG, 2)
+    assert [line["step"] for line in writers.read(LOG)] == [1, 2]
+    count = len(shelf.written)
+    writers.cut_back(LOG, 2)
+    writers.cut_back("s3://bucket/run/missing.jsonl", 2)
+    assert len(shelf.written) == count  # nothing to cut
+
+
+def test_a_log_in_a_bucket_collects_its_lines(shelf, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(writers.time, "monotonic", lambda: clock[0])
+    writers.append(LOG, {"step": 1})
+    log, count = writers.Log(LOG), len(shelf.written)
+    for step in (2, 3, 4):
+        log.write({"step": step})
+    assert [line["step"] for line in writers.read(LOG)] == [1] and len(shelf.written) == count
+    log.flush()
+    log.flush()
+    assert [line["step"] for line in writers.read(LOG)] == [1, 2, 3, 4]
+    assert len(shelf.written) == count + 1
+    clock[0] = writers.SECONDS
+    log.write({"step": 5})
+    assert [line["step"] for line in writers.read(LOG)] == [1, 2, 3, 4, 5]
+
+
+def test_a_bucket_that_refuses_keeps_what_it_had_and_the_log_keeps_its_lines(shelf):
+    log = writers.Log(LOG, seconds=0.0)
+    log.write({"step": 1})
+    shelf.refuses = staticmethod(lambda name: True)
+    with pytest.raises(UserError, match=rf"cannot write {LOG} \(PermissionError: .*\)\. Check the"):
+        log.write({"step": 2})
+    with pytest.raises(UserError, match="cannot write"):
+        writers.append(LOG, {"step": 2})
+    assert [line["step"] for line in writers.read(LOG)] == [1]
+    shelf.refuses = staticmethod(lambda name: False)
+    log.flush()
+    assert [line["step"] for line in writers.read(LOG)] == [1, 2]
+
+
+def test_a_line_that_was_cut_off_in_a_bucket_is_dropped(shelf):
+    writers.write_bytes(LOG, b'{"step": 1}\n{"step": 2, "lo')
+    log = writers.Log(LOG, seconds=0.0)
+    log.write({"step": 3})
+    assert [line["step"] for line in writers.read(LOG)] == [1, 3]
+
+
+def test_a_log_on_a_disk_is_appended_to_at_once(tmp_path):
+    log = writers.Log(tmp_path / "log.jsonl")
+    log.write({"step": 1})
+    assert writers.read(tmp_path / "log.jsonl") == [{"step": 1}]
+    log.flush()
+    assert writers.read(tmp_path / "log.jsonl") == [{"step": 1}]

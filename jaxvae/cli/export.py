@@ -1,5 +1,6 @@
 """`jaxvae export`."""
 
+from jaxvae import paths
 from jaxvae.cli.options import Export
 from jaxvae.presets.load import export
 
@@ -10,7 +11,7 @@ def run_export(args: Export) -> int:
     options = {"step": step, "stats": args.stats, "data_dir": args.data_dir}
     chosen, path = export(args.run, args.out, **options)
     print(
-        f"{path} ({path.stat().st_size / 2**20:.1f} MiB, step {chosen:,}); load it with "
+        f"{path} ({paths.size(path) / 2**20:.1f} MiB, step {chosen:,}); load it with "
         f"jaxvae.load({str(args.out)!r})"
     )
     return 0

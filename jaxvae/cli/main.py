@@ -10,8 +10,9 @@ import itertools
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from jaxvae import host
+from jaxvae import host, paths
 from jaxvae.errors import UserError, unknown
 
 USAGE = """usage: jaxvae COMMAND ...
@@ -140,11 +141,18 @@ def parse(cls, args: Sequence[str], prog: str):
     problem = io.StringIO()
     try:
         with contextlib.redirect_stderr(problem):
-            return tyro.cli(cls, args=list(args), prog=prog)
+            found = tyro.cli(cls, args=list(args), prog=prog)
     except SystemExit as end:
         if end.code in (0, None):
             raise
         raise _mistake(problem.getvalue(), prog) from None
+    values = {f.name: getattr(found, f.name) for f in dataclasses.fields(cls)}
+    addresses = {  # as a `Path` they have lost a slash
+        name: paths.path(value)
+        for name, value in values.items()
+        if isinstance(value, Path) and paths.address(value)
+    }
+    return dataclasses.replace(found, **addresses) if addresses else found
 
 
 def _mistake(box: str, prog: str) -> UserError:

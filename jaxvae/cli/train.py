@@ -1,11 +1,14 @@
 """`jaxvae train PRESET`."""
 
+import contextlib
 import logging
+import os
 import sys
 
 import jax
 
 from jaxvae import data as data_sets
+from jaxvae import parallel
 from jaxvae.errors import UserError
 from jaxvae.presets import PRESETS, record, run
 from jaxvae.presets.config import Data, Options, source
@@ -18,14 +21,23 @@ def run_train(config: Options) -> int:
     for name in ("absl", "asyncio"):  # Orbax logs tracebacks of what it also raises
         logging.getLogger(name).setLevel(logging.CRITICAL)
     jax.config.update("jax_default_matmul_precision", config.precision)
+    parallel.join(config.coordinator, config.num_processes, config.process_id)
+    if jax.process_index() == 0:
+        return _train(config)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        return _train(config)  # the first one speaks for all
+
+
+def _train(config: Options) -> int:
     preset, data = PRESETS[record.name_of(config)], _data(config)
     system = preset.build(config, data.train.shape, data.train.num_classes)
     folder.check(config.workdir, run.identity(config, data.train))
     lengths = config.lengths(data.train.size)
+    hosts = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     print(
         f"{config.data}: {data.train.size:,} training images {data.train.shape}, "
         f"{' + '.join(f'{n:,}' for n in lengths)} steps of {config.batch_size}, "
-        f"{jax.device_count()} {jax.devices()[0].platform} device(s), {config.workdir}"
+        f"{jax.device_count()} {jax.devices()[0].platform} device(s){hosts}, {config.workdir}"
     )
     print(f"data: {data.train.origin}{'' if data.train.arrays else ', streamed'}")
     try:

@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
-PathLike = str | os.PathLike[str]
+from jaxvae import paths
+from jaxvae.paths import PathLike
+
 DEFAULTS = ("~/.cache/jaxvae", "~/tensorflow_datasets")
 
 
@@ -29,15 +31,12 @@ def expand(root: PathLike) -> str:
     """Returns `root` with ~ spelled out, and a scheme whose slashes `Path` has merged (gs:/bucket)
     as it was."""
     root = os.path.expanduser(os.fspath(root))
-    scheme, colon, rest = root.partition(":/")
-    if colon and scheme.isalnum() and len(scheme) > 1:
-        return f"{scheme}://{rest.lstrip('/')}"
-    return root
+    return paths.address(root) or root
 
 
 def remote(root: PathLike) -> bool:
     """Returns whether `root` is an address such as gs://bucket/data."""
-    return "://" in os.fspath(root)
+    return paths.address(root) is not None
 
 
 def cache() -> Path:

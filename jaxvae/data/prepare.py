@@ -15,6 +15,7 @@ import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
+from jaxvae import paths, writers
 from jaxvae.data import official, places, prepared
 from jaxvae.errors import UserError, unknown
 
@@ -189,14 +190,19 @@ def verify(copy: prepared.Copy) -> None:
 
 
 def _upload(folder: str, final: str) -> None:
-    """Copies a prepared folder behind an address, its page last: without it nothing looks whole."""
-    with prepared._readable(final):
-        target = prepared._path(final)
-        target.mkdir(parents=True, exist_ok=True)
-        for file in sorted(
-            Path(folder).iterdir(), key=lambda path: path.name == "dataset_info.json"
-        ):
-            (target / file.name).write_bytes(file.read_bytes())
+    """Copies a prepared folder behind an address, its page last: without it nothing looks whole.
+
+    Raises:
+        UserError: where the bucket refuses, or keeps less than it was sent.
+    """
+    with writers.disk("write", final):
+        target = paths.path(final)
+        names = sorted(Path(folder).iterdir())
+        for file in sorted(names, key=lambda path: path.name == "dataset_info.json"):
+            with file.open("rb") as source, (target / file.name).open("wb") as copy:
+                shutil.copyfileobj(source, copy, 2**24)
+            if paths.size(target / file.name) != paths.size(file):
+                raise OSError(f"{file.name} did not arrive whole")
 
 
 def _clean(place: str, name: str) -> None:

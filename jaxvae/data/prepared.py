@@ -22,8 +22,10 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from jaxvae import paths
 from jaxvae.data import places
 from jaxvae.errors import UserError
+from jaxvae.paths import path as _path
 
 RESIDENT_BYTES = 2**32  # splits larger than this are streamed from the disk
 CHUNK = 4096  # records in memory at a time
@@ -88,28 +90,18 @@ def _numbers(version: str) -> tuple[int, ...] | None:
     return tuple(int(part) for part in parts)
 
 
-def _path(root: str) -> Any:
-    """Returns a local path, or one behind a scheme such as gs://, with the same methods."""
-    if not places.remote(root):
-        return Path(root)
-    from etils import epath
-
-    return epath.Path(root)
-
-
 @contextlib.contextmanager
 def _readable(root: str) -> Iterator[None]:
     try:
         yield
-    except (ImportError, OSError, RuntimeError) as error:
-        if not places.remote(root):
-            raise UserError(f"{root} cannot be read: {error}.") from None
-        hint = "check the address"
-        if root.startswith("gs://"):
-            hint = "pip install 'jaxvae[gcs]', and log in with gcloud"
-        raise UserError(
-            f"{root} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}): {hint}."
-        ) from None
+    except UserError:
+        raise
+    except Exception as error:
+        if places.remote(root):  # whose clients have errors of their own
+            raise paths.refused("read", root, error) from None
+        if not isinstance(error, (ImportError, OSError, RuntimeError)):
+            raise
+        raise UserError(f"{root} cannot be read: {error}.") from None
 
 
 def local(copy: Copy) -> Copy:

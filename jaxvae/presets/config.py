@@ -7,12 +7,14 @@ until something is built.
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from tyro.conf import arg
 
+from jaxvae import paths
 from jaxvae.errors import UserError, check_count, check_number, check_seed
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ Text = Annotated[str | None, optional("STR")]
 Folder = Annotated[Path | None, optional("DIR")]
 Number = Annotated[float | None, optional("FLOAT")]
 
-PLACES = ("workdir", "data_dir")  # where things lie does not describe a run
+# where things lie and who computes does not describe a run
+PLACES = ("workdir", "data_dir", "coordinator", "num_processes", "process_id")
 
 CHANNELS = (32, 64)  # of --net conv
 OF_NET = {  # --net -> the options that its layers have
@@ -86,7 +89,7 @@ class Options:
     """Options that every preset has."""
 
     workdir: Annotated[Path, arg(metavar="DIR")]
-    """Folder of the run; a run in it with the same settings is resumed."""
+    """Folder of the run, or gs://BUCKET/FOLDER; a run in it with the same settings is resumed."""
     data: str = "digits"
     """Data set: a name of `jaxvae data list`, folder:PATH (images), npz:FILE, or tfds:NAME."""
     data_dir: Folder = None
@@ -142,6 +145,15 @@ class Options:
     tensorboard: bool = False
     """Also write the log for TensorBoard, into RUN/tensorboard."""
 
+    # several processes: found by themselves on Cloud TPU and SLURM
+    coordinator: Text = None
+    """HOST:PORT of process 0, where several processes train together and are not found (default: those
+    of a TPU slice, a SLURM step or an MPI job)."""
+    num_processes: Count = None
+    """How many they are; 1: this one trains alone."""
+    process_id: Count = None
+    """Number of this one, from 0."""
+
     may_differ: ClassVar[tuple[str, ...]] = ()  # options of its own that a resumed run may change
 
     @property
@@ -161,10 +173,33 @@ class Options:
         """Raises `UserError` for settings that no run can have."""
         if self.steps is not None and self.epochs is not None:
             raise UserError("give --steps or --epochs, not both.")
+        self._check_processes()
         names = ("steps", "epochs", "batch_size", "accumulate", "log_every", "eval_every")
         self.check_counts(*names, "save_every", "keep", "size", "crop", "lr_halve_every")
+        if self.tensorboard and paths.address(self.workdir):
+            raise UserError(
+                "--tensorboard writes to a disk: leave it out, metrics.jsonl in the bucket has it all."
+            )
         check_seed("--seed", self.seed)
         check_number("--learning-rate", self.learning_rate, above=0.0)
+
+    def _check_processes(self) -> None:
+        """Raises `UserError` for processes that are described in part."""
+        self.check_counts("num_processes")
+        self.check_counts("process_id", least=0)
+        count, number = self.num_processes, self.process_id
+        if self.coordinator is None and number is None and count in (None, 1):
+            return
+        if self.coordinator is None or count is None or number is None:
+            raise UserError(
+                "--coordinator, --num-processes and --process-id belong together: give all three."
+            )
+        if not re.fullmatch(r".+:\d+", self.coordinator):
+            raise UserError(f"--coordinator is HOST:PORT of process 0, not {self.coordinator!r}.")
+        if number >= count:
+            raise UserError(
+                f"--process-id {number}: of {count} processes it runs from 0 to {count - 1}."
+            )
 
     def check_counts(self, *names: str, least: int = 1) -> None:
         """Raises `UserError` unless the options of these names are whole numbers or not given."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import nets, plots, writers
+from jaxvae import nets, parallel, paths, plots, writers
 from jaxvae.data import Source
 from jaxvae.models import verbs
 from jaxvae.presets import record
@@ -39,18 +39,18 @@ def complete(
 ) -> tuple[dict, list[str]]:
     """Evaluates and draws what is not there yet, with the statistics that the model says; returns
     the test split's line (of a model with nothing to measure its step alone) and the names of the
-    pictures.
+    pictures. Of several processes all evaluate, and the first one writes.
 
     Args:
         stages: of the preset; they are runs of their own, each with its curves.
     """
-    workdir, step, state = Path(config.workdir), int(fit.train_state.step), fit.train_state
+    workdir, step, state = paths.path(config.workdir), int(fit.train_state.step), fit.train_state
     test = data.test
     model, params = system.model, state.params if state.ema is None else state.ema
     log = workdir / "metrics.jsonl"
     lines = writers.read(log) if log.exists() else []
     lines = [line for line in lines if line.get("split") == "test" and line["step"] == step]
-    is_new = not lines
+    is_new, is_first = bool(parallel.agreed(not lines)), jax.process_index() == 0
 
     @functools.cache
     def chosen(samples: bool) -> Chosen:
@@ -64,14 +64,17 @@ def complete(
         about = {"statistics": found.about} if found.about else {}
         stats = {"stats": found.name} if nets.has_averages(state.state) else {}
         lines = [{"step": step, "split": "test", **stats, **metrics, **about}]
-        writers.append(log, lines[0])
+        if is_first:
+            writers.append(log, lines[0])
     names = pictures(system, test.shape)
     if stages:
         names.remove("curves")
-    if is_new or any(not (workdir / f"{name}.png").exists() for name in names):
-        states = (chosen(False).state, chosen(True).state)
-        draw(workdir, system, params, *states, test, config.seed, names)
-        if stages:  # the earlier ones have been completed as runs of their own
+    missing = any(not (workdir / f"{name}.png").exists() for name in names)
+    if is_new or parallel.agreed(missing):
+        states = (chosen(False).state, chosen(True).state)  # by all processes
+        if is_first:
+            draw(workdir, system, params, *states, test, config.seed, names)
+        if stages and is_first:  # the earlier ones have been completed as runs of their own
             draw_curves(workdir / stages[-1])
     return lines[-1] if lines else {"step": step}, names
 

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxvae import safetensors, writers
+from jaxvae import paths, safetensors, writers
 from jaxvae.errors import UserError, one_line
+from jaxvae.paths import PathLike
 from jaxvae.presets import record, statistics
 from jaxvae.presets.conditions import example_like
 from jaxvae.presets.config import System
@@ -43,23 +44,23 @@ class Opened(NamedTuple):
     system: System
 
 
-def open_run(workdir: str | Path) -> Opened:
+def open_run(workdir: PathLike) -> Opened:
     """Returns what the run in `workdir`, or the exported model, is of.
 
     Raises:
         UserError: where no preset made it, and for one stage of a run that is of no use alone.
     """
-    folder, config = Path(workdir), read_config(workdir)
-    if "preset" not in config and (folder.resolve().parent / "config.json").is_file():
+    folder, config = paths.resolved(workdir), read_config(workdir)
+    if "preset" not in config and (folder.parent / "config.json").is_file():
         raise UserError(
-            f"this is the {folder.resolve().name} stage of a run, which cannot be used alone: use "
+            f"this is the {folder.name} stage of a run, which cannot be used alone: use "
             "the folder it is in."
         )
-    saved = record.from_dict(config, folder)
+    saved = record.from_dict(config, paths.path(workdir))
     return Opened(saved, saved.preset.build(*saved[1:]))
 
 
-def step_of(workdir: str | Path, step: int | str = "latest") -> int:
+def step_of(workdir: PathLike, step: int | str = "latest") -> int:
     """Returns the number of the checkpoint that `step` means in a run, or in a folder that `jaxvae
     export` wrote.
 
@@ -68,8 +69,8 @@ def step_of(workdir: str | Path, step: int | str = "latest") -> int:
     Raises:
         UserError: where there is no such checkpoint.
     """
-    if (Path(workdir) / "model.safetensors").is_file():
-        page = Path(workdir) / "config.json"
+    if (paths.path(workdir) / FILE).is_file():
+        page = paths.path(workdir) / "config.json"
         exported = writers.read_json(page).get("step", 0)
         if not isinstance(exported, int):
             raise UserError(f"{page} is damaged: its step is {exported!r}.")
@@ -86,10 +87,10 @@ def step_of(workdir: str | Path, step: int | str = "latest") -> int:
     return chosen
 
 
-def checkpoints_of(workdir: str | Path) -> Checkpoints:
+def checkpoints_of(workdir: PathLike) -> Checkpoints:
     """Returns the checkpoints of a run, to read; of a run of stages those of the last. Raises
     `UserError` before that has begun."""
-    folder = Path(workdir)
+    folder = paths.path(workdir)
     config = read_config(folder)
     stages = record.from_dict(config).preset.stages if "preset" in config else ()
     if not stages:
@@ -104,7 +105,7 @@ def checkpoints_of(workdir: str | Path) -> Checkpoints:
 
 
 def load(
-    workdir: str | Path,
+    workdir: PathLike,
     *,
     step: int | str = "latest",
     model: Model | None = None,
@@ -148,13 +149,15 @@ def load(
         raise UserError(
             "load needs an example batch beside the model: one in the shape of its data."
         )
-    if (Path(workdir) / FILE).is_file():
+    if (paths.path(workdir) / FILE).is_file():
         params, state = jax.eval_shape(model.init, jax.random.key(0), example)
         return Loaded(model, *_read_exported(workdir, {"params": params, "state": state}).values())
     chosen = step_of(workdir, step)
     if opened is not None and opened.saved.preset.load is not None:
-        return opened.saved.preset.load(Path(workdir), chosen, opened.saved.config, opened.system)
-    return _load_checkpoint(Path(workdir), chosen, model, example)
+        return opened.saved.preset.load(
+            paths.path(workdir), chosen, opened.saved.config, opened.system
+        )
+    return _load_checkpoint(paths.path(workdir), chosen, model, example)
 
 
 def _example(opened: Opened) -> Batch:
@@ -165,7 +168,7 @@ def _example(opened: Opened) -> Batch:
 
 def _load_checkpoint(workdir: Path, step: int, model: Model, example: Batch) -> Loaded:
     """Returns `model` with the parameters of one checkpoint, or with their moving average."""
-    checkpoints = Checkpoints(Path(workdir) / "checkpoints", read_only=True)
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     try:
         page = checkpoints.meta(step)
         params, state = jax.eval_shape(model.init, jax.random.key(0), example)
@@ -182,8 +185,8 @@ def _load_checkpoint(workdir: Path, step: int, model: Model, example: Batch) -> 
 
 
 def export(
-    workdir: str | Path,
-    out: str | Path,
+    workdir: PathLike,
+    out: PathLike,
     *,
     step: int | str = "latest",
     stats: str | None = None,
@@ -206,8 +209,8 @@ def export(
             "statistics of each batch are in no file: export running or re-estimated ones, and say "
             "--stats batch where the model is used."
         )
-    out = Path(out)
-    if (Path(workdir) / FILE).is_file():
+    out = paths.path(out)
+    if (paths.path(workdir) / FILE).is_file():
         raise UserError(f"{workdir} is an exported model already: copy the folder.")
     if out.is_dir() and any(out.iterdir()) and not (out / FILE).is_file():
         raise UserError(f"{out} holds other files: choose an empty or new folder.")
@@ -236,7 +239,7 @@ def export(
 
 
 def with_statistics(
-    workdir: str | Path, loaded: Loaded, stats: str | None, data_dir: Path | None = None
+    workdir: PathLike, loaded: Loaded, stats: str | None, data_dir: Path | None = None
 ) -> tuple[Loaded, Exported]:
     """Returns a run's model with the averages of `stats`, as for `export`, and which they are."""
     saved, system = open_run(workdir)
@@ -247,24 +250,24 @@ def with_statistics(
     return loaded._replace(state=chosen.state), Exported(chosen.name, chosen.about)
 
 
-def statistics_of(workdir: str | Path) -> Exported:
+def statistics_of(workdir: PathLike) -> Exported:
     """Returns what a folder that `jaxvae export` wrote says of its statistics; nothing of a run."""
-    if not (Path(workdir) / FILE).is_file():
+    if not (paths.path(workdir) / FILE).is_file():
         return Exported()
-    page = Path(workdir) / "config.json"
+    page = paths.path(workdir) / "config.json"
     try:
         return Exported(**writers.read_json(page).get("statistics", {}))
     except TypeError:
         raise UserError(f"{page} is damaged: what it says of statistics cannot be read.") from None
 
 
-def _read_exported(folder: str | Path, template: Tree) -> Tree:
+def _read_exported(folder: PathLike, template: Tree) -> Tree:
     """Returns the trees of an exported folder in the form of `template` (from `jax.eval_shape`).
 
     Raises:
         UserError: for a damaged file, and one of another model.
     """
-    path = Path(folder) / FILE
+    path = paths.path(folder) / FILE
     arrays, wanted = safetensors.read(path), flatten(template)
     have = {name: (x.shape, x.dtype) for name, x in arrays.items()}
     need = {name: (x.shape, x.dtype) for name, x in wanted.items()}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxvae import writers
+from jaxvae import parallel, paths, writers
 from jaxvae.data import Source
 from jaxvae.presets import record
 from jaxvae.presets.config import Data, Options, System
@@ -35,12 +35,13 @@ def fit_run(
     workdir: Path,
     identity: Identity,
 ) -> Fit:
-    """Trains for `steps` steps in `workdir` as the options say.
+    """Trains for `steps` steps in `workdir` as the options say; the state that it returns is this
+    process's own.
 
     A model that has nothing to measure of an example, such as a GAN, is trained without validation.
     """
     phases = None if system.phases is None else system.phases(steps, source.size)
-    return fit(
+    found = fit(
         system.model if phases is None else phases,
         system.tx,
         source,
@@ -60,5 +61,8 @@ def fit_run(
         max_grad_norm=config.max_grad_norm,
         config=identity,
         progress=config.progress,
-        on_log=writers.tensorboard(Path(workdir) / "tensorboard") if config.tensorboard else None,
+        on_log=writers.tensorboard(paths.path(workdir) / "tensorboard")
+        if config.tensorboard
+        else None,
     )
+    return found._replace(train_state=parallel.local(found.train_state))

@@ -12,9 +12,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from jaxvae import models, nets, objectives, parallel, writers
+from jaxvae import models, nets, objectives, parallel, paths, writers
 from jaxvae.data import Source
 from jaxvae.errors import UserError
+from jaxvae.paths import PathLike
 from jaxvae.presets import finish, parts, run, vae
 from jaxvae.presets import load as loading
 from jaxvae.presets.config import VAE, Data, System
@@ -72,7 +73,7 @@ def train(config: TwoStageVAE, system: System, data: Data, lengths: tuple[int, .
         UserError: for what either stage cannot do, before a folder is touched; and where the second
             stage was trained on the latents of a first stage of another step.
     """
-    folder, options = Path(config.workdir), first_stage(config)
+    folder, options = paths.path(config.workdir), first_stage(config)
     first = vae.build(options, data.train.shape, data.train.num_classes)
     second = second_stage(config)
     _refuse(config, first, second, data.train)
@@ -126,10 +127,10 @@ def load(workdir: Path, step: int, config: TwoStageVAE, system: System) -> Loade
     return Loaded(system.model, *both)
 
 
-def first_step(workdir: str | Path) -> int | None:
+def first_step(workdir: PathLike) -> int | None:
     """Returns the step of the first stage whose latents the second one was trained on, or None
     before it was begun."""
-    folder = Path(workdir) / SECOND
+    folder = paths.path(workdir) / SECOND
     return read_config(folder).get(FIRST_STEP) if (folder / "config.json").is_file() else None
 
 

@@ -12,7 +12,7 @@ import logging
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +23,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from jaxvae import writers
+from jaxvae import paths, writers
 from jaxvae.errors import UserError
+from jaxvae.paths import PathLike
+from jaxvae.train import lease
 from jaxvae.train.step import TrainState
 from jaxvae.types import Tree
 
@@ -123,13 +125,14 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: PathLike,
         *,
         keep: int = 2,
         best: tuple[str, str] | None = ("elbo", "max"),
         read_only: bool = False,
     ):
-        self.folder = Path(folder).absolute()
+        where = paths.path(folder)
+        self.folder = where if paths.address(where) else where.absolute()
         self.best = best
         score = None if best is None else lambda metrics: _score(metrics, best)
         policies: list[preservation_policy.PreservationPolicy]
@@ -137,7 +140,9 @@ class Checkpoints:
         if score is not None:
             options = {"n": 1, "keep_checkpoints_without_metrics": False}
             policies.append(preservation_policy.BestN(get_metric_fn=score, **options))
-        if read_only and not self.folder.is_dir():
+        with writers.disk("read", self.folder):
+            missing = read_only and not self.folder.is_dir()
+        if missing:
             raise UserError(f"{self.folder} does not exist: there is no checkpoint to load.")
         with disk(self.folder):
             self.manager = ocp.CheckpointManager(
@@ -288,7 +293,10 @@ def _score(metrics: dict[str, float], best: Sequence[str]) -> float:
 
 
 def _check_space(folder: Path, tree: Tree) -> None:
-    """Raises `UserError` where `tree` does not fit: Orbax fails in threads, with many tracebacks."""
+    """Raises `UserError` where `tree` does not fit on a disk: Orbax fails in threads, with many
+    tracebacks."""
+    if paths.address(folder):
+        return
     need = 2**20 + sum(x.dtype.itemsize * x.size for x in jax.tree.leaves(tree))
     free = shutil.disk_usage(folder).free
     if need > free:
@@ -337,16 +345,22 @@ def _refused(path: Path, why: str) -> UserError:
 
 
 @contextlib.contextmanager
-def lock(workdir: str | Path) -> Iterator[None]:
-    """Holds a run folder for one writer; the lock goes with the process, however it ends.
+def lock(workdir: PathLike) -> Iterator[Callable[[], None]]:
+    """Holds a run folder for one writer, and yields what raises `UserError` once it is no longer held.
+
+    On a disk the lock goes with the process, however it ends; of one in a bucket see `lease`.
 
     Raises:
         UserError: while another process holds it.
     """
+    if paths.address(workdir):
+        with lease.hold(workdir) as held:
+            yield held.check
+        return
     try:
         import fcntl
     except ImportError:  # no such lock on Windows
-        yield
+        yield lambda: None
         return
     path = Path(workdir) / ".lock"
     with disk(path.parent):
@@ -363,6 +377,6 @@ def lock(workdir: str | Path) -> Iterator[None]:
             ) from None
         os.ftruncate(handle, 0)
         os.write(handle, str(os.getpid()).encode())
-        yield
+        yield lambda: None
     finally:
         os.close(handle)

@@ -17,7 +17,6 @@ The default follows this rule; `benchmarks/ensemble.py` measures it. With severa
 members are spread over them.
 """
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -180,9 +179,9 @@ def train_ensemble(
         **({"data": [source.name, source.split]} if data is source else {}),
     }
     identity = folders.identity(record)
-    place = contextlib.nullcontext() if workdir is None else folders.hold(workdir, identity)
-    with place as folder, listen() as signals:
-        train_state = drive(plan, training, Recorder(folder, identity.config, plan.total), signals)
+    with folders.hold(workdir, identity) as (folder, check), listen() as signals:
+        recorder = Recorder(folder, identity.config, plan.total, check=check)
+        train_state = drive(plan, training, recorder, signals)
     return Ensemble(train_state, settings, training.last, training.frozen)
 
 

@@ -1,7 +1,6 @@
 """Trains a model on a source of data with every device there is. The parts are public too: the step
 (`step`), the compiled loop (`loop`), the loop over both (`driver`)."""
 
-import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,11 +132,9 @@ def fit(
     training = Training(
         plan, source, mesh, seed, options, best[0], steps_per_call, on_eval, on_log, augment
     )
-    place = contextlib.nullcontext() if workdir is None else folders.hold(workdir, identity)
-    with place as folder, listen() as signals:
-        recorder = Recorder(
-            folder, identity.config, plan.total, keep=keep, best=best, progress=progress
-        )
+    with folders.hold(workdir, identity) as (folder, check), listen() as signals:
+        kept = {"check": check, "keep": keep, "best": best, "progress": progress}
+        recorder = Recorder(folder, identity.config, plan.total, **kept)
         train_state = drive(plan, training, recorder, signals)
         if folder is None and not fingerprint(train_state.params)[1]:
             raise recorder.non_finite(plan.total, ["parameters"])

@@ -2,16 +2,15 @@
 
 import contextlib
 import json
-import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxvae import writers
+from jaxvae import paths, writers
 from jaxvae.errors import UserError
+from jaxvae.paths import PathLike
 from jaxvae.train import checkpoint
 from jaxvae.train.checkpoint import Checkpoints, Damaged, Restored
 from jaxvae.train.step import TrainState
@@ -30,6 +29,13 @@ LENGTH = (  # what may differ when a run is resumed
 )
 
 
+class Folder(NamedTuple):
+    """The folder of a run, held by this process or by the first one."""
+
+    path: Path | None  # None: nothing is kept
+    check: Callable[[], None] = lambda: None  # raises `UserError` where it is no longer held
+
+
 class Identity(NamedTuple):
     """What makes a run the same run when it is started again."""
 
@@ -44,23 +50,25 @@ def identity(config: dict[str, Any] | Identity) -> Identity:
     return config._replace(config=as_json(config.config), defaults=as_json(config.defaults))
 
 
-def check(workdir: str | Path, run: dict[str, Any] | Identity) -> None:
+def check(workdir: PathLike, run: dict[str, Any] | Identity) -> None:
     """Raises `UserError` where `workdir` cannot take this run; writes nothing.
 
     It must be new, empty, or hold a run of the same identity (the fields that differ are listed).
     """
-    path = Path(workdir)
-    if re.match(r"\w+:/", str(workdir)):  # Path has made one slash of two
-        raise UserError(f"{workdir}: the run folder must be on a local or mounted disk.")
-    try:
+    path = paths.path(workdir)
+    if paths.address(path) and not str(path).startswith("gs:"):
+        raise UserError(
+            f"{path}: the run folder must be on a local or mounted disk, or in a bucket at gs://, "
+            "which are what Orbax writes to."
+        )
+    with writers.disk("read", path):
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file: choose a folder.")
-        taken = path.is_dir() and any(not name.startswith(".") for name in os.listdir(path))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}. Choose another folder.") from None
-    if not taken:
-        return
-    if not (path / "config.json").is_file():
+        taken = path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir())
+        if not taken:
+            return
+        known = (path / "config.json").is_file()
+    if not known:
         raise UserError(f"{path} holds files but no run of jaxvae: choose an empty or new folder.")
     wanted, may_differ, defaults = identity(run)
     saved = {**defaults, **read_config(path)}
@@ -96,35 +104,40 @@ def as_json(config: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def hold(workdir: str | Path, run: dict[str, Any] | Identity) -> Iterator[Path]:
+def hold(workdir: PathLike | None, run: dict[str, Any] | Identity) -> Iterator[Folder]:
     """Holds `workdir` for this run: checked (`check`), made where it is missing, and locked by the
-    first process.
+    first process. With None there is nothing to hold.
 
     Raises:
         UserError: as `check`; and where the folder cannot be written or is in use.
     """
     run = identity(run)
-    check(workdir, run)
-    path = Path(workdir)
-    if jax.process_index() > 0:  # the first process writes for all
-        yield path
+    if workdir is None:
+        yield Folder(None)
         return
-    with checkpoint.lock(path):
+    check(workdir, run)
+    path = paths.path(workdir)
+    if jax.process_index() > 0:  # the first process writes for all
+        yield Folder(path)
+        return
+    with checkpoint.lock(path) as check_held:
         if not (path / "config.json").is_file():
             writers.write_json(
                 path / "config.json", {"config": run.config, "versions": checkpoint.versions()}
             )
-        yield path
+        yield Folder(path, check_held)
 
 
-def read_config(workdir: str | Path) -> dict[str, Any]:
+def read_config(workdir: PathLike) -> dict[str, Any]:
     """Returns the config of the run in `workdir`.
 
     Raises:
         UserError: where there is none, or it cannot be read.
     """
-    page = Path(workdir) / "config.json"
-    if not page.is_file():
+    page = paths.path(workdir) / "config.json"
+    with writers.disk("read", workdir):
+        known = page.is_file()
+    if not known:
         raise UserError(f"{workdir} holds no run of jaxvae: there is no config.json in it.")
     content = writers.read_json(page)
     if not isinstance(content, dict) or not isinstance(content.get("config"), dict):

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxvae import writers
+from jaxvae import paths, writers
 from jaxvae.errors import UserError
 from jaxvae.train import folder as folders
 from jaxvae.train.checkpoint import Checkpoints, Restored
@@ -26,6 +26,7 @@ class Recorder:
 
     Args:
         folder: of the run, held by this process (`folder.hold`).
+        check: raises `UserError` where it is no longer held.
         config: goes into every checkpoint.
         total: steps of the run.
         keep, best: as in `Checkpoints`.
@@ -38,17 +39,20 @@ class Recorder:
         config: dict[str, Any],
         total: int,
         *,
+        check: Callable[[], None] = lambda: None,
         keep: int = 2,
         best: tuple[str, str] | None = None,
         progress: bool = False,
     ):
         self.folder, self.config, self.total = folder, config, total
-        self.log_path = None if folder is None else folder / "metrics.jsonl"
-        self.checkpoints = None
+        self.check_held = check
+        self.log, self.checkpoints = None, None
         if folder is not None:
+            self.log = writers.Log(folder / "metrics.jsonl")
             self.checkpoints = Checkpoints(folder / "checkpoints", keep=keep, best=best)
         self.is_first_process = jax.process_index() == 0
-        self.wants_bar, self.bar, self.drawn = progress, None, time.perf_counter()
+        self.wants_bar = progress and self.is_first_process
+        self.bar, self.drawn = None, time.perf_counter()
         self.warned: set[str] = set()
         self.logged_at, self.clock = 0, time.perf_counter()
 
@@ -63,8 +67,8 @@ class Recorder:
             return None
         restored = folders.restore_latest(self.checkpoints, template)
         step = 0 if restored is None else restored.meta["step"]
-        if self.is_first_process and self.log_path is not None:
-            writers.cut_back(self.log_path, step)
+        if self.is_first_process and self.log is not None:
+            writers.cut_back(self.log.path, step)
         if step > self.total:
             print(
                 f"{self.folder} is already at step {step}, beyond the {self.total} asked for: "
@@ -74,14 +78,17 @@ class Recorder:
 
     def lines(self) -> list[dict[str, Any]]:
         """Returns the lines of the log so far."""
-        if self.log_path is None or not self.log_path.exists():
+        if self.log is None:
             return []
-        return [line for line in writers.read(self.log_path) if "split" in line]
+        with writers.disk("read", self.log.path):
+            missing = not paths.path(self.log.path).exists()
+        return [] if missing else [line for line in writers.read(self.log.path) if "split" in line]
 
     def write(self, line: dict[str, Any]) -> None:
         """Appends a line to the log."""
-        if self.log_path is not None and self.is_first_process:
-            writers.append(self.log_path, line)
+        if self.log is not None and self.is_first_process:
+            self.check_held()
+            self.log.write(line)
 
     def warn(self, about: str, step: int, warning: str | None) -> None:
         """Says `warning` on stderr, once for each thing that it is about; nothing for None."""
@@ -91,9 +98,11 @@ class Recorder:
             print(f"jaxvae: {where}step {step}: {warning}", file=sys.stderr)
 
     def save(self, step: int, train_state: TrainState, sums: Tree, metrics=None) -> None:
-        """Starts to save a checkpoint; raises `NonFinite` where its arrays are not finite."""
+        """Starts to save a checkpoint, behind the log up to there; raises `NonFinite` where its arrays
+        are not finite."""
         if self.checkpoints is None:
             return
+        self.flush()
         try:
             self.checkpoints.save(train_state, sums, config=self.config, metrics=metrics)
         except FloatingPointError as error:
@@ -154,8 +163,15 @@ class Recorder:
             loss = values.get("loss", next(iter(values.values()), float("nan")))
             self.bar.set_postfix_str(f"loss {loss:.2f}, {rate:,.0f} images/s", refresh=False)
 
+    def flush(self) -> None:
+        """Writes the log up to here; raises `UserError` where the folder is no longer this run's."""
+        if self.log is not None:
+            self.check_held()
+            self.log.flush()
+
     def wait(self) -> None:
-        """Waits until every checkpoint is on the disk."""
+        """Waits until the log and every checkpoint are on the disk."""
+        self.flush()
         if self.checkpoints is not None:
             self.checkpoints.wait()
 
@@ -164,7 +180,9 @@ class Recorder:
         if self.bar is not None:
             self.bar.update(step - self.bar.n)
             self.bar.close()
+        # what went wrong before matters more; wait() has told the rest
+        with contextlib.suppress(UserError):
+            self.flush()
         if self.checkpoints is not None:
-            # what went wrong before matters more; wait() has told the rest
             with contextlib.suppress(UserError):
                 self.checkpoints.close()

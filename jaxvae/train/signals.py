@@ -1,14 +1,18 @@
 """How a run is asked to stop: SIGTERM and Ctrl-C are heard, and acted on once the state is saved."""
 
 import contextlib
+import itertools
 import signal
 import threading
 from collections.abc import Iterator
 
 import jax
+from jax.experimental import multihost_utils
 
 EXIT_SIGTERM = 75  # sysexits' "temporary failure": start the same command again to go on
 EXIT_SIGINT = 130
+
+_ASKED = itertools.count()  # questions in the life of this process
 
 
 class Stopped(SystemExit):
@@ -29,12 +33,14 @@ class Signals:
         self.received = number
 
     def stop_at(self, step: int) -> bool:
-        """Returns whether to save and stop now; with several processes, all of them at the same
-        step."""
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
+        """Returns whether to save and stop now; with several processes, which must ask equally often,
+        all of them at the same step.
 
-            return multihost_utils.reached_preemption_sync_point(step)
+        A notice to any of them is one to all. JAX then names the next number to be asked about, and
+        is asked about each: a step would not do, for a call may compute many.
+        """
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(next(_ASKED))
         return self.received is not None
 
     @property

@@ -37,7 +37,7 @@ from jaxvae.presets.config import VAE
         (["evaluate", "--run", "x"], "RUN is required, as in `jaxvae evaluate RUN`."),
         (["export", "x"], "--out DIR is required. `jaxvae export --help` lists the options."),
         (["train", "vae", "--workdir", "x", "--steps", "many"], "--steps takes INT, not 'many'"),
-        (["train", "vae", "--workdir", "gs://bucket/x"], "must be on a local or mounted disk"),
+        (["train", "vae", "--workdir", "s3://bucket/x"], "must be on a local or mounted disk"),
         (["train", "vae", "--workdir", "x", "--seed", str(2**32)], "--seed must be below 2**32"),
         (
             ["train", "vae", "--workdir", "x", "--split", "test"],

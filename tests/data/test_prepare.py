@@ -259,3 +259,34 @@ def test_official_files_in_full(name, tmp_path):
             np.testing.assert_array_equal(
                 loaded.arrays["x"], data.load(name, split, data_dir=raw).arrays["x"]
             )
+
+
+@pytest.mark.parametrize("made", ["mnist"], indirect=True)
+def test_a_bucket_gets_the_whole_or_nothing_that_looks_like_it(made, shelf):
+    name, raw, arrays = made
+    where = {"data_dir": "s3://bucket/data", "source": raw}
+    shelf.refuses = staticmethod(lambda path: "train.array_record" in path)
+    message = refused(quiet, name, **where)
+    assert "cannot write s3://bucket/data/mnist/3.0.1 (PermissionError: " in message
+    assert any("test.array_record" in path for path in shelf.store)
+    assert not any(path.endswith("dataset_info.json") for path in shelf.store)
+    shelf.refuses = staticmethod(lambda path: False)
+    copy = quiet(name, **where)
+    assert copy.folder == "s3://bucket/data/mnist/3.0.1"
+    assert shelf.written[-1].endswith("dataset_info.json")
+    loaded = data.load(name, "train", data_dir="s3://bucket/data")
+    np.testing.assert_array_equal(loaded.arrays["x"], arrays["train"][0])
+    assert quiet(name, **where).folder == copy.folder  # it is there already
+
+
+@pytest.mark.parametrize("made", ["mnist"], indirect=True)
+def test_a_file_that_arrives_in_part_is_seen(made, shelf, monkeypatch):
+    name, raw, _ = made
+
+    def half(source, target, length):
+        target.write(source.read()[:100])
+
+    monkeypatch.setattr(prepare.shutil, "copyfileobj", half)
+    message = refused(quiet, name, data_dir="s3://bucket/data", source=raw)
+    assert "did not arrive whole" in message
+    assert not any(path.endswith("dataset_info.json") for path in shelf.store)

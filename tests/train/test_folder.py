@@ -135,7 +135,7 @@ def test_folder_of_someone_else_is_left_alone(tmp_path):
     ("where", "message"),
     [
         ("/proc/run", "cannot write to /proc/run|cannot create"),
-        ("gs://bucket/run", "must be on a local or mounted disk"),
+        ("s3://bucket/run", "must be on a local or mounted disk"),
     ],
 )
 def test_folder_that_cannot_be_written(where, message):

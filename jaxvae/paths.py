@@ -1,0 +1,74 @@
+"""Where files are kept: a path on a disk, or an address in a bucket such as gs://bucket/run.
+
+Whoever is given a place calls `path`, and uses what it returns as a `pathlib.Path`. An object store is no
+disk: an object appears whole or not at all and cannot be appended to, and folders are but the beginnings
+of names. `writers` knows the difference.
+"""
+
+import functools
+import os
+import re
+from pathlib import Path
+from typing import Any, cast
+
+from jaxvae.errors import UserError
+
+PathLike = str | os.PathLike[str]
+SCHEMES = ("gs", "s3", "az", "hf")  # those of etils.epath
+
+
+def address(place: PathLike) -> str | None:
+    """Returns the address that `place` is, such as "gs://bucket/run", also where `Path` has merged its
+    slashes (gs:/bucket/run); None for a path on a disk."""
+    found = re.fullmatch(r"([A-Za-z][A-Za-z0-9]+):/+(.*)", os.fspath(place), re.DOTALL)
+    return None if found is None else f"{found[1]}://{found[2]}"
+
+
+def path(place: PathLike) -> Path:
+    """Returns `place` to read and write: a `Path`, or of an address a path of etils.epath, which has the
+    methods of one.
+
+    Raises:
+        UserError: for an address of an unknown kind.
+    """
+    where = address(place)
+    if where is None:
+        return Path(place)
+    if where.partition(":")[0] not in SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise UserError(f"{where}: use a folder on a disk, or an address that begins with {known}.")
+    return cast(Path, _epath().Path(where))
+
+
+def resolved(place: PathLike) -> Path:
+    """Returns the whole path of `place`: from the root, without links; an address is whole."""
+    found = path(place)
+    return found if address(found) else found.resolve()
+
+
+def size(place: PathLike) -> int:
+    """Returns the bytes of a file."""
+    found: Any = path(place).stat()
+    return found.length if address(place) else found.st_size
+
+
+def refused(doing: str, place: PathLike, error: Exception) -> UserError:
+    """Returns the error that says in one line why a bucket refused: "cannot <doing> <address>"."""
+    why = next(iter(str(error).splitlines()), "")[:300] or "no reason given"
+    install = isinstance(error, ImportError)  # of what etils needs for this kind of address
+    advice = "Check the address, and that this account may read and write there"
+    if str(address(place)).startswith("gs:"):
+        advice += " (gcloud auth application-default login)"
+        advice = "Install it: pip install 'jaxvae[gcs]'" if install else advice
+    return UserError(f"cannot {doing} {address(place)} ({type(error).__name__}: {why}). {advice}.")
+
+
+@functools.cache
+def _epath() -> Any:
+    """Returns etils.epath, whose file systems ask the bucket each time: others write there, too."""
+    from etils import epath
+    from fsspec.config import conf
+
+    for name in ("gcs", "s3"):
+        conf.setdefault(name, {}).setdefault("use_listings_cache", False)
+    return epath

@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+
+from jaxvae import paths
+from jaxvae.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("place", "address"),
+    [
+        ("gs://bucket/run", "gs://bucket/run"),
+        (Path("gs://bucket/run"), "gs://bucket/run"),  # whose slashes Path has merged
+        ("s3:/bucket", "s3://bucket"),
+        ("runs/a", None),
+        ("/runs/a", None),
+        ("C:/runs", None),
+        ("a/gs://b", None),
+    ],
+)
+def test_an_address_is_told_from_a_folder(place, address):
+    assert paths.address(place) == address
+
+
+def test_a_place_on_a_disk_is_a_path(tmp_path):
+    (tmp_path / "x").write_bytes(b"four")
+    assert paths.path(str(tmp_path)) == tmp_path and isinstance(paths.path("a"), Path)
+    assert paths.size(tmp_path / "x") == 4
+    assert paths.resolved(tmp_path / "a" / "..") == tmp_path
+
+
+def test_an_address_is_read_and_written_like_a_path(shelf):
+    run = paths.path(Path("s3://bucket/run"))
+    assert str(run / "x.txt") == "s3://bucket/run/x.txt"
+    assert paths.path(run) == run == paths.resolved("s3://bucket/run")
+    assert not run.is_dir() and not (run / "x.txt").exists()
+    (run / "x.txt").write_bytes(b"four")
+    assert run.is_dir() and (run / "x.txt").is_file()
+    assert paths.size(run / "x.txt") == 4 and (run / "x.txt").read_bytes() == b"four"
+    assert [file.name for file in run.iterdir()] == ["x.txt"]
+
+
+def test_an_address_of_an_unknown_kind_is_refused():
+    with pytest.raises(
+        UserError, match=r"ftp://host/x: use a folder on a disk, or .* gs://, s3://"
+    ):
+        paths.path("ftp://host/x")
+
+
+def test_what_a_bucket_refuses_is_one_line_that_says_what_to_do():
+    error = paths.refused("write", "gs://b/x", ImportError("no gcsfs\nat all"))
+    assert str(error) == (
+        "cannot write gs://b/x (ImportError: no gcsfs). Install it: pip install 'jaxvae[gcs]'."
+    )
+    error = paths.refused("read", "gs://b/x", ValueError("denied"))
+    assert "(ValueError: denied). Check the address" in str(error) and "gcloud" in str(error)
+    assert "gcloud" not in str(paths.refused("read", "s3://b/x", ValueError("denied")))
