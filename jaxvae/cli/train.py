@@ -19,6 +19,7 @@ def run_train(config: Options) -> int:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     jax.config.update("jax_default_matmul_precision", config.precision)
     preset, data = PRESETS[record.name_of(config)], _data(config)
+    config = config.resolved(data.train.size)
     system = preset.build(config, data.train.shape, data.train.num_classes)
     folder.check(config.workdir, run.identity(config, data.train))
     lengths = config.lengths(data.train.size)

@@ -133,6 +133,23 @@ def test_options_train_and_load(tmp_path, options):
     assert np.isfinite(model.sample(params, state, jax.random.key(0), 3, cond)).all()
 
 
+def test_a_schedule_is_recorded_with_its_length_which_is_part_of_the_run(tmp_path, capsys):
+    words = ["--optimizer", "adamw", "--lr-schedule", "cosine", "--warmup", "2", "--patience", "4"]
+    words += ["--beta-cycle", "4", "--eval-every", "1"]
+    assert train(tmp_path / "run", *words, steps=6) == 0
+    out = capsys.readouterr().out
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    names = ("optimizer", "lr_schedule", "lr_steps", "warmup", "beta_cycle", "patience")
+    assert [config[name] for name in names] == ["adamw", "cosine", 6, 2, 4, 4]
+    rows = [line for line in writers.read(tmp_path / "run" / "metrics.jsonl") if "beta" in line]
+    assert rows[-1]["beta"] == pytest.approx((0 + 0.5 + 1 + 1 + 0 + 0.5) / 6)
+    argv = ["train", "vae", "--data", "digits", "--workdir", tmp_path / "run", *TINY, *words]
+    err = refused(capsys, *argv, "--steps", 12, silent=False)
+    assert "lr_steps is 6 there and 12 here" in err
+    next_one = next(line for line in out.splitlines() if "--steps 12" in line)
+    assert "--lr-steps 6" in next_one and "--patience" not in next_one
+
+
 def test_a_learning_rate_that_blows_up_ends_with_3_and_one_line(tmp_path, capsys):
     assert (
         train(tmp_path / "run", "--learning-rate", "1e30", "--likelihood", "gaussian", steps=30)
