@@ -6,9 +6,10 @@ import sys
 import jax
 
 from jaxvae import data as data_sets
+from jaxvae.data import prepare
 from jaxvae.errors import UserError
 from jaxvae.presets import PRESETS, record, run
-from jaxvae.presets.config import Data, Options, source
+from jaxvae.presets.config import QUICK, Data, Options, held_out, training
 from jaxvae.presets.finish import finish
 from jaxvae.train import NonFinite, folder
 
@@ -28,6 +29,8 @@ def run_train(config: Options) -> int:
         f"{' + '.join(f'{n:,}' for n in lengths)} steps of {config.batch_size}, "
         f"{jax.device_count()} {jax.devices()[0].platform} device(s), {config.workdir}"
     )
+    if config.quick:
+        print(f"{QUICK.upper()}: THESE NUMBERS COMPARE WITH NOTHING")
     print(f"data: {data.train.origin}{'' if data.train.arrays else ', streamed'}")
     try:
         fit = (preset.train or run.train)(config, system, data, lengths)
@@ -40,6 +43,8 @@ def run_train(config: Options) -> int:
 
 def _data(config: Options) -> Data:
     """Returns the three splits; raises `UserError` where the first shares examples with another."""
+    if config.download:
+        prepare.obtain(config.data, data_dir=config.data_dir)
     splits = data_sets.splits(config.data, config.data_dir)
     for part, split in (("test", splits.test), ("validation", splits.valid)):
         if config.split and data_sets.overlap(config.data, config.split, split, config.data_dir):
@@ -47,4 +52,4 @@ def _data(config: Options) -> Data:
                 f"--split {config.split} shares examples with the {part} split {split}: leave "
                 "those out."
             )
-    return Data(*(source(config, split) for split in (config.split or "train", "valid", "test")))
+    return Data(training(config), held_out(config, "valid"), held_out(config, "test"))

@@ -15,7 +15,7 @@ import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxvae.data import official, places, prepared
+from jaxvae.data import official, places, prepared, sets
 from jaxvae.errors import UserError, unknown
 
 NAMES = ("mnist", "fashion_mnist", "cifar10", "svhn_cropped", "celeb_a")
@@ -104,6 +104,36 @@ def prepare(
         f"{made.bytes / 2**20:.1f} MiB in {final}"
     )
     return made._replace(folder=final)
+
+
+def obtain(name: str, *, data_dir: places.PathLike | None = None, say=print) -> None:
+    """Downloads and prepares a data set of `sets.load` that is not here, and says first what, how
+    much and where to; does nothing where it is here or needs no files, and where JAXVAE_OFFLINE is
+    set.
+
+    Args:
+        name: of the data set; those that `NAMES` does not have are left alone.
+        data_dir: as for `prepare`.
+        say: as for `prepare`.
+
+    Raises:
+        UserError: as `prepare`.
+    """
+    offline = os.environ.get("JAXVAE_OFFLINE", "0") not in ("", "0")
+    if offline or sets.is_here(name, data_dir):
+        return
+    files = sets.DATA_SETS[name].files
+    assert files is not None  # as `is_here` has seen
+    from jaxvae.data.builders import BUILDERS
+
+    infos = BUILDERS[files].url_infos
+    size = sum(int(info.size) for info in infos.values()) / 2**20
+    hosts = dict.fromkeys(urllib.parse.urlparse(url).netloc for url in infos)
+    say(
+        f"{name} is not here: downloading {len(infos)} files, {size:,.1f} MiB, from "
+        f"{', '.join(hosts)}, into {places.target(data_dir)} (--no-download refuses)"
+    )
+    prepare(files, data_dir=data_dir, say=say)
 
 
 def _make_room(place: str, name: str) -> None:

@@ -97,7 +97,10 @@ class TwoStageVAE(VAE):
         return 2 * self.lr_halve_every
 
     def longer(self, step: int) -> Self:
-        """Returns options that go on with the second stage alone, for as long again."""
+        """Returns options that go on with the second stage alone, for as long again; of a quick run,
+        those of a full one beside it."""
+        if self.quick:
+            return dataclasses.replace(super().longer(step), second_lr_steps=None)
         config = writers.read_json(self.workdir / SECOND / "config.json")["config"]
         second = step - config[FIRST_STEP]
         return dataclasses.replace(self, second_steps=2 * second, second_epochs=None, patience=None)
