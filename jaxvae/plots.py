@@ -22,10 +22,8 @@ CELL = 56  # px; smaller images are enlarged until their longer side has at leas
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers; lines differ in style too.
 _STYLES = {"train": ("#0072B2", "-"), "validation": ("#D55E00", "--"), "test": ("#009E73", "-.")}
-_MORE_STYLES = (
-    *(("#CC79A7", ":"), ("#000000", (0, (5, 1))), ("#56B4E9", (0, (3, 1, 1, 1)))),
-    *(("#E69F00", (0, (1, 1))), ("#009E73", "-"), ("#D55E00", (0, (5, 2, 1, 2)))),
-)
+_MORE_STYLES = (("#CC79A7", ":"), ("#000000", (0, (5, 1))), ("#56B4E9", (0, (3, 1, 1, 1))))
+_MORE_STYLES += (("#E69F00", (0, (1, 1))), ("#009E73", "-"), ("#D55E00", (0, (5, 2, 1, 2))))
 _PANELS = {  # metric -> title, unit, direction
     "elbo": ("ELBO", "nats per example", "up is better"),
     "log_prob": ("log p(x)", "nats per example", "up is better"),
@@ -185,13 +183,14 @@ def comparison(path: PathLike, values: Curves, pictures: dict[str, np.ndarray]) 
         pictures: run -> image [H, W, C], such as its samples, where it has one.
 
     Raises:
-        UserError: where no panel of `curves` was logged.
+        UserError: where none of these metrics was logged.
     """
     from matplotlib.figure import Figure
 
     names = _curve_names(values)
     figure = Figure(dpi=150, layout="constrained")
-    upper, lower = figure.subfigures(2, 1) if pictures else (figure, None)
+    parts: Any = figure.subfigures(2, 1) if pictures else (figure, None)
+    upper, lower = parts
     wide, tall = _draw_curves(upper, values, names)
     for i, (name, picture) in enumerate(pictures.items(), start=1):
         axes = lower.add_subplot(1, len(pictures), i)
@@ -230,8 +229,8 @@ def _draw_curves(figure: Any, values: Curves, names: list[str]) -> tuple[float, 
         lines = {split: values[split][name] for split in styles if name in values[split]}
         handles |= _panel(figure.add_subplot(rows, columns, i), name, lines, styles)
     handles = {split: handles[split] for split in styles if split in handles}
-    place = {"loc": "outside lower center", "ncols": len(handles), "frameon": False}
-    figure.legend(handles.values(), handles.keys(), **place)
+    options = {"loc": "outside lower center", "ncols": len(handles), "frameon": False}
+    figure.legend(handles.values(), handles.keys(), **options)
     return 3.7 * columns, 3.3 * rows
 
 

@@ -9,8 +9,9 @@ from jaxvae import data as data_sets
 from jaxvae.data import prepare
 from jaxvae.errors import UserError
 from jaxvae.presets import PRESETS, record, run
-from jaxvae.presets.config import QUICK, Data, Options, held_out, training
+from jaxvae.presets.config import QUICK, Data, Options
 from jaxvae.presets.finish import finish
+from jaxvae.presets.splits import held_out, training
 from jaxvae.train import NonFinite, folder
 
 

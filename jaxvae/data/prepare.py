@@ -26,6 +26,7 @@ SPACE = {  # MiB that a data set takes while it is prepared, about
     "svhn_cropped": 3500,
     "celeb_a": 3000,
 }
+FORBID = " (--no-download refuses)"
 TIMEOUT = 5  # seconds to wait for an answer
 
 
@@ -126,14 +127,16 @@ def obtain(name: str, *, data_dir: places.PathLike | None = None, say=print) -> 
     assert files is not None  # as `is_here` has seen
     from jaxvae.data.builders import BUILDERS
 
-    infos = BUILDERS[files].url_infos
-    size = sum(int(info.size) for info in infos.values()) / 2**20
-    hosts = dict.fromkeys(urllib.parse.urlparse(url).netloc for url in infos)
-    say(
-        f"{name} is not here: downloading {len(infos)} files, {size:,.1f} MiB, from "
-        f"{', '.join(hosts)}, into {places.target(data_dir)} (--no-download refuses)"
-    )
+    where = places.target(data_dir)
+    say(f"{name} is not here: downloading {announced(BUILDERS[files])}, into {where}{FORBID}")
     prepare(files, data_dir=data_dir, say=say)
+
+
+def announced(cls) -> str:
+    """Returns in words what a download of the official files of `cls`, a TFDS builder, takes."""
+    size = sum(int(info.size) for info in cls.url_infos.values()) / 2**20
+    hosts = dict.fromkeys(urllib.parse.urlparse(url).netloc for url in cls.url_infos)
+    return f"{len(cls.url_infos)} files, {size:,.1f} MiB, from {', '.join(hosts)}"
 
 
 def _make_room(place: str, name: str) -> None:

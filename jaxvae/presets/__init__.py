@@ -5,6 +5,7 @@
     introspective, two_stage_options    options of two, and of one that is built late
     parts      nets and optimisers that several build
     optimise   an optimiser and the schedule of its rate, by name
+    splits     what a run is trained and measured on
     conditions what samples are conditioned on
     record     options as config.json and as a command line
     run        a run of a preset; stages: one of two stages

@@ -82,7 +82,7 @@ def rate_of(config: Options, rate: float, every: int = 1) -> Any:
     return warm
 
 
-def _down(config: Options, every: int) -> Callable[[Array], Array] | None:
+def _down(config: Options, every: int) -> Callable[[Array], Any] | None:
     """Returns the share of the rate at a number of updates, or None where it stays."""
     kind, warmup = config.lr_schedule, config.warmup
     if kind == "constant":

@@ -6,7 +6,8 @@ from typing import NamedTuple
 from jaxvae import nets
 from jaxvae.data import Source
 from jaxvae.errors import UserError, unknown
-from jaxvae.presets.config import Options, System, training
+from jaxvae.presets.config import Options, System
+from jaxvae.presets.splits import training
 from jaxvae.train import statistics
 from jaxvae.train.statistics import OVER, STATS
 from jaxvae.types import Params, State

@@ -150,8 +150,8 @@ def check_patience(
     before = 0 if eval_every is None else (total - 1) // eval_every - start // eval_every
     if before <= patience:
         raise UserError(
-            f"patience {patience} cannot end this run early: it has {before} evaluations before its "
-            f"last step, {total}, and {patience + 1} are needed. Evaluate more often, or lower it."
+            f"patience {patience} cannot end this run early: it needs {patience + 1} evaluations "
+            f"before its last step, {total}, and has {before}. Evaluate more often, or lower it."
         )
 
 

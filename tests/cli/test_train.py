@@ -13,7 +13,7 @@ import jaxvae
 from commands import TINY, refused
 from jaxvae import data, writers
 from jaxvae.cli.main import main
-from jaxvae.presets import config
+from jaxvae.presets import config, splits
 from jaxvae.train.checkpoint import Checkpoints
 
 PICTURES = ["samples", "reconstructions", "interpolation", "curves", "manifold"]
@@ -153,7 +153,7 @@ def test_a_schedule_is_recorded_with_its_length_which_is_part_of_the_run(tmp_pat
 
 def test_a_quick_run_says_that_it_is_one(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(config, "QUICK_STEPS", 4)
-    monkeypatch.setattr(config, "QUICK_TRAIN", 64)
+    monkeypatch.setattr(splits, "QUICK_TRAIN", 64)
     words = ["train", "vae", "--quick", "--workdir", str(tmp_path / "run"), *TINY]
     assert main(words) == 0
     out = capsys.readouterr().out

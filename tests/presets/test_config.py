@@ -3,14 +3,12 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from jaxvae import data
 from jaxvae.errors import UserError
-from jaxvae.presets import config as configs
 from jaxvae.presets import record
-from jaxvae.presets.config import VAE, Options, first, held_out, source, training
+from jaxvae.presets.config import VAE, Options, source
 from jaxvae.presets.two_stage_options import TwoStageVAE
 
 
@@ -84,26 +82,9 @@ def test_split_names_of_a_config_are_those_of_its_data():
     assert source(settings, "train[:7]").size == 7
 
 
-@pytest.mark.parametrize("resident", [True, False])
-def test_the_first_examples_of_a_source(resident):
-    whole = data.load("digits", "train[5:40]")
-    part = first(whole if resident else whole._replace(arrays=None), 7)
-    assert (part.size, part.split, part.shape) == (7, "train[5:40], the first 7", (8, 8, 1))
-    np.testing.assert_array_equal(part.indices, np.arange(5, 12))
-    want = whole.arrays["x"][:7]
-    np.testing.assert_array_equal(part.read(np.arange(7))["x"], want)
-    assert (part.arrays is None) != resident
-    if resident:
-        np.testing.assert_array_equal(part.arrays["x"], want)
-    assert first(whole, 35) is whole
-
-
-def test_a_quick_run_has_a_length_and_data_of_its_own(monkeypatch):
+def test_a_quick_run_has_a_length_of_its_own():
     quick = options(quick=True)
     assert quick.lengths(10**6) == (200,)
-    assert training(options(quick=True, split="train[:900]")).size == 900  # fewer than it takes
-    monkeypatch.setattr(configs, "QUICK_HELD_OUT", 50)
-    assert held_out(quick, "test").size == 50 and held_out(options(), "valid").size == 144
     full = quick.longer(200)
     assert (full.quick, full.workdir, full.steps) == (False, Path("run-full"), None)
     for given in ({"steps": 3}, {"epochs": 2}):

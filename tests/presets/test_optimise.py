@@ -132,6 +132,7 @@ def test_what_does_not_go_together(given, message):
         ("gan", {"optimizer": "sgd", "beta1": 0.5}, "--beta1 is of --optimizer adam, adamw, ad"),
         ("vae", {"beta_cycle": 10, "beta_warmup": 5}, "--beta-warmup or --beta-cycle, not both"),
         ("vae", {"beta_cycle": 10, "beta": 0.0}, "--beta-cycle raises beta from 0"),
+        ("vae", {"beta_warmup": 5, "beta_cycle": 5}, "each says how beta rises"),
         ("vae", {"beta_cycle": 1}, "--beta-cycle must be at least 2"),
         ("soft_intro_vae", {"beta_cycle": 10}, "no --beta, --beta-warmup, --beta-cycle and"),
         (

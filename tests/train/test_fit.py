@@ -284,7 +284,7 @@ def test_float_data_are_searched_for_their_range():
         ({"patience": 2, "eval_every": 1}, "patience needs a metric of the validation split"),
         (
             {"patience": 4, "eval_every": 1, "valid": source(1)},
-            "patience 4 cannot end this run early: it has 4 evaluations before its last step, 5",
+            "patience 4 cannot end this run early: it needs 5 evaluations before its last step, 5, and has 4",
         ),
         ({"config": {"lr": object()}}, "config must be made of numbers"),
     ],

@@ -25,9 +25,7 @@ def plan(phases, **intervals):
     [(3, 40, 10, 0, 3), (2, 30, None, 0, 0), (1, 30, 10, 10, 1), (9, 100, 10, 0, 9)],
 )
 def test_a_patience_that_ends_nothing_is_refused(patience, total, every, start, before):
-    with pytest.raises(
-        UserError, match=f"it has {before} evaluations before its last step, {total}"
-    ):
+    with pytest.raises(UserError, match=f"before its last step, {total}, and has {before}"):
         check_patience(patience, total, every, start=start)
     if before > 1:
         check_patience(before - 1, total, every, start=start)
