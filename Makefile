@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-dev
 RUN := $(VENV)/.ready
 
-.PHONY: help demo test torture lint format bench clean
+.PHONY: help demo test torture lint format bench docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make torture  run the full-size tests (an hour or more; JAXVAE_DATA_DIR says where the data are)"
 	@echo "make lint     check the style"
 	@echo "make format   put the style right, as far as a program can"
+	@echo "make docs     build the documentation (site/index.html)"
 	@echo "make bench    measure speed against PyTorch (benchmarks/results)"
 
 $(VENV)/bin/python:
@@ -59,5 +60,10 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.soft_intro
 	$(BIN)/python -m benchmarks.fid
 
+# mkdocs reads the package's text and does not import it.
+docs: $(RUN)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 clean:
-	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf site $(VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info

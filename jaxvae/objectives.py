@@ -81,6 +81,27 @@ def linear_warmup(steps: int, final: float = 1.0) -> Callable[[Array], Array]:
     return lambda step: final * jnp.minimum(1.0, step.astype(jnp.float32) / steps)
 
 
+def cyclical(period: int, final: float = 1.0, ratio: float = 0.5) -> Callable[[Array], Array]:
+    """Returns the schedule final * min(1, tau / ratio), for beta, where tau = (step mod period) /
+    period: it rises from 0 in the first part of every cycle, and stays at `final` for the rest.
+
+    Args:
+        period: steps of one cycle, > 0.
+        final: the value that it rises to.
+        ratio: the part of a cycle in which it rises, in (0, 1].
+
+    Source: Fu et al. 2019 (arXiv 1903.10145), Eqs. 6 and 7, with their linear function.
+    """
+    check_number("steps of a cycle", period, above=0)
+    check_number("ratio", ratio, above=0.0, at_most=1.0)
+
+    def beta(step: Array) -> Array:
+        tau = (step % period).astype(jnp.float32) / period
+        return final * jnp.minimum(1.0, tau / ratio)
+
+    return beta
+
+
 def collapse(kl: float, latent: str = "z") -> str | None:
     """Returns a warning if the mean KL says that the posterior has become the prior, else None."""
     if not kl < COLLAPSED:

@@ -23,6 +23,7 @@ CELL = 56  # px; smaller images are enlarged until their longer side has at leas
 # Okabe & Ito's colours, which stay apart for colour-blind readers; lines differ in style too.
 _STYLES = {"train": ("#0072B2", "-"), "validation": ("#D55E00", "--"), "test": ("#009E73", "-.")}
 _MORE_STYLES = (("#CC79A7", ":"), ("#000000", (0, (5, 1))), ("#56B4E9", (0, (3, 1, 1, 1))))
+_MORE_STYLES += (("#E69F00", (0, (1, 1))), ("#009E73", "-"), ("#D55E00", (0, (5, 2, 1, 2))))
 _PANELS = {  # metric -> title, unit, direction
     "elbo": ("ELBO", "nats per example", "up is better"),
     "log_prob": ("log p(x)", "nats per example", "up is better"),
@@ -168,13 +169,52 @@ def curves(path: PathLike, values: Curves) -> None:
     """
     from matplotlib.figure import Figure
 
-    values = _finite(values)
-    logged = list(dict.fromkeys(name for metrics in values.values() for name in metrics))
+    figure = Figure(dpi=150, layout="constrained")
+    figure.set_size_inches(_draw_curves(figure, values, _curve_names(values)))
+    save_figure(path, figure)
+
+
+def comparison(path: PathLike, values: Curves, pictures: dict[str, np.ndarray]) -> None:
+    """Draws the curves of several runs in the same panels, and a picture of each below.
+
+    Args:
+        path: the PNG file.
+        values: run -> metric -> line, as `writers.read_curves` has them by split.
+        pictures: run -> image [H, W, C], such as its samples, where it has one.
+
+    Raises:
+        UserError: where none of these metrics was logged.
+    """
+    from matplotlib.figure import Figure
+
+    names = _curve_names(values)
+    figure = Figure(dpi=150, layout="constrained")
+    parts: Any = figure.subfigures(2, 1) if pictures else (figure, None)
+    upper, lower = parts
+    wide, tall = _draw_curves(upper, values, names)
+    for i, (name, picture) in enumerate(pictures.items(), start=1):
+        axes = lower.add_subplot(1, len(pictures), i)
+        axes.imshow(_bytes(picture[None])[0], interpolation="none")
+        axes.set_title(name, fontsize="medium")
+        axes.axis("off")
+    figure.set_size_inches(max(wide, 3.7 * min(len(pictures), 6)), tall * (1 + bool(pictures)))
+    save_figure(path, figure)
+
+
+def _curve_names(values: Curves) -> list[str]:
+    """Returns the metrics that have a panel; raises `UserError` where there is none."""
+    logged = list(dict.fromkeys(name for metrics in _finite(values).values() for name in metrics))
     names = [name for name in _PANELS if name in logged]
     if "elbo" not in logged:
         names = [name for name in logged if "loss" in name.split("_")] + names
     if not names:
         raise UserError(f"no curve to draw: the log has neither a loss nor {', '.join(_PANELS)}.")
+    return names
+
+
+def _draw_curves(figure: Any, values: Curves, names: list[str]) -> tuple[float, float]:
+    """Draws a panel for each metric, a line for each split (or run); returns its size in inches."""
+    values = _finite(values)
     splits = [
         *(split for split in _STYLES if split in values),
         *(split for split in values if split not in _STYLES),
@@ -184,20 +224,14 @@ def curves(path: PathLike, values: Curves) -> None:
 
     columns = min(len(names), 4)
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(3.7 * columns, 3.3 * rows), dpi=150, layout="constrained")
     handles = {}
     for i, name in enumerate(names, start=1):
         lines = {split: values[split][name] for split in styles if name in values[split]}
         handles |= _panel(figure.add_subplot(rows, columns, i), name, lines, styles)
     handles = {split: handles[split] for split in styles if split in handles}
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside lower center",
-        ncols=len(handles),
-        frameon=False,
-    )
-    save_figure(path, figure)
+    options = {"loc": "outside lower center", "ncols": len(handles), "frameon": False}
+    figure.legend(handles.values(), handles.keys(), **options)
+    return 3.7 * columns, 3.3 * rows
 
 
 class Panel(NamedTuple):

@@ -23,6 +23,8 @@ if os.environ.get("JAXVAE_TEST_OPTIMISED", "0") == "0":  # before JAX is loaded,
         flags = os.environ.get("XLA_FLAGS", "").split()
         os.environ["XLA_FLAGS"] = " ".join([*flags, "--xla_cpu_use_fusion_emitters=false"])
 
+os.environ["JAXVAE_OFFLINE"] = "1"  # nothing is fetched, in child processes neither
+
 import jax
 
 import workers

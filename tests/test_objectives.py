@@ -45,6 +45,23 @@ def test_weights_at_a_step():
     assert [at(warmup, step) for step in (0, 1, 2, 4, 9)] == [0.0, 0.5, 1.0, 2.0, 2.0]
 
 
+def test_a_cycle_rises_in_its_first_half_again_and_again():
+    cycle = objectives.cyclical(8, final=2.0)
+    want = [0.0, 0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0]
+    assert [at(cycle, step) for step in range(16)] == 2 * want
+    assert [at(objectives.cyclical(4, ratio=1.0), step) for step in range(5)] == [
+        0,
+        0.25,
+        0.5,
+        0.75,
+        0,
+    ]
+    with pytest.raises(UserError, match="steps of a cycle must be greater than 0"):
+        objectives.cyclical(0)
+    with pytest.raises(UserError, match="ratio must be at most 1"):
+        objectives.cyclical(4, ratio=1.5)
+
+
 @pytest.mark.parametrize(
     ("schedule", "want"),
     [

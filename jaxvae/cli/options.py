@@ -143,6 +143,16 @@ class Evaluate(_OnData):
 
 
 @dataclasses.dataclass(frozen=True)
+class Compare:
+    """Put runs side by side: settings that differ, last numbers, curves and samples."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN ...")]
+    """Folders of two or more runs."""
+    out: Path = Path("compare.png")
+    """File to draw."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Export:
     """Write a trained model as safetensors and JSON; jaxvae.load reads the folder back."""
 
@@ -214,6 +224,7 @@ COMMANDS = {  # words of the command -> options, module and function
     "interpolate": (Interpolate, "use"),
     "traverse": (Traverse, "use"),
     "evaluate": (Evaluate, "evaluate"),
+    "compare": (Compare, "compare"),
     "export": (Export, "export"),
     "doctor": (Doctor, "doctor"),
     "data prepare": (DataPrepare, "doctor"),
@@ -246,8 +257,20 @@ def check(options: Any) -> None:
         check_number("--width", options.width, above=0.0)
     if isinstance(options, Interpolate) and options.square and options.n is not None:
         raise UserError("--n is how many pairs: a --square has four corners, leave it out.")
+    if isinstance(options, Compare):
+        _check_compare(options)
     if isinstance(options, Evaluate):
         _check_evaluate(options)
+
+
+def _check_compare(options: Compare) -> None:
+    """Raises `UserError` for what cannot be compared."""
+    if len(options.runs) < 2:
+        raise UserError("compare needs two runs or more: jaxvae compare RUN RUN ...")
+    places = [run.resolve() for run in options.runs]
+    twice = [run for i, run in enumerate(options.runs) if places.index(run.resolve()) < i]
+    if twice:
+        raise UserError(f"{twice[0]} is given twice: name each run once.")
 
 
 def _check_evaluate(options: Evaluate) -> None:

@@ -9,10 +9,12 @@ import jax
 
 from jaxvae import data as data_sets
 from jaxvae import parallel
+from jaxvae.data import prepare
 from jaxvae.errors import UserError
 from jaxvae.presets import PRESETS, record, run
-from jaxvae.presets.config import Data, Options, source
+from jaxvae.presets.config import QUICK, Data, Options
 from jaxvae.presets.finish import finish
+from jaxvae.presets.splits import held_out, training
 from jaxvae.train import NonFinite, folder
 
 
@@ -30,6 +32,7 @@ def run_train(config: Options) -> int:
 
 def _train(config: Options) -> int:
     preset, data = PRESETS[record.name_of(config)], _data(config)
+    config = config.resolved(data.train.size)
     system = preset.build(config, data.train.shape, data.train.num_classes)
     folder.check(config.workdir, run.identity(config, data.train))
     lengths = config.lengths(data.train.size)
@@ -39,6 +42,8 @@ def _train(config: Options) -> int:
         f"{' + '.join(f'{n:,}' for n in lengths)} steps of {config.batch_size}, "
         f"{jax.device_count()} {jax.devices()[0].platform} device(s){hosts}, {config.workdir}"
     )
+    if config.quick:
+        print(f"{QUICK.upper()}: THESE NUMBERS COMPARE WITH NOTHING")
     print(f"data: {data.train.origin}{'' if data.train.arrays else ', streamed'}")
     try:
         fit = (preset.train or run.train)(config, system, data, lengths)
@@ -51,6 +56,8 @@ def _train(config: Options) -> int:
 
 def _data(config: Options) -> Data:
     """Returns the three splits; raises `UserError` where the first shares examples with another."""
+    if config.download:
+        prepare.obtain(config.data, data_dir=config.data_dir)
     splits = data_sets.splits(config.data, config.data_dir)
     for part, split in (("test", splits.test), ("validation", splits.valid)):
         if config.split and data_sets.overlap(config.data, config.split, split, config.data_dir):
@@ -58,4 +65,4 @@ def _data(config: Options) -> Data:
                 f"--split {config.split} shares examples with the {part} split {split}: leave "
                 "those out."
             )
-    return Data(*(source(config, split) for split in (config.split or "train", "valid", "test")))
+    return Data(training(config), held_out(config, "valid"), held_out(config, "test"))

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxvae import paths, writers
-from jaxvae.data import official, places, prepared
+from jaxvae.data import official, places, prepared, sets
 from jaxvae.errors import UserError, unknown
 
 NAMES = ("mnist", "fashion_mnist", "cifar10", "svhn_cropped", "celeb_a")
@@ -27,6 +27,7 @@ SPACE = {  # MiB that a data set takes while it is prepared, about
     "svhn_cropped": 3500,
     "celeb_a": 3000,
 }
+FORBID = " (--no-download refuses)"
 TIMEOUT = 5  # seconds to wait for an answer
 
 
@@ -105,6 +106,38 @@ def prepare(
         f"{made.bytes / 2**20:.1f} MiB in {final}"
     )
     return made._replace(folder=final)
+
+
+def obtain(name: str, *, data_dir: places.PathLike | None = None, say=print) -> None:
+    """Downloads and prepares a data set of `sets.load` that is not here, and says first what, how
+    much and where to; does nothing where it is here or needs no files, and where JAXVAE_OFFLINE is
+    set.
+
+    Args:
+        name: of the data set; those that `NAMES` does not have are left alone.
+        data_dir: as for `prepare`.
+        say: as for `prepare`.
+
+    Raises:
+        UserError: as `prepare`.
+    """
+    offline = os.environ.get("JAXVAE_OFFLINE", "0") not in ("", "0")
+    if offline or sets.is_here(name, data_dir):
+        return
+    files = sets.DATA_SETS[name].files
+    assert files is not None  # as `is_here` has seen
+    from jaxvae.data.builders import BUILDERS
+
+    where = places.target(data_dir)
+    say(f"{name} is not here: downloading {announced(BUILDERS[files])}, into {where}{FORBID}")
+    prepare(files, data_dir=data_dir, say=say)
+
+
+def announced(cls) -> str:
+    """Returns in words what a download of the official files of `cls`, a TFDS builder, takes."""
+    size = sum(int(info.size) for info in cls.url_infos.values()) / 2**20
+    hosts = dict.fromkeys(urllib.parse.urlparse(url).netloc for url in cls.url_infos)
+    return f"{len(cls.url_infos)} files, {size:,.1f} MiB, from {', '.join(hosts)}"
 
 
 def _make_room(place: str, name: str) -> None:

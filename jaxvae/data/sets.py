@@ -268,6 +268,16 @@ def _data_set(name: str, data_dir: os.PathLike | str | None = None) -> DataSet:
     return DATA_SETS[name]
 
 
+def is_here(name: str, data_dir: places.PathLike | None = None) -> bool:
+    """Returns whether the files of a data set are here, or it needs none."""
+    data_set = DATA_SETS.get(name)
+    if data_set is None or data_set.files is None:
+        return True
+    if name in idx.ADDRESSES and all(idx.find(name, split, data_dir)[0] for split in idx.FILES):
+        return True
+    return prepared.find(data_set.files, data_dir) is not None
+
+
 def listing(data_dir: places.PathLike | None = None) -> list[tuple[str, str, str, str]]:
     """Returns a row (name, examples, size, where) for every data set: each copy found, or how to
     get one."""

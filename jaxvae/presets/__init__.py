@@ -4,6 +4,8 @@
     vae, rho_vae, info_vae, two_stage_vae, intro_vae, soft_intro_vae, cvae, gan, flow    one each
     introspective, two_stage_options    options of two, and of one that is built late
     parts      nets and optimisers that several build
+    optimise   an optimiser and the schedule of its rate, by name
+    splits     what a run is trained and measured on
     conditions what samples are conditioned on
     record     options as config.json and as a command line
     run        a run of a preset; stages: one of two stages

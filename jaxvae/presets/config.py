@@ -37,7 +37,18 @@ Folder = Annotated[Path | None, optional("DIR")]
 Number = Annotated[float | None, optional("FLOAT")]
 
 # where things lie and who computes does not describe a run
-PLACES = ("workdir", "data_dir", "coordinator", "num_processes", "process_id")
+PLACES = ("workdir", "data_dir", "download", "coordinator", "num_processes", "process_id")
+
+# names of --optimizer; "adam" and its kin have Adam's decays
+Optimizer = Literal["adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "sgd"]
+WITH_BETA1 = ("adam", "adamw", "adamax", "nadam", "radam")
+WITH_MOMENTUM = ("rmsprop", "sgd")
+
+QUICK_STEPS, QUICK_TRAIN, QUICK_HELD_OUT = 200, 2_000, 500  # steps and examples of --quick
+QUICK = (
+    f"quick: {QUICK_STEPS} steps a stage, on the first {QUICK_TRAIN:,} training examples at most, "
+    f"measured on {QUICK_HELD_OUT} held-out ones at most"
+)
 
 CHANNELS = (32, 64)  # of --net conv
 OF_NET = {  # --net -> the options that its layers have
@@ -94,6 +105,8 @@ class Options:
     """Data set: a name of `jaxvae data list`, folder:PATH (images), npz:FILE, or tfds:NAME."""
     data_dir: Folder = None
     """Folder of data sets (default: $JAXVAE_DATA_DIR, $TFDS_DATA_DIR, and two below your home)."""
+    download: bool = True
+    """Fetch a data set of `jaxvae data prepare` that is not here; JAXVAE_OFFLINE=1 forbids it, too."""
     size: Count = None
     """Height and width to which the images of a folder are resized."""
     crop: Count = None
@@ -110,16 +123,37 @@ class Options:
     """Length of the run in steps."""
     epochs: Count = None
     """Length of the run in passes over the training split (default: 20)."""
+    quick: bool = False
+    """Show the whole path in about a minute: 200 steps, on 2,000 examples, measured on 500. Its
+    numbers compare with nothing."""
     batch_size: int = 128
     """Examples per step, over all devices."""
     seed: int = 0
     """Seed of parameters, noise and data order."""
 
     # optimisation
+    optimizer: Optimizer = "adam"
+    """What turns gradients into updates."""
     learning_rate: float = 1e-3
-    """Of Adam."""
+    """Of the optimiser, before --warmup and --lr-schedule."""
+    momentum: Number = None
+    """Of sgd and rmsprop (default: none)."""
+    weight_decay: Number = None
+    """Times the weights, added to their gradient, or with adamw apart from it; biases have none
+    (default: none; of adamw 0.01)."""
+    lr_schedule: Literal["constant", "cosine", "linear", "exponential"] = "constant"
+    """How learning rates go down after --warmup."""
+    lr_steps: Count = None
+    """Steps at which they are down (default: the length of the run)."""
+    lr_final: Number = None
+    """What is left of them then, as a share (default: 0; of exponential 0.01)."""
     lr_halve_every: Count = None
     """Steps after which learning rates are halved, again and again (default: never)."""
+    warmup: int = 0
+    """Steps over which learning rates rise from 0."""
+    patience: Count = None
+    """Evaluations without a better ELBO (or density) of the validation split after which the run
+    ends (default: it never ends early)."""
     max_grad_norm: Number = None
     """Clip gradients to this norm."""
     ema_decay: Number = None
@@ -163,17 +197,36 @@ class Options:
 
     def lengths(self, size: int) -> tuple[int, ...]:
         """Returns the steps of each stage, for `size` training examples."""
+        if self.quick:
+            return (QUICK_STEPS,)
         return (self.steps or math.ceil((self.epochs or 20) * size / self.batch_size),)
 
+    def resolved(self, size: int) -> Self:
+        """Returns options with the length of the learning rate's schedule, for `size` training
+        examples: a run of another length would be another run."""
+        if self.lr_schedule == "constant" or self.lr_steps is not None:
+            return self
+        return dataclasses.replace(self, lr_steps=self.lengths(size)[0])
+
     def longer(self, step: int) -> Self:
-        """Returns options that go on with a run that has ended at `step`, for as long again."""
-        return dataclasses.replace(self, steps=2 * step, epochs=None)
+        """Returns options that go on with a run that has ended at `step`, for as long again; of a
+        quick one, those of a full run beside it."""
+        if self.quick:
+            workdir = self.workdir.with_name(f"{self.workdir.name}-full")
+            return dataclasses.replace(self, quick=False, workdir=workdir, lr_steps=None)
+        return dataclasses.replace(self, steps=2 * step, epochs=None, patience=None)
 
     def check(self) -> None:
         """Raises `UserError` for settings that no run can have."""
         if self.steps is not None and self.epochs is not None:
             raise UserError("give --steps or --epochs, not both.")
         self._check_processes()
+        for name in ("steps", "epochs", *self.may_differ):
+            if self.quick and getattr(self, name) is not None:
+                option = name.replace("_", "-")
+                raise UserError(
+                    f"--quick has a length of its own: leave out --{option}, or --quick."
+                )
         names = ("steps", "epochs", "batch_size", "accumulate", "log_every", "eval_every")
         self.check_counts(*names, "save_every", "keep", "size", "crop", "lr_halve_every")
         if self.tensorboard and paths.address(self.workdir):
@@ -181,7 +234,60 @@ class Options:
                 "--tensorboard writes to a disk: leave it out, metrics.jsonl in the bucket has it all."
             )
         check_seed("--seed", self.seed)
+        self._check_optimizer()
+        self._check_schedule()
+
+    def _check_optimizer(self) -> None:
+        """Raises `UserError` for options that the optimiser does not have."""
         check_number("--learning-rate", self.learning_rate, above=0.0)
+        if self.weight_decay is not None:
+            check_number("--weight-decay", self.weight_decay, least=0.0)
+        if self.momentum is not None:
+            check_number("--momentum", self.momentum, above=0.0, below=1.0)
+            if self.optimizer not in WITH_MOMENTUM:
+                raise UserError(
+                    f"--momentum is of --optimizer {' or '.join(WITH_MOMENTUM)}: leave it out with "
+                    f"{self.optimizer}."
+                )
+        beta1 = getattr(self, "beta1", None)  # of presets with one of their own
+        if beta1 is not None:
+            check_number("--beta1", beta1, least=0.0, below=1.0)
+            if beta1 != type(self).beta1 and self.optimizer not in WITH_BETA1:  # pyright: ignore
+                raise UserError(
+                    f"--beta1 is of --optimizer {', '.join(WITH_BETA1)}: leave it out with "
+                    f"{self.optimizer}."
+                )
+
+    def _check_schedule(self) -> None:
+        """Raises `UserError` for schedules of the learning rate that do not go together."""
+        self.check_counts("warmup", least=0)
+        self.check_counts("lr_steps", "patience")
+        if self.lr_schedule == "constant":
+            for name in ("lr_steps", "lr_final"):
+                if getattr(self, name) is not None:
+                    raise UserError(
+                        f"--{name.replace('_', '-')} is of a --lr-schedule other than constant: "
+                        "give one, or leave it out."
+                    )
+            return
+        if self.lr_halve_every is not None:
+            raise UserError(
+                f"give --lr-halve-every or --lr-schedule {self.lr_schedule}, not both: each says "
+                "how learning rates go down."
+            )
+        if self.lr_final is not None:
+            least = {"above": 0.0} if self.lr_schedule == "exponential" else {"least": 0.0}
+            check_number("--lr-final", self.lr_final, **least, below=1.0)
+        if self.lr_steps is not None:
+            self.check_warmup("--lr-steps", self.lr_steps)
+
+    def check_warmup(self, name: str, steps: int) -> None:
+        """Raises `UserError` unless a schedule of so many steps goes on after the warm-up."""
+        if self.warmup >= steps:
+            raise UserError(
+                f"--warmup {self.warmup} leaves nothing of a --lr-schedule that ends at step "
+                f"{steps}: give a shorter one, or more {name}."
+            )
 
     def _check_processes(self) -> None:
         """Raises `UserError` for processes that are described in part."""
@@ -241,6 +347,8 @@ class VAE(Options):
     """Weight of the KL."""
     beta_warmup: int = 0
     """Steps over which beta rises from 0."""
+    beta_cycle: Count = None
+    """Steps of one cycle, in whose first half beta rises from 0, again and again (default: none)."""
     free_bits: float = 0.0
     """Nats per latent dimension that cost nothing."""
     pixels: Literal["grey", "binarised", "dequantised"] = "grey"
@@ -264,10 +372,19 @@ class VAE(Options):
         self._check_net()
         self.check_counts("latent_dim")
         self.check_counts("beta_warmup", least=0)
+        self.check_counts("beta_cycle", least=2)
         if self.gamma_learning_rate is not None:
             check_number("--gamma-learning-rate", self.gamma_learning_rate, above=0.0)
         for name in ("beta", "free_bits"):
             check_number(f"--{name.replace('_', '-')}", getattr(self, name), least=0.0)
+        if self.beta_cycle is not None and self.beta_warmup:
+            raise UserError(
+                "give --beta-warmup or --beta-cycle, not both: each says how beta rises."
+            )
+        if self.beta_cycle is not None and self.beta == 0.0:
+            raise UserError(
+                "--beta-cycle raises beta from 0, and --beta is 0: leave one of them out."
+            )
 
     def _check_net(self) -> None:
         """Raises `UserError` for options of layers that the net does not have."""

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any, Literal
 
-from jaxvae.errors import UserError, check_number
-from jaxvae.presets.config import Count, Options, Preset, System
+from jaxvae.errors import UserError
+from jaxvae.presets.config import Count, Number, Options, Preset, System
 
 LATENT_DIM = 30
 
@@ -27,12 +27,10 @@ class CVAE(Options):
     """Widths of the encoder's hidden layers, reversed in the decoder."""
     latent_dim: Count = None
     """Size of z (default: 30)."""
-    learning_rate: float = 1e-3
-    """Of Adam."""
     beta1: float = 0.0
-    """Adam's first decay."""
-    weight_decay: float = 5e-4
-    """Times the weights, added to their gradient; biases have none."""
+    """First decay of Adam and its kin."""
+    weight_decay: Number = 5e-4
+    """Times the weights, added to their gradient, or with adamw apart from it; biases have none."""
     batch_size: int = 100
     """Examples per step, over all devices."""
 
@@ -41,8 +39,6 @@ class CVAE(Options):
         super().check()
         self.check_counts("latent_dim")
         self.check_counts("column", least=0)
-        check_number("--beta1", self.beta1, least=0.0, below=1.0)
-        check_number("--weight-decay", self.weight_decay, least=0.0)
         if self.column is not None and self.part != "column":
             raise UserError(f"--column goes with --part column, not with {self.part}.")
         if self.flip:
@@ -64,7 +60,7 @@ def build(config: CVAE, shape: tuple[int, ...], num_classes: int | None) -> Syst
 
     from jaxvae import models, nets
     from jaxvae.data import completion
-    from jaxvae.presets import parts
+    from jaxvae.presets import optimise
 
     mask = completion.given_pixels(shape, config.part, config.column)
     missing = int((~mask).sum()) * shape[-1]
@@ -79,7 +75,7 @@ def build(config: CVAE, shape: tuple[int, ...], num_classes: int | None) -> Syst
         model = models.cvae(*trio, given=mask, latent_dim=dim)
     return System(
         model,
-        with_decay(parts.adam(config, config.learning_rate, b1=config.beta1), config.weight_decay),
+        optimise.transformation(config, config.learning_rate, b1=config.beta1),
         completion.make_completion(mask, config.pixels, config.given),
         latent_dim=dim,
         pixels=config.pixels,
@@ -103,20 +99,9 @@ def optimiser(learning_rate: float = 1e-3, beta1: float = 0.0, weight_decay: flo
     those of biases; beta1 is 0, Caffe's value where a solver leaves its momentum out."""
     import optax
 
+    from jaxvae.presets.optimise import with_decay
+
     return with_decay(optax.adam(learning_rate, b1=beta1), weight_decay)
-
-
-def with_decay(tx: Any, weight_decay: float) -> Any:
-    """Returns `tx` of gradients to which weights times `weight_decay` are added; biases have none."""
-    import jax
-    import optax
-
-    def is_weight(params: Any) -> Any:
-        return jax.tree.map(lambda x: x.ndim > 1, params)
-
-    if weight_decay == 0.0:
-        return tx
-    return optax.chain(optax.add_decayed_weights(weight_decay, mask=is_weight), tx)
 
 
 PRESET = Preset(CVAE, build)

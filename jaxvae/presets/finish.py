@@ -13,7 +13,7 @@ from jaxvae.data import Source
 from jaxvae.models import verbs
 from jaxvae.presets import record
 from jaxvae.presets.conditions import of_samples
-from jaxvae.presets.config import Data, Options, System
+from jaxvae.presets.config import QUICK, Data, Options, System
 from jaxvae.presets.statistics import Chosen, choose
 from jaxvae.train import Fit, evaluate
 from jaxvae.train.step import is_measurable
@@ -62,6 +62,7 @@ def complete(
         options = {"preprocess": system.preprocess, "seed": config.seed, "stats": found.stats}
         metrics = evaluate(model, params, found.state, test, **options)
         about = {"statistics": found.about} if found.about else {}
+        about |= {"budget": QUICK} if config.quick else {}
         stats = {"stats": found.name} if nets.has_averages(state.state) else {}
         lines = [{"step": step, "split": "test", **stats, **metrics, **about}]
         if is_first:
@@ -162,18 +163,18 @@ def report(config: Options, test: dict, fit: Fit, names: list[str]) -> None:
             print(f"  {name:<9} {test[name]:>10.2f}   {note}".rstrip())
     if "statistics" in test:
         print(f"  {test['statistics']}")
+    if config.quick:
+        print(f"  {QUICK}: these numbers compare with nothing")
     if rate is not None:
         print(f"  {'images/s':<9} {rate:>10,.0f}   in training")
     print(f"\npictures in {config.workdir}: {', '.join(f'{name}.png' for name in names)}")
     program = sys.argv[0] if Path(sys.argv[0]).name == "jaxvae" else "jaxvae"
     name = record.name_of(config)
-    print(
-        "\nnext, go on with this run, train on MNIST (from its four official files), or see every "
-        "option:"
-    )
+    go_on = "train in full" if config.quick else "go on with this run"
+    print(f"\nnext, {go_on}, train on MNIST, or see every option:")
     for line in (
         record.command(config.longer(test["step"])),
-        f"train {name} --data mnist --data-dir DIR --workdir runs/mnist",
+        f"train {name} --data mnist --workdir runs/mnist",
         f"train {name} --help",
     ):
         print(f"  {program} {line}")

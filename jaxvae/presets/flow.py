@@ -28,12 +28,12 @@ def build(config: Flow, shape: tuple[int, ...], num_classes: int | None) -> Syst
 
     from jaxvae import models, nets
     from jaxvae.data.preprocess import make_preprocess
-    from jaxvae.presets import parts
+    from jaxvae.presets import optimise, parts
 
     alpha = config.alpha if config.pixels == "dequantised" else None
     net = nets.coupling(shape, hidden=config.hidden, dtype=jnp.dtype(config.dtype))
     model = models.flow(net, shape, couplings=config.couplings, alpha=alpha)
-    tx = parts.adam(config, config.learning_rate)
+    tx = optimise.transformation(config, config.learning_rate)
     preprocess, augment = make_preprocess(config.pixels), parts.augmentation(config)
     return System(model, tx, preprocess, augment, pixels=config.pixels)
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from jaxvae.errors import UserError, check_number
+from jaxvae.errors import UserError
 from jaxvae.presets.config import Number, Options, Preset, System
 
 PENALTY, CLIP, GAMMA, BALANCE_RATE = 10.0, 0.01, 0.75, 1e-3
@@ -48,9 +48,9 @@ class GAN(Options):
     same_noise: bool = False
     """Whether both have the same z in a step."""
     beta1: float = 0.9
-    """Adam's first decay."""
+    """First decay of Adam and its kin."""
     learning_rate: float = 2e-4
-    """Of Adam."""
+    """Of both optimisers, before --warmup and --lr-schedule."""
     batch_size: int = 64
     """Examples per step, over all devices."""
 
@@ -62,7 +62,6 @@ class GAN(Options):
     def check(self) -> None:
         """Raises `UserError` for settings that no run can have."""
         super().check()
-        check_number("--beta1", self.beta1, least=0.0, below=1.0)
         for name, losses in OF_LOSS.items():
             if getattr(self, name) is not None and self.loss not in losses:
                 option, of = name.replace("_", "-"), " or ".join(losses)
@@ -84,7 +83,7 @@ def build(config: GAN, shape: tuple[int, ...], num_classes: int | None) -> Syste
 
     from jaxvae import models, nets
     from jaxvae.data.preprocess import make_preprocess
-    from jaxvae.presets import parts
+    from jaxvae.presets import optimise, parts
 
     dtype = jnp.dtype(config.dtype)
     if config.net == "mlp":
@@ -104,7 +103,7 @@ def build(config: GAN, shape: tuple[int, ...], num_classes: int | None) -> Syste
         model = models.gan(*pair, loss=config.loss, penalty=penalty, **options)
     turns = {"generator": config.every, "discriminator": 1}
     tx = {
-        name: parts.adam(config, config.learning_rate, every=every, b1=config.beta1)
+        name: optimise.transformation(config, config.learning_rate, every=every, b1=config.beta1)
         for name, every in turns.items()
     }
     if config.loss == "wgan":

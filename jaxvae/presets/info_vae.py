@@ -49,7 +49,7 @@ def build(config: InfoVAE, shape: tuple[int, ...], num_classes: int | None) -> S
     from jaxvae import models
     from jaxvae.presets import parts
 
-    if config.beta != 1.0 or config.beta_warmup:
+    if config.beta != 1.0 or config.beta_warmup or config.beta_cycle is not None:
         raise UserError("info_vae has no --beta: KL's weight is 1 - alpha; use --alpha.")
     options = parts.elbo_options(config)
     del options["beta"]
@@ -69,6 +69,7 @@ def _adversarial(
 
     from jaxvae import models, nets
     from jaxvae.presets import parts
+    from jaxvae.presets.optimise import transformation
     from jaxvae.train.step import groups
 
     del options["free_bits"]
@@ -83,7 +84,7 @@ def _adversarial(
     tx = system.tx if isinstance(system.tx, dict) else dict.fromkeys(groups(model), system.tx)
     rate = config.adversary_learning_rate
     rate = config.learning_rate / 2 if rate is None else rate
-    return system._replace(tx={**tx, "discriminator": parts.adam(config, rate)})
+    return system._replace(tx={**tx, "discriminator": transformation(config, rate)})
 
 
 PRESET = Preset(InfoVAE, build)

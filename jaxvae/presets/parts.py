@@ -3,12 +3,12 @@
 from typing import Any
 
 import jax.numpy as jnp
-import optax
 
 from jaxvae import distributions, nets, objectives
 from jaxvae.data.preprocess import flip, make_preprocess
 from jaxvae.errors import UserError
 from jaxvae.presets.config import CHANNELS, VAE, Options, System
+from jaxvae.presets.optimise import transformation
 from jaxvae.train.step import groups
 from jaxvae.types import Model, Net
 
@@ -35,15 +35,23 @@ def augmentation(config: Options) -> Any:
 
 def elbo_options(config: VAE) -> dict[str, Any]:
     """Returns what `models.vae` is told beside its nets."""
-    warmup, beta = config.beta_warmup, config.beta
     return {
         "latent_dim": config.latent_dim,
         "posterior": config.posterior,
         "likelihood": config.likelihood,
         "gamma": config.gamma,
         "free_bits": config.free_bits,
-        "beta": objectives.linear_warmup(warmup, beta) if warmup else beta,
+        "beta": beta_of(config, config.beta),
     }
+
+
+def beta_of(config: VAE, beta: float) -> objectives.Weight:
+    """Returns the weight of the KL that ends at `beta`: a number, or a schedule of the step."""
+    if config.beta_warmup:
+        return objectives.linear_warmup(config.beta_warmup, beta)
+    if config.beta_cycle is not None:
+        return objectives.cyclical(config.beta_cycle, beta)
+    return beta
 
 
 def nets_of(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> tuple[Net, Net]:
@@ -117,23 +125,11 @@ def _intro(config: VAE, shape: tuple[int, ...], classes: int | None) -> tuple[Ne
         ) from None
 
 
-def adam(config: Options, rate: float, *, every: int = 1, **options: Any) -> Any:
-    """Returns Adam whose learning rate starts at `rate` and is halved as the options say.
-
-    Args:
-        every: steps for one update of what it moves: the optimiser counts updates.
-        options: of `optax.adam`.
-    """
-    if config.lr_halve_every is None:
-        return optax.adam(rate, **options)
-    period = max(1, round(config.lr_halve_every / every))
-    return optax.adam(optax.exponential_decay(rate, period, 0.5, staircase=True), **options)
-
-
 def optimiser(config: VAE, model: Model) -> Any:
-    """Returns Adam, or one for each parameter group where gamma has a learning rate of its own."""
+    """Returns one optimiser, or one for each parameter group where gamma has a learning rate of its
+    own."""
     if config.gamma_learning_rate is None:
-        return adam(config, config.learning_rate)
+        return transformation(config, config.learning_rate)
     names = groups(model)
     if "likelihood" not in names:
         raise UserError(
@@ -141,4 +137,4 @@ def optimiser(config: VAE, model: Model) -> Any:
             "--gamma learned."
         )
     rates = dict.fromkeys(names, config.learning_rate) | {"likelihood": config.gamma_learning_rate}
-    return {name: adam(config, rate) for name, rate in rates.items()}
+    return {name: transformation(config, rate) for name, rate in rates.items()}

@@ -53,9 +53,10 @@ def fit_run(
         augment=system.augment,
         valid=valid if is_measurable(system.model) else None,
         log_every=config.log_every,
-        eval_every=config.eval_every or max(1, steps // 10),
+        eval_every=eval_every(config, steps),
         save_every=config.save_every,
         keep=config.keep,
+        patience=config.patience,
         ema_decay=config.ema_decay,
         accumulate=config.accumulate,
         max_grad_norm=config.max_grad_norm,
@@ -66,3 +67,8 @@ def fit_run(
         else None,
     )
     return found._replace(train_state=parallel.local(found.train_state))
+
+
+def eval_every(config: Options, steps: int) -> int:
+    """Returns the steps between evaluations: those asked for, or ten a run."""
+    return config.eval_every or max(1, steps // 10)

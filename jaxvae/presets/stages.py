@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from jaxvae import models, nets, objectives, parallel, paths, writers
+from jaxvae import models, nets, parallel, paths, writers
 from jaxvae.data import Source
 from jaxvae.errors import UserError
 from jaxvae.paths import PathLike
@@ -24,6 +24,7 @@ from jaxvae.presets.two_stage_options import FIRST, FIRST_STEP, SECOND, TwoStage
 from jaxvae.train import Fit, TrainState, init_state, make_train_step
 from jaxvae.train.checkpoint import Checkpoints
 from jaxvae.train.folder import Identity, hold, read_config
+from jaxvae.train.plan import check_patience
 from jaxvae.train.training import first_indices
 from jaxvae.types import Batch, Model
 
@@ -46,11 +47,10 @@ def second_stage(config: TwoStageVAE) -> System:
         depth=config.second_depth,
         dtype=jnp.dtype(config.dtype),
     )
-    beta = objectives.linear_warmup(config.beta_warmup) if config.beta_warmup else 1.0
-    model = models.vae(
-        *pair, latent_dim=config.latent_dim, likelihood="gaussian", gamma="learned", beta=beta
-    )
-    tx = parts.optimiser(dataclasses.replace(config, lr_halve_every=config.second_period), model)
+    options = {"likelihood": "gaussian", "gamma": "learned", "beta": parts.beta_of(config, 1.0)}
+    model = models.vae(*pair, latent_dim=config.latent_dim, **options)
+    second = {"lr_halve_every": config.second_period, "lr_steps": config.second_lr_steps}
+    tx = parts.optimiser(dataclasses.replace(config, **second), model)
     return System(model, tx, latent_dim=config.latent_dim, latent="u")
 
 
@@ -77,9 +77,14 @@ def train(config: TwoStageVAE, system: System, data: Data, lengths: tuple[int, .
     first = vae.build(options, data.train.shape, data.train.num_classes)
     second = second_stage(config)
     _refuse(config, first, second, data.train)
+    for steps in lengths:
+        check_patience(config.patience, steps, run.eval_every(config, steps))
     known = first_step(folder)
     if known is not None and lengths[0] > known:
-        raise _other_first(folder, known, lengths[0])
+        if config.patience is None:
+            raise _other_first(folder, known, lengths[0])
+        options = dataclasses.replace(options, patience=None)  # it ended early, and stays so
+        lengths = (known, *lengths[1:])
     with hold(folder, run.identity(config, data.train)):
         if known is None and jax.process_index() == 0:  # what was measured there is gone
             writers.cut_back(folder / "metrics.jsonl", 0)

@@ -6,7 +6,8 @@ from typing import NamedTuple
 from jaxvae import nets
 from jaxvae.data import Source
 from jaxvae.errors import UserError, unknown
-from jaxvae.presets.config import Options, System, source
+from jaxvae.presets.config import Options, System
+from jaxvae.presets.splits import training
 from jaxvae.train import statistics
 from jaxvae.train.statistics import OVER, STATS
 from jaxvae.types import Params, State
@@ -80,7 +81,7 @@ def needs_data(system: System, state: State, stats: str | None, *, samples: bool
 def training_data(config: Options, data_dir: Path | None = None) -> Source:
     """Returns the data that a run was trained on; raises `UserError` where they are not here."""
     try:
-        return source(config, config.split or "train", data_dir)
+        return training(config, data_dir)
     except UserError as error:
         raise UserError(
             f"the statistics of this model are re-estimated over its training data: {error} Or "

@@ -29,8 +29,10 @@ class TwoStageVAE(VAE):
     """Variance of a Gaussian p(x|z), or "learned"; the second stage's is learned."""
     beta_warmup: int = 0
     """Steps over which beta rises from 0, in each stage (to 1 in the second)."""
+    beta_cycle: Count = None
+    """Steps of one cycle, in whose first half beta rises from 0, in each stage (default: none)."""
     learning_rate: float = 1e-4
-    """Of Adam, in both stages."""
+    """Of the optimiser, in both stages, before --warmup and --lr-schedule."""
     gamma_learning_rate: Number = 1e-3
     """That of both gammas; as released 1e-4, for runs of hundreds of epochs."""
     second_steps: Count = None
@@ -40,6 +42,8 @@ class TwoStageVAE(VAE):
     second_lr_halve_every: Count = None
     """Steps of the second stage after which its learning rates are halved (default: twice
     --lr-halve-every)."""
+    second_lr_steps: Count = None
+    """Steps of the second stage at which its learning rates are down (default: its length)."""
     second_width: int = 1024
     """Width of the second stage's hidden layers."""
     second_depth: int = 3
@@ -55,7 +59,19 @@ class TwoStageVAE(VAE):
         if self.second_steps is not None and self.second_epochs is not None:
             raise UserError("give --second-steps or --second-epochs, not both.")
         self.check_counts("second_steps", "second_epochs", "second_width", "second_depth")
-        self.check_counts("second_lr_halve_every")
+        self.check_counts("second_lr_halve_every", "second_lr_steps")
+        if self.lr_schedule != "constant" and self.second_lr_halve_every is not None:
+            raise UserError(
+                f"give --second-lr-halve-every or --lr-schedule {self.lr_schedule}, not both: each "
+                "says how learning rates go down."
+            )
+        if self.lr_schedule == "constant" and self.second_lr_steps is not None:
+            raise UserError(
+                "--second-lr-steps is of a --lr-schedule other than constant: give one, or leave it "
+                "out."
+            )
+        if self.second_lr_steps is not None:
+            self.check_warmup("--second-lr-steps", self.second_lr_steps)
 
     def lengths(self, size: int) -> tuple[int, ...]:
         """Returns the steps of both stages: the second's, unless they are given, are twice the
@@ -64,6 +80,13 @@ class TwoStageVAE(VAE):
         if self.second_epochs is not None:
             return first, math.ceil(self.second_epochs * size / self.batch_size)
         return first, 2 * first if self.second_steps is None else self.second_steps
+
+    def resolved(self, size: int) -> Self:
+        """Returns options with the lengths of both schedules, for `size` training examples."""
+        found = super().resolved(size)
+        if self.lr_schedule == "constant" or self.second_lr_steps is not None:
+            return found
+        return dataclasses.replace(found, second_lr_steps=self.lengths(size)[1])
 
     @property
     def second_period(self) -> int | None:
@@ -74,7 +97,10 @@ class TwoStageVAE(VAE):
         return 2 * self.lr_halve_every
 
     def longer(self, step: int) -> Self:
-        """Returns options that go on with the second stage alone, for as long again."""
+        """Returns options that go on with the second stage alone, for as long again; of a quick run,
+        those of a full one beside it."""
+        if self.quick:
+            return dataclasses.replace(super().longer(step), second_lr_steps=None)
         config = writers.read_json(self.workdir / SECOND / "config.json")["config"]
         second = step - config[FIRST_STEP]
-        return dataclasses.replace(self, second_steps=2 * second, second_epochs=None)
+        return dataclasses.replace(self, second_steps=2 * second, second_epochs=None, patience=None)

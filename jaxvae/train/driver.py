@@ -46,6 +46,10 @@ class Engine(Protocol):
         """Returns the metrics of the validation split, logged; None without one."""
         ...
 
+    def finished(self, i: int) -> str | None:
+        """Returns why the run ends here, before the last step of phase i, or None."""
+        ...
+
     def pack(self, step: int, loop_state: LoopState) -> tuple[TrainState, Tree]:
         """Returns what a checkpoint keeps: a state, and a tree beside it."""
         ...
@@ -56,14 +60,15 @@ class Engine(Protocol):
 
 
 def drive(plan: Plan, engine: Engine, recorder: Recorder, signals: Signals) -> TrainState:
-    """Returns the state after the last step of `plan`, begun anew or where a checkpoint ends.
+    """Returns the state after the last step of `plan`, or of what the engine lets it take, begun
+    anew or where a checkpoint ends.
 
     Raises:
         NonFinite: as `engine.check` and `recorder.save`.
         signals.Stopped: after a signal, once the state is saved.
     """
     restored = recorder.restore(lambda step: engine.template(plan.phase_of(step)))
-    step, train_state, loop_state = 0, None, None
+    step, train_state, loop_state, ended = 0, None, None, None
     if restored is not None:
         step = restored.meta["step"]
         loop_state = engine.resume(plan.phase_of(step), restored, recorder)
@@ -77,9 +82,11 @@ def drive(plan: Plan, engine: Engine, recorder: Recorder, signals: Signals) -> T
                 continue
             if loop_state is None:
                 loop_state = engine.enter(i, train_state)
+            if ended := engine.finished(i):  # before it was started again
+                break
             with contextlib.closing(engine.compile(i, loop_state)) as loop:
                 recorder.start_clock(step)
-                while step < plan.end(i):
+                while step < plan.end(i) and ended is None:
                     target = plan.stop_after(i, step, loop.max_steps)
                     loop_state = loop.advance(loop_state, step, target - step)
                     step = target
@@ -99,7 +106,11 @@ def drive(plan: Plan, engine: Engine, recorder: Recorder, signals: Signals) -> T
                     if due.stop:
                         recorder.wait()
                         raise Stopped(signals.code)
+                    ended = engine.finished(i)
             train_state, loop_state = loop_state.train, None
+            if ended:
+                break
+        recorder.warn("its end", step, ended)
         recorder.wait()
     finally:
         recorder.close(step)

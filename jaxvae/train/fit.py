@@ -47,6 +47,7 @@ def fit(
     save_every: int | None = None,
     keep: int = 2,
     best: tuple[str, str] | None = None,
+    patience: int | None = None,
     ema_decay: float | None = None,
     accumulate: int = 1,
     max_grad_norm: float | None = None,
@@ -87,6 +88,8 @@ def fit(
         keep: newest checkpoints kept, beside the best one.
         best: (metric of `valid`, "max" or "min"); default: the ELBO, or the density where a model
             has one.
+        patience: end the run after so many evaluations without a better `best`; the state returned
+            is the last one, the best is in its checkpoint (default: never).
         ema_decay: keep a moving average of the parameters, and evaluate with it.
         accumulate, max_grad_norm: as in `make_train_step`.
         config: what describes this run, compared at resume. `fit` cannot see inside `model`, `tx`,
@@ -130,7 +133,7 @@ def fit(
     # Everything that can be refused is refused here, before a folder is touched.
     best = _best(plan.phases[-1].model, best)
     training = Training(
-        plan, source, mesh, seed, options, best[0], steps_per_call, on_eval, on_log, augment
+        plan, source, mesh, seed, options, best, steps_per_call, on_eval, on_log, augment, patience
     )
     with folders.hold(workdir, identity) as (folder, check), listen() as signals:
         kept = {"check": check, "keep": keep, "best": best, "progress": progress}

@@ -23,6 +23,7 @@ LENGTH = (  # what may differ when a run is resumed
     "eval_every",
     "save_every",
     "keep",
+    "patience",
     "progress",
     "tensorboard",
     "workdir",

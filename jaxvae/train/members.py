@@ -184,6 +184,9 @@ class Members:
     def evaluate(self, recorder: Recorder, i: int, step: int, loop_state: LoopState) -> None:
         """Returns None: members are not evaluated while they train."""
 
+    def finished(self, i: int) -> None:
+        """Returns None: no member ends the run of all."""
+
     def saved(self, step: int, loop_state: LoopState, evaluated: bool) -> None:
         """Does nothing."""
 

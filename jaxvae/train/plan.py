@@ -134,6 +134,27 @@ def as_phases(model: Model | Sequence[Phase], steps: int | None) -> list[Phase]:
     return phases
 
 
+def check_patience(
+    patience: int | None, total: int, eval_every: int | None, *, start: int = 0
+) -> None:
+    """Raises `UserError` unless so many evaluations in vain can end a run before its last step.
+
+    Args:
+        total: steps of the run.
+        eval_every: steps between evaluations.
+        start: step at which the phase begins whose evaluations count.
+    """
+    if patience is None:
+        return
+    check_count("patience", patience)
+    before = 0 if eval_every is None else (total - 1) // eval_every - start // eval_every
+    if before <= patience:
+        raise UserError(
+            f"patience {patience} cannot end this run early: it needs {patience + 1} evaluations "
+            f"before its last step, {total}, and has {before}. Evaluate more often, or lower it."
+        )
+
+
 def make_plan(
     phases: Sequence[Phase],
     tx: Optimisers,

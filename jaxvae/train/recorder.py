@@ -21,6 +21,16 @@ class NonFinite(ArithmeticError):
     """A loss or parameter that is not a number: the run stops, its last good checkpoint stays."""
 
 
+LIVE = ("loss", "rec", "kl")  # shown first beside the bar, where they are there
+SHOWN = 3  # metrics beside the bar
+
+
+def shown_of(values: dict[str, float]) -> list[tuple[str, float]]:
+    """Returns the few metrics of a line that the bar shows: those of `LIVE`, then any others."""
+    names = [*(name for name in LIVE if name in values), *(n for n in values if n not in LIVE)]
+    return [(name, values[name]) for name in names[:SHOWN]]
+
+
 class Recorder:
     """Writes the log and the checkpoints of one run; with `folder=None` it keeps nothing.
 
@@ -54,6 +64,7 @@ class Recorder:
         self.wants_bar = progress and self.is_first_process
         self.bar, self.drawn = None, time.perf_counter()
         self.warned: set[str] = set()
+        self.validated: list[str] = []  # of the last evaluation, in words
         self.logged_at, self.clock = 0, time.perf_counter()
 
     def restore(self, template: Callable[[int], tuple[TrainState, Tree]]) -> Restored | None:
@@ -158,10 +169,16 @@ class Recorder:
             self.bar.update(step - self.bar.n)
 
     def note(self, values: dict[str, float], rate: float) -> None:
-        """Shows the loss and the rate beside the bar."""
+        """Shows some of the means, what was last validated, and the rate beside the bar."""
         if self.bar is not None:
-            loss = values.get("loss", next(iter(values.values()), float("nan")))
-            self.bar.set_postfix_str(f"loss {loss:.2f}, {rate:,.0f} images/s", refresh=False)
+            shown = [f"{name} {value:.2f}" for name, value in shown_of(values)]
+            line = [*shown, *self.validated, f"{rate:,.0f} images/s"]
+            self.bar.set_postfix_str(", ".join(line), refresh=False)
+
+    def note_validated(self, name: str, values: dict[str, float]) -> None:
+        """Keeps a metric of the validation split for `note`."""
+        if name in values:
+            self.validated = [f"valid {name} {values[name]:.2f}"]
 
     def flush(self) -> None:
         """Writes the log up to here; raises `UserError` where the folder is no longer this run's."""

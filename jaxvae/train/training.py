@@ -17,7 +17,7 @@ from jaxvae.objectives import COLLAPSED, collapse, floored
 from jaxvae.train.checkpoint import Restored
 from jaxvae.train.evaluate import make_evaluator
 from jaxvae.train.loop import Loop, LoopState, compile_loop, empty_sums, no_bad
-from jaxvae.train.plan import Plan, Stretch
+from jaxvae.train.plan import Plan, Stretch, check_patience
 from jaxvae.train.recorder import Recorder
 from jaxvae.train.statistics import OVER, default_stats, make_reestimator, moments_of
 from jaxvae.train.step import (
@@ -53,18 +53,20 @@ class Training:
         mesh: Mesh,
         seed: int,
         options: dict[str, Any],
-        best: str,
+        best: tuple[str, str],
         steps_per_call: int | None = None,
         on_eval: OnEval | None = None,
         on_log: OnLog | None = None,
         augment: Augment | None = None,
+        patience: int | None = None,
     ):
         self.plan, self.source, self.mesh, self.seed = plan, source, mesh, seed
         self.steps_per_call, self.on_eval, self.on_log = steps_per_call, on_eval, on_log
-        self.augment = augment
+        self.augment, self.best, self.patience = augment, best, patience
         self.everywhere = parallel.replicated(mesh)
         self.last: dict[str, dict[str, float]] = {}  # split -> the values of its last line
         self.rows: list[dict[str, float]] = []  # the lines of training in this phase
+        self.validated: dict[int, float] = {}  # step -> what chooses the best, in the last phase
         self.data: dict[str, jax.Array] | None = None  # put on the devices at first use
         self.evaluators: dict[int, tuple[Callable, str]] = {}  # and with whose statistics
         for phase in plan.phases:
@@ -78,7 +80,8 @@ class Training:
         self.initial: TrainState | None = self._initial(ema=options["ema_decay"] is not None)
         self.templates = self._templates()
         for i in range(len(plan.phases)):
-            self._check_evaluation(i, best)
+            self._check_evaluation(i, best[0])
+        self._check_patience()
 
     def _example(self, phase: Stretch) -> Batch:
         """Returns a batch of a phase, which shows the range of its data."""
@@ -177,6 +180,17 @@ class Training:
         if i == len(self.plan.phases) - 1 and best not in measured:
             raise unknown("metric for best", best, measured)
 
+    def _check_patience(self) -> None:
+        """Raises `UserError` for a patience that cannot end the run."""
+        last = len(self.plan.phases) - 1
+        if self.patience is not None and not self._is_measured(last):
+            raise UserError(
+                "patience needs a metric of the validation split, and this run measures none: leave "
+                "it out."
+            )
+        start, every = self.plan.start(last), self.plan.eval_every
+        check_patience(self.patience, self.plan.total, every, start=start)
+
     # ---- what the driver asks for --------------------------------------------------------
 
     def template(self, i: int) -> tuple[TrainState, Tree]:
@@ -204,6 +218,8 @@ class Training:
             }
             if line["split"] == "train" and line["step"] > self.plan.start(i):
                 self.rows.append(self.last["train"])
+            if line["split"] == "valid":
+                self._note_validated(line["step"], line)
         return self._loop_state(restored.train_state, restored.sums)
 
     def pack(self, step: int, loop_state: LoopState) -> tuple[TrainState, Tree]:
@@ -279,7 +295,30 @@ class Training:
         if bad:
             raise recorder.non_finite(step, [f"{name} of the validation split" for name in bad])
         recorder.warn("collapse", step, collapse(found.get("kl", COLLAPSED)))
+        self._note_validated(step, found)
+        recorder.note_validated(self.best[0], found)
         return found if phase.model is self.plan.phases[-1].model else None  # the best is of that
+
+    def _note_validated(self, step: int, values: dict[str, float]) -> None:
+        """Remembers what patience looks at: of the last phase alone, whose model the run is of."""
+        name = self.best[0]
+        if step > self.plan.start(len(self.plan.phases) - 1) and name in values:
+            self.validated[step] = values[name]
+
+    def finished(self, i: int) -> str | None:
+        """Returns why the run ends here: so many evaluations in vain, or None."""
+        if self.patience is None or not self.validated:
+            return None
+        name, direction = self.best
+        choose = max if direction == "max" else min
+        best = choose(self.validated, key=lambda step: self.validated[step])  # the first of equals
+        in_vain = sum(step > best for step in self.validated)
+        if in_vain < self.patience:
+            return None
+        return (
+            f"the run ends here: no better {name} of the validation split in {in_vain} evaluations. "
+            f"The best checkpoint is of step {best}."
+        )
 
     def saved(self, step: int, loop_state: LoopState, evaluated: bool) -> None:
         """Calls the user's function after an evaluation."""

@@ -13,6 +13,7 @@ import jaxvae
 from commands import TINY, refused
 from jaxvae import data, writers
 from jaxvae.cli.main import main
+from jaxvae.presets import config, splits
 from jaxvae.train.checkpoint import Checkpoints
 
 PICTURES = ["samples", "reconstructions", "interpolation", "curves", "manifold"]
@@ -131,6 +132,41 @@ def test_options_train_and_load(tmp_path, options):
     model, params, state = jaxvae.load(tmp_path / "run")
     cond = jax.nn.one_hot(np.arange(3), 10) if "--conditional" in options else None
     assert np.isfinite(model.sample(params, state, jax.random.key(0), 3, cond)).all()
+
+
+def test_a_schedule_is_recorded_with_its_length_which_is_part_of_the_run(tmp_path, capsys):
+    words = ["--optimizer", "adamw", "--lr-schedule", "cosine", "--warmup", "2", "--patience", "4"]
+    words += ["--beta-cycle", "4", "--eval-every", "1"]
+    assert train(tmp_path / "run", *words, steps=6) == 0
+    out = capsys.readouterr().out
+    page = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    names = ("optimizer", "lr_schedule", "lr_steps", "warmup", "beta_cycle", "patience")
+    assert [page[name] for name in names] == ["adamw", "cosine", 6, 2, 4, 4]
+    rows = [line for line in writers.read(tmp_path / "run" / "metrics.jsonl") if "beta" in line]
+    assert rows[-1]["beta"] == pytest.approx((0 + 0.5 + 1 + 1 + 0 + 0.5) / 6)
+    argv = ["train", "vae", "--data", "digits", "--workdir", tmp_path / "run", *TINY, *words]
+    err = refused(capsys, *argv, "--steps", 12, silent=False)
+    assert "lr_steps is 6 there and 12 here" in err
+    next_one = next(line for line in out.splitlines() if "--steps 12" in line)
+    assert "--lr-steps 6" in next_one and "--patience" not in next_one
+
+
+def test_a_quick_run_says_that_it_is_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(config, "QUICK_STEPS", 4)
+    monkeypatch.setattr(splits, "QUICK_TRAIN", 64)
+    words = ["train", "vae", "--quick", "--workdir", str(tmp_path / "run"), *TINY]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "64 training images (8, 8, 1), 4 steps of 32" in out
+    assert "QUICK: 200 STEPS A STAGE" in out and "THESE NUMBERS COMPARE WITH NOTHING" in out
+    assert f"jaxvae train vae --workdir {tmp_path / 'run-full'} --batch-size 32" in out
+    page = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert page["quick"] is True
+    test = writers.read(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert test["split"] == "test" and test["budget"].startswith("quick: 200 steps a stage, on")
+    jaxvae.load(tmp_path / "run")
+    words.remove("--quick")
+    assert "quick is True there and False here" in refused(capsys, *words, silent=False)
 
 
 def test_a_learning_rate_that_blows_up_ends_with_3_and_one_line(tmp_path, capsys):

@@ -1,8 +1,11 @@
 import dataclasses
+import functools
+import http.server
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +19,15 @@ from jaxvae import data
 from jaxvae.cli import main
 from jaxvae.data import builders, prepare, prepared, sets
 from jaxvae.data import official as official_files
+
+MADE = ["--hidden", "4", "--latent-dim", "3", "--no-progress"]
+
+
+def small_splits(name):
+    """The data set with splits that the few examples of `official.COUNTS` have."""
+    parts = sets.Splits("train[:30]", "train[30:]", "test")
+    return sets.DATA_SETS[name]._replace(splits=parts)
+
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -145,10 +157,6 @@ def test_no_network_is_said_within_seconds(made, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("made", ["cifar10"], indirect=True)
 def test_downloads_check_the_checksum(made, tmp_path, monkeypatch):
     """From a server on this machine."""
-    import functools
-    import http.server
-    import threading
-
     _, raw, arrays = made
     handler = functools.partial(
         type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *a: None}),
@@ -168,6 +176,41 @@ def test_downloads_check_the_checksum(made, tmp_path, monkeypatch):
         monkeypatch.setattr(cls, "url_infos", {address: wrong})
         message = refused(quiet, "cifar10", data_dir=tmp_path / "other")
         assert "NonMatchingChecksumError" in message and "Fetch by hand" in message
+        server.shutdown()
+
+
+@pytest.mark.parametrize("made", ["mnist"], indirect=True)
+def test_what_is_not_here_is_fetched_once_and_said_first(made, tmp_path, monkeypatch, capsys):
+    """By `train`, from a server on this machine."""
+    name, raw, _ = made
+    cls, asked = builders.BUILDERS[name], []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            asked.append(self.path)
+
+    handler = functools.partial(Handler, directory=str(raw))
+    folder = ["--data-dir", str(tmp_path / "tfds"), "--workdir", str(tmp_path / "run")]
+    words = ["train", "vae", "--data", name, *folder, "--steps", "2", "--batch-size", "8", *MADE]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_port}"
+        infos = {f"http://{host}/{i.filename}": i for i in cls.url_infos.values()}
+        monkeypatch.setattr(cls, "url_infos", infos)
+        monkeypatch.setattr(sets, "DATA_SETS", sets.DATA_SETS | {name: small_splits(name)})
+        for extra in ((), ("--no-download",)):  # forbidden by the environment, by the option
+            assert main([*words, *extra]) == 2
+            assert "mnist needs train-images-idx3-ubyte.gz" in capsys.readouterr().err
+            monkeypatch.delenv("JAXVAE_OFFLINE", raising=False)
+        assert asked == [] and not (tmp_path / "run").exists()
+        assert main(words) == 0
+        out = capsys.readouterr().out
+        size = sum(file.stat().st_size for file in raw.iterdir()) / 2**20
+        said = f"mnist is not here: downloading 4 files, {size:,.1f} MiB, from {host}, into "
+        assert out.startswith(f"{said}{tmp_path / 'tfds'} (--no-download refuses)\n")
+        asked.clear()
+        assert main(words) == 0
+        assert asked == [] and "downloading" not in capsys.readouterr().out
         server.shutdown()
 
 

@@ -9,6 +9,7 @@ from jaxvae import data
 from jaxvae.errors import UserError
 from jaxvae.presets import record
 from jaxvae.presets.config import VAE, Options, source
+from jaxvae.presets.two_stage_options import TwoStageVAE
 
 
 def options(**given):
@@ -79,3 +80,17 @@ def test_split_names_of_a_config_are_those_of_its_data():
     settings = record.from_dict(json.loads(json.dumps(page))).config
     assert source(settings, "valid").size == data.load("digits", "train[1293:]").size
     assert source(settings, "train[:7]").size == 7
+
+
+def test_a_quick_run_has_a_length_of_its_own():
+    quick = options(quick=True)
+    assert quick.lengths(10**6) == (200,)
+    full = quick.longer(200)
+    assert (full.quick, full.workdir, full.steps) == (False, Path("run-full"), None)
+    for given in ({"steps": 3}, {"epochs": 2}):
+        with pytest.raises(UserError, match=f"leave out --{next(iter(given))}, or --quick"):
+            options(quick=True, **given).check()
+    with pytest.raises(UserError, match="leave out --second-steps, or --quick"):
+        TwoStageVAE(workdir=Path("run"), quick=True, second_steps=5).check()
+    two = TwoStageVAE(workdir=Path("run"), quick=True)
+    assert two.lengths(10**6) == (200, 400) and not two.longer(600).quick

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxvae.errors import UserError
-from jaxvae.presets import PRESETS, stages, vae
+from jaxvae.presets import PRESETS, parts, stages, vae
 from jaxvae.presets.config import VAE
 from jaxvae.train.step import init_state, make_train_step
 from jaxvae.types import Batch
@@ -98,6 +98,14 @@ def test_every_preset_of_a_vae_takes_the_infogan_net(preset, posterior):
     new, metrics = jax.eval_shape(make_train_step(model, tx), state, x)
     assert metrics
     assert jax.tree.structure(new) == jax.tree.structure(state)
+
+
+def test_beta_is_a_number_or_a_schedule():
+    step = jnp.asarray(3)
+    assert parts.beta_of(VAE(workdir=RUN), 2.0) == 2.0
+    assert float(parts.beta_of(VAE(workdir=RUN, beta_warmup=4), 2.0)(step)) == 1.5
+    cycle = parts.elbo_options(VAE(workdir=RUN, beta=2.0, beta_cycle=12))["beta"]
+    assert float(cycle(step)) == 1.0  # the middle of the rise
 
 
 def test_one_optimiser_without_a_rate_of_gamma():

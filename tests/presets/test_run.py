@@ -35,11 +35,20 @@ def told(monkeypatch):
 
 
 def test_training_is_told_what_the_options_say(told, tmp_path):
-    config = VAE(tmp_path, batch_size=16, seed=3, keep=5, ema_decay=0.9, save_every=7)
+    config = VAE(tmp_path, batch_size=16, seed=3, keep=5, ema_decay=0.9, save_every=7, patience=4)
     system = System(small(), "tx", preprocess="preprocess", augment="augment")
     data = Data(source(0), source(1), source(2))
     assert run.train(config, system, data, (100,)) == "fit"
-    names = ("batch_size", "seed", "keep", "ema_decay", "save_every", "accumulate", "max_grad_norm")
+    names = (
+        "batch_size",
+        "seed",
+        "keep",
+        "ema_decay",
+        "save_every",
+        "accumulate",
+        "max_grad_norm",
+        "patience",
+    )
     assert {name: told[name] for name in names} == {name: getattr(config, name) for name in names}
     assert (told["model"], told["tx"], told["workdir"]) == (system.model, "tx", tmp_path)
     assert (told["source"], told["valid"]) == (data.train, data.valid)

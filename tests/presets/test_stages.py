@@ -226,6 +226,17 @@ def test_a_longer_first_stage_is_refused_until_the_second_is_deleted(copy, capsy
     assert folders.read_config(copy / "second")["first_step"] == 30
 
 
+def test_a_first_stage_that_ended_early_stays_as_it_is(copy, capsys, tmp_path):
+    before = files(copy)
+    assert train(copy, "--patience", "1", steps=40) == 0
+    assert files(copy) == before
+    message = (
+        "patience 2 cannot end this run early: it needs 3 evaluations before its last step, 30"
+    )
+    assert message in refused_train(capsys, tmp_path / "new", "--patience", 2, steps=40)
+    assert not (tmp_path / "new").exists()
+
+
 def test_next_command_of_the_report_goes_on_with_the_second_stage(copy, capsys):
     assert train(copy) == 0
     command = next(

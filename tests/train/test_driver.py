@@ -53,6 +53,9 @@ class Engine:
         self.seen.append(f"evaluate {step}")
         return {"elbo": float(step)}
 
+    def finished(self, i):
+        return None
+
     def pack(self, step, loop_state):
         return loop_state.train, None
 
@@ -78,7 +81,7 @@ class Recorder:
         self.closed = step
 
     paused = staticmethod(lambda: pytest.MonkeyPatch.context())  # any context will do
-    begin = start_clock = show = wait = staticmethod(lambda *args: None)
+    begin = start_clock = show = wait = warn = staticmethod(lambda *args: None)
 
 
 def run(plan, engine, recorder=None, stop_at=()):
@@ -124,6 +127,17 @@ def test_a_run_goes_on_where_its_checkpoint_ends(step, phase, first):
     end, _ = run(plan_of(5, 2, log_every=6), engine, recorder)
     assert end == 7 and recorder.templates == [(("template", phase), None)]
     assert engine.seen[: len(first)] == first and (step < 7 or engine.seen == first)
+
+
+@pytest.mark.parametrize("restored", [None, Restored(4, None, {"step": 4})])
+def test_a_run_may_end_early_and_stays_so(restored):
+    engine, said = Engine(), []
+    engine.finished = lambda i: "enough" if "saved 4 evaluated" in engine.seen or restored else None
+    recorder = Recorder(restored)
+    recorder.warn = lambda about, step, warning: said.append((step, warning))
+    end, _ = run(plan_of(9, 2, log_every=9, eval_every=4), engine, recorder)
+    assert end == 4 and recorder.closed == 4 and said == [(4, "enough")]
+    assert engine.seen[-1] == ("close 0" if restored is None else "resume 0 at 4")
 
 
 def test_a_loop_that_fails_is_closed_and_so_is_the_recorder():

@@ -126,6 +126,31 @@ def test_resumed_run_ends_with_the_same_bits_and_the_same_log(tmp_path):
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
 
 
+def test_patience_ends_a_run_that_gets_worse_and_so_do_its_parts(tmp_path, capsys):
+    options = {"valid": source(1), "eval_every": 4, "patience": 2, "tx": optax.sgd(-1e-3)}
+    whole = go(30, workdir=tmp_path / "whole", **options)
+    assert int(whole.train_state.step) == 12
+    assert (
+        "step 12: the run ends here: no better elbo of the validation split in 2 evaluations. The "
+        in (said := capsys.readouterr().err)
+    )
+    assert "best checkpoint is of step 4." in said
+    assert Checkpoints(tmp_path / "whole" / "checkpoints", read_only=True).best_step() == 4
+
+    def raise_sigterm(step, state):
+        if step == 8:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        go(30, workdir=tmp_path / "parts", on_eval=raise_sigterm, **options)
+    parts = go(30, workdir=tmp_path / "parts", **options)
+    assert_same(params(whole), params(parts))
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
+    again = go(30, workdir=tmp_path / "parts", **options)  # which has ended
+    assert_same(params(whole), params(again))
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
+
+
 def test_log_intervals_that_do_not_meet_the_checkpoints_survive_a_stop(tmp_path):
     """The sums of an unfinished interval are part of a checkpoint."""
     whole = go(30, workdir=tmp_path / "whole", log_every=10, save_every=7)
@@ -255,6 +280,11 @@ def test_float_data_are_searched_for_their_range():
         (
             {"best": ("eblo", "max"), "valid": source(1)},
             "unknown metric for best 'eblo'. Did you mean 'elbo'",
+        ),
+        ({"patience": 2, "eval_every": 1}, "patience needs a metric of the validation split"),
+        (
+            {"patience": 4, "eval_every": 1, "valid": source(1)},
+            "patience 4 cannot end this run early: it needs 5 evaluations before its last step, 5, and has 4",
         ),
         ({"config": {"lr": object()}}, "config must be made of numbers"),
     ],

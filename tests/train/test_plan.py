@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jaxvae.data import batch_indices
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.errors import UserError
-from jaxvae.train.plan import Due, Phase, as_phases, make_plan
+from jaxvae.train.plan import Due, Phase, as_phases, check_patience, make_plan
 from small import small
 
 TX = optax.sgd(1.0)
@@ -18,6 +18,17 @@ TX = optax.sgd(1.0)
 def plan(phases, **intervals):
     options = {"preprocess": make_preprocess(), "batch_size": 16, "log_every": 5, **intervals}
     return make_plan(phases, TX, **options)
+
+
+@pytest.mark.parametrize(
+    ("patience", "total", "every", "start", "before"),
+    [(3, 40, 10, 0, 3), (2, 30, None, 0, 0), (1, 30, 10, 10, 1), (9, 100, 10, 0, 9)],
+)
+def test_a_patience_that_ends_nothing_is_refused(patience, total, every, start, before):
+    with pytest.raises(UserError, match=f"before its last step, {total}, and has {before}"):
+        check_patience(patience, total, every, start=start)
+    if before > 1:
+        check_patience(before - 1, total, every, start=start)
 
 
 def test_what_a_phase_does_not_bring_it_takes_from_the_one_before():

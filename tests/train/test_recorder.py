@@ -1,5 +1,7 @@
 """What a run leaves behind where it ends early, says once, and counts."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,6 +117,20 @@ def test_lines_of_the_log_are_those_of_splits(tmp_path):
     recorder.write({"step": 1, "note": "no split"})
     assert recorder.lines() == [{"step": 1, "split": "train", "loss": 2.0}]
     recorder.close(1)
+
+
+def test_the_bar_shows_a_few_metrics_and_what_was_validated_last():
+    recorder, shown = Recorder(None, {}, 10), []
+    recorder.note({"loss": 1.0}, 5.0)  # without a bar
+    recorder.bar = types.SimpleNamespace(set_postfix_str=lambda text, refresh: shown.append(text))
+    values = {"beta": 1.0, "elbo": -3.0, "kl": 1.0, "loss": 3.0, "rec": 2.0}
+    recorder.note(values, 1234.5)
+    recorder.note_validated("elbo", {"elbo": -3.25, "kl": 1.0})
+    recorder.note({"generator": 0.5, "discriminator": 1.0}, 10.0)
+    assert shown == [
+        "loss 3.00, rec 2.00, kl 1.00, 1,234 images/s",
+        "generator 0.50, discriminator 1.00, valid elbo -3.25, 10 images/s",
+    ]
 
 
 def test_the_rate_counts_examples_without_pauses(monkeypatch):

@@ -1,0 +1,120 @@
+"""What the site has beside the pages of docs/: the API, a page for each room of the package, and the
+experiments' pages with their figures.
+
+A link of a page is written as the repository has it, so that it works there, too. On the site it leads
+to the page made of that file; what the site does not have stays as plain text.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "jaxvae"
+ROOMS = ("models", "nets", "data", "metrics", "train", "presets", "testing", "cli")
+LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+PICTURES = (".png", ".svg", ".jpg")
+
+
+def modules(folder: Path) -> list[str]:
+    """Returns the dotted names of the public modules directly in a folder, by name."""
+    names = [path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")]
+    prefix = ".".join(folder.relative_to(ROOT).parts)
+    return [f"{prefix}.{name}" for name in sorted(names)]
+
+
+def api_pages() -> dict[str, str]:
+    """Returns place on the site -> Markdown of the API: the ground, then a page for each room."""
+    pages = {"api/index.md": "# jaxvae\n\n" + _entries(["jaxvae", *modules(PACKAGE)])}
+    for room in ROOMS:
+        names = [f"jaxvae.{room}", *modules(PACKAGE / room)]
+        pages[f"api/{room}.md"] = f"# jaxvae.{room}\n\n{_entries(names)}"
+    return pages
+
+
+def _entries(names: list[str]) -> str:
+    return "".join(f"::: {name}\n\n" for name in names)
+
+
+def places() -> dict[str, str]:
+    """Returns file of the repository -> its place on the site, for all that the site shows."""
+    found = {
+        f"docs/{p.relative_to(ROOT / 'docs')}": str(p.relative_to(ROOT / "docs")) for p in _docs()
+    }
+    found |= {"experiments/README.md": "experiments/index.md", "CHANGELOG.md": "changelog.md"}
+    found |= {"CONTRIBUTING.md": "contributing.md", "README.md": "index.md"}
+    for page in sorted((ROOT / "experiments").glob("*/README.md")):
+        found[str(page.relative_to(ROOT))] = f"experiments/{page.parent.name}.md"
+    for picture in sorted((ROOT / "experiments").glob("*/figures/**/*.png")):
+        found[str(picture.relative_to(ROOT))] = str(picture.relative_to(ROOT))
+    return found
+
+
+def _docs() -> list[Path]:
+    kinds = (".md", *PICTURES)
+    return sorted(path for path in (ROOT / "docs").rglob("*") if path.suffix in kinds)
+
+
+def rewritten(text: str, file: str, place: str, known: dict[str, str]) -> str:
+    """Returns the Markdown of a file with the links of its place on the site.
+
+    Args:
+        text: of `file`, a path in the repository.
+        place: where the site has it.
+        known: of `places`.
+    """
+
+    def link(match: re.Match) -> str:
+        sign, words, target = match.groups()
+        path, hash_, anchor = target.partition("#")
+        if "://" in path or not path or target.startswith("mailto:"):
+            return match[0]
+        wanted = os.path.normpath(os.path.join(os.path.dirname(file), path))
+        page = next((w for w in (wanted, f"{wanted}/README.md") if w in known), None)
+        if page is not None:
+            there = os.path.relpath(known[page], os.path.dirname(place) or ".")
+            return f"{sign}[{words}]({there}{hash_}{anchor})"
+        return words if (ROOT / wanted).exists() else match[0]  # a broken one is mkdocs' to tell
+
+    parts = re.split(r"(^```.*?^```$)", text, flags=re.DOTALL | re.MULTILINE)  # code stays as it is
+    return "".join(part if part.startswith("```") else LINK.sub(link, part) for part in parts)
+
+
+# ---- what mkdocs calls ---------------------------------------------------------------------------
+
+
+def on_config(config: Any) -> Any:
+    """Returns the configuration whose navigation has the pages that are made here."""
+    tables = [place for file, place in places().items() if file.startswith("experiments/")]
+    made = {
+        "experiments/": [place for place in tables if place.endswith(".md")],
+        "api/": list(api_pages()),
+    }
+    config.nav = [
+        {name: made.get(page, page) if isinstance(page, str) else page}
+        for entry in config.nav
+        for name, page in entry.items()
+    ]
+    config.nav.append({"Project": ["changelog.md", "contributing.md"]})
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Returns the files of the site: those of docs/, and those that are made here."""
+    from mkdocs.structure.files import File
+
+    for place, text in api_pages().items():
+        files.append(File.generated(config, place, content=text))
+    for file, place in places().items():
+        if not file.startswith("docs/") and file != "README.md":
+            files.append(File.generated(config, place, abs_src_path=str(ROOT / file)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Returns a page's Markdown with the links of the site."""
+    known = places()
+    place = page.file.src_uri
+    file = next((f for f, p in known.items() if p == place and f != "README.md"), None)
+    return markdown if file is None else rewritten(markdown, file, place, known)

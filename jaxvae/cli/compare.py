@@ -1,0 +1,110 @@
+"""`jaxvae compare RUN RUN ...`: settings that differ, last numbers, curves and samples of several
+runs."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxvae import plots, writers
+from jaxvae.cli import options
+from jaxvae.cli.doctor import table
+from jaxvae.errors import UserError
+from jaxvae.presets import record
+from jaxvae.train import folder as folders
+from jaxvae.writers import Curves
+
+SPLITS = ("train", "valid", "test")
+NONE = "-"  # of a run that does not have a setting or a number
+
+
+class Run(NamedTuple):
+    """What a run's folder says of it."""
+
+    folder: Path
+    config: dict[str, Any]
+    last: dict[str, dict[str, Any]]  # split -> its last line
+    curves: Curves
+    picture: np.ndarray | None  # its samples, as they were drawn
+
+
+def run_compare(args: options.Compare) -> int:
+    """Prints the table and draws the picture; returns the exit code."""
+    found = [read_run(folder) for folder in args.runs]
+    runs = dict(zip(names_of(args.runs), found, strict=True))
+    print(table(rows_of(runs)))
+    curves = {name: curves_of(run) for name, run in runs.items()}
+    pictures = {name: run.picture for name, run in runs.items() if run.picture is not None}
+    plots.comparison(args.out, {n: lines for n, lines in curves.items() if lines}, pictures)
+    print(args.out)
+    return 0
+
+
+def read_run(folder: Path) -> Run:
+    """Returns the run in `folder`; of one of stages, the curves are those of the last.
+
+    Raises:
+        UserError: for a folder without a run, or whose run has not logged anything yet.
+    """
+    config = folders.read_config(folder)
+    stages = record.from_dict(config).preset.stages if "preset" in config else ()
+    logs = [folder / stage / "metrics.jsonl" for stage in ("", *stages[-1:])]
+    lines = [line for log in logs if log.is_file() for line in writers.read(log)]
+    last = {line["split"]: line for line in lines if line.get("split") in SPLITS}
+    if not last:
+        raise UserError(f"{folder} has no log of a training: compare folders that train has made.")
+    curves = writers.read_curves(logs[-1]) if logs[-1].is_file() else {}
+    image = folder / "samples.png"
+    return Run(folder, config, last, curves, _read_png(image) if image.is_file() else None)
+
+
+def _read_png(path: Path) -> np.ndarray:
+    """Returns a picture [H, W, 3] of bytes; raises `UserError` where it cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}): delete it.") from None
+
+
+def names_of(runs: tuple[Path, ...]) -> list[str]:
+    """Returns the shortest ends of these paths that tell all of them apart."""
+    parts = [run.resolve().parts for run in runs]
+    for length in range(1, max(map(len, parts))):
+        ends = ["/".join(each[-length:]) for each in parts]
+        if len(set(ends)) == len(ends):
+            return ends
+    return [str(run) for run in runs]
+
+
+def rows_of(runs: dict[str, Run]) -> list[tuple[str, ...]]:
+    """Returns the table: a column for each run, a row for each setting that differs and for each
+    last number of a split."""
+    configs = [run.config for run in runs.values()]
+    rows = [("", *runs)]
+    for name in dict.fromkeys(name for config in configs for name in config):
+        if any(config.get(name) != configs[0].get(name) for config in configs):
+            rows.append((name, *(said(config.get(name)) for config in configs)))
+    if len(rows) == 1:
+        rows.append(("settings", *("the same" for _ in runs)))
+    for split in SPLITS:
+        lines = [run.last.get(split, {}) for run in runs.values()]
+        names = dict.fromkeys(name for line in lines for name in line if name != "split")
+        rows += [(f"{split} {n}", *(said(line.get(n)) for line in lines)) for n in names]
+    return rows
+
+
+def said(value: Any) -> str:
+    """Returns a setting or a number as a cell of the table."""
+    if value is None:
+        return NONE
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def curves_of(run: Run) -> dict[str, Any]:
+    """Returns metric -> line: of the validation split, or where that has none, of training."""
+    return run.curves.get("valid") or run.curves.get("train", {})

@@ -1,0 +1,123 @@
+"""The documentation site: every page has its place, every link leads somewhere, every public module is
+in the API. The site itself is built by `make docs`."""
+
+import importlib.util
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("**/*.md"))
+CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
+
+
+def load_hooks():
+    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+hooks = load_hooks()
+
+
+def nav_pages(nav):
+    """Yields the pages of mkdocs' navigation."""
+    for entry in nav:
+        for page in entry.values():
+            yield from [page] if isinstance(page, str) else nav_pages(page)
+
+
+def config():
+    return yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+
+
+def test_every_page_is_in_the_navigation_and_the_other_way_round():
+    wanted = sorted(str(page.relative_to(ROOT / "docs")) for page in PAGES)
+    found = [page for page in nav_pages(config()["nav"]) if not page.endswith("/")]
+    assert sorted(found) == wanted
+    made = [page for page in nav_pages(config()["nav"]) if page.endswith("/")]
+    assert made == ["experiments/", "api/"]  # of hooks.py
+
+
+def anchors(page):
+    """Returns the anchors of a page's headings, as both GitHub and mkdocs make them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    words = (re.sub(r"[^\w\s-]", "", title.lower()).strip() for title in titles)
+    return {re.sub(r"[\s]+", "-", each) for each in words}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_relative_link_leads_to_a_page_and_its_heading(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", CODE.sub("", page.read_text()))
+    for link in links:
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists() and target.is_relative_to(ROOT), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_pages_and_pictures_that_docs_lead_to_are_on_the_site():
+    """What the site lacks would be words without a link there."""
+    known, missing = hooks.places(), []
+    for page in PAGES:
+        for link in re.findall(r"\]\((\.\./[^)#\s]+)", page.read_text()):
+            file = str((page.parent / link).resolve().relative_to(ROOT))
+            if file not in known and f"{file}/README.md" not in known:
+                missing.append((page.name, link))
+    assert missing == []
+
+
+def test_every_public_module_is_in_the_api_once():
+    listed = [
+        name
+        for text in hooks.api_pages().values()
+        for name in re.findall(r"^::: (\S+)$", text, re.M)
+    ]
+    found = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in (ROOT / "jaxvae").rglob("*.py")
+        if path.name == "__init__.py" or not path.name.startswith("_")
+    }
+    assert len(listed) == len(set(listed)) and set(listed) == found
+
+
+def test_links_of_a_page_become_those_of_the_site():
+    known = {
+        "docs/a.md": "a.md",
+        "experiments/x/README.md": "experiments/x.md",
+        "experiments/x/figures/y.png": "experiments/x/figures/y.png",
+    }
+
+    def rewrite(text, file="docs/a.md", place="a.md"):
+        return hooks.rewritten(text, file, place, known)
+
+    assert rewrite("[x](../experiments/x/README.md#s)") == "[x](experiments/x.md#s)"
+    assert rewrite("[x](../experiments/x/)") == "[x](experiments/x.md)"
+    assert rewrite("![y](../experiments/x/figures/y.png)") == "![y](experiments/x/figures/y.png)"
+    assert rewrite("[c](../setup.cfg)") == "c"  # the repository has it, the site has not
+    for same in ("[w](https://example.org/a.md)", "[s](#s)", "[b](nowhere.md)"):
+        assert rewrite(same) == same
+    code = "```\n[c](../setup.cfg)\n```"
+    assert rewrite(code) == code
+    there = ("experiments/x/README.md", "experiments/x.md")
+    assert rewrite("![y](figures/y.png)", *there) == "![y](x/figures/y.png)"
+    assert rewrite("[a](../../docs/a.md)", *there) == "[a](../a.md)"
+
+
+def test_the_navigation_gets_what_is_made():
+    guides = {"Guides": [{"Data": "data.md"}]}
+    nav = types.SimpleNamespace(nav=[{"Tables": "experiments/"}, guides, {"API": "api/"}])
+    made = {name: pages for entry in hooks.on_config(nav).nav for name, pages in entry.items()}
+    assert "experiments/vae.md" in made["Tables"] and "experiments/index.md" in made["Tables"]
+    assert not [page for page in made["Tables"] if page.endswith(".png")]
+    assert made["Guides"] == [{"Data": "data.md"}]
+    assert {"api/index.md", "api/models.md"} <= set(made["API"])
+    assert "mkdocs" not in sys.modules  # which tests do not need
