@@ -2,6 +2,8 @@
 
     vae, likelihoods    the variational auto-encoder, and what its decoder stands for
     rho_vae, info_vae, wae_gan    its kin
+    iwae, vamp          a tighter bound, a prior of its own posteriors
+    tc_vae, factor_vae  less total correlation
     introspective, intro_vae, soft_intro_vae    what they share, and the two
     two_stage, joint    stages one after the other, or at once
     prior, mixture      another prior for a trained model
@@ -14,18 +16,22 @@ Stands on distributions, objectives, nets and data; imported by presets, experim
 
 from jaxvae.models.began import began
 from jaxvae.models.cvae import completion, cvae, regressor
+from jaxvae.models.factor_vae import factor_vae
 from jaxvae.models.flow import flow
 from jaxvae.models.gan import clip_weights, gan
 from jaxvae.models.info_vae import info_vae
 from jaxvae.models.intro_vae import intro_vae
 from jaxvae.models.introspective import plain_vae
+from jaxvae.models.iwae import iwae
 from jaxvae.models.joint import joint_two_stage
 from jaxvae.models.mixture import fit_mixture, with_mixture
 from jaxvae.models.prior import with_prior
 from jaxvae.models.rho_vae import rho_vae
 from jaxvae.models.soft_intro_vae import soft_intro_vae
+from jaxvae.models.tc_vae import tc_vae
 from jaxvae.models.two_stage import join_stages, latents, two_stage
 from jaxvae.models.vae import vae
+from jaxvae.models.vamp import vamp
 from jaxvae.models.verbs import (
     interpolate,
     interpolate_draws,
@@ -40,6 +46,7 @@ __all__ = [
     "clip_weights",
     "completion",
     "cvae",
+    "factor_vae",
     "fit_mixture",
     "flow",
     "gan",
@@ -48,6 +55,7 @@ __all__ = [
     "interpolate_draws",
     "interpolate_square",
     "intro_vae",
+    "iwae",
     "join_stages",
     "joint_two_stage",
     "latents",
@@ -56,9 +64,11 @@ __all__ = [
     "regressor",
     "rho_vae",
     "soft_intro_vae",
+    "tc_vae",
     "traverse",
     "two_stage",
     "vae",
+    "vamp",
     "wae_gan",
     "with_mixture",
     "with_prior",
