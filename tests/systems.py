@@ -108,3 +108,32 @@ SYSTEMS = {
     "flow": (flow, points),
     "alternating_vae": (alternating_vae, images),
 }
+
+
+# ---- variants of the VAE, as small as they get ---------------------------------------------------
+
+
+def linear_pair():
+    """Returns a linear encoder and decoder of images [B, 4, 4, 1], with z [B, 2]."""
+    return nets.mlp((), 4), nets.mlp((), (4, 4, 1))
+
+
+def unconditional() -> Batch:
+    """Returns images [B, 4, 4, 1] alone."""
+    return Batch(images().x)
+
+
+VARIANTS = {
+    "iwae": (lambda: models.iwae(*linear_pair(), latent_dim=2, k=3, gradient="dreg"), images),
+    "vamp": (lambda: models.vamp(*linear_pair(), latent_dim=2, components=3), unconditional),
+    "tc_vae": (
+        lambda: models.tc_vae(
+            *linear_pair(), latent_dim=2, data_size=50, estimator="mss", posterior="ar1"
+        ),
+        unconditional,
+    ),
+    "factor_vae": (
+        lambda: models.factor_vae(*linear_pair(), nets.mlp((), ()), latent_dim=2),
+        images,
+    ),
+}

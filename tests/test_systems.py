@@ -14,7 +14,7 @@ from jaxvae.nets.layers import Dense, Dropout
 from jaxvae.testing import check_model
 from jaxvae.train.step import init_state, make_train_step
 from jaxvae.types import Batch
-from systems import alternating_vae, images
+from systems import VARIANTS, alternating_vae, images
 
 pytestmark = pytest.mark.smoke
 
@@ -45,7 +45,7 @@ VAES = {
 }
 
 
-MODELS = VAES | {"alternating": (alternating_vae, images)}
+MODELS = VAES | {"alternating": (alternating_vae, images)} | VARIANTS
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,7 +1,7 @@
 """Data: `load(name, split)` gives a `Source`, `batch_at(source, seed, step, batch_size)` its batches.
 
     source        the contract: random access, order, static binarisation
-    sets          the data sets by name; digits, toy2d, fake are made or embedded
+    sets          the data sets by name; digits, toy2d, shapes, fake are made or embedded
     places, idx, official, builders, prepare, prepared    where files are, official ones, TFDS copies
     arrays, images    arrays, iterators, .npz files; folders of images
     preprocess, completion    batches to floats inside the compiled step; images with a part given

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxvae.data import arrays, digits, fake, idx, images, official, places, prepared
+from jaxvae.data import arrays, digits, fake, idx, images, official, places, prepared, shapes
 from jaxvae.data.source import Source, Splits, from_arrays, parse_split
 from jaxvae.errors import UserError, unknown
 
@@ -22,10 +22,15 @@ class DataSet(NamedTuple):
     num_classes: int | None
     shape: tuple[int, ...]
     files: str | None = None  # the TFDS data set that holds it, where there is one
+    world: Callable | None = None  # () -> what its examples are made of, where that is known
 
 
 def _digits(split: str, data_dir) -> tuple:
     return *digits.read(split), "scikit-learn"
+
+
+def _shapes(split: str, data_dir) -> tuple:
+    return *shapes.read(split), "made in memory"
 
 
 def _idx(name: str, split: str, data_dir) -> tuple:
@@ -109,6 +114,14 @@ _IDX_SPLITS = Splits("train[:55000]", "train[55000:]", "test")
 DATA_SETS = {
     "digits": DataSet(
         digits.COUNTS, _digits, Splits("train[:1293]", "train[1293:]", "test"), 10, (8, 8, 1)
+    ),
+    "shapes": DataSet(
+        shapes.COUNTS,
+        _shapes,
+        Splits("train[:90%]", "train[90%:]", "test"),
+        3,
+        (shapes.SIDE, shapes.SIDE, 1),
+        world=shapes.world,
     ),
     "mnist": DataSet(
         idx.COUNTS, functools.partial(_idx, "mnist"), _IDX_SPLITS, 10, (28, 28, 1), "mnist"
@@ -228,7 +241,8 @@ def load(
     if x[part].nbytes > prepared.RESIDENT_BYTES:
         source = source._replace(arrays=None)
     indices = range(part.start, part.stop)
-    return source._replace(origin=origin, official=official, indices=indices)
+    made_of = None if data_set.world is None else data_set.world()
+    return source._replace(origin=origin, official=official, indices=indices, world=made_of)
 
 
 def overlap(name: str, split: str, other: str, data_dir: str | os.PathLike | None = None) -> bool:
@@ -285,7 +299,7 @@ def listing(data_dir: places.PathLike | None = None) -> list[tuple[str, str, str
     for name in names():
         data_set = DATA_SETS[name]
         if data_set.files is None:
-            where = "made in memory" if name.startswith("fake") else "comes with scikit-learn"
+            where = "comes with scikit-learn" if name == "digits" else "made in memory"
             rows.append((name, _counted(data_set.counts), "", where))
             continue
         copies, problems = [], []

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,8 @@ class Source(NamedTuple):
     indices: Sequence[int] | np.ndarray | None = (
         None  # where each example stands in it; None: as here
     )
+    # what examples are made of, where that is known (`shapes.World`)
+    world: Any = None
 
 
 class Splits(NamedTuple):

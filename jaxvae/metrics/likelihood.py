@@ -157,7 +157,9 @@ def make_terms(model: Model, *, stats: str = "running") -> Callable:
         UserError: for a model without an evidence lower bound.
     """
     if model.terms is None or model.encode is None:
-        raise UserError("this model has no evidence lower bound: it does not encode.")
+        raise UserError(
+            "this model has no evidence lower bound: it does not encode, or has codes alone."
+        )
     return functools.partial(_terms, model.terms, model.encode, stats=stats)
 
 

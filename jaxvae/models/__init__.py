@@ -2,6 +2,10 @@
 
     vae, likelihoods    the variational auto-encoder, and what its decoder stands for
     rho_vae, info_vae, wae_gan    its kin
+    iwae, vamp          a tighter bound, a prior of its own posteriors
+    tc_vae, factor_vae  less total correlation
+    autoencoder         codes without a distribution
+    vq_vae, fsq, code_prior    codes of a finite set: a table, a grid, their prior
     introspective, intro_vae, soft_intro_vae    what they share, and the two
     two_stage, joint    stages one after the other, or at once
     prior, mixture      another prior for a trained model
@@ -12,20 +16,27 @@
 Stands on distributions, objectives, nets and data; imported by presets, experiments and users.
 """
 
+from jaxvae.models.autoencoder import autoencoder
 from jaxvae.models.began import began
+from jaxvae.models.code_prior import code_prior, indices, with_code_prior
 from jaxvae.models.cvae import completion, cvae, regressor
+from jaxvae.models.factor_vae import factor_vae
 from jaxvae.models.flow import flow
+from jaxvae.models.fsq import finite_scalar
 from jaxvae.models.gan import clip_weights, gan
 from jaxvae.models.info_vae import info_vae
 from jaxvae.models.intro_vae import intro_vae
 from jaxvae.models.introspective import plain_vae
+from jaxvae.models.iwae import iwae
 from jaxvae.models.joint import joint_two_stage
 from jaxvae.models.mixture import fit_mixture, with_mixture
 from jaxvae.models.prior import with_prior
 from jaxvae.models.rho_vae import rho_vae
 from jaxvae.models.soft_intro_vae import soft_intro_vae
+from jaxvae.models.tc_vae import tc_vae
 from jaxvae.models.two_stage import join_stages, latents, two_stage
 from jaxvae.models.vae import vae
+from jaxvae.models.vamp import vamp
 from jaxvae.models.verbs import (
     interpolate,
     interpolate_draws,
@@ -33,21 +44,29 @@ from jaxvae.models.verbs import (
     reconstruct,
     traverse,
 )
+from jaxvae.models.vq_vae import codebook, vq_vae
 from jaxvae.models.wae_gan import wae_gan
 
 __all__ = [
+    "autoencoder",
     "began",
     "clip_weights",
+    "code_prior",
+    "codebook",
     "completion",
     "cvae",
+    "factor_vae",
+    "finite_scalar",
     "fit_mixture",
     "flow",
     "gan",
+    "indices",
     "info_vae",
     "interpolate",
     "interpolate_draws",
     "interpolate_square",
     "intro_vae",
+    "iwae",
     "join_stages",
     "joint_two_stage",
     "latents",
@@ -56,10 +75,14 @@ __all__ = [
     "regressor",
     "rho_vae",
     "soft_intro_vae",
+    "tc_vae",
     "traverse",
     "two_stage",
     "vae",
+    "vamp",
+    "vq_vae",
     "wae_gan",
+    "with_code_prior",
     "with_mixture",
     "with_prior",
 ]

@@ -74,6 +74,17 @@ def check_weights(**weights: float | None) -> None:
         check_number(name, value, least=0.0)
 
 
+def check_pays_kl(q_of: Posterior, latent_dim: int, who: str) -> None:
+    """Raises `UserError` for a posterior whose convention pays other than the KL of what is sampled
+    (`HasPenalty`), which the losses of `who`, in words, have no place for."""
+    outputs = jax.ShapeDtypeStruct((1, q_of.size(latent_dim)), jnp.float32)
+    if isinstance(jax.eval_shape(q_of.build, outputs), HasPenalty):
+        raise UserError(
+            f"{who} pay the KL of what is sampled, and this posterior's convention pays something "
+            "else: use posterior='ar1' or 'normal' with them, or this one with vae."
+        )
+
+
 def plain_vae(
     encoder: Net,
     decoder: Net,
@@ -114,12 +125,7 @@ def plain_vae(
         gamma=0.5,
     )
     q_of = distributions.posterior(posterior)
-    outputs = jax.ShapeDtypeStruct((1, q_of.size(latent_dim)), jnp.float32)
-    if isinstance(jax.eval_shape(q_of.build, outputs), HasPenalty):
-        raise UserError(
-            "introspective models pay the KL of what is sampled, and this posterior's convention "
-            "pays something else: use posterior='ar1' or 'normal' with them, or this one with vae."
-        )
+    check_pays_kl(q_of, latent_dim, "introspective models")
 
     def loss(params, state, rng, batch: Batch, step, carry):
         net = Passes(encoder, decoder, q_of, params, state, rng, batch.cond)

@@ -2,6 +2,7 @@
 
     config     what a preset is, and the options that all or most have
     vae, rho_vae, info_vae, two_stage_vae, intro_vae, soft_intro_vae, cvae, gan, flow    one each
+    iwae, vamp_vae, tc_vae, factor_vae    one each
     introspective, two_stage_options    options of two, and of one that is built late
     parts      nets and optimisers that several build
     optimise   an optimiser and the schedule of its rate, by name
@@ -20,14 +21,18 @@ command line knows of them: a preset of your own is one more entry.
 
 from jaxvae.presets import (
     cvae,
+    factor_vae,
     flow,
     gan,
     info_vae,
     intro_vae,
+    iwae,
     rho_vae,
     soft_intro_vae,
+    tc_vae,
     two_stage_vae,
     vae,
+    vamp_vae,
 )
 from jaxvae.presets.config import Preset
 
@@ -35,6 +40,10 @@ PRESETS: dict[str, Preset] = {
     "vae": vae.PRESET,
     "rho_vae": rho_vae.PRESET,
     "info_vae": info_vae.PRESET,
+    "iwae": iwae.PRESET,
+    "vamp_vae": vamp_vae.PRESET,
+    "tc_vae": tc_vae.PRESET,
+    "factor_vae": factor_vae.PRESET,
     "two_stage_vae": two_stage_vae.PRESET,
     "soft_intro_vae": soft_intro_vae.PRESET,
     "intro_vae": intro_vae.PRESET,

@@ -386,6 +386,13 @@ class VAE(Options):
                 "--beta-cycle raises beta from 0, and --beta is 0: leave one of them out."
             )
 
+    def check_default(self, why: str, *names: str) -> None:
+        """Raises `UserError` unless the options of these names, which would have no effect, are left
+        alone; `why` says so in words."""
+        given = [n for n in names if getattr(self, n) != getattr(type(self), n)]
+        if given:
+            raise UserError(f"{why}: leave out --{', --'.join(given).replace('_', '-')}.")
+
     def _check_net(self) -> None:
         """Raises `UserError` for options of layers that the net does not have."""
         defaults = {name: getattr(VAE, name) for names in OF_NET.values() for name in names}

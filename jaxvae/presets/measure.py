@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxvae.data import Source
 from jaxvae.errors import UserError
-from jaxvae.metrics import completion, likelihood, lpips
+from jaxvae.metrics import completion, disentangle, likelihood, lpips
 from jaxvae.presets.config import System
 from jaxvae.types import Params, State
 
@@ -17,6 +17,11 @@ Record = dict[str, Any]  # metric, value, error, n, protocol
 Trained = tuple[Params, State]
 Progress = Callable[[int, int], None] | None
 DRAWS = 10
+SCORES = {  # of data whose factors are known
+    "mig": disentangle.mig,
+    "factor_vae_score": disentangle.factor_vae_score,
+    "beta_vae_score": disentangle.beta_vae_score,
+}
 
 
 class Setting(NamedTuple):
@@ -47,6 +52,11 @@ def check(system: System, source: Source, metrics: tuple[str, ...], setting: Set
         _bits(system, source, 0.0)
     if "lpips" in metrics:
         lpips.check_source(source, setting.lpips_net)
+    if set(SCORES) & set(metrics) and source.world is None:
+        raise UserError(
+            f"{', '.join(n for n in metrics if n in SCORES)} need data whose factors are known, such "
+            f"as --data shapes; {source.name} does not tell."
+        )
     if "completions" in metrics and system.on_examples is None:
         raise UserError("completions are of a model that completes examples, which this does not.")
     if "log_prob" in metrics:
@@ -69,7 +79,8 @@ def measure(
 
     Args:
         metrics: of log_prob, elbo (with rec and kl), kl_per_dim, active_units, completions (best_of_k,
-            mean_error and diversity), iw_nll, bpd, lpips.
+            mean_error and diversity), iw_nll, bpd, lpips; mig, factor_vae_score and beta_vae_score of
+            new draws of data whose factors are known.
         progress: called as (examples done, examples in all) where it takes long.
 
     Raises:
@@ -87,6 +98,8 @@ def measure(
         rows += _completions(system, trained, source, setting)
     if {"iw_nll", "bpd"} & set(metrics):
         rows += _bound(system, trained, source, metrics, setting, progress)
+    if set(SCORES) & set(metrics):
+        rows += _scores(system, trained, source, metrics, setting)
     return [_with_statistics(row, setting) for row in rows + looks]
 
 
@@ -213,6 +226,21 @@ def _bound(
         bits, what = _bits(system, source, nll)
         error /= math.prod(_dims(system, source)) * math.log(2.0)
         rows.append(_record("bpd", bits, error, source, f"{what}, from the {how}"))
+    return rows
+
+
+def _scores(
+    system: System, trained: Trained, source: Source, metrics: tuple[str, ...], setting: Setting
+) -> list[Record]:
+    """Returns how well single latents stand for single factors; errors are not known."""
+    if system.classes is not None:
+        raise UserError("the scores are of models without a condition, and this one has labels.")
+    options = {"stats": setting.stats, "batch_size": setting.batch_size}
+    codes = disentangle.codes_of(system.model, *trained, source.world, **options)
+    rows = []
+    for name in (name for name in SCORES if name in metrics):
+        score = SCORES[name](codes, source.world, seed=setting.seed)
+        rows.append(_record(name, score.value, None, source, score.protocol) | {"n": score.n})
     return rows
 
 

@@ -54,22 +54,29 @@ def beta_of(config: VAE, beta: float) -> objectives.Weight:
     return beta
 
 
-def nets_of(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> tuple[Net, Net]:
-    """Returns encoder and decoder for data of `shape` [H, W, C] (or [n]).
+def nets_of(
+    config: VAE, shape: tuple[int, ...], num_classes: int | None, *, codes: bool = False
+) -> tuple[Net, Net]:
+    """Returns encoder and decoder for data of `shape` [H, W, C] (or [n]); with `codes` the encoder
+    has one output for each latent, not those of a posterior.
 
     Raises:
         UserError: for labels that the data do not have, and options that the nets do not have.
     """
     if config.conditional and num_classes is None:
         raise UserError(f"--conditional needs labels, which {config.data} does not have.")
-    outputs = distributions.posterior(config.posterior).size(config.latent_dim)
+    dim = config.latent_dim
+    outputs = dim if codes else distributions.posterior(config.posterior).size(dim)
+    heads = (dim,) if codes else _heads(config)
     if config.net == "infogan":
+        if codes:
+            raise UserError("--net infogan ends in a scale: use --net mlp, conv or intro.")
         return _infogan(config, shape)
     if config.net == "intro":
-        return _intro(config, shape, num_classes if config.conditional else None)
+        return _intro(config, shape, num_classes if config.conditional else None, heads)
     common = {"act": config.activation, "init": config.init, "dtype": jnp.dtype(config.dtype)}
     if config.net == "mlp":
-        encoder = nets.mlp(config.hidden, outputs, heads=_heads(config), **common)
+        encoder = nets.mlp(config.hidden, outputs, heads=heads, **common)
         return encoder, nets.mlp(config.hidden[::-1], shape, **common)
     if len(config.hidden) != 1:
         raise UserError("--net conv has one dense layer: give one width to --hidden.")
@@ -105,7 +112,7 @@ def _infogan(config: VAE, shape: tuple[int, ...]) -> tuple[Net, Net]:
         raise UserError(f"{error} Or use --net mlp or conv.") from None
 
 
-def _intro(config: VAE, shape: tuple[int, ...], classes: int | None) -> tuple[Net, Net]:
+def _intro(config: VAE, shape: tuple[int, ...], classes: int | None, heads: Any) -> tuple[Net, Net]:
     """Returns the residual encoder and decoder; raises `UserError` for images that they do not
     take."""
     try:
@@ -114,7 +121,7 @@ def _intro(config: VAE, shape: tuple[int, ...], classes: int | None) -> tuple[Ne
             latent_dim=config.latent_dim,
             channels=config.channels,
             norm=config.norm,
-            heads=_heads(config),
+            heads=heads,
             num_classes=classes,
             dtype=jnp.dtype(config.dtype),
         )

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from jaxvae import distributions
+from jaxvae.abilities import HasKL
 from jaxvae.errors import UserError
 from jaxvae.testing.assertions import (
     assert_finite,
@@ -143,7 +144,9 @@ def _evaluation(model: Model, stats: str = "running") -> Callable[..., dict[str,
         if model.encode is not None:
             q = model.encode(params, state, x, cond, stats=stats)
             z = distributions.sample(rng, q)
-            results |= {"z ~ encode(x)": z, "kl(encode(x))": distributions.kl(q)}
+            results["z ~ encode(x)"] = z
+            if model.terms is not None or isinstance(q, HasKL):  # an autoencoder's codes have none
+                results["kl(encode(x))"] = distributions.kl(q)
         if model.decode is not None and z is not None:
             p = model.decode(params, state, z, cond, stats=stats)
             results["x ~ decode(z)"] = distributions.sample(rng, p)

@@ -79,7 +79,16 @@ def test_load_refuses_splits(hundred, split, message):
 
 
 def test_names_and_default_splits():
-    real = ("digits", "mnist", "fashion_mnist", "cifar10", "svhn_cropped", "celeb_a", "celeb_a_140")
+    real = (
+        "digits",
+        "shapes",
+        "mnist",
+        "fashion_mnist",
+        "cifar10",
+        "svhn_cropped",
+        "celeb_a",
+        "celeb_a_140",
+    )
     assert data.names() == (*real, *(f"fake_{name}" for name in real))
     for name in ("mnist", "fashion_mnist"):
         assert data.splits(name) == ("train[:55000]", "train[55000:]", "test")

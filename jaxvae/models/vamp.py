@@ -1,0 +1,178 @@
+"""The VampPrior: a VAE whose prior is a mixture of its own posteriors, at pseudo-inputs that it learns.
+
+    p(z) = 1/K sum_k q(z|u_k)
+    loss(x) = -log p(x|z) + beta (log q(z|x) - log p(z)),   z ~ q(z|x)
+
+The prior that maximises the ELBO is the aggregated posterior, the mean of q(z|x) over the data; K
+pseudo-inputs u_k stand for the data. The KL to a mixture has no closed form: one draw of z estimates
+it, and can be below 0.
+
+Source: Tomczak & Welling 2018 (arXiv 1705.07120), Eqs. 8 to 11, and its released code: 500
+pseudo-inputs of one layer's sigmoid, or of none for data that are any real numbers.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae import distributions, noise, objectives
+from jaxvae.errors import UserError, check_count, unknown
+from jaxvae.models import likelihoods
+from jaxvae.models.introspective import Passes, check_pays_kl
+from jaxvae.models.likelihoods import check_float
+from jaxvae.models.vae import vae
+from jaxvae.objectives import Weight
+from jaxvae.types import (
+    Array,
+    Aux,
+    Batch,
+    Likelihood,
+    Model,
+    Net,
+    Objective,
+    Params,
+    Posterior,
+    State,
+    Terms,
+)
+
+GROUP = "pseudo_inputs"
+DOMAINS = ("unit", "real")
+SPREAD = 0.1  # standard deviation that parts pseudo-inputs that start at the same example
+
+
+def vamp(
+    encoder: Net,
+    decoder: Net,
+    *,
+    latent_dim: int,
+    components: int = 500,
+    domain: Literal["unit", "real"] = "unit",
+    posterior: str | Posterior = "normal",
+    likelihood: Literal["bernoulli", "gaussian"] | Likelihood = "bernoulli",
+    gamma: float | Literal["learned"] = 1.0,
+    gamma_floor: float = 1e-8,
+    beta: Weight = 1.0,
+) -> Model:
+    """Returns a VAE with a VampPrior: one objective, which also moves the group "pseudo_inputs".
+
+    The pseudo-inputs are sigmoid(v) ("unit") or v ("real"), with free v. They start at the examples
+    of the batch that the model is initialised with, repeated as often as needed, plus noise: the
+    released code starts them at nearly one and the same grey, which has to part first.
+
+    They pass the encoder as in evaluation, by its running averages and without dropout, so that p(z)
+    is the same for every batch and on any number of devices. A step costs one more pass of K
+    examples through the encoder, and K B densities of z.
+
+    Args:
+        encoder, decoder, latent_dim, posterior, likelihood, gamma, gamma_floor: as in `vae`; the
+            posterior is a NamedTuple of arrays with a row for each example.
+        components: K; the released code has 500.
+        domain: of the data: "unit", [0, 1], or "real".
+        beta: weight of the KL, >= 0: a number (it may be traced) or a schedule step -> number.
+
+    Returns:
+        A `Model` whose `terms` have the estimated KL to the mixture, whose `sample` draws z from it,
+        and whose `log_weight` has its density; metrics `loss`, `rec`, `kl`, `elbo` in nats, `beta`
+        where it is a schedule, and those of posterior and likelihood.
+
+    Raises:
+        UserError: for a K below 1, an unknown domain, a posterior with a `penalty`, and as `vae`;
+            when initialised, for data with a condition, of which pseudo-inputs have none.
+    """
+    check_count("components", components)
+    if domain not in DOMAINS:
+        raise unknown("domain", domain, DOMAINS)
+    objectives.check_weight("beta", beta)
+    options: dict[str, Any] = {"gamma": gamma, "gamma_floor": gamma_floor}
+    base = vae(
+        encoder,
+        decoder,
+        latent_dim=latent_dim,
+        posterior=posterior,
+        likelihood=likelihood,
+        **options,
+    )
+    q_of, p_of = distributions.posterior(posterior), likelihoods.likelihood(likelihood, **options)
+    check_pays_kl(q_of, latent_dim, "VAEs with a VampPrior")
+    assert base.encode is not None and base.decode is not None
+    encode, decode = base.encode, base.decode
+
+    def init(rng: Array, batch: Batch) -> tuple[Params, State]:
+        if batch.cond is not None:
+            raise UserError(
+                "a VampPrior's pseudo-inputs have no condition: leave the condition out."
+            )
+        rng_base, rng_pseudo = jax.random.split(rng)
+        params, state = base.init(rng_base, batch)
+        x = batch.x[jnp.arange(components) % len(batch.x)]
+        if domain == "unit":  # not so near the ends that a sigmoid hardly moves
+            x = jax.scipy.special.logit(jnp.clip(x, 0.05, 0.95))
+        start = x + SPREAD * jax.random.normal(rng_pseudo, x.shape)
+        return {**params, GROUP: start}, state
+
+    def components_of(params: Params, state: State) -> Any:
+        """Returns q(z|u_k), a row for each k."""
+        v = params[GROUP]
+        return encode(params, state, jax.nn.sigmoid(v) if domain == "unit" else v)
+
+    def loss(params, state, rng, batch: Batch, step, carry):
+        check_float(batch.x)
+        mixture = components_of(params, state)
+        net = Passes(encoder, decoder, q_of, params, state, rng, None)
+        q = net.E(batch.x)
+        z = net.draw(q)
+        p = p_of.build(params.get("likelihood"), net.D(z))
+        rec, kl = -distributions.log_prob(p, batch.x), q.log_prob(z) - log_prior(mixture, z)
+        weight = objectives.weight_at(beta, step)
+        metrics = {"rec": rec, "kl": kl, "elbo": objectives.elbo(Terms(rec, kl))}
+        metrics |= distributions.metrics(q)
+        if callable(beta):
+            metrics["beta"] = weight
+        if p_of.metrics is not None:
+            metrics |= p_of.metrics(params.get("likelihood"))
+        return objectives.beta_elbo_loss(rec, kl, weight), Aux(net.state, metrics)
+
+    def terms(params, state, rng, batch: Batch, *, stats="running"):
+        q = encode(params, state, batch.x, stats=stats)
+        z = distributions.sample(rng, q)
+        rec = -distributions.log_prob(decode(params, state, z, stats=stats), batch.x)
+        kl = q.log_prob(z) - log_prior(components_of(params, state), z)
+        return Terms(rec, kl, distributions.metrics(q))
+
+    def log_weight(params, state, rng, batch: Batch, *, stats="running"):
+        return objectives.elbo(terms(params, state, rng, batch, stats=stats))
+
+    def sample(params, state, rng, n, cond=None, *, stats="running"):
+        rng_component, rng_z = jax.random.split(rng)
+        u = noise.uniform(rng_component, (n,)) * components
+        which = jnp.minimum(u.astype(jnp.int32), components - 1)
+        chosen = jax.tree.map(lambda leaf: leaf[which], components_of(params, state))
+        return decode(params, state, distributions.sample(rng_z, chosen), stats=stats).mean
+
+    learned = () if p_of.init is None else ("likelihood",)
+    return base._replace(
+        init=init,
+        objectives=(Objective(("encoder", "decoder", GROUP, *learned), loss),),
+        terms=terms,
+        sample=sample,
+        log_weight=log_weight,
+    )
+
+
+def log_prior(mixture: Any, z: Array) -> Array:
+    """Returns log 1/K sum_k q_k(z) [B], in nats.
+
+    Args:
+        mixture: a distribution whose arrays have K rows, [K, ...].
+        z: [B, D].
+    """
+
+    def density(component: Any) -> Array:
+        return jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, (len(z), *leaf.shape)), component
+        ).log_prob(z)
+
+    by_component = jax.vmap(density)(mixture)  # [K, B]
+    return jax.nn.logsumexp(by_component, axis=0) - jnp.log(float(len(by_component)))

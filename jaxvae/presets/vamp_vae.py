@@ -1,0 +1,36 @@
+"""The preset `vamp_vae`."""
+
+import dataclasses
+
+from jaxvae.presets.config import VAE, Preset, System
+
+
+@dataclasses.dataclass(frozen=True)
+class VampVAE(VAE):
+    """Train a VAE whose prior mixes its posteriors at learned inputs (Tomczak & Welling 2018)."""
+
+    components: int = 500
+    """Pseudo-inputs, as many as the prior has components."""
+
+    def check(self) -> None:
+        """Raises `UserError` for settings that no run can have."""
+        super().check()
+        self.check_counts("components")
+        self.check_default("the KL to a mixture has no parts that could be free", "free_bits")
+        self.check_default("pseudo-inputs have no labels", "conditional")
+
+
+def build(config: VampVAE, shape: tuple[int, ...], num_classes: int | None) -> System:
+    """Returns the VAE with a VampPrior of these options: images are in [0, 1], points are not."""
+    from jaxvae import models
+    from jaxvae.presets import parts
+
+    options = parts.elbo_options(config)
+    del options["free_bits"]
+    options["domain"] = "unit" if len(shape) == 3 else "real"
+    pair = parts.nets_of(config, shape, num_classes)
+    model = models.vamp(*pair, components=config.components, **options)
+    return parts.system(config, model, num_classes)
+
+
+PRESET = Preset(VampVAE, build)
