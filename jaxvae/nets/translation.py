@@ -146,9 +146,8 @@ class Decoder(nn.Module):
         halvings = len(style.channels) - 1
         small = (height // 2**halvings, width // 2**halvings)
         for maps in MAPS:
-            maps = style.narrowed(maps)
-            h = style.leaky(style.dense(math.prod(small) * maps)(h))
-        h = h.reshape(-1, *small, maps)
+            h = style.leaky(style.dense(math.prod(small) * style.narrowed(maps))(h))
+        h = h.reshape(-1, *small, style.narrowed(MAPS[-1]))
         for _ in range(halvings):
             h = style.leaky(style.conv(style.narrowed(WIDTH), 3)(doubled(h)))
             h = AdaIN(style)(h, code)
