@@ -12,10 +12,12 @@ import translation_numpy as reference
 from gradients import RATE, check_gradients, given, keeping
 from intro_numpy import doubles
 
+import systems
 from jaxvae import distributions, models, nets
 from jaxvae.abilities import HasKLPerDim, HasMean, HasMetrics, HasParts, HasVariance
 from jaxvae.errors import UserError
 from jaxvae.models.translation import parts, side_by_side
+from jaxvae.testing import check_model
 from jaxvae.train.step import TrainState, make_train_step
 from jaxvae.types import Batch, Net
 
@@ -224,6 +226,10 @@ def test_encoders_side_by_side_have_keys_of_their_own_and_keep_their_state():
     assert abs(float(noises[0] - noises[1])) > 1e-3
     assert float(new["content"]["seen"]) == float(new["class"]["seen"]) == 1.0
     assert both.moments is None
+
+
+def test_contracts():
+    check_model(systems.translation(), Batch(systems.images().x))
 
 
 # ---- translations ----------------------------------------------------------------------------
