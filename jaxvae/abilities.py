@@ -88,6 +88,16 @@ class HasMetrics(Protocol):
 
 
 @runtime_checkable
+class HasParts(Protocol):
+    """A posterior of two latents, one beside the other in z [B, D]: the content, then the class."""
+
+    @property
+    def parts(self) -> tuple[HasMean, HasMean]:
+        """The posteriors of content and class."""
+        ...
+
+
+@runtime_checkable
 class HasFields(Protocol):
     """A NamedTuple: its arrays can be taken apart, stored, and put together again."""
 

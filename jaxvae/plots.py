@@ -131,6 +131,33 @@ def interpolation(path: PathLike, rows: Any) -> None:
     save_png(path, _tile(images, steps, 0, CELL // 8))
 
 
+def translations(path: PathLike, content: Any, of_class: Any, x: Any) -> None:
+    """Draws a table of translations: contents in the top row, classes in the left column, and each
+    pair's image where they meet.
+
+    Args:
+        path: the PNG file.
+        content: images [n, H, W, C].
+        of_class: images [k, H, W, C].
+        x: translations [k, n, H, W, C].
+
+    Raises:
+        UserError: for shapes that do not fit.
+    """
+    content, of_class, x = _bytes(content), _bytes(of_class), np.asarray(x)
+    k, n = len(of_class), len(content)
+    if x.shape != (k, n, *content.shape[1:]) or content.shape[1:] != of_class.shape[1:]:
+        raise UserError(
+            f"{n} contents and {k} classes of shape {content.shape[1:]} need translations "
+            f"[{k}, {n}, ...], not {x.shape}."
+        )
+    corner = np.full_like(content[:1], 255)
+    x = _bytes(x.reshape(-1, *content.shape[1:])).reshape(x.shape)
+    top, below = np.concatenate([corner, content]), np.hstack([of_class[:, None], x])
+    rows = np.concatenate([top, below.reshape(-1, *content.shape[1:])])
+    save_png(path, grid(rows, columns=n + 1))
+
+
 def manifold_z(n: int) -> np.ndarray:
     """Returns the latents [n * n, 2] of an n by n picture: N(0, I)'s quantiles on an even grid.
 

@@ -23,6 +23,7 @@ from jaxvae.abilities import HasKL as HasKL
 from jaxvae.abilities import HasKLPerDim as HasKLPerDim
 from jaxvae.abilities import HasMean as HasMean
 from jaxvae.abilities import HasMetrics as HasMetrics
+from jaxvae.abilities import HasParts as HasParts
 from jaxvae.abilities import HasPenalty as HasPenalty
 from jaxvae.abilities import HasVariance as HasVariance
 from jaxvae.abilities import LatentDistribution as LatentDistribution

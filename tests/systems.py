@@ -1,5 +1,5 @@
-"""Three tiny systems that are no plain VAE: a GAN, a flow, and, built on the contracts, a conditional
-VAE with BatchNorm whose encoder and decoder learn in turn. Tests train them; readers may start from
+"""Four tiny systems that are no plain VAE: a GAN, a flow, a translation, and, built on the contracts, a
+conditional VAE with BatchNorm whose encoder and decoder learn in turn. Tests train them; readers may start from
 the last."""
 
 import math
@@ -43,6 +43,13 @@ def gan(latent_dim: int = 2) -> Model:
 def flow(couplings: int = 4) -> Model:
     """Returns a flow of 2-D points with an exact density."""
     return models.flow(nets.coupling(2, hidden=(16,)), 2, couplings=couplings, alpha=None)
+
+
+def translation() -> Model:
+    """Returns a translation of images [4, 4, 1] with linear nets, two numbers of content and one of
+    class."""
+    trio = nets.mlp((), 4), nets.mlp((), 2), nets.mlp((), (4, 4, 1))
+    return models.translation(*trio, content_dim=2, class_dim=1, beta_neg_class=3.0)
 
 
 # ---- a conditional VAE whose nets learn in turn --------------------------------------------

@@ -324,3 +324,13 @@ def test_a_disk_that_refuses(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         plots.samples(tmp_path / "file" / "x.png", flat(0.0))
+
+
+def test_a_table_of_translations_has_contents_above_and_classes_on_the_left(tmp_path):
+    content, of_class = flat(0.1, 0.2, 0.3), flat(0.6, 0.8)
+    x = np.stack([flat(0.0, 0.4, 0.5), flat(0.7, 0.9, 1.0)])
+    plots.translations(tmp_path / "a.png", content, of_class, x)
+    want = np.concatenate([flat(1.0, 0.1, 0.2, 0.3, 0.6), x[0], of_class[1:], x[1]])
+    np.testing.assert_array_equal(image(tmp_path / "a.png"), plots.grid(want, columns=4)[..., 0])
+    with pytest.raises(UserError, match="3 contents and 1 classes"):
+        plots.translations(tmp_path / "b.png", content, of_class[:1], x)

@@ -101,6 +101,7 @@ A_FEW = {
     ],  # the others need weights: tests/test_two_stage_experiment.py brings some
     "soft_intro_2d": ["rings/soft_intro_vae", "checkerboard/real"],
     "soft_intro_images": ["mnist-fashion_mnist/vae"],  # as above: test_soft_intro_images.py
+    "translation": ["mnist/narrow/vae"],  # as above: test_translation_experiment.py
 }
 
 
@@ -132,7 +133,7 @@ def test_every_experiment_runs_a_smoke_run(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", sorted(set(A_FEW) - {"course_report", "two_stage", "soft_intro_images"})
+    "name", sorted(set(A_FEW) - {"course_report", "two_stage", "soft_intro_images", "translation"})
 )
 def test_every_cell_runs_a_smoke_run(name):
     smoke_run(name)

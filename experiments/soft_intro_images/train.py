@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from experiments.costs import cost
+from experiments.folders import folder_of
 from experiments.needs import Part, batch
 from experiments.soft_intro_images import setting
 from experiments.soft_intro_images.setting import Setting
 from jaxvae import data, parallel
-from jaxvae.data import Source, places, sets
+from jaxvae.data import Source, sets
 from jaxvae.data.preprocess import Preprocess, flip, make_preprocess
-from jaxvae.errors import UserError
 from jaxvae.train import fit, reestimate
 from jaxvae.train.statistics import OVER
 from jaxvae.types import Model, State
@@ -91,19 +91,7 @@ def source(case: Case, split: str) -> Source:
     if chosen.side is None:
         return data.load(chosen.data, split)
     part = f"all[:{chosen.images}]" if split == "train" else f"all[{chosen.images}:]"
-    return data.load(f"folder:{_folder(chosen.data)}", part, size=chosen.side)
-
-
-def _folder(name: str) -> Path:
-    """Returns the folder of images called `name` in a place for data."""
-    roots = places.roots()
-    for root in roots:
-        if (Path(root) / name).is_dir():
-            return Path(root) / name
-    raise UserError(
-        f"{name} is a folder of images, and not in {', '.join(roots)}: put it there, or say where "
-        "with JAXVAE_DATA_DIR."
-    )
+    return data.load(f"folder:{folder_of(chosen.data)}", part, size=chosen.side)
 
 
 def classes(case: Case) -> int | None:

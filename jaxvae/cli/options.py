@@ -109,6 +109,14 @@ class Traverse(_Stats, _OnData):
 
 
 @dataclasses.dataclass(frozen=True)
+class Translate(_Stats, _OnData):
+    """Exchange content and class of examples: a row for each class, a column for each content."""
+
+    n: int = 4
+    """How many of each: the first n examples are the classes, the next n the contents."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate(_OnData):
     """Measure a trained model: a table, and the same as JSON."""
 
@@ -226,6 +234,7 @@ COMMANDS = {  # words of the command -> options, module and function
     "reconstruct": (Reconstruct, "use"),
     "interpolate": (Interpolate, "use"),
     "traverse": (Traverse, "use"),
+    "translate": (Translate, "use"),
     "evaluate": (Evaluate, "evaluate"),
     "compare": (Compare, "compare"),
     "export": (Export, "export"),

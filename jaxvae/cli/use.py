@@ -1,4 +1,5 @@
-"""What a trained model is used for: `jaxvae sample | reconstruct | interpolate | traverse RUN`."""
+"""What a trained model is used for: `jaxvae sample | reconstruct | interpolate | traverse |
+translate RUN`."""
 
 import io
 from collections.abc import Callable
@@ -167,6 +168,27 @@ def run_traverse(args: options.Traverse) -> int:
         plots.interpolation(path, x)
 
     return _keep(args, "traversal", draw, x=x, dimensions=dimensions)
+
+
+def run_translate(args: options.Translate) -> int:
+    """Decodes every class with every content; returns the exit code."""
+    loaded, batch, stats = _with_batch(args, 2 * args.n)
+    if len(batch.x) < 2 * args.n:
+        raise UserError(
+            f"{args.n} classes and {args.n} contents are {2 * args.n} examples, and there are "
+            f"{len(batch.x)}: choose a smaller --n or a larger --split."
+        )
+    of_class, content = (
+        jax.tree.map(lambda v, part=part: v[part], batch)
+        for part in (slice(args.n), slice(args.n, None))
+    )
+    x = np.asarray(verbs.translations(*loaded, content, of_class, stats=stats))
+    images = np.asarray(content.x), np.asarray(of_class.x)
+
+    def draw(path: Path) -> None:
+        plots.translations(path, *images, x)
+
+    return _keep(args, "translations", draw, x=x, content=images[0], of_class=images[1])
 
 
 def _with_batch(

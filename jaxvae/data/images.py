@@ -81,8 +81,8 @@ def folder(
         workers: threads that decode; default: one per core.
 
     Raises:
-        UserError: for a folder without images, files of several sizes, and files that cannot be
-            read (how many, which).
+        UserError: for a folder, or one of a class, without images, files of several sizes, and
+            files that cannot be read (how many, which).
     """
     root = Path(os.path.expanduser(path))
     files, classes = _files(root, by_class)
@@ -160,7 +160,15 @@ def _files(root: Path, by_class: bool | None) -> tuple[list[Path], list[str]]:
             f"{root} holds {len(beside)} images beside its class folders, such as "
             f"{beside[0].name}: move them into one, or use by_class=False."
         )
-    return files, sorted({file.relative_to(root).parts[0] for file in files})
+    classes = sorted({file.relative_to(root).parts[0] for file in files})
+    folders = (place.name for place in root.iterdir() if place.is_dir())
+    empty = sorted(name for name in folders if name not in classes and not name.startswith("."))
+    if empty:
+        raise UserError(
+            f"{root} has {len(empty)} class folders without images: {_first_three(empty)}. Fill "
+            "them, remove them, or use by_class=False."
+        )
+    return files, classes
 
 
 def _open(file: Path, channels: int | None) -> np.ndarray:

@@ -3,7 +3,7 @@
     likelihood           per example: bounds, densities, active units, bits per dimension
     fid                  FID and KID under named protocols: protocols, features, frechet, sampling
     inception, squeezenet, reference    extractors of features, and what they are checked against
-    lpips                how different two images look
+    lpips, perceptual    how different two images look; the same as an error to train on
     weights, torch_files    where weights are found, and how files of PyTorch are read
     ood                  data of another kind: scores, AUROC, histograms
     completion           images completed: best of K, mean error, diversity

@@ -282,7 +282,8 @@ def _squeezed(params: dict[str, Array], x: Array) -> tuple[Array, ...]:
     return tuple(found[part] for part in SQUEEZED)
 
 
-def _chain_shapes(layers: tuple[Layer, ...]) -> dict[str, tuple[int, ...]]:
+def chain_shapes(layers: tuple[Layer, ...]) -> dict[str, tuple[int, ...]]:
+    """Returns torchvision's name -> shape of every parameter of `layers`."""
     channels, found = 3, {}
     for layer in layers:
         shape = (layer.features, channels, layer.side, layer.side)
@@ -291,7 +292,9 @@ def _chain_shapes(layers: tuple[Layer, ...]) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _chain(layers: tuple[Layer, ...], params: dict[str, Array], x: Array) -> tuple[Array, ...]:
+def chain(layers: tuple[Layer, ...], params: dict[str, Array], x: Array) -> tuple[Array, ...]:
+    """Returns the features [B, h, w, c] of those of `layers` that are compared, after their ReLU, of
+    images x [B, H, W, 3]."""
     found = []
     for layer in layers:
         if layer.pool:
@@ -316,8 +319,8 @@ def _of_chain(name: str, heads: str, side: int, layers: tuple[Layer, ...]) -> Ba
         heads,
         side,
         tuple(layer.features for layer in layers if layer.compared),
-        functools.partial(_chain_shapes, layers),
-        functools.partial(_chain, layers),
+        functools.partial(chain_shapes, layers),
+        functools.partial(chain, layers),
     )
 
 

@@ -10,6 +10,7 @@
     two_stage, joint    stages one after the other, or at once
     prior, mixture      another prior for a trained model
     cvae                images completed
+    translation         content and class of images exchanged
     gan, began, flow    without an encoder; with an exact density
     verbs               what one does with a trained model of any kind
 
@@ -34,6 +35,7 @@ from jaxvae.models.prior import with_prior
 from jaxvae.models.rho_vae import rho_vae
 from jaxvae.models.soft_intro_vae import soft_intro_vae
 from jaxvae.models.tc_vae import tc_vae
+from jaxvae.models.translation import plain_translation, translation
 from jaxvae.models.two_stage import join_stages, latents, two_stage
 from jaxvae.models.vae import vae
 from jaxvae.models.vamp import vamp
@@ -42,6 +44,8 @@ from jaxvae.models.verbs import (
     interpolate_draws,
     interpolate_square,
     reconstruct,
+    translate,
+    translations,
     traverse,
 )
 from jaxvae.models.vq_vae import codebook, vq_vae
@@ -70,12 +74,16 @@ __all__ = [
     "join_stages",
     "joint_two_stage",
     "latents",
+    "plain_translation",
     "plain_vae",
     "reconstruct",
     "regressor",
     "rho_vae",
     "soft_intro_vae",
     "tc_vae",
+    "translate",
+    "translation",
+    "translations",
     "traverse",
     "two_stage",
     "vae",

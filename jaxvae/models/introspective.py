@@ -5,12 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxvae import distributions, noise, objectives
-from jaxvae.abilities import HasPenalty, LatentDistribution
-from jaxvae.errors import UserError, check_number
+from jaxvae import distributions, noise
+from jaxvae.abilities import HasKLPerDim, HasPenalty, LatentDistribution
+from jaxvae.errors import UserError, check_number, concrete
 from jaxvae.models.vae import vae
 from jaxvae.types import Array, Aux, Batch, Loss, Model, Net, Objective, Params, Posterior, State
+
+Error = Callable[[Array, Array], Array]  # (x, x_hat), both [B, ...] -> [B]
 
 
 def squared_error(x: Array, x_hat: Array) -> Array:
@@ -68,6 +71,21 @@ class Passes:
         return noise.normal(self.key() if rng is None else rng, (size, latent_dim))
 
 
+def weighted_kl(q: LatentDistribution, weight: float | Array) -> Array:
+    """Returns sum_j w_j KL_j(q || N(0, 1)) [B]; one number weighs all dimensions j."""
+    if jnp.ndim(weight) == 0:
+        return weight * distributions.kl(q)
+    assert isinstance(q, HasKLPerDim)  # as `check_kl_weights` has seen
+    return q.kl_per_dim() @ jnp.asarray(weight)
+
+
+def errors_of(error: Error, x: Array, x_hat: Array, value: Array) -> dict[str, Array]:
+    """Returns what is logged of a reconstruction: its squared error and, where the loss pays
+    another, that `value`, as `error`; each [B]."""
+    squared = {"squared_error": squared_error(x, x_hat)}
+    return squared if error is squared_error else {**squared, "error": value}
+
+
 def check_weights(**weights: float | None) -> None:
     """Raises `UserError` for a concrete weight below zero."""
     for name, value in weights.items():
@@ -85,14 +103,36 @@ def check_pays_kl(q_of: Posterior, latent_dim: int, who: str) -> None:
         )
 
 
+def check_kl_weights(q_of: Posterior, latent_dim: int, **weights: float | Array) -> None:
+    """Raises `UserError` for weights of a KL that are neither a number nor one for each latent
+    dimension, a concrete one below zero, and a posterior whose KL is no sum over dimensions."""
+    for name, value in weights.items():
+        if np.ndim(value) == 0:
+            check_number(name, value, least=0.0)
+            continue
+        if np.shape(value) != (latent_dim,):
+            raise UserError(
+                f"{name} must be a number or one for each of the {latent_dim} latent dimensions, "
+                f"not of shape {np.shape(value)}."
+            )
+        check_number(f"the least {name}", np.min(value) if concrete(value) else 0.0, least=0.0)
+        outputs = jax.ShapeDtypeStruct((1, q_of.size(latent_dim)), jnp.float32)
+        if not isinstance(jax.eval_shape(q_of.build, outputs), HasKLPerDim):
+            raise UserError(
+                f"{name} weighs each latent dimension, and this posterior's KL is no sum over them: "
+                "give one number, or use posterior='normal'."
+            )
+
+
 def plain_vae(
     encoder: Net,
     decoder: Net,
     *,
     latent_dim: int,
     beta_rec: float = 1.0,
-    beta_kl: float = 1.0,
+    beta_kl: float | Array = 1.0,
     posterior: str | Posterior = "normal",
+    error: Error = squared_error,
 ) -> Model:
     """Returns the VAE in the introspective papers' scale.
 
@@ -101,21 +141,24 @@ def plain_vae(
         loss(x) = beta_rec |x - D(z)|^2 + beta_kl KL(q(z|x) || N(0, I)),   z ~ q(z|x)
 
     The squared error is that of a Gaussian likelihood with variance 1/2, which is what `decode`
-    returns: `terms` and `elbo` are in nats, with its constant. Source: Daniel & Tamar 2021, section
-    5.
+    returns: `terms` and `elbo` are in nats, with its constant, whatever error is trained on. Source:
+    Daniel & Tamar 2021, section 5.
 
     Args:
         encoder: x [B, ...] -> [B, posterior.size(latent_dim)].
         decoder: z [B, D] -> the mean, of x's shape.
         latent_dim: D.
-        beta_rec, beta_kl: weights, >= 0; they may be traced.
+        beta_rec, beta_kl: weights, >= 0; they may be traced. beta_kl may be one for each latent
+            dimension [D].
         posterior: "normal", "ar1", or a `Posterior` whose loss is its KL.
+        error: (x, x_hat) -> [B], what stands in place of the squared error.
 
     Raises:
         UserError: for weights below zero, a posterior with a `penalty` ("ar1-readme",
             "ar1-released"), and as `vae`.
     """
-    check_weights(beta_rec=beta_rec, beta_kl=beta_kl)
+    check_weights(beta_rec=beta_rec)
+    check_kl_weights(distributions.posterior(posterior), latent_dim, beta_kl=beta_kl)
     gaussian = vae(
         encoder,
         decoder,
@@ -130,9 +173,11 @@ def plain_vae(
     def loss(params, state, rng, batch: Batch, step, carry):
         net = Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
         q = net.E(batch.x)
-        error, kl = squared_error(batch.x, net.D(net.draw(q))), distributions.kl(q)
-        value = objectives.beta_elbo_loss(beta_rec * error, kl, beta_kl)
-        return value, Aux(net.state, {"squared_error": error, "kl": kl, **distributions.metrics(q)})
+        x_hat = net.D(net.draw(q))
+        paid = error(batch.x, x_hat)
+        metrics = errors_of(error, batch.x, x_hat, paid)
+        metrics |= {"kl": distributions.kl(q), **distributions.metrics(q)}
+        return beta_rec * paid + weighted_kl(q, beta_kl), Aux(net.state, metrics)
 
     return gaussian._replace(objectives=(Objective(("encoder", "decoder"), loss),))
 

@@ -19,13 +19,17 @@ import jax.numpy as jnp
 from jaxvae import distributions
 from jaxvae.errors import check_number, concrete, unknown
 from jaxvae.models.introspective import (
+    Error,
     Passes,
+    check_kl_weights,
     check_weights,
+    errors_of,
     exp_elbo_stuck,
     fakes_fall_below,
     in_turn,
     plain_vae,
     squared_error,
+    weighted_kl,
 )
 from jaxvae.types import Array, Aux, Batch, Model, Net, Posterior
 
@@ -38,14 +42,15 @@ def soft_intro_vae(
     *,
     latent_dim: int,
     beta_rec: float = 1.0,
-    beta_kl: float = 1.0,
-    beta_neg: float | None = None,
+    beta_kl: float | Array = 1.0,
+    beta_neg: float | Array | None = None,
     s: float | None = None,
     alpha: float = 2.0,
     gamma: float = 1.0,
     gamma_r: float = 1e-8,
     posterior: str | Posterior = "normal",
     convention: Literal["paper", "released"] = "released",
+    error: Error = squared_error,
 ) -> Model:
     """Returns a Soft-IntroVAE: "encoder_loss", then "decoder_loss" against the updated encoder.
 
@@ -69,13 +74,15 @@ def soft_intro_vae(
         latent_dim: D.
         beta_rec, beta_kl: weights of error and KL, >= 0. All weights may be traced.
         beta_neg: weight of the KL of fakes in the exponential, >= 0; default: latent_dim (section
-            5).
+            5). It and beta_kl may be one for each latent dimension [D].
         s: scale of the ELBO, > 0; default: 1 / number of dimensions of x.
         alpha: of Eq. 4, > 0.
         gamma: weight of the fakes' ELBO in the decoder, >= 0 (Eq. 4).
         gamma_r: weight of the fakes' error in the decoder, >= 0 (section 5).
         posterior: as in `plain_vae`.
         convention: "paper" or "released".
+        error: (x, x_hat) -> [B], what stands in place of the squared error L everywhere, with
+            gradients to both; the log then has it as `error`.
 
     Returns:
         A `Model` with the evaluation functions of `plain_vae`, evaluated with re-estimated
@@ -89,11 +96,10 @@ def soft_intro_vae(
     """
     beta_neg = float(latent_dim) if beta_neg is None else beta_neg
     _check(convention, s, alpha)
-    check_weights(
-        beta_rec=beta_rec, beta_kl=beta_kl, beta_neg=beta_neg, gamma=gamma, gamma_r=gamma_r
-    )
+    check_weights(beta_rec=beta_rec, gamma=gamma, gamma_r=gamma_r)
     base = plain_vae(encoder, decoder, latent_dim=latent_dim, posterior=posterior)
     q_of = distributions.posterior(posterior)
+    check_kl_weights(q_of, latent_dim, beta_kl=beta_kl, beta_neg=beta_neg)
     held = jax.lax.stop_gradient
     released = convention == "released"
 
@@ -111,15 +117,15 @@ def soft_intro_vae(
         def exp_elbo(y):
             """Returns exp(alpha s ELBO(y; beta_rec, beta_neg)) and KL(q(z|y) || N(0, I)), [B]."""
             q_y = net.E(held(y) if released else y)
-            error, kl = squared_error(y, net.D(net.draw(q_y))), distributions.kl(q_y)
-            return jnp.exp(-alpha * scale(x) * (beta_rec * error + beta_neg * kl)), kl
+            paid = beta_rec * error(y, net.D(net.draw(q_y))) + weighted_kl(q_y, beta_neg)
+            return jnp.exp(-alpha * scale(x) * paid), distributions.kl(q_y)
 
         (exp_rec, kl_rec), (exp_fake, kl_fake) = exp_elbo(rec), exp_elbo(fake)
-        error, kl = squared_error(x, rec), distributions.kl(q)
-        loss = scale(x) * (beta_rec * error + beta_kl * kl) + 0.5 * (exp_rec + exp_fake) / alpha
-        metrics = {
-            "squared_error": error,
-            "kl": kl,
+        paid = error(x, rec)
+        loss = scale(x) * (beta_rec * paid + weighted_kl(q, beta_kl))
+        loss += 0.5 * (exp_rec + exp_fake) / alpha
+        metrics = errors_of(error, x, rec, paid) | {
+            "kl": distributions.kl(q),
             "kl_rec": kl_rec,
             "kl_fake": kl_fake,
             "exp_elbo_rec": exp_rec,
@@ -136,15 +142,15 @@ def soft_intro_vae(
 
         def fake_loss(y, q_y):
             """Returns -ELBO(y; gamma_r beta_rec, beta_kl) [B]."""
-            kl = distributions.kl(q_y)
+            kl = weighted_kl(q_y, beta_kl)
             if concrete(gamma_r) and gamma_r == 0:
-                return beta_kl * kl
+                return kl
             z_y = net.draw(q_y)
             y, y_hat = (held(y), net.D(held(z_y))) if released else (y, held(net.D(z_y)))
-            return beta_kl * kl + gamma_r * beta_rec * squared_error(y, y_hat)
+            return kl + gamma_r * beta_rec * error(y, y_hat)
 
         fakes = 0.5 * (fake_loss(rec, q_rec) + fake_loss(fake, q_fake))
-        return scale(x) * (beta_rec * squared_error(x, rec) + gamma * fakes), Aux(net.state)
+        return scale(x) * (beta_rec * error(x, rec) + gamma * fakes), Aux(net.state)
 
     watch = (fakes_fall_below, exp_elbo_stuck)
     return in_turn(base, encoder_loss, decoder_loss, watch=watch)

@@ -1,4 +1,4 @@
-"""What one does with a trained model: reconstruct, interpolate, traverse. BatchNorm as `stats` says,
+"""What one does with a trained model: reconstruct, interpolate, traverse, translate. BatchNorm as `stats` says,
 "running" or "batch"."""
 
 import functools
@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.abilities import HasKLPerDim
+from jaxvae.abilities import HasKLPerDim, HasParts
 from jaxvae.errors import UserError, check_count
 from jaxvae.types import Array, Batch, Decode, Encode, Model, Params, State
 
@@ -145,6 +145,69 @@ def traverse(
     z = z.at[np.arange(len(chosen)), :, chosen].set(jnp.linspace(-width, width, points))
     cond = None if cond is None else jnp.broadcast_to(cond, (len(chosen), *cond.shape[1:]))
     return _decode_rows(decode, params, state, z, cond), chosen
+
+
+def translate(
+    model: Model,
+    params: Params,
+    state: State,
+    content: Batch,
+    of_class: Batch,
+    *,
+    stats: str = "running",
+) -> Array:
+    """Returns the decoder's means at the content of one batch and the class of the other, pair by
+    pair: the shape of `content.x`. Latents are posterior means; a condition is that of `content`.
+
+    Raises:
+        UserError: for a model whose posterior has no content and class (`HasParts`), and batches of
+            two sizes.
+
+    Source: Daniel & Tamar 2021 (arXiv 2012.13253), section 6.4 and appendix 9.4.3.
+    """
+    if len(content.x) != len(of_class.x):
+        raise UserError(
+            f"{len(content.x)} contents and {len(of_class.x)} classes are no pairs: give as many of "
+            "each, or use translations for all of them with all."
+        )
+    (z, _), (_, code) = (_codes(model, params, state, b, stats) for b in (content, of_class))
+    _, decode = both_ways(model, stats)
+    return decode(params, state, jnp.concatenate([z, code], axis=-1), content.cond).mean
+
+
+def translations(
+    model: Model,
+    params: Params,
+    state: State,
+    content: Batch,
+    of_class: Batch,
+    *,
+    stats: str = "running",
+) -> Array:
+    """Returns `translate` of every class with every content: [classes, contents, ...], a row for each
+    class."""
+    (z, _), (_, code) = (_codes(model, params, state, b, stats) for b in (content, of_class))
+    _, decode = both_ways(model, stats)
+    rows, columns = len(code), len(z)
+    pairs = jnp.concatenate([jnp.tile(z, (rows, 1)), jnp.repeat(code, columns, axis=0)], axis=-1)
+    cond = content.cond
+    cond = None if cond is None else jnp.tile(cond, (rows, *(1,) * (cond.ndim - 1)))
+    x = decode(params, state, pairs, cond).mean
+    return x.reshape(rows, columns, *x.shape[1:])
+
+
+def _codes(
+    model: Model, params: Params, state: State, batch: Batch, stats: str
+) -> tuple[Array, Array]:
+    """Returns the posterior means of content and class of a batch."""
+    q = both_ways(model, stats)[0](params, state, batch.x, batch.cond)
+    if not isinstance(q, HasParts):
+        raise UserError(
+            "this model's latent has no content and class to be exchanged: use one such as "
+            "models.translation."
+        )
+    content, of_class = q.parts
+    return content.mean, of_class.mean
 
 
 def _decode_rows(

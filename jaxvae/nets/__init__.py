@@ -3,7 +3,7 @@
     layers, moments, spectral    layers with the initialisers of the papers' frameworks,
                        `from_linen`; what BatchNorm sees in a pass; spectral normalisation
     mlp, conv          for any size of data
-    rho, infogan, wae, resnet, intro, gan, realnvp, doersch, vq    of the papers
+    rho, infogan, wae, resnet, intro, gan, realnvp, doersch, vq, translation    of the papers
 
 The only place that knows Flax. Stands on the ground alone; imported by models that bring nets, by
 presets, experiments and users. A net of your own needs none of this: any pair of functions will do.
@@ -20,6 +20,7 @@ from jaxvae.nets.moments import has_averages, pool
 from jaxvae.nets.realnvp import coupling
 from jaxvae.nets.resnet import resnet
 from jaxvae.nets.rho import rho_nets
+from jaxvae.nets.translation import translation
 from jaxvae.nets.vq import masked_conv, vq_nets
 from jaxvae.nets.wae import wae
 
@@ -42,6 +43,7 @@ __all__ = [
     "resnet",
     "rho_nets",
     "second_stage",
+    "translation",
     "tutorial_vae",
     "vq_nets",
     "wae",

@@ -1,7 +1,7 @@
 """Presets: what a named run means. Each is one file: options, and how they become a model.
 
     config     what a preset is, and the options that all or most have
-    vae, rho_vae, info_vae, two_stage_vae, intro_vae, soft_intro_vae, cvae, gan, flow    one each
+    vae, rho_vae, info_vae, two_stage_vae, intro_vae, soft_intro_vae, translation, cvae, gan, flow,
     iwae, vamp_vae, tc_vae, factor_vae    one each
     introspective, two_stage_options    options of two, and of one that is built late
     parts      nets and optimisers that several build
@@ -30,6 +30,7 @@ from jaxvae.presets import (
     rho_vae,
     soft_intro_vae,
     tc_vae,
+    translation,
     two_stage_vae,
     vae,
     vamp_vae,
@@ -47,6 +48,7 @@ PRESETS: dict[str, Preset] = {
     "two_stage_vae": two_stage_vae.PRESET,
     "soft_intro_vae": soft_intro_vae.PRESET,
     "intro_vae": intro_vae.PRESET,
+    "translation": translation.PRESET,
     "gan": gan.PRESET,
     "flow": flow.PRESET,
     "cvae": cvae.PRESET,

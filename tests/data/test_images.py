@@ -80,6 +80,16 @@ def test_crop_then_resize_are_explicit(tmp_path):
     assert "3 of 3 images" in refused(data.folder, tmp_path, crop=30)
 
 
+def test_a_class_without_images_is_refused(tmp_path):
+    write(tmp_path, ["a/1.png", "b/1.png", "c/deep/1.png"])
+    for name in ("d", ".hidden"):
+        (tmp_path / name).mkdir()
+    assert "1 class folders without images: d. Fill" in refused(data.folder, tmp_path)
+    assert data.folder(tmp_path, by_class=False).size == 3
+    (tmp_path / "d").rmdir()
+    assert data.folder(tmp_path).num_classes == 3
+
+
 def test_unreadable_images_are_counted_and_named(tmp_path):
     write(tmp_path, [f"{i}.png" for i in range(6)])
     (tmp_path / "7.jpg").write_bytes(b"not a picture")

@@ -12,17 +12,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from gradients import RATE, check_gradients, given, keeping
 from intro_numpy import Numpy, doubles
 
-from jaxvae import nets, noise
+from jaxvae import nets
 from jaxvae.models import soft_intro_vae
 from jaxvae.train.step import TrainState, make_train_step
 from jaxvae.types import Batch
 
 B, D, CLASSES, SHAPE = 4, 3, 5, (8, 4, 2)
-RATE = 0.05
 H = {"beta_rec": 0.6, "beta_kl": 0.3, "beta_neg": 6.0, "s": 0.02, "alpha": 1.5}
 H |= {"gamma": 0.8, "gamma_r": 0.7}
 
@@ -105,44 +104,6 @@ def decoder_turn(case, convention, phi, theta, old, z, state):
             e = error(y_old, net.D(z_old))
         total = total + 0.5 * (H["beta_kl"] * kl(q) + H["gamma_r"] * H["beta_rec"] * e)
     return H["s"] * (H["beta_rec"] * error(case.x, fakes[0]) + H["gamma"] * total), net.state
-
-
-def check_gradients(have, loss, params, rng):
-    """Compares a gradient with differences of mean `loss(params)`, leaf by leaf."""
-    leaves, tree = jax.tree.flatten(params)
-    for i, (path, g) in enumerate(jax.tree_util.tree_leaves_with_path(have)):
-        direction = rng.normal(size=g.shape)
-        direction /= np.linalg.norm(direction)
-        sides = []
-        for step in (1e-6, -1e-6):
-            moved = [*leaves[:i], leaves[i] + step * direction, *leaves[i + 1 :]]
-            sides.append(loss(tree.unflatten(moved)).mean())
-        want = (sides[0] - sides[1]) / 2e-6
-        found = (np.asarray(g, np.float64) * direction).sum()
-        name, size = jax.tree_util.keystr(path), float(np.linalg.norm(g))
-        assert size > 1e-7, name
-        assert found == pytest.approx(want, rel=2e-3, abs=1e-6 + 5e-4 * size), name
-
-
-def keeping() -> optax.GradientTransformation:
-    """Returns plain descent that keeps the gradient as its state."""
-
-    def update(updates, state, params=None):
-        return jax.tree.map(lambda g: -RATE * g, updates), updates
-
-    return optax.GradientTransformation(lambda p: jax.tree.map(jnp.zeros_like, p), update)
-
-
-def given(monkeypatch, eps):
-    """Makes `noise.normal` hand out the draws of one step, again and again."""
-    drawn = []
-
-    def normal(rng, shape, dtype=jnp.float32, *, batch_axis=0):
-        drawn.append(shape)
-        return jnp.asarray(eps[(len(drawn) - 1) % len(eps)], dtype)
-
-    monkeypatch.setattr(noise, "normal", normal)
-    return drawn
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,9 @@
+"""python -m experiments.translation [--cell C]... [--seeds A:B] [--smoke] [--table] [--markdown]"""
+
+from experiments import runner
+from experiments.translation.cells import CELLS, FOLDER
+from jaxvae import host
+
+if __name__ == "__main__":
+    host.keep_freed_memory()
+    runner.main(FOLDER, CELLS)

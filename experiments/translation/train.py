@@ -1,0 +1,163 @@
+"""Trains the models of the cells; a run that was killed goes on where it was."""
+
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.costs import cost
+from experiments.needs import Part, batch
+from experiments.translation import paired, setting
+from experiments.translation.paired import KEYS, Paired
+from experiments.translation.setting import Setting
+from jaxvae import data, parallel
+from jaxvae.data.preprocess import make_preprocess
+from jaxvae.models.introspective import squared_error
+from jaxvae.train import fit
+from jaxvae.types import Model
+
+FOLDER = Path(__file__).parent
+SMOKE_STEPS, SMOKE_EXAMPLES, SMOKE_VIEWS, SMOKE_CARS = 4, 32, 6, 5
+SMOKE = {"content_dim": 3, "class_dim": 2, "batch_size": 8, "shrink": 64}
+
+
+class Case(NamedTuple):
+    """What a cell is run for."""
+
+    name: str  # of the data in the cell: "cars3d"
+    method: str
+    narrow: bool = False
+    seed: int = 0
+    smoke: bool = False
+
+    @property
+    def published(self) -> Setting:
+        """The setting that a cell is named after, also in a smoke run."""
+        known = setting.NARROW if self.narrow else setting.PUBLISHED
+        return setting.chosen_for(known[self.name], self.method)
+
+    @property
+    def setting(self) -> Setting:
+        """The setting that is trained."""
+        if not self.smoke:
+            return self.published
+        error = {"vgg": "squeeze"}.get(self.published.error, self.published.error)
+        return self.published._replace(error=error, **SMOKE)
+
+    @property
+    def kind(self) -> str:
+        """Name of the folder of its likes."""
+        return "narrow" if self.narrow else "full"
+
+    @property
+    def label(self) -> str:
+        """Name of its folder and pictures."""
+        return f"{self.name}.{self.method}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its run is kept, not in git."""
+        kind = f"smoke_{self.kind}" if self.smoke else self.kind
+        return FOLDER / "runs" / kind / f"{self.label}.seed{self.seed}"
+
+    @property
+    def suffix(self) -> str:
+        """What it adds to the name of a protocol."""
+        return setting.suffix(self.published)
+
+
+class Trained(NamedTuple):
+    """A trained model."""
+
+    model: Model
+    params: Any
+    state: Any
+    steps: int
+
+
+@cache
+def images(name: str, narrow: bool, smoke: bool, split: str) -> Paired:
+    """Returns "train" or "test" of a data set: see `paired`; in smoke runs a few made-up images.
+
+    Raises:
+        UserError: where the data are not there, or lack what is needed of them.
+    """
+    chosen = (setting.NARROW if narrow else setting.PUBLISHED)[name]
+    if chosen.truth == "colours":
+        known = f"fake_{chosen.data}" if smoke else chosen.data
+        part = f"{split}[:{SMOKE_EXAMPLES}]" if smoke else split
+        return paired.coloured(data.load(known, part), KEYS[split])
+    if smoke:
+        return made_up(bool(chosen.truth), split)
+    if chosen.truth == "views":
+        whole = paired.folder(chosen.data, chosen.shape[0])
+        return paired.cars(whole, split, setting.TEST_CARS)
+    part = {"train": "all[:90%]", "test": "all[90%:]"}[split]
+    return Paired(paired.folder(chosen.data, chosen.shape[0], part), None)
+
+
+def made_up(has_truth: bool, split: str) -> Paired:
+    """Returns a few painted images in place of a folder of classes with the same contents."""
+    grey = data.load("fake_mnist", f"train[:{SMOKE_VIEWS}]").read(np.arange(SMOKE_VIEWS))["x"]
+    label = np.repeat(np.arange(SMOKE_CARS), SMOKE_VIEWS).astype(np.int32)
+    x = paired.painted(np.tile(grey, (SMOKE_CARS, 1, 1, 1)), label)
+    found = paired.cars(data.from_arrays(x, label, name="made up"), split, 2)
+    return found if has_truth else found._replace(truth=None)
+
+
+def of_case(case: Case, split: str) -> Paired:
+    """Returns the images of a case, as `images`."""
+    return images(case.name, case.narrow, case.smoke, split)
+
+
+def finished(case: Case) -> bool:
+    """Returns whether the run of a case is whole."""
+    return (case.folder / "finished").exists()
+
+
+@cache
+def trained(case: Case) -> Trained:
+    """Returns the model of a case, trained on all of "train"; what it will cost is printed first."""
+    train, chosen = of_case(case, "train").source, case.setting
+    model = setting.build(case.method, chosen, train.shape)
+    steps = SMOKE_STEPS if case.smoke else steps_of(chosen, train.size)
+    tx, prepare = setting.optimiser(chosen), make_preprocess()
+    if not case.smoke and not (case.folder / "config.json").exists():
+        said = cost(model, tx, train, prepare, steps, chosen.batch_size)
+        print(f"  {case.label}{case.suffix}: {said}", flush=True)
+    with jax.default_matmul_precision("highest"):
+        found = fit(
+            model,
+            tx,
+            train,
+            steps=steps,
+            batch_size=chosen.batch_size,
+            seed=case.seed,
+            workdir=case.folder,
+            preprocess=prepare,
+            log_every=max(1, steps // 200),
+            save_every=max(1, steps // 40),
+            keep=1,
+            mesh=parallel.mesh_for(chosen.batch_size),
+            config={"method": case.method, **chosen._asdict(), "seed": case.seed},
+        )
+    (case.folder / "finished").touch()
+    state = found.train_state
+    return Trained(model, state.params, state.state, steps)
+
+
+def steps_of(chosen: Setting, size: int) -> int:
+    """Returns the steps of a training on `size` images."""
+    return math.ceil(chosen.epochs * size / chosen.batch_size)
+
+
+def part(case: Case) -> Part:
+    """Returns the training of a case, to count and to time it; no data and no weights are read, so that a
+    perceptual error is counted as a squared one."""
+    chosen = case.published
+    model = setting.build(case.method, chosen, chosen.shape, squared_error)
+    x = batch(chosen.batch_size, *chosen.shape)
+    return Part(model, setting.optimiser(chosen), x, steps_of(chosen, chosen.images))
