@@ -3,6 +3,7 @@
     vae, likelihoods    the variational auto-encoder, and what its decoder stands for
     rho_vae, info_vae, wae_gan    its kin
     introspective, intro_vae, soft_intro_vae    what they share, and the two
+    style_soft_intro_vae    of nets that grow
     two_stage, joint    stages one after the other, or at once
     prior, mixture      another prior for a trained model
     cvae                images completed
@@ -24,6 +25,7 @@ from jaxvae.models.mixture import fit_mixture, with_mixture
 from jaxvae.models.prior import with_prior
 from jaxvae.models.rho_vae import rho_vae
 from jaxvae.models.soft_intro_vae import soft_intro_vae
+from jaxvae.models.style_soft_intro_vae import fade_in, style_plain_vae, style_soft_intro_vae
 from jaxvae.models.two_stage import join_stages, latents, two_stage
 from jaxvae.models.vae import vae
 from jaxvae.models.verbs import (
@@ -40,6 +42,7 @@ __all__ = [
     "clip_weights",
     "completion",
     "cvae",
+    "fade_in",
     "fit_mixture",
     "flow",
     "gan",
@@ -56,6 +59,8 @@ __all__ = [
     "regressor",
     "rho_vae",
     "soft_intro_vae",
+    "style_plain_vae",
+    "style_soft_intro_vae",
     "traverse",
     "two_stage",
     "vae",
