@@ -24,7 +24,8 @@ from jaxvae.models.introspective import plain_vae
 from jaxvae.models.soft_intro_vae import soft_intro_vae
 from jaxvae.models.vae import use_batch
 from jaxvae.nets.intro import doubled, halved
-from jaxvae.nets.style import faded, lerp, mixed, rows_of
+from jaxvae.nets.style import faded, mixed, rows_of
+from jaxvae.nets.style_layers import lerp
 from jaxvae.types import Array, Loss, Model, Net, Prior
 
 SCALE = 5e-6  # s of the released code, at every level; about 1 / (3 256^2)

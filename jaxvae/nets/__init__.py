@@ -4,7 +4,7 @@
                        `from_linen`; what BatchNorm sees in a pass; spectral normalisation
     mlp, conv          for any size of data
     rho, infogan, wae, resnet, intro, gan, realnvp, doersch    of the papers
-    style, equalised   nets that grow, and their layers and optimiser
+    style, style_layers    nets that grow, and their layers and optimiser
 
 The only place that knows Flax. Stands on the ground alone; imported by models that bring nets, by
 presets, experiments and users. A net of your own needs none of this: any pair of functions will do.
@@ -12,7 +12,6 @@ presets, experiments and users. A net of your own needs none of this: any pair o
 
 from jaxvae.nets.conv import conv_decoder, conv_encoder
 from jaxvae.nets.doersch import completion_nets, completion_regressor, tutorial_vae
-from jaxvae.nets.equalised import equalised_adam
 from jaxvae.nets.gan import infogan_autoencoder, infogan_gan, mlp_gan
 from jaxvae.nets.infogan import infogan
 from jaxvae.nets.intro import intro
@@ -23,6 +22,7 @@ from jaxvae.nets.realnvp import coupling
 from jaxvae.nets.resnet import resnet
 from jaxvae.nets.rho import rho_nets
 from jaxvae.nets.style import faded, mixed, style, truncated
+from jaxvae.nets.style_layers import equalised_adam
 from jaxvae.nets.wae import wae
 
 __all__ = [

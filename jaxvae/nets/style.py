@@ -27,9 +27,18 @@ import jax.numpy as jnp
 
 from jaxvae import noise, parallel
 from jaxvae.errors import UserError, check_count, check_number, unknown
-from jaxvae.nets.equalised import EqualConv, EqualDense
 from jaxvae.nets.intro import doubled, halved
 from jaxvae.nets.layers import check_shape, from_linen
+from jaxvae.nets.style_layers import (
+    EqualConv,
+    EqualDense,
+    blur,
+    instance_norm,
+    leaky,
+    lerp,
+    modulate,
+    statistics,
+)
 from jaxvae.types import Array, Net, State
 
 LEAST = 4  # pixels of a side
@@ -61,53 +70,7 @@ class Shape(NamedTuple):
         return min(self.most, self.start * self.top // side)
 
 
-# ---- layers ------------------------------------------------------------------------------------
-
-
-def blur(x: Array) -> Array:
-    """Returns x [B, H, W, C] convolved with [1 2 1] / 4 along both sides, padded with zeros."""
-    for axis in (1, 2):
-        n = x.shape[axis]
-        padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)])
-        before, at, after = (jax.lax.slice_in_dim(padded, i, i + n, axis=axis) for i in range(3))
-        x = (before + 2 * at + after) / 4
-    return x
-
-
-def statistics(x: Array) -> Array:
-    """Returns mean and standard deviation of each channel, side by side: [B, H, W, C] -> [B, 2 C].
-
-    The deviation is biased and has no epsilon; where it is 0 its gradient is 0, too.
-    """
-    x = x.astype(jnp.float32)
-    mean = jnp.mean(x, (1, 2))
-    var = jnp.mean(jnp.square(x - mean[:, None, None]), (1, 2))
-    std = jnp.where(var > 0, jnp.sqrt(jnp.where(var > 0, var, 1.0)), 0.0)
-    return jnp.concatenate([mean, std], axis=-1)
-
-
-def instance_norm(x: Array, epsilon: float) -> Array:
-    """Returns x [B, H, W, C] with each channel of each image at mean 0 and variance 1."""
-    y = x.astype(jnp.float32)
-    y = y - jnp.mean(y, (1, 2), keepdims=True)
-    var = jnp.mean(jnp.square(y), (1, 2), keepdims=True)
-    return (y * jax.lax.rsqrt(var + epsilon)).astype(x.dtype)
-
-
-def modulate(x: Array, style: Array) -> Array:
-    """Returns x [B, H, W, C] times 1 + a, plus b, where style [B, 2 C] is a and b side by side."""
-    a, b = jnp.split(style[:, None, None].astype(x.dtype), 2, axis=-1)
-    return x * (1 + a) + b
-
-
-def leaky(x: Array) -> Array:
-    """Returns x where it is positive, else 0.2 x."""
-    return nn.leaky_relu(x, 0.2)
-
-
-def lerp(first: Array, last: Array, t: Array) -> Array:
-    """Returns (1 - t) first + t last."""
-    return first + t.astype(first.dtype) * (last - first)
+# ---- blocks --------------------------------------------------------------------------------------
 
 
 class EncoderBlock(nn.Module):

@@ -68,11 +68,13 @@ class Training:
         self.evaluators: dict[int, tuple[Callable, str]] = {}  # and with whose statistics
         for phase in plan.phases:
             parallel.check_batch(phase.batch_size, mesh)
-        self.steps = [make_train_step(p.model, p.tx, **options) for p in plan.phases]
+        self.steps = [
+            make_train_step(p.model, p.tx, ema_decay=p.ema_decay, **options) for p in plan.phases
+        ]
         self.examples = [self._example(phase) for phase in plan.phases]
         for example in self.examples:
             self._check_augment(example)
-        self.initial: TrainState | None = self._initial(ema=options["ema_decay"] is not None)
+        self.initial: TrainState | None = self._initial(ema=plan.phases[0].ema_decay is not None)
         self.templates = self._templates()
         for i in range(len(plan.phases)):
             self._check_evaluation(i, best)

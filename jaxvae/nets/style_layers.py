@@ -1,4 +1,5 @@
-"""Layers with an equalised learning rate, and the optimiser that goes with them.
+"""The layers of the style-based nets, which have an equalised learning rate, and the optimiser that goes
+with them.
 
     weights   drawn from N(0, gain^2 / fan_in) and used as they are;  biases start at 0
     steps     those of weights times gain / sqrt(fan_in) times rate,  those of biases times rate
@@ -8,8 +9,8 @@ the same steps under Adam but for its eps, which counts here: gradients of the s
 as small as 1e-8. `gain` and `rate` go with the kind of a layer, which is its name without a number
 (`KINDS`): the optimiser finds them in the names of the parameters.
 
-Sources: Karras et al. 2018 (arXiv 1710.10196), section 4.1; Pidhorskyi et al. 2020 (arXiv 2004.04946)
-and its released code, lreq.py and custom_adam.py.
+Sources: Karras et al. 2018 (arXiv 1710.10196), section 4.1; Karras et al. 2019 (arXiv 1812.04948), section
+2; Pidhorskyi et al. 2020 (arXiv 2004.04946) and its released code, lreq.py, net.py and custom_adam.py.
 """
 
 import math
@@ -97,6 +98,55 @@ def shifted_sum(kernel: Array) -> Array:
     padded = jnp.pad(kernel, ((1, 1), (1, 1), (0, 0), (0, 0)))
     rows = padded[1:] + padded[:-1]
     return rows[:, 1:] + rows[:, :-1]
+
+
+def blur(x: Array) -> Array:
+    """Returns x [B, H, W, C] convolved with [1 2 1] / 4 along both sides, padded with zeros."""
+    for axis in (1, 2):
+        n = x.shape[axis]
+        padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)])
+        before, at, after = (jax.lax.slice_in_dim(padded, i, i + n, axis=axis) for i in range(3))
+        x = (before + 2 * at + after) / 4
+    return x
+
+
+def statistics(x: Array) -> Array:
+    """Returns mean and standard deviation of each channel, side by side: [B, H, W, C] -> [B, 2 C].
+
+    The deviation is biased and has no epsilon; where it is 0 its gradient is 0, too.
+    """
+    x = x.astype(jnp.float32)
+    mean = jnp.mean(x, (1, 2))
+    var = jnp.mean(jnp.square(x - mean[:, None, None]), (1, 2))
+    std = jnp.where(var > 0, jnp.sqrt(jnp.where(var > 0, var, 1.0)), 0.0)
+    return jnp.concatenate([mean, std], axis=-1)
+
+
+def instance_norm(x: Array, epsilon: float) -> Array:
+    """Returns x [B, H, W, C] with each channel of each image at mean 0 and variance 1."""
+    y = x.astype(jnp.float32)
+    y = y - jnp.mean(y, (1, 2), keepdims=True)
+    var = jnp.mean(jnp.square(y), (1, 2), keepdims=True)
+    return (y * jax.lax.rsqrt(var + epsilon)).astype(x.dtype)
+
+
+def modulate(x: Array, style: Array) -> Array:
+    """Returns x [B, H, W, C] times 1 + a, plus b, where style [B, 2 C] is a and b side by side."""
+    a, b = jnp.split(style[:, None, None].astype(x.dtype), 2, axis=-1)
+    return x * (1 + a) + b
+
+
+def leaky(x: Array) -> Array:
+    """Returns x where it is positive, else 0.2 x."""
+    return nn.leaky_relu(x, 0.2)
+
+
+def lerp(first: Array, last: Array, t: Array) -> Array:
+    """Returns (1 - t) first + t last."""
+    return first + t.astype(first.dtype) * (last - first)
+
+
+# ---- optimiser -----------------------------------------------------------------------------------
 
 
 def step_sizes(params: Tree) -> Tree:
