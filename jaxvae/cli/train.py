@@ -24,7 +24,7 @@ def run_train(config: Options) -> int:
     lengths = config.lengths(data.train.size)
     print(
         f"{config.data}: {data.train.size:,} training images {data.train.shape}, "
-        f"{' + '.join(f'{n:,}' for n in lengths)} steps of {config.batch_size}, "
+        f"{' + '.join(f'{n:,}' for n in lengths)} steps of {config.batches}, "
         f"{jax.device_count()} {jax.devices()[0].platform} device(s), {config.workdir}"
     )
     print(f"data: {data.train.origin}{'' if data.train.arrays else ', streamed'}")

@@ -358,7 +358,7 @@ def truncated(state: State, truncation: float, rows: int | None = None) -> State
     check_number("truncation", truncation, least=0.0)
     found = {n: t for n, t in state.items() if isinstance(t, dict) and "styles" in t}
     if not found:
-        raise UserError("this model has no average of styles: leave out the truncation.")
+        raise UserError("this model has no styles, which a truncation is of: leave it out.")
     if rows is not None:
         check_count("rows", rows)
 

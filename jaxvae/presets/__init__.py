@@ -1,7 +1,8 @@
 """Presets: what a named run means. Each is one file: options, and how they become a model.
 
     config     what a preset is, and the options that all or most have
-    vae, rho_vae, info_vae, two_stage_vae, intro_vae, soft_intro_vae, cvae, gan, flow    one each
+    vae, rho_vae, info_vae, two_stage_vae, intro_vae, soft_intro_vae, style_soft_intro_vae, cvae, gan,
+               flow: one each
     introspective, two_stage_options    options of two, and of one that is built late
     parts      nets and optimisers that several build
     conditions what samples are conditioned on
@@ -24,6 +25,7 @@ from jaxvae.presets import (
     intro_vae,
     rho_vae,
     soft_intro_vae,
+    style_soft_intro_vae,
     two_stage_vae,
     vae,
 )
@@ -35,6 +37,7 @@ PRESETS: dict[str, Preset] = {
     "info_vae": info_vae.PRESET,
     "two_stage_vae": two_stage_vae.PRESET,
     "soft_intro_vae": soft_intro_vae.PRESET,
+    "style_soft_intro_vae": style_soft_intro_vae.PRESET,
     "intro_vae": intro_vae.PRESET,
     "gan": gan.PRESET,
     "flow": flow.PRESET,
