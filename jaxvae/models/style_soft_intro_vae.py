@@ -107,7 +107,7 @@ def style_soft_intro_vae(
         s=SCALE if s is None and released else s,
         gamma_r=gamma_r,
         convention=convention,
-        fakes=_mixed_draws(latent_dim, rows_of(side), mixing),
+        fakes=mixed_draws(latent_dim, rows_of(side), mixing),
         redraw=released,
     )
     return _level(model, decoder, side, latent_dim, fade)
@@ -133,8 +133,9 @@ def style_plain_vae(
     return _level(model, decoder, side, latent_dim, fade)
 
 
-def _mixed_draws(latent_dim: int, rows: int, mixing: float) -> Prior:
-    """Returns (rng, n) -> latents of fakes [n, rows, D]."""
+def mixed_draws(latent_dim: int, rows: int, mixing: float) -> Prior:
+    """Returns (rng, n) -> latents of fakes [n, rows, D]: all of a batch are mixed, at one cut, or none
+    is."""
 
     def draw(rng: Array, n: int) -> Array:
         rng_z, rng_coin, rng_cut = jax.random.split(rng, 3)
