@@ -56,13 +56,19 @@ class _Stats:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Truncation:
+    truncation: Number = None
+    """Of a style-based model: draw styles nearer to their average, 1 not at all, 0 all the way."""
+
+
+@dataclasses.dataclass(frozen=True)
 class _OnData(_OnRun):
     split: Text = None
     """Examples to use (default: the data set's test split)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample(_Stats, _OnData):
+class Sample(_Truncation, _Stats, _OnData):
     """Draw new examples from a trained model."""
 
     n: int = 64
@@ -75,7 +81,7 @@ class Sample(_Stats, _OnData):
 
 
 @dataclasses.dataclass(frozen=True)
-class Reconstruct(_Stats, _OnData):
+class Reconstruct(_Truncation, _Stats, _OnData):
     """Encode and decode examples, each original above its reconstruction."""
 
     n: int = 32
@@ -83,7 +89,7 @@ class Reconstruct(_Stats, _OnData):
 
 
 @dataclasses.dataclass(frozen=True)
-class Interpolate(_Stats, _OnData):
+class Interpolate(_Truncation, _Stats, _OnData):
     """Decode the way from one latent to another, of examples or of draws, a row for each pair."""
 
     n: Count = None
@@ -267,6 +273,8 @@ def check(options: Any) -> None:
             check_count(f"--{name.replace('_', '-')}", getattr(options, name), least)
     if hasattr(options, "width"):
         check_number("--width", options.width, above=0.0)
+    if getattr(options, "truncation", None) is not None:
+        check_number("--truncation", options.truncation, least=0.0)
     if isinstance(options, Interpolate) and options.square and options.n is not None:
         raise UserError("--n is how many pairs: a --square has four corners, leave it out.")
     if isinstance(options, Compare):

@@ -39,7 +39,7 @@ def _train(config: Options) -> int:
     hosts = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     print(
         f"{config.data}: {data.train.size:,} training images {data.train.shape}, "
-        f"{' + '.join(f'{n:,}' for n in lengths)} steps of {config.batch_size}, "
+        f"{' + '.join(f'{n:,}' for n in lengths)} steps of {config.batches}, "
         f"{jax.device_count()} {jax.devices()[0].platform} device(s){hosts}, {config.workdir}"
     )
     if config.quick:

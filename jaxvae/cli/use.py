@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxvae import data, plots, writers
+from jaxvae import data, nets, plots, writers
 from jaxvae.cli import options
 from jaxvae.errors import UserError
 from jaxvae.models import verbs
@@ -18,7 +18,7 @@ from jaxvae.presets import load as loading
 from jaxvae.presets.config import Options, System, source
 from jaxvae.presets.load import Exported, Loaded
 from jaxvae.presets.statistics import Chosen
-from jaxvae.types import Batch
+from jaxvae.types import Batch, State
 
 
 class Trained(NamedTuple):
@@ -62,6 +62,16 @@ def chosen(
     return statistics.choose(system, params, state, stats, train, seed=seed, samples=samples)
 
 
+def _truncated(args: Any, state: State) -> State:
+    """Returns the state with styles as near to their average as asked for.
+
+    Raises:
+        UserError: for a model without styles.
+    """
+    truncation = getattr(args, "truncation", None)
+    return state if truncation is None else nets.truncated(state, truncation)
+
+
 def run_sample(args: options.Sample) -> int:
     """Draws new examples; returns the exit code."""
     trained = open_run(args.run, args.step)
@@ -70,7 +80,7 @@ def run_sample(args: options.Sample) -> int:
     assert model.sample is not None  # as `need` has seen
     cond = _conditions(args, trained)
     _, state, stats, _ = chosen(trained, args.stats, args.data_dir, samples=True)
-    rng = jax.random.key(args.seed)
+    rng, state = jax.random.key(args.seed), _truncated(args, state)
     x = np.asarray(model.sample(params, state, rng, args.n, cond, stats=stats))
     return _keep(args, "samples", lambda path: plots.samples(path, x), x=x)
 
@@ -147,7 +157,7 @@ def _between_draws(args: options.Interpolate, trained: Trained, points: int) -> 
     cond = None if classes is None else conditions.of_classes(classes, rows)
     model, params, _ = trained.loaded
     _, state, stats, _ = chosen(trained, args.stats, args.data_dir, samples=True)
-    rng = jax.random.key(args.seed)
+    rng, state = jax.random.key(args.seed), _truncated(args, state)
     x = verbs.interpolate_draws(model, params, state, rng, rows, points, cond, stats=stats)
     return np.asarray(x)
 
@@ -199,7 +209,7 @@ def _with_batch(
     trained = trained or open_run(args.run, args.step)
     batch = _batch(args, trained, n, first)
     _, state, stats, _ = chosen(trained, args.stats, args.data_dir)
-    return trained.loaded._replace(state=state), batch, stats
+    return trained.loaded._replace(state=_truncated(args, state)), batch, stats
 
 
 def _batch(args: Any, trained: Trained, n: int, first: int = 0) -> Batch:

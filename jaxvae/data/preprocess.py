@@ -80,6 +80,36 @@ def augmented(preprocess: Preprocess, augment: Augment | None) -> Preprocess:
     return augmented
 
 
+def at_side(side: int, *, pad: int = 0) -> Preprocess:
+    """Returns the preprocessing of grey pixels (`make_preprocess`) of square images that are brought
+    to `side` x `side`.
+
+    Args:
+        side: of the result; it divides that of the images, whose pixels are averaged over squares.
+        pad: black pixels that are put on each side of an image before that.
+
+    Raises:
+        UserError: for numbers out of range; when called, for examples that cannot be brought to it.
+    """
+    check_count("side", side)
+    check_count("pad", pad, least=0)
+    grey = make_preprocess()
+
+    def smaller(rng: Array, examples: dict[str, Array]) -> Batch:
+        batch = grey(rng, examples)
+        x, have = batch.x, np.asarray(batch.x.shape[1:3]) + 2 * pad
+        if x.ndim != 4 or have[0] != have[1] or have[0] % side:
+            raise UserError(
+                f"examples of shape {x.shape[1:]}, with {pad} pixels around them, cannot be averaged "
+                f"to {side}x{side}: they must be square images whose side {side} divides."
+            )
+        x, k = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0))), int(have[0]) // side
+        x = x.reshape(len(x), side, k, side, k, x.shape[-1])
+        return batch._replace(x=jnp.mean(x, axis=(2, 4)))
+
+    return smaller
+
+
 def shifted(preprocess: Preprocess, share: float = 0.05, pad: int = 2) -> Preprocess:
     """Returns `preprocess` of images that are moved first, each by whole pixels of its own.
 

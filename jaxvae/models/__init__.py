@@ -7,6 +7,7 @@
     autoencoder         codes without a distribution
     vq_vae, fsq, code_prior    codes of a finite set: a table, a grid, their prior
     introspective, intro_vae, soft_intro_vae    what they share, and the two
+    style_soft_intro_vae    of nets that grow
     two_stage, joint    stages one after the other, or at once
     prior, mixture      another prior for a trained model
     cvae                images completed
@@ -34,6 +35,7 @@ from jaxvae.models.mixture import fit_mixture, with_mixture
 from jaxvae.models.prior import with_prior
 from jaxvae.models.rho_vae import rho_vae
 from jaxvae.models.soft_intro_vae import soft_intro_vae
+from jaxvae.models.style_soft_intro_vae import fade_in, style_plain_vae, style_soft_intro_vae
 from jaxvae.models.tc_vae import tc_vae
 from jaxvae.models.translation import plain_translation, translation
 from jaxvae.models.two_stage import join_stages, latents, two_stage
@@ -60,6 +62,7 @@ __all__ = [
     "completion",
     "cvae",
     "factor_vae",
+    "fade_in",
     "finite_scalar",
     "fit_mixture",
     "flow",
@@ -80,6 +83,8 @@ __all__ = [
     "regressor",
     "rho_vae",
     "soft_intro_vae",
+    "style_plain_vae",
+    "style_soft_intro_vae",
     "tc_vae",
     "translate",
     "translation",

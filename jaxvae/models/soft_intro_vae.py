@@ -31,7 +31,7 @@ from jaxvae.models.introspective import (
     squared_error,
     weighted_kl,
 )
-from jaxvae.types import Array, Aux, Batch, Model, Net, Posterior
+from jaxvae.types import Array, Aux, Batch, Model, Net, Posterior, Prior
 
 CONVENTIONS = ("paper", "released")
 
@@ -51,6 +51,8 @@ def soft_intro_vae(
     posterior: str | Posterior = "normal",
     convention: Literal["paper", "released"] = "released",
     error: Error = squared_error,
+    fakes: Prior | None = None,
+    redraw: bool = False,
 ) -> Model:
     """Returns a Soft-IntroVAE: "encoder_loss", then "decoder_loss" against the updated encoder.
 
@@ -83,6 +85,9 @@ def soft_intro_vae(
         convention: "paper" or "released".
         error: (x, x_hat) -> [B], what stands in place of the squared error L everywhere, with
             gradients to both; the log then has it as `error`.
+        fakes: (rng, n) -> latents that samples are decoded from in training; default: N(0, I).
+        redraw: whether the decoder's loss draws new latents for samples, and z of the data anew, from
+            the updated encoder; else it has those of the encoder's loss.
 
     Returns:
         A `Model` with the evaluation functions of `plain_vae`, evaluated with re-estimated
@@ -106,9 +111,13 @@ def soft_intro_vae(
     def scale(x: Array):
         return 1.0 / math.prod(x.shape[1:]) if s is None else s
 
+    def draw_n(net: Passes, x: Array):
+        size = x.shape[0]
+        return net.prior(size, latent_dim) if fakes is None else fakes(net.key(), size)
+
     def encoder_loss(params, state, rng, batch: Batch, step, carry):
         x, net = batch.x, Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
-        n = net.prior(x.shape[0], latent_dim)
+        n = draw_n(net, x)
         fake = net.D(n)
         q = net.E(x)
         z = net.draw(q)
@@ -132,12 +141,15 @@ def soft_intro_vae(
             "exp_elbo_fake": exp_fake,
             **distributions.metrics(q),
         }
-        return loss, Aux(net.state, metrics, carry=(n, z))
+        return loss, Aux(net.state, metrics, carry=None if redraw else (n, z))
 
     def decoder_loss(params, state, rng, batch: Batch, step, carry):
         x, net = batch.x, Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
-        n, z = carry
-        fake, rec = net.D(n), net.D(held(z))
+        if redraw:
+            fake, z = net.D(draw_n(net, x)), net.draw(net.E(x))
+        else:
+            fake, z = net.D(carry[0]), carry[1]
+        rec = net.D(held(z))
         q_rec, q_fake = net.E(rec), net.E(fake)
 
         def fake_loss(y, q_y):

@@ -4,6 +4,7 @@
                        `from_linen`; what BatchNorm sees in a pass; spectral normalisation
     mlp, conv          for any size of data
     rho, infogan, wae, resnet, intro, gan, realnvp, doersch, vq, translation    of the papers
+    style, style_layers    nets that grow, and their layers and optimiser
 
 The only place that knows Flax. Stands on the ground alone; imported by models that bring nets, by
 presets, experiments and users. A net of your own needs none of this: any pair of functions will do.
@@ -20,6 +21,8 @@ from jaxvae.nets.moments import has_averages, pool
 from jaxvae.nets.realnvp import coupling
 from jaxvae.nets.resnet import resnet
 from jaxvae.nets.rho import rho_nets
+from jaxvae.nets.style import faded, mixed, style, truncated
+from jaxvae.nets.style_layers import equalised_adam
 from jaxvae.nets.translation import translation
 from jaxvae.nets.vq import masked_conv, vq_nets
 from jaxvae.nets.wae import wae
@@ -30,6 +33,8 @@ __all__ = [
     "conv_decoder",
     "conv_encoder",
     "coupling",
+    "equalised_adam",
+    "faded",
     "from_linen",
     "has_averages",
     "infogan",
@@ -37,13 +42,16 @@ __all__ = [
     "infogan_gan",
     "intro",
     "masked_conv",
+    "mixed",
     "mlp",
     "mlp_gan",
     "pool",
     "resnet",
     "rho_nets",
     "second_stage",
+    "style",
     "translation",
+    "truncated",
     "tutorial_vae",
     "vq_nets",
     "wae",

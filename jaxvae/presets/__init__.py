@@ -1,8 +1,8 @@
 """Presets: what a named run means. Each is one file: options, and how they become a model.
 
     config     what a preset is, and the options that all or most have
-    vae, rho_vae, info_vae, two_stage_vae, intro_vae, soft_intro_vae, translation, cvae, gan, flow,
-    iwae, vamp_vae, tc_vae, factor_vae    one each
+    vae, rho_vae, info_vae, two_stage_vae, intro_vae, soft_intro_vae, style_soft_intro_vae,
+    translation, cvae, gan, flow, iwae, vamp_vae, tc_vae, factor_vae    one each
     introspective, two_stage_options    options of two, and of one that is built late
     parts      nets and optimisers that several build
     optimise   an optimiser and the schedule of its rate, by name
@@ -29,6 +29,7 @@ from jaxvae.presets import (
     iwae,
     rho_vae,
     soft_intro_vae,
+    style_soft_intro_vae,
     tc_vae,
     translation,
     two_stage_vae,
@@ -47,6 +48,7 @@ PRESETS: dict[str, Preset] = {
     "factor_vae": factor_vae.PRESET,
     "two_stage_vae": two_stage_vae.PRESET,
     "soft_intro_vae": soft_intro_vae.PRESET,
+    "style_soft_intro_vae": style_soft_intro_vae.PRESET,
     "intro_vae": intro_vae.PRESET,
     "translation": translation.PRESET,
     "gan": gan.PRESET,

@@ -82,8 +82,8 @@ class System(NamedTuple):
     preprocess: Any = plain_batch  # (rng, examples) -> Batch
     augment: Any = None  # (rng, Batch) -> Batch, of what is trained on alone
     phases: Callable[[int, int], Any] | None = None  # (steps, size of the training split) -> list
-    # of Phase, whose last model is `model` and whose earlier edges do not depend on steps; None:
-    # `model` all along
+    # of Phase, whose last model is `model`, or evaluates as it does, and whose earlier edges do not
+    # depend on steps; None: `model` all along
     classes: int | None = None  # of the labels that it is conditioned on
     on_examples: str | None = None  # what of examples it is conditioned on, where samples need some
     latent_dim: int | None = None
@@ -194,6 +194,11 @@ class Options:
     def convolves(self) -> bool:
         """Whether the nets convolve, which needs another memory allocator on CPU (`host`)."""
         return False
+
+    @property
+    def batches(self) -> str:
+        """The sizes of batches, in words."""
+        return str(self.batch_size)
 
     def lengths(self, size: int) -> tuple[int, ...]:
         """Returns the steps of each stage, for `size` training examples."""

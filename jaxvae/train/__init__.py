@@ -17,7 +17,7 @@ Knows models and sources of data, no preset and no command; imported by presets 
 from jaxvae.train.ensemble import Ensemble, member, train_ensemble
 from jaxvae.train.evaluate import evaluate, make_evaluator
 from jaxvae.train.fit import Fit, fit
-from jaxvae.train.plan import Phase
+from jaxvae.train.plan import Phase, carry_over
 from jaxvae.train.recorder import NonFinite
 from jaxvae.train.statistics import make_reestimator, reestimate
 from jaxvae.train.step import TrainState, init_state, make_eval_step, make_train_step
@@ -28,6 +28,7 @@ __all__ = [
     "NonFinite",
     "Phase",
     "TrainState",
+    "carry_over",
     "evaluate",
     "fit",
     "init_state",

@@ -67,7 +67,8 @@ def fit(
 
     Args:
         model: a `Model` for `steps` steps, or a list of `Phase`s, each with what it brings of its
-            own: optimisers, preprocessing, batch size, validation data, a larger net.
+            own: optimisers, preprocessing, batch size, validation data, decay of the moving average, a
+            larger net.
         tx: an optax transformation, or one for each parameter group.
         source: training data; on the devices where `source.arrays` is there, else read in blocks.
         steps: length of the run, with a single model.
@@ -121,13 +122,14 @@ def fit(
         preprocess=make_preprocess() if preprocess is None else preprocess,
         batch_size=batch_size,
         valid=valid,
+        ema_decay=ema_decay,
         log_every=log_every,
         eval_every=eval_every,
         save_every=save_every,
     )
-    options = {"ema_decay": ema_decay, "accumulate": accumulate, "max_grad_norm": max_grad_norm}
+    options = {"accumulate": accumulate, "max_grad_norm": max_grad_norm}
     if config is None:
-        config = _describe(source, plan, batch_size, seed, options)
+        config = _describe(source, plan, batch_size, seed, {"ema_decay": ema_decay, **options})
     identity = folders.identity(config)
 
     # Everything that can be refused is refused here, before a folder is touched.

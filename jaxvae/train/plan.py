@@ -19,7 +19,8 @@ class Phase(NamedTuple):
     `grow((params, state), (new_params, new_state)) -> (params, state)` carries what the phase before
     has learned over to a model with other trees: it gets the trees as they are and those that
     `model.init` returns, and returns trees like the latter. A moving average of the parameters is
-    carried over in the same way. A phase with a `tx` or a `grow` starts new optimiser states.
+    carried over in the same way. `carry_over` is such a function. A phase with a `tx` or a `grow` starts
+    new optimiser states.
     """
 
     model: Model
@@ -29,6 +30,7 @@ class Phase(NamedTuple):
     batch_size: int | None = None
     valid: Source | None = None
     grow: Callable[[Trees, Trees], Trees] | None = None
+    ema_decay: float | None = None
 
 
 class Stretch(NamedTuple):
@@ -41,6 +43,7 @@ class Stretch(NamedTuple):
     batch_size: int
     valid: Source | None
     grow: Callable[[Trees, Trees], Trees] | None
+    ema_decay: float | None = None
 
 
 class Due(NamedTuple):
@@ -162,6 +165,7 @@ def make_plan(
     preprocess: Preprocess,
     batch_size: int,
     valid: Source | None = None,
+    ema_decay: float | None = None,
     log_every: int,
     eval_every: int | None = None,
     save_every: int | None = None,
@@ -170,7 +174,8 @@ def make_plan(
     the first one from the arguments.
 
     Raises:
-        UserError: for an interval that is no whole number above 0.
+        UserError: for an interval that is no whole number above 0, and for a moving average of the
+            parameters that begins on the way.
     """
     check_count("log_every", log_every)
     for name, value in (("eval_every", eval_every), ("save_every", save_every)):
@@ -182,7 +187,27 @@ def make_plan(
         preprocess = preprocess if phase.preprocess is None else phase.preprocess
         batch_size = batch_size if phase.batch_size is None else phase.batch_size
         valid = valid if phase.valid is None else phase.valid
+        ema_decay = ema_decay if phase.ema_decay is None else phase.ema_decay
         filled = (tx, preprocess, batch_size, valid)
-        stretches.append(Stretch(phase.model, phase.steps, *filled, phase.grow))
+        stretches.append(Stretch(phase.model, phase.steps, *filled, phase.grow, ema_decay))
+    if stretches[0].ema_decay is None and stretches[-1].ema_decay is not None:
+        raise UserError(
+            "a moving average of the parameters is kept from the first step on: give the first phase "
+            "an ema_decay, too."
+        )
     brings_tx = tuple(phase.tx is not None for phase in phases)
     return Plan(tuple(stretches), brings_tx, log_every, eval_every, save_every)
+
+
+def carry_over(old: Trees, new: Trees) -> Trees:
+    """Returns the trees `new` of a grown model in which whatever has the name and the shape of something
+    in `old` is that: a `Phase.grow` for nets whose old layers keep their names."""
+
+    def merged(have: Any, want: Any) -> Any:
+        if isinstance(want, dict):
+            have = have if isinstance(have, dict) else {}
+            return {name: merged(have.get(name), tree) for name, tree in want.items()}
+        return have if getattr(have, "shape", None) == want.shape else want
+
+    params, state = (merged(a, b) for a, b in zip(old, new, strict=True))
+    return params, state

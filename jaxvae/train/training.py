@@ -72,12 +72,13 @@ class Training:
         for phase in plan.phases:
             parallel.check_batch(phase.batch_size, mesh)
         self.steps = [  # traced once for all that asks for their shapes or compiles them
-            jax.jit(make_train_step(p.model, p.tx, **options), inline=True) for p in plan.phases
+            jax.jit(make_train_step(p.model, p.tx, ema_decay=p.ema_decay, **options), inline=True)
+            for p in plan.phases
         ]
         self.examples = [self._example(phase) for phase in plan.phases]
         for example in self.examples:
             self._check_augment(example)
-        self.initial: TrainState | None = self._initial(ema=options["ema_decay"] is not None)
+        self.initial: TrainState | None = self._initial(ema=plan.phases[0].ema_decay is not None)
         self.templates = self._templates()
         for i in range(len(plan.phases)):
             self._check_evaluation(i, best[0])
