@@ -1,0 +1,585 @@
+"""What the TPU's own compiler makes of every preset, on a machine that has none.
+
+    make tpu                                        # in an environment of its own, .venv-tpu
+    python -m benchmarks.tpu [--only GLOB] [--minutes 25] [--again]
+    python -m benchmarks.tpu --table                # what has been compiled, in Markdown
+
+libtpu holds the compiler, and compiles ahead of time for a topology by name, with shapes for arrays.
+An entry is CASE/PROGRAM/TOPOLOGY/PRECISION. A case is a preset with its own options on MNIST's shape, or
+one of `MORE`; a stage of one that has several is a case. Programs:
+
+    step, step_pmap          a training step, jitted over the mesh and pmapped
+    resident, streamed       the compiled loop of many steps over data on the chips, and sent in blocks
+    evaluate, evaluate_pmap  the evaluation step
+    sample                   as many samples as a batch has examples, cut over the mesh
+
+Precisions: "float32" is that of products and convolutions, too (`--precision highest`); "default"
+leaves those to the chip, one pass of bfloat16; "bfloat16" computes nets in it (`--dtype bfloat16`).
+
+Of each: seconds of the compiler, floating point operations and bytes of memory traffic of one chip
+(those of a loop count its body once), bytes of arguments, results and temporaries on a chip, its
+collectives by kind, each with the arrays and bytes that it moves, and what should not be there:
+float64, calls of the host. What the compiler refuses is an entry with its first line.
+
+Each entry is written to results/tpu.json when it is there; a further run goes on with what is missing.
+"""
+
+import argparse
+import collections
+import contextlib
+import fnmatch
+import functools
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import measure
+from experiments.runner import command
+from jaxvae import host, table, writers
+from jaxvae.errors import UserError, unknown
+
+RESULTS = measure.RESULTS / "tpu.json"
+# What libtpu asks of a machine's surroundings, answered: it is no TPU host.
+SURROUNDINGS = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+# GB of memory of a chip: cloud.google.com/tpu/docs/v5e and v6e
+HBM = {"v5e": 16e9, "v6e": 32e9}
+TOPOLOGIES = ("v5e:2x2", "v6e:2x2", "v5e:4x4")
+PRECISIONS = {  # name -> (--dtype, --precision)
+    "float32": ("float32", "highest"),
+    "bfloat16": ("bfloat16", "default"),
+    "default": ("float32", "default"),
+}
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+MORE = {  # case -> (preset, data set, options)
+    "vae-conv": ("vae", "mnist", {"net": "conv"}),
+    "vae-infogan": ("vae", "mnist", {"net": "infogan"}),
+    "info_vae-gan": ("info_vae", "mnist", {"divergence": "gan"}),
+    "gan-infogan": ("gan", "mnist", {"net": "infogan"}),
+    "soft_intro_vae-cifar10": ("soft_intro_vae", "cifar10", {"net": "intro", "latent_dim": 128}),
+}
+
+
+# ---- programs ----------------------------------------------------------------------------------
+
+
+class Work(NamedTuple):
+    """What the programs of a case are made of: functions, and shapes placed on a mesh."""
+
+    system: Any
+    step: Callable
+    state: Any  # TrainState
+    source: Any
+    batch: Any
+    batch_size: int
+    mesh: Any
+
+    def placed(self, tree: Any, sharding: Any) -> Any:
+        """Returns shapes placed by `sharding`."""
+        import jax
+
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        )
+
+
+def cases() -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """Returns (preset, data set, options) of each case: every preset as it is, and `MORE`."""
+    from jaxvae.presets import PRESETS
+
+    return {name: (name, "mnist", {}) for name in PRESETS} | MORE
+
+
+def systems(case: str, precision: str) -> Iterator[tuple[str, Any, Any, Any]]:
+    """Yields (name, options, system, source) of a case, or of each of its stages and of what is
+    composed of them."""
+    import jax.numpy as jnp
+
+    from jaxvae import data
+    from jaxvae.presets import PRESETS, stages
+
+    preset, data_set, more = cases()[case]
+    dtype, _ = PRECISIONS[precision]
+    config = PRESETS[preset].options(Path("-"), data=data_set, dtype=dtype, **more)
+    config.check()
+    source = data.load(f"fake_{data_set}", "train")
+    system = PRESETS[preset].build(config, source.shape, source.num_classes)
+    if not PRESETS[preset].stages:
+        yield case, config, system, source
+        return
+    first = stages.first_stage(config)
+    built = PRESETS["vae"].build(first, source.shape, source.num_classes)
+    yield f"{case}-first", first, built, source
+    z = data.from_arrays(jnp.zeros((source.size, config.latent_dim)), name="latents")
+    yield f"{case}-second", config, stages.second_stage(config), z
+    yield case, config, system, source
+
+
+def names(case: str) -> list[str]:
+    """Returns the names that `systems` gives, without building anything."""
+    from jaxvae.presets import PRESETS
+
+    parts = [f"{case}-first", f"{case}-second"] if PRESETS[cases()[case][0]].stages else []
+    return [*parts, case]
+
+
+def work(config: Any, system: Any, source: Any, mesh: Any) -> Work:
+    """Returns what the programs of a system are made of; of a composed one, without a step."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxvae import parallel
+    from jaxvae.train.step import TrainState, init_state, make_train_step
+
+    size = config.batch_size
+    example = source.read([0])
+    examples = {k: jax.ShapeDtypeStruct((size, *v.shape[1:]), v.dtype) for k, v in example.items()}
+    rng, ema = jax.random.key(0), config.ema_decay is not None
+    batch = jax.eval_shape(system.preprocess, rng, examples)
+    on_each = parallel.replicated(mesh)
+    if system.tx is None:
+        params, state = jax.eval_shape(system.model.init, rng, batch)
+        step = None
+        train = TrainState(jnp.zeros((), jnp.int32), params, state, {}, None, rng)
+    else:
+        step = make_train_step(
+            system.model,
+            system.tx,
+            ema_decay=config.ema_decay,
+            accumulate=config.accumulate,
+            max_grad_norm=config.max_grad_norm,
+        )
+        train = jax.eval_shape(lambda b: init_state(system.model, system.tx, rng, b, ema=ema), batch)
+    made = Work(system, step, train, source, batch, size, mesh)
+    return made._replace(state=made.placed(train, on_each))
+
+
+def sliced(of: Work) -> Any:
+    """Returns the shapes of a batch as pmapped programs take them."""
+    import jax
+
+    n = of.mesh.size
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((n, x.shape[0] // n, *x.shape[1:]), x.dtype), of.batch
+    )
+
+
+def step_program(of: Work) -> Any:
+    """Returns the compiled training step, jitted over the mesh."""
+    from jaxvae import parallel
+
+    return parallel.jit_step(of.step, of.mesh).lower(of.state, of.batch).compile()
+
+
+def step_pmap_program(of: Work) -> Any:
+    """Returns the compiled training step in pmapped form."""
+    from jaxvae import parallel
+
+    mapped = parallel.pmap_step(of.step, list(of.mesh.devices.flat))
+    return mapped.lower(of.state, sliced(of)).compile()
+
+
+def loop_program(of: Work, *, resident: bool) -> Any:
+    """Returns the compiled loop, over the whole training split of its data set on each chip or over
+    blocks that are sent there."""
+    import jax
+
+    from jaxvae import parallel
+    from jaxvae.data.preprocess import augmented
+    from jaxvae.data.sets import DATA_SETS
+    from jaxvae.train.loop import LoopState, compile_program, empty_sums, no_bad
+
+    on_each = parallel.replicated(of.mesh)
+    sums = jax.eval_shape(lambda: empty_sums(of.step, of.state, of.batch))
+    bad = jax.eval_shape(lambda: no_bad(sums))
+    data = None
+    if resident:
+        known = DATA_SETS.get(of.source.name.removeprefix("fake_"), DATA_SETS["mnist"])
+        count = known.counts["train"]
+        example = of.source.read([0])
+        data = {
+            k: jax.ShapeDtypeStruct((count, *v.shape[1:]), v.dtype, sharding=on_each)
+            for k, v in example.items()
+        }
+    return compile_program(
+        of.step,
+        LoopState(of.state, of.placed(sums, on_each), of.placed(bad, on_each)),
+        of.source,
+        data,
+        preprocess=augmented(of.system.preprocess, of.system.augment),
+        batch_size=of.batch_size,
+        mesh=of.mesh,
+    ).run
+
+
+def _evaluation(of: Work) -> Callable:
+    from jaxvae.train.step import make_eval_step
+
+    return make_eval_step(of.system.model)
+
+
+def evaluate_program(of: Work) -> Any:
+    """Returns the compiled evaluation step, jitted over the mesh."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxvae import parallel
+
+    on_each, by_rows = parallel.replicated(of.mesh), parallel.batch_sharded(of.mesh)
+    jitted = jax.jit(
+        _evaluation(of),
+        in_shardings=(on_each, on_each, on_each, by_rows, by_rows),
+        out_shardings=on_each,
+    )
+    mask = jax.ShapeDtypeStruct((of.batch_size,), jnp.float32)
+    state = of.state
+    return jitted.lower(state.params, state.state, state.rng, of.batch, mask).compile()
+
+
+def evaluate_pmap_program(of: Work) -> Any:
+    """Returns the compiled evaluation step in pmapped form."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxvae import parallel
+
+    mapped = jax.pmap(
+        _evaluation(of),
+        axis_name=parallel.AXIS,
+        in_axes=(None, None, None, 0, 0),
+        out_axes=None,
+        devices=list(of.mesh.devices.flat),
+    )
+    mask = jax.ShapeDtypeStruct((of.mesh.size, of.batch_size // of.mesh.size), jnp.float32)
+    state = of.state
+    return mapped.lower(state.params, state.state, state.rng, sliced(of), mask).compile()
+
+
+def sample_program(of: Work) -> Any:
+    """Returns the compiled sampler of as many samples as a batch has examples."""
+    import jax
+
+    from jaxvae import parallel
+    from jaxvae.presets import conditions
+
+    on_each, by_rows = parallel.replicated(of.mesh), parallel.batch_sharded(of.mesh)
+    n = of.batch_size
+    cond = jax.eval_shape(lambda b: conditions.of_samples(of.system, b, n), of.batch)
+
+    def sample(params, state, rng, cond):
+        return of.system.model.sample(params, state, rng, n, cond)
+
+    jitted = jax.jit(
+        sample, in_shardings=(on_each, on_each, on_each, by_rows), out_shardings=by_rows
+    )
+    state = of.state
+    return jitted.lower(state.params, state.state, state.rng, cond).compile()
+
+
+PROGRAMS: dict[str, Callable[[Work], Any]] = {
+    "step": step_program,
+    "resident": functools.partial(loop_program, resident=True),
+    "streamed": functools.partial(loop_program, resident=False),
+    "evaluate": evaluate_program,
+    "sample": sample_program,
+    "step_pmap": step_pmap_program,
+    "evaluate_pmap": evaluate_pmap_program,
+}
+
+
+def has(program: str, of: Work) -> bool:
+    """Returns whether a system has such a program: a GAN evaluates nothing, what is composed of
+    trained parts is not trained."""
+    from jaxvae.train.step import is_measurable
+
+    if program.startswith("evaluate"):
+        return is_measurable(of.system.model)
+    return of.system.model.sample is not None if program == "sample" else of.step is not None
+
+
+# ---- what a program is like ----------------------------------------------------------------------
+
+
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8}
+BYTES |= {"f64": 8, "c64": 8, "c128": 16}  # of all others 4
+SHAPE = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\]")
+# the result's type has no word followed by "(": the first one is the operation
+OPERATION = re.compile(r"^\s*(?:ROOT )?%?[\w.-]+ = (?P<type>.*?)\s(?P<name>[a-z][a-z0-9-]*)\(")
+
+
+def look_over(text: str) -> dict[str, Any]:
+    """Returns what a compiled program's text holds: collectives by kind with arrays and bytes, calls
+    of code from elsewhere, loops, and what should not be there."""
+    collectives: dict[str, dict[str, int]] = {}
+    counts: collections.Counter[str] = collections.Counter()
+    for line in text.splitlines():
+        found = OPERATION.match(line)
+        if found is None:
+            continue
+        name = found["name"].removesuffix("-start")
+        counts[name] += 1
+        if name in COLLECTIVES:
+            shapes = SHAPE.findall(found["type"])
+            moved = sum(
+                BYTES.get(kind, 4) * math.prod(map(int, filter(None, sides.split(","))))
+                for kind, sides in shapes
+            )
+            kept = collectives.setdefault(name, {"count": 0, "arrays": 0, "bytes": 0})
+            for key, value in (("count", 1), ("arrays", len(shapes)), ("bytes", moved)):
+                kept[key] += value
+    targets = collections.Counter(re.findall(r'custom_call_target="([^"]*)"', text))
+    host_calls = sum(counts[name] for name in ("infeed", "outfeed", "send", "recv"))
+    host_calls += sum(n for target, n in targets.items() if "callback" in target.lower())
+    return {
+        "collectives": collectives,
+        "custom_calls": dict(targets),
+        "loops": counts["while"],
+        "sorts": counts["sort"],
+        "float64": len(re.findall(r"\bf64\[", text)),
+        "host_calls": host_calls,
+    }
+
+
+def facts(compiled: Any, hbm: float) -> dict[str, Any]:
+    """Returns what the compiler says of a program, for one chip."""
+    cost = compiled.cost_analysis() or {}
+    memory = compiled.memory_analysis()
+    held = {
+        "arguments": memory.argument_size_in_bytes,
+        "results": memory.output_size_in_bytes,
+        "shared": memory.alias_size_in_bytes,  # of results, with arguments
+        "temporaries": memory.temp_size_in_bytes,
+        "code": memory.generated_code_size_in_bytes,
+    }
+    total = sum(held.values()) - 2 * held["shared"]
+    return {
+        "flops": cost.get("flops"),
+        "bytes_accessed": cost.get("bytes accessed"),
+        "memory": held,
+        "hbm_share": total / hbm,
+        **look_over(compiled.as_text()),
+    }
+
+
+def compiler() -> dict[str, str]:
+    """Returns the versions that an entry depends on.
+
+    Raises:
+        UserError: where libtpu is not installed.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "the TPU's compiler is in the package libtpu, which is not installed here: `make tpu` "
+            "installs it in .venv-tpu, or run pip install 'jaxvae[tpu]' in an environment of its own."
+        )
+    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
+
+
+def mesh_of(topology: str) -> Any:
+    """Returns a mesh over the chips of a topology by name, none of which need be there."""
+    from jax.experimental import topologies
+
+    from jaxvae import parallel
+
+    found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    return parallel.make_mesh(list(found.devices))
+
+
+@contextlib.contextmanager
+def precision_of(name: str) -> Iterator[None]:
+    """Gives products of float32 the precision that a name says."""
+    import jax
+
+    with jax.default_matmul_precision(PRECISIONS[name][1]):
+        yield
+
+
+def entry(program: str, of: Work, hbm: float) -> dict[str, Any]:
+    """Returns one program's entry: its facts, or why the compiler refuses it."""
+    start, cpu = time.perf_counter(), time.process_time()
+    try:
+        compiled = PROGRAMS[program](of)
+        found = facts(compiled, hbm)
+    except Exception as error:  # whatever a compiler says
+        found = {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"}
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    return {"seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2), **found}
+
+
+# ---- results -------------------------------------------------------------------------------------
+
+
+def read() -> dict[str, Any]:
+    """Returns the results, or empty ones."""
+    if not RESULTS.is_file():
+        return {"benchmark": "tpu", "entries": {}}
+    return json.loads(RESULTS.read_text())
+
+
+def keep(results: dict[str, Any], key: str, found: dict[str, Any]) -> None:
+    """Puts an entry into the results and writes them."""
+    results["entries"][key] = found
+    order = {name: i for i, name in enumerate(wanted())}
+    pairs = sorted(results["entries"].items(), key=lambda pair: order.get(pair[0], len(order)))
+    results["entries"] = dict(pairs)
+    writers.write_bytes(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
+
+
+def wanted() -> list[str]:
+    """Returns the names of all entries, first those to compile first."""
+    combinations = [("float32", t) for t in TOPOLOGIES[:1]]
+    combinations += [(p, t) for p in PRECISIONS for t in TOPOLOGIES]
+    return [
+        f"{name}/{program}/{topology}/{precision}"
+        for precision, topology in sorted(dict.fromkeys(combinations), key=_rank)
+        for case in cases()
+        for name in names(case)
+        for program in PROGRAMS
+    ]
+
+
+def _rank(combination: tuple[str, str]) -> int:
+    """Returns how soon a precision on a topology is compiled: each precision on the smallest, then
+    float32 on all."""
+    precision, topology = combination
+    of_precision, of_topology = list(PRECISIONS).index(precision), TOPOLOGIES.index(topology)
+    return of_precision + of_topology * len(PRECISIONS)
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Compiles what is missing, or prints the table of what has been."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="*", metavar="GLOB", help="CASE/PROGRAM/CHIPS/PRECISION")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin nothing after these")
+    parser.add_argument("--again", action="store_true", help="compile what there is already, too")
+    parser.add_argument("--table", action="store_true", help="only print the table, in Markdown")
+    args = parser.parse_args(argv)
+    if args.table:
+        print(tables(read()["entries"]))
+        return
+    compile_missing(args.only, args.minutes, again=args.again)
+
+
+def compile_missing(only: str, minutes: float, *, again: bool = False) -> None:
+    """Compiles the entries that a pattern names and that are not there, and says one line of each."""
+    import jax
+
+    versions, start = compiler(), time.perf_counter()
+    os.environ.update(SURROUNDINGS)
+    jax.config.update("jax_platforms", "cpu")
+    results = read()
+    results["machine"] = {"processor": host.processor(), "cores": os.cpu_count()}
+    left = [key for key in wanted() if fnmatch.fnmatch(key, only)]
+    if not left:
+        raise unknown("entry", only, wanted())
+    left = [key for key in left if again or key not in results["entries"]]
+    built: tuple[tuple[str, ...], dict[str, Work]] = ((), {})
+    for number, key in enumerate(left):
+        if time.perf_counter() - start > 60 * minutes:
+            print(f"{len(left) - number} entries are left: run it again.")
+            return
+        name, program, topology, precision = key.split("/")
+        case = next(case for case in cases() if name in names(case))
+        if built[0] != (case, topology, precision):
+            mesh = mesh_of(topology)
+            with precision_of(precision):
+                built = (
+                    (case, topology, precision),
+                    {n: work(c, s, d, mesh) for n, c, s, d in systems(case, precision)},
+                )
+        of = built[1][name]
+        if not has(program, of):
+            found = {"absent": True}
+        else:
+            with precision_of(precision):
+                found = entry(program, of, HBM[topology.split(":")[0]])
+        keep(results, key, {**found, "versions": versions})
+        said = found.get("error") or f"{found.get('seconds', 0):.1f} s"
+        print(f"{key}: {'none' if 'absent' in found else said}", flush=True)
+
+
+# ---- the table -----------------------------------------------------------------------------------
+
+
+def tables(entries: dict[str, Any]) -> str:
+    """Returns, in Markdown, what has been compiled for each topology and precision, then every program
+    of the smallest topology in float32, then what the compiler refused."""
+    parts = [summary(entries)]
+    here = {k: v for k, v in entries.items() if k.endswith(f"/{TOPOLOGIES[0]}/float32")}
+    head = ("", "program", "s", "GFLOP", "MB moved", "MiB of arguments", "MiB of temporaries")
+    lines = [(*head, "% of HBM", "collectives")]
+    for key, found in here.items():
+        name, program, *_ = key.split("/")
+        if "absent" in found or "error" in found:
+            continue
+        memory = found["memory"]
+        lines.append(
+            (
+                name,
+                program,
+                f"{found['seconds']:.1f}",
+                f"{(found['flops'] or 0) / 1e9:.3g}",
+                f"{(found['bytes_accessed'] or 0) / 1e6:,.0f}",
+                f"{memory['arguments'] / 2**20:.1f}",
+                f"{memory['temporaries'] / 2**20:.1f}",
+                f"{100 * found['hbm_share']:.2f}",
+                _collectives(found["collectives"]),
+            )
+        )
+    parts.append(f"{TOPOLOGIES[0]}, float32, each chip:")
+    parts.append(table.grid(lines, range(2, len(head) + 1), True))
+    refused = [f"- `{key}`: {found['error']}" for key, found in entries.items() if "error" in found]
+    if refused:
+        parts += ["Refused by the compiler:", "\n".join(refused)]
+    return "\n\n".join(parts)
+
+
+def _collectives(found: dict[str, dict[str, int]]) -> str:
+    return ", ".join(
+        f"{each['count']} {kind} of {each['bytes'] / 2**20:.2g} MiB" for kind, each in found.items()
+    )
+
+
+def summary(entries: dict[str, Any]) -> str:
+    """Returns the counts of each topology and precision."""
+    head = ("chips", "precision", "programs", "compiled", "refused", "not yet", "s together")
+    lines = [(*head, "largest % of HBM", "float64", "calls of the host")]
+    for precision in PRECISIONS:
+        for topology in TOPOLOGIES:
+            keys = [k for k in wanted() if k.endswith(f"/{topology}/{precision}")]
+            there = [entries[k] for k in keys if k in entries]
+            absent = sum("absent" in found for found in there)
+            done = [found for found in there if "memory" in found]
+            largest = max((found["hbm_share"] for found in done), default=None)
+            lines.append(
+                (
+                    topology,
+                    precision,
+                    str(len(keys) - absent),
+                    str(len(done)),
+                    str(sum("error" in found for found in there)),
+                    str(len(keys) - len(there)),
+                    f"{sum(found['seconds'] for found in done):,.0f}",
+                    "" if largest is None else f"{100 * largest:.1f}",
+                    str(sum(found["float64"] > 0 for found in done)),
+                    str(sum(found["host_calls"] > 0 for found in done)),
+                )
+            )
+    return table.grid(lines, range(2, len(head) + 3), True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
