@@ -161,7 +161,9 @@ def work(config: Any, system: Any, source: Any, mesh: Any) -> Work:
             accumulate=config.accumulate,
             max_grad_norm=config.max_grad_norm,
         )
-        train = jax.eval_shape(lambda b: init_state(system.model, system.tx, rng, b, ema=ema), batch)
+        train = jax.eval_shape(
+            lambda b: init_state(system.model, system.tx, rng, b, ema=ema), batch
+        )
     made = Work(system, step, train, source, batch, size, mesh)
     return made._replace(state=made.placed(train, on_each))
 
@@ -324,13 +326,19 @@ def look_over(text: str) -> dict[str, Any]:
     of code from elsewhere, loops, and what should not be there."""
     collectives: dict[str, dict[str, int]] = {}
     counts: collections.Counter[str] = collections.Counter()
+    channels = set()
     for line in text.splitlines():
         found = OPERATION.match(line)
         if found is None:
             continue
         name = found["name"].removesuffix("-start")
         counts[name] += 1
-        if name in COLLECTIVES:
+        channel = re.search(
+            r"\bchannel_id=(\d+)", line
+        )  # one in steps is in the text for each of them
+        again = channel is not None and channel[1] in channels
+        channels.update([] if channel is None else [channel[1]])
+        if name in COLLECTIVES and not again:
             shapes = SHAPE.findall(found["type"])
             moved = sum(
                 BYTES.get(kind, 4) * math.prod(map(int, filter(None, sides.split(","))))
