@@ -1,12 +1,13 @@
-"""What the TPU's own compiler makes of every preset, on a machine that has none.
+"""What the compilers of TPUs and of NVIDIA's GPUs make of every preset, on a machine that has none.
 
     make tpu                                        # in an environment of its own, .venv-tpu
-    python -m benchmarks.tpu [--only GLOB] [--minutes 25] [--again]
-    python -m benchmarks.tpu --table                # what has been compiled, in Markdown
+    make cuda                                       # the same for four H100, in .venv-cuda
+    python -m benchmarks.tpu [--cuda] [--only GLOB] [--minutes 25] [--again]
+    python -m benchmarks.tpu [--cuda] --table       # what has been compiled, in Markdown
 
-libtpu holds the compiler, and compiles ahead of time for a topology by name, with shapes for arrays.
-An entry is CASE/PROGRAM/TOPOLOGY/PRECISION. A case is a preset with its own options on MNIST's shape, or
-one of `MORE`; a stage of one that has several is a case. Programs:
+The TPU's compiler is in libtpu, CUDA's in jax-cuda12-pjrt; both compile ahead of time for a topology
+by name, with shapes for arrays. An entry is CASE/PROGRAM/TOPOLOGY/PRECISION. A case is a preset with
+its own options on MNIST's shape, or one of `MORE`; of a preset with stages, each of them. Programs:
 
     step, step_pmap          a training step, jitted over the mesh and pmapped
     resident, streamed       the compiled loop of many steps over data on the chips, and sent in blocks
@@ -14,14 +15,17 @@ one of `MORE`; a stage of one that has several is a case. Programs:
     sample                   as many samples as a batch has examples, cut over the mesh
 
 Precisions: "float32" is that of products and convolutions, too (`--precision highest`); "default"
-leaves those to the chip, one pass of bfloat16; "bfloat16" computes nets in it (`--dtype bfloat16`).
+leaves those to the chip, one pass of bfloat16 on a TPU, TF32 on a GPU; "bfloat16" computes nets in it
+(`--dtype bfloat16`).
 
-Of each: seconds of the compiler, floating point operations and bytes of memory traffic of one chip
+Of each: seconds of tracing and of the compiler, floating point operations and bytes of memory traffic of one chip
 (those of a loop count its body once), bytes of arguments, results and temporaries on a chip, its
 collectives by kind, each with the arrays and bytes that it moves, and what should not be there:
-float64, calls of the host. What the compiler refuses is an entry with its first line.
+float64, calls of the host. CUDA's compiler tells no floating point operations. What a compiler refuses
+is an entry with its first line.
 
-Each entry is written to results/tpu.json when it is there; a further run goes on with what is missing.
+Each entry is written to results/tpu.json or results/cuda.json when it is there; a further run goes on
+with what is missing.
 """
 
 import argparse
@@ -46,7 +50,16 @@ from experiments.runner import command
 from jaxvae import host, table, writers
 from jaxvae.errors import UserError, unknown
 
-RESULTS = measure.RESULTS / "tpu.json"
+
+class Platform(NamedTuple):
+    """Chips that a compiler knows without having one."""
+
+    package: str  # that holds the compiler
+    make: str  # what installs it
+    topologies: tuple[str, ...]  # by name, the first one first
+    memory: dict[str, float]  # bytes of a chip
+
+
 # What libtpu asks of a machine's surroundings, answered: it is no TPU host.
 SURROUNDINGS = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -54,15 +67,35 @@ SURROUNDINGS = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
 }
-# GB of memory of a chip: cloud.google.com/tpu/docs/v5e and v6e
-HBM = {"v5e": 16e9, "v6e": 32e9}
-TOPOLOGIES = ("v5e:2x2", "v6e:2x2", "v5e:4x4")
+# The GPU as XLA describes it (openxla/xla, pull request 16913).
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024  threads_per_warp: 32  threads_per_core_limit: 2048
+  shared_memory_per_block: 49152  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472  core_count: 132  fpus_per_core: 128
+  block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000  l2_cache_size: 52428800  clock_rate_ghz: 1.98
+  device_memory_size: 84929347584  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536  cuda_compute_capability { major: 9 }
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 7 }
+runtime_version { major: 12 minor: 8 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+PLATFORMS = {  # memory: cloud.google.com/tpu/docs/v5e and v6e; H100 above
+    "tpu": Platform(
+        "libtpu", "make tpu", ("v5e:2x2", "v6e:2x2", "v5e:4x4"), {"v5e": 16e9, "v6e": 32e9}
+    ),
+    "cuda": Platform("jax_cuda12_plugin", "make cuda", ("h100:1x4x1",), {"h100": 84929347584}),
+}
 PRECISIONS = {  # name -> (--dtype, --precision)
     "float32": ("float32", "highest"),
     "bfloat16": ("bfloat16", "default"),
     "default": ("float32", "default"),
 }
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+NEEDED = {"intro_vae": {"m": 1.0}}  # options that a preset has no default of
 MORE = {  # case -> (preset, data set, options)
     "vae-conv": ("vae", "mnist", {"net": "conv"}),
     "vae-infogan": ("vae", "mnist", {"net": "infogan"}),
@@ -99,7 +132,7 @@ def cases() -> dict[str, tuple[str, str, dict[str, Any]]]:
     """Returns (preset, data set, options) of each case: every preset as it is, and `MORE`."""
     from jaxvae.presets import PRESETS
 
-    return {name: (name, "mnist", {}) for name in PRESETS} | MORE
+    return {name: (name, "mnist", NEEDED.get(name, {})) for name in PRESETS} | MORE
 
 
 def systems(case: str, precision: str) -> Iterator[tuple[str, Any, Any, Any]]:
@@ -340,6 +373,8 @@ def look_over(text: str) -> dict[str, Any]:
         channels.update([] if channel is None else [channel[1]])
         if name in COLLECTIVES and not again:
             shapes = SHAPE.findall(found["type"])
+            if found["name"] == "all-gather-start":  # gives what it takes, too
+                shapes = shapes[len(shapes) // 2 :]
             moved = sum(
                 BYTES.get(kind, 4) * math.prod(map(int, filter(None, sides.split(","))))
                 for kind, sides in shapes
@@ -362,7 +397,7 @@ def look_over(text: str) -> dict[str, Any]:
 
 def facts(compiled: Any, hbm: float) -> dict[str, Any]:
     """Returns what the compiler says of a program, for one chip."""
-    cost = compiled.cost_analysis() or {}
+    cost = compiled.cost_analysis() or {}  # CUDA's compiler tells none
     memory = compiled.memory_analysis()
     held = {
         "arguments": memory.argument_size_in_bytes,
@@ -381,27 +416,33 @@ def facts(compiled: Any, hbm: float) -> dict[str, Any]:
     }
 
 
-def compiler() -> dict[str, str]:
+def compiler(platform: str) -> dict[str, str]:
     """Returns the versions that an entry depends on.
 
     Raises:
-        UserError: where libtpu is not installed.
+        UserError: where the compiler is not installed.
     """
-    if importlib.util.find_spec("libtpu") is None:
+    package, make, *_ = PLATFORMS[platform]
+    if importlib.util.find_spec(package) is None:
         raise UserError(
-            "the TPU's compiler is in the package libtpu, which is not installed here: `make tpu` "
-            "installs it in .venv-tpu, or run pip install 'jaxvae[tpu]' in an environment of its own."
+            f"the compiler is in the package {package}, which is not installed here: `{make}` "
+            "installs it in an environment of its own."
         )
-    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
+    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", package)}
 
 
-def mesh_of(topology: str) -> Any:
+def mesh_of(platform: str, topology: str) -> Any:
     """Returns a mesh over the chips of a topology by name, none of which need be there."""
     from jax.experimental import topologies
 
     from jaxvae import parallel
 
-    found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    if platform == "cuda":
+        options = {"topology": topology.split(":")[1], "target_config": H100}
+    else:
+        os.environ.update(SURROUNDINGS)
+        options = {"topology_name": topology}
+    found = topologies.get_topology_desc(platform=platform, **options)
     return parallel.make_mesh(list(found.devices))
 
 
@@ -429,70 +470,69 @@ def entry(program: str, of: Work, hbm: float) -> dict[str, Any]:
 # ---- results -------------------------------------------------------------------------------------
 
 
-def read() -> dict[str, Any]:
+def path_of(platform: str) -> Path:
+    """Returns the file of a platform's results."""
+    return measure.RESULTS / f"{platform}.json"
+
+
+def read(platform: str) -> dict[str, Any]:
     """Returns the results, or empty ones."""
-    if not RESULTS.is_file():
-        return {"benchmark": "tpu", "entries": {}}
-    return json.loads(RESULTS.read_text())
+    path = path_of(platform)
+    if not path.is_file():
+        return {"benchmark": platform, "entries": {}}
+    return json.loads(path.read_text())
 
 
-def keep(results: dict[str, Any], key: str, found: dict[str, Any]) -> None:
+def keep(platform: str, results: dict[str, Any], key: str, found: dict[str, Any]) -> None:
     """Puts an entry into the results and writes them."""
     results["entries"][key] = found
-    order = {name: i for i, name in enumerate(wanted())}
+    order = {name: i for i, name in enumerate(wanted(platform))}
     pairs = sorted(results["entries"].items(), key=lambda pair: order.get(pair[0], len(order)))
     results["entries"] = dict(pairs)
-    writers.write_bytes(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
+    writers.write_bytes(path_of(platform), (json.dumps(results, indent=1) + "\n").encode())
 
 
-def wanted() -> list[str]:
-    """Returns the names of all entries, first those to compile first."""
-    combinations = [("float32", t) for t in TOPOLOGIES[:1]]
-    combinations += [(p, t) for p in PRECISIONS for t in TOPOLOGIES]
+def wanted(platform: str) -> list[str]:
+    """Returns the names of all entries, first those to compile first: every precision on the first
+    topology, then on the next."""
     return [
         f"{name}/{program}/{topology}/{precision}"
-        for precision, topology in sorted(dict.fromkeys(combinations), key=_rank)
+        for topology in PLATFORMS[platform].topologies
+        for precision in PRECISIONS
         for case in cases()
         for name in names(case)
         for program in PROGRAMS
     ]
 
 
-def _rank(combination: tuple[str, str]) -> int:
-    """Returns how soon a precision on a topology is compiled: each precision on the smallest, then
-    float32 on all."""
-    precision, topology = combination
-    of_precision, of_topology = list(PRECISIONS).index(precision), TOPOLOGIES.index(topology)
-    return of_precision + of_topology * len(PRECISIONS)
-
-
 @command
 def main(argv: list[str] | None = None) -> None:
     """Compiles what is missing, or prints the table of what has been."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cuda", action="store_true", help="for NVIDIA's GPUs, not TPUs")
     parser.add_argument("--only", default="*", metavar="GLOB", help="CASE/PROGRAM/CHIPS/PRECISION")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin nothing after these")
     parser.add_argument("--again", action="store_true", help="compile what there is already, too")
     parser.add_argument("--table", action="store_true", help="only print the table, in Markdown")
     args = parser.parse_args(argv)
+    platform = "cuda" if args.cuda else "tpu"
     if args.table:
-        print(tables(read()["entries"]))
+        print(tables(platform, read(platform)["entries"]))
         return
-    compile_missing(args.only, args.minutes, again=args.again)
+    compile_missing(platform, args.only, args.minutes, again=args.again)
 
 
-def compile_missing(only: str, minutes: float, *, again: bool = False) -> None:
+def compile_missing(platform: str, only: str, minutes: float, *, again: bool = False) -> None:
     """Compiles the entries that a pattern names and that are not there, and says one line of each."""
     import jax
 
-    versions, start = compiler(), time.perf_counter()
-    os.environ.update(SURROUNDINGS)
+    versions, start = compiler(platform), time.perf_counter()
     jax.config.update("jax_platforms", "cpu")
-    results = read()
+    results = read(platform)
     results["machine"] = {"processor": host.processor(), "cores": os.cpu_count()}
-    left = [key for key in wanted() if fnmatch.fnmatch(key, only)]
+    left = [key for key in wanted(platform) if fnmatch.fnmatch(key, only)]
     if not left:
-        raise unknown("entry", only, wanted())
+        raise unknown("entry", only, wanted(platform)[: len(PROGRAMS)])
     left = [key for key in left if again or key not in results["entries"]]
     built: tuple[tuple[str, ...], dict[str, Work]] = ((), {})
     for number, key in enumerate(left):
@@ -502,19 +542,17 @@ def compile_missing(only: str, minutes: float, *, again: bool = False) -> None:
         name, program, topology, precision = key.split("/")
         case = next(case for case in cases() if name in names(case))
         if built[0] != (case, topology, precision):
-            mesh = mesh_of(topology)
+            mesh = mesh_of(platform, topology)
             with precision_of(precision):
-                built = (
-                    (case, topology, precision),
-                    {n: work(c, s, d, mesh) for n, c, s, d in systems(case, precision)},
-                )
+                works = {n: work(c, s, d, mesh) for n, c, s, d in systems(case, precision)}
+            built = ((case, topology, precision), works)
         of = built[1][name]
-        if not has(program, of):
-            found = {"absent": True}
-        else:
+        if has(program, of):
             with precision_of(precision):
-                found = entry(program, of, HBM[topology.split(":")[0]])
-        keep(results, key, {**found, "versions": versions})
+                found = entry(program, of, PLATFORMS[platform].memory[topology.split(":")[0]])
+        else:
+            found = {"absent": True}
+        keep(platform, results, key, {**found, "versions": versions})
         said = found.get("error") or f"{found.get('seconds', 0):.1f} s"
         print(f"{key}: {'none' if 'absent' in found else said}", flush=True)
 
@@ -522,32 +560,18 @@ def compile_missing(only: str, minutes: float, *, again: bool = False) -> None:
 # ---- the table -----------------------------------------------------------------------------------
 
 
-def tables(entries: dict[str, Any]) -> str:
+def tables(platform: str, entries: dict[str, Any]) -> str:
     """Returns, in Markdown, what has been compiled for each topology and precision, then every program
-    of the smallest topology in float32, then what the compiler refused."""
-    parts = [summary(entries)]
-    here = {k: v for k, v in entries.items() if k.endswith(f"/{TOPOLOGIES[0]}/float32")}
+    of the first topology in float32, then what the compiler refused."""
+    first = PLATFORMS[platform].topologies[0]
+    parts = [summary(platform, entries)]
     head = ("", "program", "s", "GFLOP", "MB moved", "MiB of arguments", "MiB of temporaries")
-    lines = [(*head, "% of HBM", "collectives")]
-    for key, found in here.items():
-        name, program, *_ = key.split("/")
-        if "absent" in found or "error" in found:
-            continue
-        memory = found["memory"]
-        lines.append(
-            (
-                name,
-                program,
-                f"{found['seconds']:.1f}",
-                f"{(found['flops'] or 0) / 1e9:.3g}",
-                f"{(found['bytes_accessed'] or 0) / 1e6:,.0f}",
-                f"{memory['arguments'] / 2**20:.1f}",
-                f"{memory['temporaries'] / 2**20:.1f}",
-                f"{100 * found['hbm_share']:.2f}",
-                _collectives(found["collectives"]),
-            )
-        )
-    parts.append(f"{TOPOLOGIES[0]}, float32, each chip:")
+    lines = [(*head, "% of memory", "collectives")]
+    for key, found in entries.items():
+        name, program, topology, precision = key.split("/")
+        if (topology, precision) == (first, "float32") and "memory" in found:
+            lines.append((name, program, *_row(found)))
+    parts.append(f"{first}, float32, each chip:")
     parts.append(table.grid(lines, range(2, len(head) + 1), True))
     refused = [f"- `{key}`: {found['error']}" for key, found in entries.items() if "error" in found]
     if refused:
@@ -555,32 +579,46 @@ def tables(entries: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _collectives(found: dict[str, dict[str, int]]) -> str:
-    return ", ".join(
-        f"{each['count']} {kind} of {each['bytes'] / 2**20:.2g} MiB" for kind, each in found.items()
+def _row(found: dict[str, Any]) -> tuple[str, ...]:
+    """Returns the numbers of an entry, in words where a compiler does not tell them."""
+    flops, moved, memory = found["flops"], found["bytes_accessed"], found["memory"]
+    return (
+        f"{found['seconds']:.1f}",
+        "" if flops is None else f"{flops / 1e9:.3g}",
+        "" if moved is None else f"{moved / 1e6:,.0f}",
+        f"{memory['arguments'] / 2**20:.1f}",
+        f"{memory['temporaries'] / 2**20:.1f}",
+        f"{100 * found['hbm_share']:.2f}",
+        ", ".join(
+            f"{each['count']} {kind} of {each['bytes'] / 2**20:.2g} MiB"
+            for kind, each in found["collectives"].items()
+        ),
     )
 
 
-def summary(entries: dict[str, Any]) -> str:
+def summary(platform: str, entries: dict[str, Any]) -> str:
     """Returns the counts of each topology and precision."""
     head = ("chips", "precision", "programs", "compiled", "refused", "not yet", "s together")
-    lines = [(*head, "largest % of HBM", "float64", "calls of the host")]
+    lines = [(*head, "largest % of memory", "float64", "calls of the host")]
     for precision in PRECISIONS:
-        for topology in TOPOLOGIES:
-            keys = [k for k in wanted() if k.endswith(f"/{topology}/{precision}")]
+        for topology in PLATFORMS[platform].topologies:
+            keys = [k for k in wanted(platform) if k.endswith(f"/{topology}/{precision}")]
             there = [entries[k] for k in keys if k in entries]
             absent = sum("absent" in found for found in there)
             done = [found for found in there if "memory" in found]
             largest = max((found["hbm_share"] for found in done), default=None)
+            numbers = (
+                len(keys) - absent,
+                len(done),
+                sum("error" in found for found in there),
+                len(keys) - len(there),
+                round(sum(found["seconds"] for found in done)),
+            )
             lines.append(
                 (
                     topology,
                     precision,
-                    str(len(keys) - absent),
-                    str(len(done)),
-                    str(sum("error" in found for found in there)),
-                    str(len(keys) - len(there)),
-                    f"{sum(found['seconds'] for found in done):,.0f}",
+                    *map(str, numbers),
                     "" if largest is None else f"{100 * largest:.1f}",
                     str(sum(found["float64"] > 0 for found in done)),
                     str(sum(found["host_calls"] > 0 for found in done)),

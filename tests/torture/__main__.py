@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def torture(
         begun = time.perf_counter()
         rng = np.random.default_rng([seed, kinds.index(kind), done[kind]])
         with tempfile.TemporaryDirectory(prefix="torture-") as place:
-            for found in kind.round(rng, Path(place)):
+            for found in survived(kind, rng, Path(place)):
                 outcomes[kind.name][found.outcome] += 1
                 if found.lost is not None:
                     lost.append(f"{kind.name}, round {done[kind]}: {found.lost}")
@@ -74,6 +74,16 @@ def torture(
         },
         "lost": lost,
     }
+
+
+def survived(kind: Any, rng: np.random.Generator, place: Path) -> Iterator[Any]:
+    """Yields the tries of a round; one that cannot go on is lost."""
+    from torture import kinds
+
+    try:
+        yield from kind.round(rng, place)
+    except Exception as error:
+        yield kinds.lost(f"the round ends: {kinds.one_line(error)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from jaxvae.cli.main import main
 from jaxvae.data import load
 from jaxvae.train.ensemble import train_ensemble
 
-PATIENCE = 180.0  # seconds, after which a run hangs
+PATIENCE = 600.0  # seconds, after which a run hangs
 COMMON = ("--data", "digits", "--batch-size", "32", "--latent-dim", "2", "--no-progress")
 OFTEN = ("--log-every", "10", "--eval-every", "20", "--save-every", "7", "--steps", "60")
 
@@ -45,7 +45,7 @@ def _ensemble(folder: Path) -> int:
         source,
         seeds=[0, 1],
         hyper={"beta": [0.5, 1.0]},
-        steps=200,
+        steps=60,
         batch_size=32,
         members="vmap",
         workdir=folder,
