@@ -10,10 +10,12 @@ opened differs: the official code needs TensorFlow's file system and image codec
 This module imports tensorflow_datasets; the rest of `jaxvae.data` does so only where it must.
 """
 
+import gzip
 import io
 import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +25,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import registered
 
 from jaxvae.data import idx
-from jaxvae.errors import UserError
+from jaxvae.errors import UserError, one_line
 
 CIFAR_RECORD = 1 + 3 * 32 * 32
 CIFAR_BATCHES = {
@@ -198,14 +200,17 @@ def cifar_batches(paths: dict[str, Path], names: tuple[str, ...]) -> Iterator[tu
         return
     found = {}
     try:
-        with tarfile.open(folder, "r:gz") as archive:
-            for member in archive:
-                name = os.path.basename(member.name)
-                file = archive.extractfile(member) if name in names else None
-                if file is not None:  # else a folder
-                    found[name] = file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{folder} is damaged ({error}): fetch it again.") from None
+        with gzip.open(folder) as unpacked:
+            with tarfile.open(fileobj=unpacked, mode="r:") as archive:
+                for member in archive:
+                    name = os.path.basename(member.name)
+                    file = archive.extractfile(member) if name in names else None
+                    if file is not None:  # else a folder
+                        found[name] = file.read()
+            while unpacked.read(2**20):  # the checksum is behind the end of the archive
+                pass
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise UserError(f"{folder} is damaged ({one_line(str(error))}): fetch it again.") from None
     for name in names:
         if name not in found:
             raise UserError(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from jaxvae import parallel
 from jaxvae.data import preprocess as preprocessing
@@ -114,32 +114,62 @@ def convolves(jaxpr: Any) -> bool:
     return False
 
 
-class _Program(NamedTuple):
+class Program(NamedTuple):
     """Compiled steps: `run(loop_state, data, index)` of one, or `run(..., indices, count)` of up to
     `max_steps`."""
 
-    run: Callable
+    run: jax.stages.Compiled
     max_steps: int
 
 
-def _compile(
-    one: Callable,
+def compile_program(
+    step: Callable,
     loop_state: LoopState,
-    shapes_of: Callable,
-    max_steps: int,
-    may_fall_back: bool,
-    replicated: NamedSharding,
-) -> _Program:
-    """Returns the program of up to `max_steps` steps; of a single one where that is 1 or, if it may
-    fall back, for convolutions on CPU."""
+    source: Source,
+    data: dict[str, Array] | None,
+    *,
+    preprocess: Preprocess,
+    batch_size: int,
+    mesh: Mesh,
+    steps_per_call: int | None = None,
+) -> Program:
+    """Returns the program of a loop over `source`: of up to `steps_per_call` steps, and of a single
+    one for convolutions on CPU where that is not given.
+
+    Nothing is computed, so `loop_state` and `data` may be shapes, and the devices of `mesh` those of
+    a topology that is not there.
+
+    Args:
+        step, loop_state, source, data, preprocess, batch_size, mesh, steps_per_call: as in
+            `compile_loop`.
+    """
+    replicated = parallel.replicated(mesh)
+    of_batch, of_block = parallel.batch_sharded(mesh), parallel.batch_sharded(mesh, 1)
+    max_steps = STEPS_PER_CALL if steps_per_call is None else steps_per_call
+    if data is None:
+        batch_bytes = batch_size * math.prod(source.shape) * 4
+        max_steps = min(max_steps, max(1, BLOCK_BYTES // batch_bytes))
+
+    def shapes_of(steps: int | None):
+        """Returns the shapes of data and indices for a block of so many steps, or for one step."""
+        lead, sharding = ((), of_batch) if steps is None else ((steps,), of_block)
+        if data is not None:
+            return data, jax.ShapeDtypeStruct((*lead, batch_size), jnp.int32, sharding=sharding)
+        example = source.read(np.zeros(1, np.int64))
+        return {
+            k: jax.ShapeDtypeStruct((*lead, batch_size, *v.shape[1:]), v.dtype, sharding=sharding)
+            for k, v in example.items()
+        }, None
+
+    one = one_step(step, preprocess, of_batch if mesh.size > 1 else None)
     options = {"out_shardings": replicated, "donate_argnums": 0}
     if max_steps > 1:
         count = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
         traced = jax.jit(many_steps(one), **options).trace(loop_state, *shapes_of(max_steps), count)
-        on_cpu = jax.default_backend() == "cpu"
-        if not (may_fall_back and on_cpu and convolves(traced.jaxpr.jaxpr)):
-            return _Program(traced.lower().compile(), max_steps)
-    return _Program(jax.jit(one, **options).lower(loop_state, *shapes_of(None)).compile(), 1)
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        if not (steps_per_call is None and on_cpu and convolves(traced.jaxpr.jaxpr)):
+            return Program(traced.lower().compile(), max_steps)
+    return Program(jax.jit(one, **options).lower(loop_state, *shapes_of(None)).compile(), 1)
 
 
 def compile_loop(
@@ -167,25 +197,16 @@ def compile_loop(
     """
     replicated = parallel.replicated(mesh)
     of_batch, of_block = parallel.batch_sharded(mesh), parallel.batch_sharded(mesh, 1)
-    max_steps = STEPS_PER_CALL if steps_per_call is None else steps_per_call
-    if data is None:
-        batch_bytes = batch_size * math.prod(source.shape) * 4
-        max_steps = min(max_steps, max(1, BLOCK_BYTES // batch_bytes))
-
-    def shapes_of(steps: int | None):
-        """Returns the shapes of data and indices for a block of so many steps, or for one step."""
-        lead, sharding = ((), of_batch) if steps is None else ((steps,), of_block)
-        if data is not None:
-            return data, jax.ShapeDtypeStruct((*lead, batch_size), jnp.int32, sharding=sharding)
-        example = source.read(np.zeros(1, np.int64))
-        return {
-            k: jax.ShapeDtypeStruct((*lead, batch_size, *v.shape[1:]), v.dtype, sharding=sharding)
-            for k, v in example.items()
-        }, None
-
-    one = one_step(step, preprocess, of_batch if mesh.size > 1 else None)
-    may_fall_back = steps_per_call is None
-    run, max_steps = _compile(one, loop_state, shapes_of, max_steps, may_fall_back, replicated)
+    run, max_steps = compile_program(
+        step,
+        loop_state,
+        source,
+        data,
+        preprocess=preprocess,
+        batch_size=batch_size,
+        mesh=mesh,
+        steps_per_call=steps_per_call,
+    )
 
     def resident(loop_state: LoopState, first: int, count: int) -> LoopState:
         if max_steps == 1:

@@ -1,0 +1,204 @@
+"""Runs that are killed, asked to stop, run into a full disk, go on with other devices, meet another
+writer: their end has the bits of a run that was left alone."""
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from torture import runs
+from torture.kinds import Kind, Try, lost
+from torture.runs import RUNS
+
+STOPS = 6  # tries on one run
+SMALL = 2**22  # bytes of a small disk
+WHOLE: dict[str, tuple[dict, float]] = {}  # run -> how it ends, left alone, and its seconds
+
+
+def whole(name: str, place: Path) -> tuple[dict, float]:
+    """Returns how a run ends that is left alone, and the seconds that it takes once all is compiled.
+
+    Raises:
+        AssertionError: where it does not end well by itself.
+    """
+    if name not in WHOLE:
+        for again in range(2):  # the first one compiles
+            folder, begun = place / f"whole-{name}-{again}", time.perf_counter()
+            said = place / "said"
+            code = runs.ended(runs.start(name, folder, said=said))
+            assert code == 0, f"{name} ends with {code}: {said.read_text()[-500:]}"
+            seconds = time.perf_counter() - begun
+        WHOLE[name] = runs.ending(folder), seconds
+    return WHOLE[name]
+
+
+def finish(name: str, folder: Path, place: Path, *, devices: int = 1) -> str | None:
+    """Runs to the end; returns what is wrong with that."""
+    said = place / "said"
+    code = runs.ended(runs.start(name, folder, said=said, devices=devices))
+    if code != 0:
+        return f"{name} goes on and ends with {code}: {said.read_text()[-500:]}"
+    if devices > 1:
+        return None
+    found = runs.differences(runs.ending(folder), whole(name, place)[0])
+    return f"{name} ends otherwise: {', '.join(found[:5])}" if found else None
+
+
+def kept(before: dict[str, list[str]], steps: dict[str, int], folder: Path) -> str | None:
+    """Returns what of a run's checkpoints, and of its log up to them, is there no longer."""
+    after = runs.saved(folder)
+    for at, step in steps.items():
+        if after.get(at, -1) < step:
+            return f"{at} had checkpoint {step} and has {after.get(at)}"
+        gone = set(before[at]) - set(runs.log_of(folder / at))
+        if gone:
+            return f"{at} lost {len(gone)} lines of its log up to step {step}: {min(gone)[:200]}"
+    return None
+
+
+def safe_lines(folder: Path) -> tuple[dict[str, list[str]], dict[str, int]]:
+    """Returns the lines that a run may not lose any more, and its newest checkpoints."""
+    steps = runs.saved(folder)
+    lines = {}
+    for at, step in steps.items():
+        numbered = [(line, json.loads(line)) for line in runs.log_of(folder / at)]
+        lines[at] = [line for line, entry in numbered if entry.get("step", 0) <= step]
+    return lines, steps
+
+
+def stopped(rng: np.random.Generator, place: Path, *, ask: bool) -> Iterator[Try]:
+    """Yields a try for each time that a run is killed, or asked to stop, at a random moment."""
+    name = str(rng.choice(list(RUNS)))
+    _, seconds = whole(name, place)
+    folder, said, tries = place / "run", place / "said", []
+    before: tuple[dict[str, list[str]], dict[str, int]] = ({}, {})
+    for _ in range(STOPS):
+        process = runs.start(name, folder, said=said)
+        process.join(rng.uniform(0.0, seconds))
+        if process.exitcode is not None:
+            break
+        (process.terminate if ask else process.kill)()
+        code = runs.ended(process)
+        wrong = None if code in ((75, 0, -15) if ask else (-9,)) else said.read_text()[-500:]
+        if wrong is not None:
+            tries.append(lost(f"{name}, stopped, ends with {code}: {wrong}"))
+            continue
+        wrong = kept(*before, folder) if folder.exists() else None
+        before = safe_lines(folder) if folder.exists() else before
+        phase = f"{name}, {max(before[1].values())}" if before[1] else f"{name}, nothing saved"
+        tries.append(Try(f"exit {code}") if wrong is None else lost(f"{phase}: {wrong}"))
+    wrong = finish(name, folder, place)
+    if wrong is not None:
+        tries = [*tries[:-1], lost(f"after {len(tries)} stops: {wrong}")]
+    yield from tries
+
+
+def full_disk(rng: np.random.Generator, place: Path) -> Iterator[Try]:
+    """Yields the try of a run that no disk has room for, and that then finds room."""
+    name, said = str(rng.choice(list(RUNS))), place / "said"
+    whole(name, place)
+    folder = place / "run"
+    small = _small_disk(place / "disk") if rng.random() < 0.5 else None
+    if small is None:
+        limit = int(10 ** rng.uniform(1.5, 5.5))
+        code = runs.ended(runs.start(name, folder, said=said, limit=limit))
+        how = f"files of {limit} bytes"
+    else:
+        try:
+            filled = int(rng.uniform(0, SMALL))
+            (small / "other").write_bytes(bytes(filled))
+            code = runs.ended(runs.start(name, small / "run", said=said))
+            how = f"a disk with {SMALL - filled} bytes free"
+            if (small / "run").exists():
+                shutil.copytree(small / "run", folder)
+        finally:
+            subprocess.run(["umount", "-l", str(small)], check=True)
+    text = said.read_text()
+    refusal = text.strip().splitlines()[-1] if text.strip() else ""
+    if code not in (0, 2) or (code == 2 and not refusal.startswith("jaxvae: ")):
+        yield lost(f"{name}, {how}: exit {code}: {text[-700:]}")
+        return
+    if code == 2 and "Traceback" in text:
+        yield lost(f"{name}, {how}: a traceback before the line: {text[:700]}")
+        return
+    if (wrong := finish(name, folder, place)) is not None:
+        yield lost(f"{name}, {how}: {wrong}")
+        return
+    yield Try("had room" if code == 0 else "refused")
+
+
+def _small_disk(place: Path) -> Path | None:
+    """Returns a disk of `SMALL` bytes, or None where this process may not make one."""
+    place.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", f"size={SMALL}", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(words, capture_output=True, check=False).returncode:
+        return None
+    return place
+
+
+def other_devices(rng: np.random.Generator, place: Path) -> Iterator[Try]:
+    """Yields the try of a run that goes on, again and again, with another number of devices: its
+    log is that of one device, up to rounding."""
+    name = str(rng.choice(["dense", "conv", "two_stage"]))
+    want, seconds = whole(name, place)
+    folder, said, used = place / "run", place / "said", []
+    for _ in range(3):
+        used.append(int(rng.choice([1, 2, 4, 8])))
+        process = runs.start(name, folder, said=said, devices=used[-1])
+        process.join(rng.uniform(0.3, 1.0) * seconds)
+        process.terminate()
+        code = runs.ended(process)
+        if code not in (75, 0, -15):
+            yield lost(f"{name} on {used} devices ends with {code}: {said.read_text()[-500:]}")
+            return
+    used.append(int(rng.choice([2, 4, 8])))
+    wrong = finish(name, folder, place, devices=used[-1]) or _far(folder, want)
+    yield Try("close") if wrong is None else lost(f"{name} on {used} devices: {wrong}")
+
+
+def _far(folder: Path, want: dict) -> str | None:
+    """Returns which line of a log is not that of one device to 1e-3."""
+    for at in runs.saved(folder):
+        have = [json.loads(line) for line in runs.log_of(folder / at)]
+        lines = [json.loads(line) for line in want[f"{at} log"]]
+        if [line["step"] for line in have] != [line["step"] for line in lines]:
+            return f"{at} logs other steps"
+        for a, b in zip(have, lines, strict=True):
+            for key, value in b.items():
+                if isinstance(value, float) and not np.isclose(a[key], value, rtol=1e-3, atol=1e-3):
+                    return f"{at}, step {b['step']}: {key} is {a[key]}, on one device {value}"
+    return None
+
+
+def two_writers(rng: np.random.Generator, place: Path) -> Iterator[Try]:
+    """Yields the try of two processes that want the same folder."""
+    name = str(rng.choice(list(RUNS)))
+    _, seconds = whole(name, place)
+    both = []
+    for i in range(2):
+        both.append(runs.start(name, place / "run", said=place / f"said{i}"))
+        time.sleep(rng.uniform(0.0, 0.5 * seconds) if rng.random() < 0.5 else 0.0)
+    codes = [runs.ended(process) for process in both]
+    texts = [(place / f"said{i}").read_text() for i in range(2)]
+    refused = [text for code, text in zip(codes, texts, strict=True) if code != 0]
+    ends = [text.strip().splitlines()[-1] if text.strip() else "" for text in refused]
+    if len(refused) > 1 or not all("is in use by another run" in line for line in ends):
+        yield lost(f"{name}: {codes}, {ends or texts}")
+        return
+    wrong = runs.differences(runs.ending(place / "run"), whole(name, place)[0])
+    yield lost(f"{name}: {wrong[:5]}") if wrong else Try("refused" if refused else "in turn")
+
+
+KINDS = (
+    Kind("kill", functools.partial(stopped, ask=False)),
+    Kind("sigterm", functools.partial(stopped, ask=True)),
+    Kind("full_disk", full_disk),
+    Kind("other_devices", other_devices),
+    Kind("two_writers", two_writers),
+)
