@@ -29,9 +29,10 @@ class FactorVAE(VAE):
 def build(config: FactorVAE, shape: tuple[int, ...], num_classes: int | None) -> System:
     """Returns the FactorVAE of these options."""
     import jax.numpy as jnp
+    import optax
 
     from jaxvae import models, nets
-    from jaxvae.presets import parts
+    from jaxvae.presets import optimise, parts
     from jaxvae.train.step import groups
 
     options = parts.elbo_options(config)
@@ -44,7 +45,8 @@ def build(config: FactorVAE, shape: tuple[int, ...], num_classes: int | None) ->
     tx = system.tx if isinstance(system.tx, dict) else dict.fromkeys(groups(model), system.tx)
     rate = config.adversary_learning_rate
     rate = config.learning_rate if rate is None else rate
-    return system._replace(tx={**tx, "discriminator": parts.adam(config, rate, b1=0.5, b2=0.9)})
+    adam = optax.adam(optimise.rate_of(config, rate), b1=0.5, b2=0.9)
+    return system._replace(tx={**tx, "discriminator": adam})
 
 
 PRESET = Preset(FactorVAE, build)

@@ -76,7 +76,7 @@ def build(config: Translation, shape: tuple[int, ...], num_classes: int | None) 
     from jaxvae import models, nets
     from jaxvae.data.preprocess import make_preprocess
     from jaxvae.metrics import perceptual
-    from jaxvae.presets import parts
+    from jaxvae.presets import optimise, parts
 
     dims = {"content_dim": config.content_dim, "class_dim": config.class_dim}
     trio = nets.translation(
@@ -94,7 +94,7 @@ def build(config: Translation, shape: tuple[int, ...], num_classes: int | None) 
         model = models.translation(*trio, **dims, **options)
     return System(
         model,
-        parts.adam(config, config.learning_rate),
+        optimise.transformation(config, config.learning_rate),
         make_preprocess(),
         parts.augmentation(config),
         latent_dim=sum(dims.values()),
