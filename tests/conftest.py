@@ -23,6 +23,9 @@ if os.environ.get("JAXVAE_TEST_OPTIMISED", "0") == "0":  # before JAX is loaded,
         flags = os.environ.get("XLA_FLAGS", "").split()
         os.environ["XLA_FLAGS"] = " ".join([*flags, "--xla_cpu_use_fusion_emitters=false"])
 
+# of the programs that tests start
+os.environ.setdefault("JAXVAE_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
+
 import jax
 
 import workers

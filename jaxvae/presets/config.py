@@ -37,7 +37,7 @@ Folder = Annotated[Path | None, optional("DIR")]
 Number = Annotated[float | None, optional("FLOAT")]
 
 # where things lie and who computes does not describe a run
-PLACES = ("workdir", "data_dir", "coordinator", "num_processes", "process_id")
+PLACES = ("workdir", "data_dir", "compilation_cache", "coordinator", "num_processes", "process_id")
 
 CHANNELS = (32, 64)  # of --net conv
 OF_NET = {  # --net -> the options that its layers have
@@ -144,6 +144,10 @@ class Options:
     """Show the progress bar."""
     tensorboard: bool = False
     """Also write the log for TensorBoard, into RUN/tensorboard."""
+
+    compilation_cache: Text = None
+    """Folder where compiled programs are kept for the next start, or none (default:
+    $JAXVAE_CACHE_DIR, $XDG_CACHE_HOME/jaxvae, ~/.cache/jaxvae)."""
 
     # several processes: found by themselves on Cloud TPU and SLURM
     coordinator: Text = None
