@@ -126,10 +126,10 @@ class Options:
     """Decay of a moving average of the parameters, used in evaluation."""
     accumulate: int = 1
     """Cut each batch into so many parts to save memory."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the networks' computation; parameters and losses are float32."""
-    precision: Literal["default", "high", "highest"] = "highest"
-    """Precision of float32 matrix products; "default" is TF32 on NVIDIA GPUs, bfloat16 on TPUs."""
+    precision: Literal["float32", "high", "default", "bfloat16"] = "float32"
+    """Of the nets' computation: all of float32; its matrix products as the chip does them by default
+    (TF32 on NVIDIA GPUs, bfloat16 on TPUs) or, high, in three passes of that; or all in bfloat16.
+    Parameters, statistics and losses are float32 with each."""
 
     # what is kept
     log_every: int = 100
@@ -159,6 +159,16 @@ class Options:
     """Number of this one, from 0."""
 
     may_differ: ClassVar[tuple[str, ...]] = ()  # options of its own that a resumed run may change
+
+    @property
+    def dtype(self) -> str:
+        """Type of the nets' computation: float32 or bfloat16."""
+        return "bfloat16" if self.precision == "bfloat16" else "float32"
+
+    @property
+    def matmul_precision(self) -> str:
+        """Precision of float32 matrix products, as JAX calls it."""
+        return self.precision if self.precision in ("high", "default") else "highest"
 
     @property
     def convolves(self) -> bool:

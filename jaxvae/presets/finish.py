@@ -63,6 +63,7 @@ def complete(
         metrics = evaluate(model, params, found.state, test, **options)
         about = {"statistics": found.about} if found.about else {}
         stats = {"stats": found.name} if nets.has_averages(state.state) else {}
+        about = {**about, "precision": f"{config.dtype}, highest"}
         lines = [{"step": step, "split": "test", **stats, **metrics, **about}]
         if is_first:
             writers.append(log, lines[0])
