@@ -1,13 +1,17 @@
-"""The machine: the name of its processor, and the C library's memory allocator, set for training on
-a CPU."""
+"""The machine: the name of its processor, the C library's memory allocator, set for training on a CPU,
+and where compiled programs are kept."""
 
 import ctypes
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import sys
 from pathlib import Path
+from typing import Any
+
+from jaxvae.errors import UserError
 
 # <malloc.h>
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
@@ -77,3 +81,72 @@ def _cpu_only() -> bool:
         name in sys.modules or importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu")
     )
     return not installed and not importlib.metadata.entry_points(group="jax_plugins")
+
+
+# ---- compiled programs -----------------------------------------------------------------------
+
+
+def compiled_folder(choice: str | None = None) -> str | None:
+    """Returns where programs compiled by XLA are kept for the next start; None for nowhere.
+
+    That is `choice`, else JAXVAE_CACHE_DIR, else jaxvae in XDG_CACHE_HOME or in ~/.cache; "none" for
+    either of the first two is nowhere. In it every kind of processor has a folder of its own: a program
+    for one may stop another with an illegal instruction.
+    """
+    chosen = choice or os.environ.get("JAXVAE_CACHE_DIR")
+    if chosen == "none":
+        return None
+    if not chosen:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        chosen = os.path.join(home, "jaxvae")
+    return os.path.join(os.path.expanduser(chosen), "compiled", _processor_mark())
+
+
+def keep_compiled(choice: str | None = None) -> str | None:
+    """Makes JAX keep what it compiles in `compiled_folder(choice)`, and returns where that is.
+
+    Whoever sets JAX_COMPILATION_CACHE_DIR has chosen, as has a program that told `jax.config`; a folder
+    that nobody chose and that cannot be written is done without. Call it before JAX compiles.
+
+    Raises:
+        UserError: for a choice beside JAX_COMPILATION_CACHE_DIR, which wins; and for a chosen folder that
+            cannot be written.
+    """
+    import jax
+
+    if choice and os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        raise UserError(
+            "JAX_COMPILATION_CACHE_DIR says where compiled programs are kept: unset it, or leave out "
+            "--compilation-cache."
+        )
+    config: Any = jax.config
+    known = config.jax_compilation_cache_dir
+    if known and not choice:
+        return known
+    folder = compiled_folder(choice)
+    if folder is not None and "://" not in folder:
+        try:
+            os.makedirs(folder, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(13, os.strerror(13))
+        except OSError as error:
+            if choice or os.environ.get("JAXVAE_CACHE_DIR"):
+                raise UserError(
+                    f"compiled programs cannot be kept in {folder}: {error.strerror}. Choose another "
+                    "folder with --compilation-cache or JAXVAE_CACHE_DIR, or none."
+                ) from None
+            return None
+    jax.config.update("jax_compilation_cache_dir", folder)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many are small
+    return folder
+
+
+def _processor_mark() -> str:
+    """Returns a name for this kind of processor: its architecture and a hash of what it can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        abilities = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        abilities = processor()
+    return f"{platform.machine()}-{hashlib.sha256(abilities.encode()).hexdigest()[:8]}"

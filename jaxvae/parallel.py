@@ -122,6 +122,34 @@ def put_rows(tree: Tree, sharding: NamedSharding, size: int) -> Tree:
     return jax.tree.map(place, tree)
 
 
+# Of a device's memory that resident data may take whole; larger ones are cut over the devices.
+SHARE = 1 / 8
+
+
+def is_cut(arrays: Tree, mesh: Mesh) -> bool:
+    """Returns whether resident data are cut over the devices of a mesh, for whole on each they would
+    take more than `SHARE` of its memory, where that is known."""
+    limit = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
+    size = sum(x.nbytes for x in jax.tree.leaves(arrays))
+    return mesh.size > 1 and limit is not None and size > SHARE * limit
+
+
+def resident(arrays: Tree, mesh: Mesh) -> Tree:
+    """Returns data [n, ...] on the devices: whole on each, or where `is_cut` says so a part on each,
+    with rows of zeros behind them for equal parts.
+
+    A jitted step gathers from either by the same indices; of parts every device sends its rows of the
+    batch to the others, which costs the bytes of a batch each step, not those of the data.
+    """
+    if not is_cut(arrays, mesh):
+        return put(arrays, replicated(mesh))
+
+    def padded(x):
+        return np.pad(x, [(0, -len(x) % mesh.size), *[(0, 0)] * (x.ndim - 1)])
+
+    return put(jax.tree.map(padded, arrays), batch_sharded(mesh))
+
+
 def check_batch(batch_size: int, mesh: Mesh) -> None:
     """Raises `UserError` unless `batch_size` can be cut into equal slices over `mesh`."""
     check_count("batch_size", batch_size)

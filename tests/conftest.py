@@ -24,6 +24,8 @@ if os.environ.get("JAXVAE_TEST_OPTIMISED", "0") == "0":  # before JAX is loaded,
         os.environ["XLA_FLAGS"] = " ".join([*flags, "--xla_cpu_use_fusion_emitters=false"])
 
 os.environ["JAXVAE_OFFLINE"] = "1"  # nothing is fetched, in child processes neither
+# of the programs that tests start
+os.environ.setdefault("JAXVAE_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
 
 import jax
 

@@ -1,11 +1,16 @@
-"""The allocator: fewer page faults, the same numbers; nobody's own choice is overruled."""
+"""The allocator: fewer page faults, the same numbers; nobody's own choice is overruled. And the folder
+of compiled programs."""
 
 import os
 import platform
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from jaxvae import host
+from jaxvae.errors import UserError
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 
@@ -125,3 +130,64 @@ runpy.run_module(module, run_name="__main__")
         [sys.executable, "-c", spy, *argv, *workdir], capture_output=True, text=True, check=False
     )
     assert done.stderr.strip() == ("kept" if kept else "not kept")
+
+
+# ---- compiled programs ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """An environment and a JAX in which nobody has chosen a folder."""
+    names = ("JAX_COMPILATION_CACHE_DIR", "JAXVAE_CACHE_DIR", "XDG_CACHE_HOME")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield tmp_path
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_compiled_programs_are_kept_in_the_users_cache(fresh, monkeypatch):
+    mark = host.compiled_folder().rpartition("/")[2]
+    assert mark.startswith(platform.machine())
+    assert host.compiled_folder() == f"{fresh}/.cache/jaxvae/compiled/{mark}"
+    monkeypatch.setenv("XDG_CACHE_HOME", f"{fresh}/xdg")
+    assert host.compiled_folder() == f"{fresh}/xdg/jaxvae/compiled/{mark}"
+    monkeypatch.setenv("JAXVAE_CACHE_DIR", "~/ours")
+    assert host.compiled_folder() == f"{fresh}/ours/compiled/{mark}"
+    assert host.compiled_folder("/mine") == f"/mine/compiled/{mark}"
+    assert host.compiled_folder("none") is None
+    monkeypatch.setenv("JAXVAE_CACHE_DIR", "none")
+    assert host.compiled_folder() is None
+    assert host.keep_compiled() is None and jax.config.jax_compilation_cache_dir is None
+    assert host.keep_compiled(f"{fresh}/mine") == f"{fresh}/mine/compiled/{mark}"
+    assert jax.config.jax_compilation_cache_dir == f"{fresh}/mine/compiled/{mark}"
+    assert os.listdir(f"{fresh}/mine/compiled") == [mark]
+
+
+def test_processors_of_other_abilities_do_not_share_programs(monkeypatch):
+    marks = set()
+    for text in ("model name: a\nflags : avx\n", "flags : avx avx512f\n", "no such line\n"):
+        monkeypatch.setattr(host.Path, "read_text", lambda self, text=text: text)
+        marks.add(host.compiled_folder("/x"))
+    assert len(marks) == 3
+
+
+def test_whoever_has_chosen_is_not_overruled(fresh, monkeypatch):
+    jax.config.update("jax_compilation_cache_dir", "/theirs")
+    assert host.keep_compiled() == "/theirs" == jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/theirs")
+    with pytest.raises(UserError, match="unset it, or leave out --compilation-cache"):
+        host.keep_compiled("/mine")
+
+
+def test_a_folder_that_cannot_be_written_is_done_without_unless_it_was_chosen(fresh, monkeypatch):
+    (fresh / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(fresh / "file"))
+    assert host.keep_compiled() is None and jax.config.jax_compilation_cache_dir is None
+    with pytest.raises(UserError, match="cannot be kept in .*: Not a directory. Choose another"):
+        host.keep_compiled(str(fresh / "file"))
+    monkeypatch.setenv("JAXVAE_CACHE_DIR", str(fresh / "file"))
+    with pytest.raises(UserError, match="Not a directory"):
+        host.keep_compiled()

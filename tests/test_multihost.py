@@ -110,6 +110,8 @@ def test_a_notice_to_one_process_stops_all_at_one_step_and_one_process_goes_on(t
     run = tmp_path / "run"
     train = ["train", "vae", "--hidden", "8", "--latent-dim", "2", "--batch-size", "16"]
     train += ["--log-every", "5", "--workdir", str(run)]
+    cache = tmp_path / "cache"
+    train += ["--compilation-cache", str(cache)]
     several = ["--steps", "1000000", "--coordinator", free_address(), "--num-processes", "2"]
     processes = [
         subprocess.Popen(
@@ -133,11 +135,12 @@ def test_a_notice_to_one_process_stops_all_at_one_step_and_one_process_goes_on(t
     assert step >= writers.read(log)[-1]["step"] > 0
 
     capfd.readouterr()
-    assert main([*train, "--steps", str(step + 5)]) == 0
+    assert main([*train[:-2], "--steps", str(step + 5)]) == 0
     assert "8 cpu device(s), " in capfd.readouterr().out
     steps = [line["step"] for line in writers.read(log) if line["split"] == "train"]
     assert steps == [*range(5, step + 6, 5)] or steps == [*range(5, step + 5, 5), step + 5]
     assert (run / "samples.png").exists()
+    assert list(cache.glob("compiled/*/*")) and "cache" not in (run / "config.json").read_text()
     assert "coordinator" not in (run / "config.json").read_text()
 
 

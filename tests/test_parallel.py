@@ -1,6 +1,7 @@
 """Eight devices compute what one does, by `jit` over a mesh and by `pmap`."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -197,3 +198,14 @@ def test_shard_cuts_every_array_in_order():
 @pytest.mark.parametrize(("batch_size", "devices"), [(100, 5), (64, 8), (7, 7), (11, 1), (1, 1)])
 def test_a_mesh_for_a_batch_has_as_many_devices_as_divide_it(batch_size, devices):
     assert parallel.mesh_for(batch_size).size == devices
+
+
+@pytest.mark.parametrize(
+    ("limit", "devices", "cut"), [(None, 8, False), (799, 8, True), (800, 8, False), (8, 1, False)]
+)
+def test_resident_data_are_cut_where_they_would_fill_the_devices(limit, devices, cut):
+    stats = None if limit is None else {"bytes_limit": limit}
+    device = types.SimpleNamespace(memory_stats=lambda: stats)
+    mesh = types.SimpleNamespace(size=devices, local_devices=[device])
+    arrays = {"x": np.zeros((15, 5), np.uint8), "label": np.zeros(25, np.uint8)}  # 100 bytes
+    assert parallel.is_cut(arrays, mesh) == cut

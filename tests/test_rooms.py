@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [  # from the ground up; a room may import its own files and those of lower floors
-    {"abilities", "errors", "host"},
-    {"paths", "types"},
+    {"abilities", "errors"},
+    {"host", "paths", "types"},
     {"arithmetic", "parallel", "writers"},
     {"archives", "safetensors"},
     {"noise", "plots", "table"},

@@ -93,6 +93,7 @@ def _main(argv: list[str]) -> int:
         raise unknown("data set", settings.data, names())
     if settings.convolves:
         host.keep_freed_memory()
+    host.keep_compiled(settings.compilation_cache)
     from jaxvae.cli.train import run_train
 
     return run_train(settings)
@@ -121,6 +122,8 @@ def _other(argv: list[str]) -> int:
     metrics = getattr(settings, "metrics", None) or ()
     if {"fid", "kid", "lpips"} & set(metrics):  # what takes their features convolves
         host.keep_freed_memory()
+    if hasattr(settings, "compilation_cache"):  # of the commands that compute
+        host.keep_compiled(settings.compilation_cache)
     function = f"run_{word.replace(' ', '_')}"
     return getattr(importlib.import_module(f"jaxvae.cli.{module}"), function)(settings)
 

@@ -46,6 +46,8 @@ class _OnRun:
     """Also write the numbers to this .npz file."""
     data_dir: Folder = None
     """Where the files of data sets are (default: as for train)."""
+    compilation_cache: Text = None
+    """Folder of compiled programs, or none (default: as for train)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +189,8 @@ class Export:
     the decoder) over samples (default: running; of introspective models reestimated)."""
     data_dir: Folder = None
     """Where the files of data sets are (default: as for train)."""
+    compilation_cache: Text = None
+    """Folder of compiled programs, or none (default: as for train)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax
 
 from jaxvae import data as data_sets
 from jaxvae import parallel
-from jaxvae.data import prepare
+from jaxvae.data import Source, prepare
 from jaxvae.errors import UserError
 from jaxvae.presets import PRESETS, record, run
 from jaxvae.presets.config import QUICK, Data, Options
@@ -22,7 +22,7 @@ def run_train(config: Options) -> int:
     """Trains, evaluates on the test split, draws, and prints a table; returns the exit code."""
     for name in ("absl", "asyncio"):  # Orbax logs tracebacks of what it also raises
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    jax.config.update("jax_default_matmul_precision", config.precision)
+    jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     parallel.join(config.coordinator, config.num_processes, config.process_id)
     if jax.process_index() == 0:
         return _train(config)
@@ -40,11 +40,12 @@ def _train(config: Options) -> int:
     print(
         f"{config.data}: {data.train.size:,} training images {data.train.shape}, "
         f"{' + '.join(f'{n:,}' for n in lengths)} steps of {config.batches}, "
-        f"{jax.device_count()} {jax.devices()[0].platform} device(s){hosts}, {config.workdir}"
+        f"{jax.device_count()} {jax.devices()[0].platform} device(s){hosts}, {config.precision}, "
+        f"{config.workdir}"
     )
     if config.quick:
         print(f"{QUICK.upper()}: THESE NUMBERS COMPARE WITH NOTHING")
-    print(f"data: {data.train.origin}{'' if data.train.arrays else ', streamed'}")
+    print(f"data: {data.train.origin}, {_placed(data.train)}")
     try:
         fit = (preset.train or run.train)(config, system, data, lengths)
     except NonFinite as error:
@@ -52,6 +53,15 @@ def _train(config: Options) -> int:
         return 3
     finish(config, system, preset.stages, fit, data)
     return 0
+
+
+def _placed(source: Source) -> str:
+    """Returns in words where the examples are while a run trains on them."""
+    if source.arrays is None:
+        return "streamed"
+    if parallel.is_cut(source.arrays, parallel.make_mesh()):
+        return "a part on each device"
+    return "on the device" if jax.device_count() == 1 else "whole on each device"
 
 
 def _data(config: Options) -> Data:

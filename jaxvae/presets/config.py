@@ -37,7 +37,15 @@ Folder = Annotated[Path | None, optional("DIR")]
 Number = Annotated[float | None, optional("FLOAT")]
 
 # where things lie and who computes does not describe a run
-PLACES = ("workdir", "data_dir", "download", "coordinator", "num_processes", "process_id")
+PLACES = (
+    "workdir",
+    "data_dir",
+    "download",
+    "compilation_cache",
+    "coordinator",
+    "num_processes",
+    "process_id",
+)
 
 # names of --optimizer; "adam" and its kin have Adam's decays
 Optimizer = Literal["adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "sgd"]
@@ -160,10 +168,10 @@ class Options:
     """Decay of a moving average of the parameters, used in evaluation."""
     accumulate: int = 1
     """Cut each batch into so many parts to save memory."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the networks' computation; parameters and losses are float32."""
-    precision: Literal["default", "high", "highest"] = "highest"
-    """Precision of float32 matrix products; "default" is TF32 on NVIDIA GPUs, bfloat16 on TPUs."""
+    precision: Literal["float32", "high", "default", "bfloat16"] = "float32"
+    """Of the nets' computation: all of float32; its matrix products as the chip does them by default
+    (TF32 on NVIDIA GPUs, bfloat16 on TPUs) or, high, in three passes of that; or all in bfloat16.
+    Parameters, statistics and losses are float32 with each."""
 
     # what is kept
     log_every: int = 100
@@ -179,6 +187,10 @@ class Options:
     tensorboard: bool = False
     """Also write the log for TensorBoard, into RUN/tensorboard."""
 
+    compilation_cache: Text = None
+    """Folder where compiled programs are kept for the next start, or none (default:
+    $JAXVAE_CACHE_DIR, $XDG_CACHE_HOME/jaxvae, ~/.cache/jaxvae)."""
+
     # several processes: found by themselves on Cloud TPU and SLURM
     coordinator: Text = None
     """HOST:PORT of process 0, where several processes train together and are not found (default: those
@@ -189,6 +201,16 @@ class Options:
     """Number of this one, from 0."""
 
     may_differ: ClassVar[tuple[str, ...]] = ()  # options of its own that a resumed run may change
+
+    @property
+    def dtype(self) -> str:
+        """Type of the nets' computation: float32 or bfloat16."""
+        return "bfloat16" if self.precision == "bfloat16" else "float32"
+
+    @property
+    def matmul_precision(self) -> str:
+        """Precision of float32 matrix products, as JAX calls it."""
+        return self.precision if self.precision in ("high", "default") else "highest"
 
     @property
     def convolves(self) -> bool:

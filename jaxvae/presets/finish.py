@@ -64,6 +64,7 @@ def complete(
         about = {"statistics": found.about} if found.about else {}
         about |= {"budget": QUICK} if config.quick else {}
         stats = {"stats": found.name} if nets.has_averages(state.state) else {}
+        about = {**about, "precision": f"{config.dtype}, highest"}
         lines = [{"step": step, "split": "test", **stats, **metrics, **about}]
         if is_first:
             writers.append(log, lines[0])

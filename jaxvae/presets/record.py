@@ -65,13 +65,22 @@ def defaults(config: Options) -> dict[str, Any]:
     }
 
 
+def renewed(saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns a recorded config with the options of an older version as they are called now."""
+    if "dtype" not in saved:
+        return saved
+    fields = {name: value for name, value in saved.items() if name != "dtype"}
+    old = saved["dtype"] if saved["dtype"] == "bfloat16" else saved.get("precision", "highest")
+    return {**fields, "precision": "float32" if old == "highest" else old}
+
+
 def from_dict(saved: dict[str, Any], workdir: Path = Path()) -> Saved:
     """Returns what `as_dict` recorded, as the options of a run in `workdir`.
 
     Raises:
         UserError: for a run that no preset made, or that another version of jaxvae made.
     """
-    fields = dict(saved)
+    fields = dict(renewed(saved))
     name = fields.pop("preset", None)
     if name is None:
         raise UserError(

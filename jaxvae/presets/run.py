@@ -17,6 +17,7 @@ def identity(config: Options, source: Source) -> Identity:
         record.as_dict(config, source.shape, source.num_classes),
         (*LENGTH, *config.may_differ),
         record.defaults(config),
+        record.renewed,
     )
 
 

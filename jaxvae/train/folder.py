@@ -43,6 +43,7 @@ class Identity(NamedTuple):
     config: dict[str, Any]  # as JSON has it
     may_differ: tuple[str, ...] = LENGTH  # names that do not count
     defaults: dict[str, Any] = {}  # noqa: RUF012 - of names that an older config does not have
+    renewed: Callable[[dict], dict] = lambda saved: saved  # an older config, in the names of now
 
 
 def identity(config: dict[str, Any] | Identity) -> Identity:
@@ -71,8 +72,8 @@ def check(workdir: PathLike, run: dict[str, Any] | Identity) -> None:
         known = (path / "config.json").is_file()
     if not known:
         raise UserError(f"{path} holds files but no run of jaxvae: choose an empty or new folder.")
-    wanted, may_differ, defaults = identity(run)
-    saved = {**defaults, **read_config(path)}
+    wanted, may_differ, defaults, renewed = identity(run)
+    saved = {**defaults, **renewed(read_config(path))}
     names = [
         name
         for name in dict.fromkeys((*saved, *wanted))

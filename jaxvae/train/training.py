@@ -231,7 +231,7 @@ class Training:
         """Returns the compiled loop of phase i."""
         phase, start, before = self.plan.phases[i], self.plan.start(i), self.plan.examples_before(i)
         if self.source.arrays is not None and self.data is None:
-            self.data = parallel.put(self.source.arrays, self.everywhere)
+            self.data = parallel.resident(self.source.arrays, self.mesh)
 
         def indices_of(step: int) -> np.ndarray:
             size, batch_size = self.source.size, phase.batch_size

@@ -120,7 +120,7 @@ def test_loaded_model_gives_the_numbers_of_the_run(trained):
             "2",
             "--max-grad-norm",
             "1.0",
-            "--dtype",
+            "--precision",
             "bfloat16",
             "--init",
             "glorot",

@@ -90,7 +90,7 @@ def test_numbers_of_any_size_go_without_a_logit(tmp_path):
         (np.zeros((40, 3), np.float32), [], "dequantised pixels need bytes"),
         (np.zeros((40, 4, 4, 1), np.uint8), ["--alpha", "1"], "alpha must be below 1"),
         (np.zeros((40, 4, 4, 1), np.uint8), ["--couplings", "1"], "couplings must be at least 2"),
-        (np.zeros((40, 4, 4, 1), np.uint8), ["--dtype", "bfloat16"], "need float32"),
+        (np.zeros((40, 4, 4, 1), np.uint8), ["--precision", "bfloat16"], "need float32"),
     ],
     ids=["odd sides", "no bytes", "alpha", "couplings", "bfloat16"],
 )

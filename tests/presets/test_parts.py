@@ -1,5 +1,6 @@
 """What presets share: optimisers whose learning rates are halved, in every preset and stage."""
 
+import re
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 from jaxvae.errors import UserError
 from jaxvae.presets import PRESETS, parts, stages, vae
+from jaxvae.presets.conditions import example_like
 from jaxvae.presets.config import VAE
 from jaxvae.train.step import init_state, make_train_step
 from jaxvae.types import Batch
@@ -111,3 +113,60 @@ def test_beta_is_a_number_or_a_schedule():
 def test_one_optimiser_without_a_rate_of_gamma():
     settings = VAE(workdir=Path("run"), likelihood="gaussian", gamma="learned")
     assert isinstance(vae.build(settings, (4, 4, 1), None).tx, optax.GradientTransformation)
+
+
+# ---- precision -----------------------------------------------------------------------------------
+
+
+def floats(tree):
+    """Returns the types of the floating-point leaves of a tree."""
+    return {str(x.dtype) for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)}
+
+
+def beginning(system, batch):
+    """Returns the state at step 0 and the step."""
+    state = init_state(system.model, system.tx, jax.random.key(0), batch)
+    return state, make_train_step(system.model, system.tx)
+
+
+@pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"flow", "two_stage_vae"}))
+def test_only_the_nets_compute_in_bfloat16(preset):
+    """Shapes and types alone: parameters, statistics, optimiser states and metrics are float32."""
+    needed = {"intro_vae": {"m": 1.0}}.get(preset, {})
+    config = PRESETS[preset].options(workdir=RUN, precision="bfloat16", **needed)
+    config.check()
+    system = PRESETS[preset].build(config, (8, 8, 1), 3)
+    batch = example_like(system.preprocess, (8, 8, 1), 3)
+    found = jax.eval_shape(lambda batch: beginning(system, batch)[0], batch)
+    assert floats(found) == {"float32"}
+    step = make_train_step(system.model, system.tx)
+    assert floats(jax.eval_shape(step, found, batch)) == {"float32"}
+    text = str(jax.make_jaxpr(step)(found, batch))
+    assert re.search(r":bf16\[[\d,]+\] = (dot_general|conv_general_dilated)", text)
+
+
+def test_bfloat16_is_near_float32_and_default_and_high_are_of_the_matrix_products():
+    batch = Batch(jnp.asarray(np.random.default_rng(0).random((16, 8, 8, 1)), jnp.float32))
+    losses, states = {}, {}
+    for precision in ("float32", "bfloat16"):
+        config = VAE(RUN, net="intro", channels=(4,), latent_dim=3, precision=precision)
+        state, step = beginning(vae.build(config, (8, 8, 1), None), batch)
+        step, losses[precision] = jax.jit(step), []
+        for _ in range(3):
+            state, metrics = step(state, batch)
+            losses[precision].append(float(metrics["loss"]))
+        states[precision] = state
+    assert floats(states["bfloat16"]) == {"float32"}
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.01)
+    assert losses["bfloat16"] != losses["float32"]
+    old, new = (jax.tree.leaves(states[name].state) for name in ("float32", "bfloat16"))
+    for a, b in zip(old, new, strict=True):  # averages of BatchNorm
+        np.testing.assert_allclose(a, b, rtol=0.05, atol=0.05)
+    for name, dtype, products in (
+        ("float32", "float32", "highest"),
+        ("high", "float32", "high"),
+        ("default", "float32", "default"),
+        ("bfloat16", "bfloat16", "highest"),
+    ):
+        config = VAE(RUN, precision=name)
+        assert (config.dtype, config.matmul_precision) == (dtype, products)

@@ -9,6 +9,8 @@ from jaxvae.cli.main import parse
 from jaxvae.errors import UserError
 from jaxvae.presets import record
 from jaxvae.presets.config import VAE
+from jaxvae.train import folder
+from jaxvae.train.folder import Identity
 
 
 def test_defaults_that_depend_on_the_net(tmp_path):
@@ -71,3 +73,29 @@ def test_command_and_record_of_a_config_are_inverse(tmp_path):
         (8, 8, 1),
         10,
     )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "now"),
+    [
+        ("float32", "highest", "float32"),
+        ("float32", "high", "high"),
+        ("float32", "default", "default"),
+        ("bfloat16", "highest", "bfloat16"),
+        ("bfloat16", "default", "bfloat16"),
+    ],
+)
+def test_a_run_of_two_options_of_precision_is_one_of_their_one_name(
+    tmp_path, dtype, precision, now
+):
+    """Its config.json loads, and the run goes on."""
+    config = VAE(tmp_path, precision=now)
+    page = record.as_dict(config, (8, 8, 1), 10)
+    old = {**page, "dtype": dtype, "precision": precision}
+    assert record.from_dict(old).config.precision == now
+    assert record.renewed(page) == page
+    (tmp_path / "config.json").write_text(json.dumps({"config": old}))
+    mark = Identity(page, renewed=record.renewed)
+    folder.check(tmp_path, mark)
+    with pytest.raises(UserError, match=f"precision is '{now}' there and 'other' here"):
+        folder.check(tmp_path, mark._replace(config={**page, "precision": "other"}))

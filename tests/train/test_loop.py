@@ -1,5 +1,6 @@
 """Many steps in one call: the same bits however they are cut, and the sums and marks that they carry."""
 
+import re
 from typing import NamedTuple
 
 import jax
@@ -110,3 +111,27 @@ def test_a_convolution_is_found_at_any_depth():
     x = jnp.ones((3, 1, 1, 4, 4))
     assert loop.convolves(jax.make_jaxpr(jax.jit(deep))(x).jaxpr)
     assert not loop.convolves(jax.make_jaxpr(lambda x: jax.lax.map(jnp.sin, x))(x).jaxpr)
+
+
+@pytest.mark.optimised
+def test_data_that_are_cut_over_the_devices_give_the_bits_of_whole_ones(monkeypatch):
+    """Every device holds a part, and no device is sent the whole."""
+    compiled, places = loop.compile_loop, []
+
+    def spy(step, loop_state, source, arrays, **options):
+        places.append(arrays["x"])
+        return compiled(step, loop_state, source, arrays, **options)
+
+    monkeypatch.setattr("jaxvae.train.training.compile_loop", spy)
+    eight = {"mesh": parallel.make_mesh()}
+    whole = params(go(7, **eight))
+    monkeypatch.setattr(parallel, "is_cut", lambda arrays, mesh: mesh.size > 1)
+    cut = params(go(7, **eight))
+    assert_same(whole, cut)
+    first, second = places
+    assert first.shape[0] == 100 and first.sharding.is_fully_replicated
+    assert second.shape[0] == 104  # a multiple of the devices
+    assert {shard.data.shape[0] for shard in second.addressable_shards} == {13}
+    rows = parallel.put(np.arange(16, dtype=np.int32), parallel.batch_sharded(eight["mesh"]))
+    text = jax.jit(lambda x, i: x[i]).lower(second, rows).compile().as_text()
+    assert not re.search(r"u8\[104,[\d,]+\]\S* all-gather", text) and "all-" in text
