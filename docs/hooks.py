@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxvae"
 ROOMS = ("models", "nets", "data", "metrics", "train", "presets", "testing", "cli")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+IMAGE = re.compile(r'(<img [^>]*src=")([^"]+)(")')  # as Markdown allows it, for its width
 PICTURES = (".png", ".svg", ".jpg")
 
 
@@ -65,20 +66,48 @@ def rewritten(text: str, file: str, place: str, known: dict[str, str]) -> str:
         known: of `places`.
     """
 
+    def there(path: str) -> str | None:
+        """Returns where the site has a path of the page; None where it does not have it."""
+        wanted = os.path.normpath(os.path.join(os.path.dirname(file), path))
+        page = next((w for w in (wanted, f"{wanted}/README.md") if w in known), None)
+        return None if page is None else os.path.relpath(known[page], os.path.dirname(place) or ".")
+
     def link(match: re.Match) -> str:
         sign, words, target = match.groups()
         path, hash_, anchor = target.partition("#")
         if "://" in path or not path or target.startswith("mailto:"):
             return match[0]
-        wanted = os.path.normpath(os.path.join(os.path.dirname(file), path))
-        page = next((w for w in (wanted, f"{wanted}/README.md") if w in known), None)
-        if page is not None:
-            there = os.path.relpath(known[page], os.path.dirname(place) or ".")
-            return f"{sign}[{words}]({there}{hash_}{anchor})"
-        return words if (ROOT / wanted).exists() else match[0]  # a broken one is mkdocs' to tell
+        found = there(path)
+        if found is not None:
+            return f"{sign}[{words}]({found}{hash_}{anchor})"
+        is_there = (ROOT / os.path.dirname(file) / path).exists()
+        return words if is_there else match[0]  # a broken one is mkdocs' to tell
+
+    def image(match: re.Match) -> str:
+        return f"{match[1]}{there(match[2]) or match[2]}{match[3]}"
 
     parts = re.split(r"(^```.*?^```$)", text, flags=re.DOTALL | re.MULTILINE)  # code stays as it is
-    return "".join(part if part.startswith("```") else LINK.sub(link, part) for part in parts)
+    return "".join(
+        part if part.startswith("```") else IMAGE.sub(image, LINK.sub(link, part)) for part in parts
+    )
+
+
+def broken(site: Path) -> list[str]:
+    """Returns "page: link" for every link, picture and anchor of a built site that is not there."""
+    pages = {page.resolve(): page.read_text() for page in site.rglob("*.html")}
+    anchors = {page: set(re.findall(r'\bid="([^"]+)"', text)) for page, text in pages.items()}
+    found = []
+    for page, text in pages.items():
+        for link in re.findall(r'(?:href|src)="([^"]+)"', text) if page.name != "404.html" else ():
+            path, _, anchor = link.partition("#")
+            if ":" in path:  # elsewhere
+                continue
+            target = (page.parent / path).resolve() if path else page
+            target = target / "index.html" if target.is_dir() else target
+            lost = anchor and target in pages and anchor not in anchors[target]
+            if not target.exists() or lost:
+                found.append(f"{page.relative_to(site.resolve())}: {link}")
+    return found
 
 
 # ---- what mkdocs calls ---------------------------------------------------------------------------
@@ -118,3 +147,10 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     place = page.file.src_uri
     file = next((f for f, p in known.items() if p == place and f != "README.md"), None)
     return markdown if file is None else rewritten(markdown, file, place, known)
+
+
+def on_post_build(config: Any) -> None:
+    """Raises an error where the site has a link that leads nowhere: mkdocs sees those of Markdown
+    alone."""
+    if found := broken(Path(config.site_dir)):
+        raise SystemExit(f"links that lead nowhere: {', '.join(found)}")

@@ -54,7 +54,8 @@ def anchors(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_relative_link_leads_to_a_page_and_its_heading(page):
-    links = re.findall(r"\]\(([^)\s]+)\)", CODE.sub("", page.read_text()))
+    text = CODE.sub("", page.read_text())
+    links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
     for link in links:
         if "://" in link:
             continue
@@ -68,7 +69,7 @@ def test_pages_and_pictures_that_docs_lead_to_are_on_the_site():
     """What the site lacks would be words without a link there."""
     known, missing = hooks.places(), []
     for page in PAGES:
-        for link in re.findall(r"\]\((\.\./[^)#\s]+)", page.read_text()):
+        for link in re.findall(r"[(\"](\.\./[^)#\s\"]+)", CODE.sub("", page.read_text())):
             file = str((page.parent / link).resolve().relative_to(ROOT))
             if file not in known and f"{file}/README.md" not in known:
                 missing.append((page.name, link))
@@ -102,6 +103,9 @@ def test_links_of_a_page_become_those_of_the_site():
     assert rewrite("[x](../experiments/x/README.md#s)") == "[x](experiments/x.md#s)"
     assert rewrite("[x](../experiments/x/)") == "[x](experiments/x.md)"
     assert rewrite("![y](../experiments/x/figures/y.png)") == "![y](experiments/x/figures/y.png)"
+    picture = '<img src="{}" width="9">'
+    there = picture.format("experiments/x/figures/y.png")
+    assert rewrite(picture.format("../experiments/x/figures/y.png")) == there
     assert rewrite("[c](../setup.cfg)") == "c"  # the repository has it, the site has not
     for same in ("[w](https://example.org/a.md)", "[s](#s)", "[b](nowhere.md)"):
         assert rewrite(same) == same
@@ -110,6 +114,23 @@ def test_links_of_a_page_become_those_of_the_site():
     there = ("experiments/x/README.md", "experiments/x.md")
     assert rewrite("![y](figures/y.png)", *there) == "![y](x/figures/y.png)"
     assert rewrite("[a](../../docs/a.md)", *there) == "[a](../a.md)"
+
+
+def test_links_of_a_built_site_that_lead_nowhere(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "index.html").write_text('<h1 id="top"><a href="../b.html#here">b</a></h1>')
+    (tmp_path / "b.html").write_text(
+        '<a href="a/#top"><img src="c.png"><a href="a/#bottom"><a href="https://example.org/d">'
+    )
+    assert sorted(hooks.broken(tmp_path)) == [
+        "a/index.html: ../b.html#here",
+        "b.html: a/#bottom",
+        "b.html: c.png",
+    ]
+    (tmp_path / "c.png").touch()
+    page = tmp_path / "b.html"
+    page.write_text(page.read_text().replace("#bottom", "") + '<p id="here">')
+    assert hooks.broken(tmp_path) == []
 
 
 def test_the_navigation_gets_what_is_made():

@@ -15,6 +15,7 @@ from jaxvae.train import folder as folders
 from jaxvae.writers import Curves
 
 SPLITS = ("train", "valid", "test")
+ASIDE = ("progress", "tensorboard", "keep")  # settings that change no number
 NONE = "-"  # of a run that does not have a setting or a number
 
 
@@ -33,7 +34,7 @@ def run_compare(args: options.Compare) -> int:
     found = [read_run(folder) for folder in args.runs]
     runs = dict(zip(names_of(args.runs), found, strict=True))
     print(table(rows_of(runs)))
-    curves = {name: curves_of(run) for name, run in runs.items()}
+    curves = dict(curves_of(name, run) for name, run in runs.items())
     pictures = {name: run.picture for name, run in runs.items() if run.picture is not None}
     plots.comparison(args.out, {n: lines for n, lines in curves.items() if lines}, pictures)
     print(args.out)
@@ -85,7 +86,9 @@ def rows_of(runs: dict[str, Run]) -> list[tuple[str, ...]]:
     configs = [run.config for run in runs.values()]
     rows = [("", *runs)]
     for name in dict.fromkeys(name for config in configs for name in config):
-        if any(config.get(name) != configs[0].get(name) for config in configs):
+        if name not in ASIDE and any(
+            config.get(name) != configs[0].get(name) for config in configs
+        ):
             rows.append((name, *(said(config.get(name)) for config in configs)))
     if len(rows) == 1:
         rows.append(("settings", *("the same" for _ in runs)))
@@ -105,6 +108,9 @@ def said(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def curves_of(run: Run) -> dict[str, Any]:
-    """Returns metric -> line: of the validation split, or where that has none, of training."""
-    return run.curves.get("valid") or run.curves.get("train", {})
+def curves_of(name: str, run: Run) -> tuple[str, dict[str, Any]]:
+    """Returns what a run is called in the panels, and metric -> line: of the validation split, or
+    where that has none, of training, which its name then says."""
+    if "valid" in run.curves:
+        return name, run.curves["valid"]
+    return f"{name} (training)", run.curves.get("train", {})

@@ -132,7 +132,7 @@ class Options:
     epochs: Count = None
     """Length of the run in passes over the training split (default: 20)."""
     quick: bool = False
-    """Show the whole path in about a minute: 200 steps, on 2,000 examples, measured on 500. Its
+    """Show the whole path in about a minute: 200 steps on 2000 examples, measured on 500. Its
     numbers compare with nothing."""
     batch_size: int = 128
     """Examples per step, over all devices."""

@@ -62,7 +62,7 @@ def complete(
         options = {"preprocess": system.preprocess, "seed": config.seed, "stats": found.stats}
         metrics = evaluate(model, params, found.state, test, **options)
         about = {"statistics": found.about} if found.about else {}
-        about |= {"budget": QUICK} if config.quick else {}
+        about |= {"budget": "quick"} if config.quick else {}
         stats = {"stats": found.name} if nets.has_averages(state.state) else {}
         about = {**about, "precision": f"{config.dtype}, highest"}
         lines = [{"step": step, "split": "test", **stats, **metrics, **about}]

@@ -35,7 +35,7 @@ def make_run(folder, elbo=-3.0, colour=0.5, **options):
 def runs(tmp_path):
     return (
         make_run(tmp_path / "a" / "run", beta=1.0),
-        make_run(tmp_path / "b" / "run", elbo=-4.0, colour=0.25, beta=2.0, hidden=(8, 4)),
+        make_run(tmp_path / "b" / "run", elbo=-4.0, colour=0.25, beta=2.0, hidden=(8, 4), keep=9),
     )
 
 
@@ -46,7 +46,7 @@ def test_two_runs_side_by_side(runs, tmp_path, capsys):
     assert ["beta", "1", "2"] in rows and ["hidden", "400", "8 4"] in rows
     assert ["valid elbo", "-3", "-4"] in rows and ["test elbo", "-4", "-5"] in rows
     assert ["test step", "10", "10"] in rows and ["train loss", "9", "9"] in rows
-    assert not [row for row in rows if row[0] in ("latent_dim", "seed")]  # the same in both
+    assert not [row for row in rows if row[0] in ("latent_dim", "keep")]  # the same, or no matter
     assert rows[-1] == [str(tmp_path / "both.png")]
     with Image.open(tmp_path / "both.png") as picture:
         pixels = np.asarray(picture.convert("RGB"))
@@ -58,7 +58,8 @@ def test_a_run_without_samples_or_validation_has_its_numbers_all_the_same(runs, 
     (runs[0] / "samples.png").unlink()
     lines = [line for line in writers.read(runs[0] / "metrics.jsonl") if line["split"] == "train"]
     (runs[0] / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert compare.curves_of(compare.read_run(runs[0]))["loss"][1].tolist() == [9.0, 9.0]
+    name, curves = compare.curves_of("a", compare.read_run(runs[0]))
+    assert name == "a (training)" and curves["loss"][1].tolist() == [9.0, 9.0]
     assert main(["compare", *map(str, runs), "--out", str(tmp_path / "both.png")]) == 0
     rows = [re.split(r" {2,}", line.strip()) for line in capsys.readouterr().out.splitlines()]
     assert ["valid elbo", "-", "-4"] in rows
