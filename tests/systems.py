@@ -143,4 +143,23 @@ VARIANTS = {
         lambda: models.factor_vae(*linear_pair(), nets.mlp((), ()), latent_dim=2),
         images,
     ),
+    "autoencoder": (
+        lambda: models.autoencoder(
+            nets.mlp((), 2), nets.mlp((), (4, 4, 1)), latent_dim=2, corruption="mask"
+        ),
+        images,
+    ),
+    "vq_vae": (
+        lambda: models.vq_vae(
+            nets.mlp((), (2, 3)),
+            nets.mlp((), (4, 4, 1)),
+            models.codebook(4, 3, ema=True),
+            shape=(2,),
+        ),
+        unconditional,
+    ),
+    "code_prior": (
+        lambda: models.code_prior(nets.masked_conv(3, channels=2, blocks=0), shape=(2, 1), codes=3),
+        lambda: Batch((jnp.arange(32) % 3).astype(jnp.float32).reshape(16, 2)),
+    ),
 }

@@ -94,7 +94,7 @@ def autoencoder(
     def loss(params, state, rng, batch: Batch, step, carry):
         check_float(batch.x)
         net = Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
-        z = net.E(corrupted(net.key(), batch.x)).mean
+        z = net.draw(net.E(corrupted(net.key(), batch.x)))
         p = p_of.build(params.get("likelihood"), net.D(z))
         metrics = {"code_norm": jnp.sqrt(jnp.sum(jnp.square(z), axis=-1))}
         if p_of.metrics is not None:

@@ -2,9 +2,10 @@
 
     z_j = round(b_j(h_j)) / floor(L_j / 2),   b_j(h) = half_j tanh(h + shift_j) - offset_j
 
-with L_j levels in dimension j, half_j = (L_j - 1) (1 + 1e-3) / 2, offset_j = 1/2 for an even L_j else
-0, and shift_j = atanh(offset_j / half_j), so that h = 0 becomes 0. There are prod L_j codes, no table
-that could go unused, and nothing to pay beside rec. The gradient of the rounding is taken to be 1.
+with L_j levels in dimension j, half_j = (L_j - 1) (1 - 1e-3) / 2, offset_j = 1/2 for an even L_j else
+0, and shift_j = tan(offset_j / half_j), by which h = 0 is near 0 (atanh would bring it there). There
+are prod L_j codes, no table that could go unused, and nothing to pay beside rec. The gradient of the
+rounding is taken to be 1; that of tanh vanishes where h is far out.
 
 Source: Mentzer et al. 2024 (arXiv 2309.15505), section 3.1, Listing in appendix A.1.
 """
@@ -38,9 +39,9 @@ def finite_scalar(levels: Sequence[int] = (8, 5, 5, 5)) -> Quantiser:
         check_count("a dimension's levels", level, least=2)
     count = np.asarray(levels)
     width = count // 2
-    half = (count - 1) * (1 + 1e-3) / 2
+    half = (count - 1) * (1 - 1e-3) / 2
     offset = np.where(count % 2 == 0, 0.5, 0.0)
-    shift = np.arctanh(offset / half)
+    shift = np.tan(offset / half)
     steps = np.concatenate([[1], np.cumprod(count[:-1])])  # of the index, the first one fastest
 
     def quantise(params: Tree, state: Tree, h: Array, train: bool) -> Found:

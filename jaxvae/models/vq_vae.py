@@ -58,7 +58,8 @@ class Codes(NamedTuple):
     """All mass at one z of `codes`^n, which a uniform prior gives probability codes^-n."""
 
     mean: Array  # [B, n E], the entries of the table
-    index: Array  # [B, n] int32, which they are
+    # [B, n] int32, which they are
+    index: Array  # pyright: ignore[reportIncompatibleMethodOverride] - the name is public
     cost: Array  # [B], n log(codes)
 
     def sample(self, rng: Array) -> Array:
@@ -78,7 +79,8 @@ class Found(NamedTuple):
     """What a quantiser makes of h [B, n, E]."""
 
     z: Array  # [B, n, E], whose gradient is that of h
-    index: Array  # [B, n] int32
+    # [B, n] int32
+    index: Array  # pyright: ignore[reportIncompatibleMethodOverride] - the name is public
     paid: Array  # [B], what the loss pays for it
     state: Tree
 
@@ -123,7 +125,7 @@ def codebook(
         table = jax.random.uniform(rng, (codes, size), minval=-1.0 / codes, maxval=1.0 / codes)
         if not ema:
             return {"entries": table}, None
-        return None, {"entries": table, "count": jnp.ones(codes), "sum": table}
+        return None, {"entries": table, "count": jnp.ones(codes), "sum": jnp.copy(table)}
 
     def entries(params: Tree, state: Tree) -> Array:
         return state["entries"] if ema else params["entries"]

@@ -2,7 +2,7 @@
 
     config     what a preset is, and the options that all or most have
     vae, rho_vae, info_vae, two_stage_vae, intro_vae, soft_intro_vae, style_soft_intro_vae,
-    translation, cvae, gan, flow, iwae, vamp_vae, tc_vae, factor_vae    one each
+    translation, cvae, gan, flow, iwae, vamp_vae, tc_vae, factor_vae, autoencoder, vq_vae    one each
     introspective, two_stage_options    options of two, and of one that is built late
     parts      nets and optimisers that several build
     optimise   an optimiser and the schedule of its rate, by name
@@ -20,6 +20,7 @@ command line knows of them: a preset of your own is one more entry.
 """
 
 from jaxvae.presets import (
+    autoencoder,
     cvae,
     factor_vae,
     flow,
@@ -35,6 +36,7 @@ from jaxvae.presets import (
     two_stage_vae,
     vae,
     vamp_vae,
+    vq_vae,
 )
 from jaxvae.presets.config import Preset
 
@@ -46,6 +48,8 @@ PRESETS: dict[str, Preset] = {
     "vamp_vae": vamp_vae.PRESET,
     "tc_vae": tc_vae.PRESET,
     "factor_vae": factor_vae.PRESET,
+    "autoencoder": autoencoder.PRESET,
+    "vq_vae": vq_vae.PRESET,
     "two_stage_vae": two_stage_vae.PRESET,
     "soft_intro_vae": soft_intro_vae.PRESET,
     "style_soft_intro_vae": style_soft_intro_vae.PRESET,

@@ -1,0 +1,41 @@
+"""The preset `vamp_vae`: pseudo-inputs of images are in [0, 1], those of points are free."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvae.errors import UserError
+from jaxvae.presets.vamp_vae import VampVAE, build
+from jaxvae.types import Batch
+
+OPTIONS = {"workdir": Path("run"), "hidden": (5,), "latent_dim": 2}
+
+
+@pytest.mark.parametrize(("shape", "inside"), [((2, 2, 1), True), ((2,), False)])
+def test_pseudo_inputs_are_of_the_data(shape, inside):
+    config = VampVAE(**OPTIONS, components=6, beta_warmup=10, likelihood="gaussian")
+    config.check()
+    model, x = build(config, shape, None).model, jnp.full((4, *shape), 0.9)
+    params, state = jax.jit(model.init)(jax.random.key(0), Batch(x))
+    assert params["pseudo_inputs"].shape == (6, *shape)
+    middle = np.log(0.9 / 0.1) if inside else 0.9  # before the sigmoid
+    assert np.mean(params["pseudo_inputs"]) == pytest.approx(middle, abs=0.15)
+    loss = model.objectives[0].loss
+    _, aux = loss(params, state, jax.random.key(1), Batch(x), jnp.int32(5), None)
+    assert float(aux.metrics["beta"]) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"components": 0}, "--components must be at least 1"),
+        ({"free_bits": 0.1}, "leave out --free-bits"),
+        ({"conditional": True}, "leave out --conditional"),
+    ],
+)
+def test_options_in_vain_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        VampVAE(**OPTIONS, **options).check()
