@@ -82,7 +82,7 @@ def test_what_a_distribution_can_do_shows_in_its_form():
 def test_the_contracts_have_them_under_the_same_names():
     classes = [value for value in vars(abilities).values() if isinstance(value, type)]
     kinds = [kind for kind in classes if kind.__module__ == abilities.__name__]
-    assert len(kinds) == 9
+    assert len(kinds) == 10
     assert all(getattr(types, kind.__name__) is kind for kind in kinds)
 
 

@@ -78,6 +78,8 @@ def test_narrow_nets_are_another_protocol():
     for chosen in setting.NARROW.values():
         assert setting.suffix(chosen) == ", widths / 8, 1 epoch"
         assert chosen.beta_neg_class == chosen.beta_neg_content / 2
+        kth = setting.PUBLISHED["kth"]
+        assert (chosen.beta_rec, chosen.beta_kl) == (kth.beta_rec, kth.beta_kl)
     squeeze = setting.chosen_for(setting.NARROW["mnist"], "soft_intro_vae_squeeze")
     assert squeeze.error == "squeeze" and setting.NARROW["mnist"].error == "squared"
 

@@ -78,7 +78,7 @@ def build(config: Translation, shape: tuple[int, ...], num_classes: int | None) 
     from jaxvae.metrics import perceptual
     from jaxvae.presets import optimise, parts
 
-    dims = {"content_dim": config.content_dim, "class_dim": config.class_dim}
+    dims: dict[str, Any] = {"content_dim": config.content_dim, "class_dim": config.class_dim}
     trio = nets.translation(
         shape, **dims, channels=config.channels, shrink=config.shrink, dtype=jnp.dtype(config.dtype)
     )

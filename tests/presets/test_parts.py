@@ -22,6 +22,7 @@ OPTIONS = {  # of small systems whose optimisers see the gradient alone
     "gan": {"every": 4},
     "flow": {},
     "cvae": {"hidden": (4, 4, 4), "weight_decay": 0.0},
+    "translation": {"shrink": 64},
     "info_vae": {"divergence": "gan", "adversary_hidden": (4,)},
 }
 
