@@ -18,11 +18,11 @@ Precisions: "float32" is that of products and convolutions, too (`--precision hi
 leaves those to the chip, one pass of bfloat16 on a TPU, TF32 on a GPU; "bfloat16" computes nets in it
 (`--dtype bfloat16`).
 
-Of each: seconds of tracing and of the compiler, floating point operations and bytes of memory traffic of one chip
-(those of a loop count its body once), bytes of arguments, results and temporaries on a chip, its
-collectives by kind, each with the arrays and bytes that it moves, and what should not be there:
-float64, calls of the host. CUDA's compiler tells no floating point operations. What a compiler refuses
-is an entry with its first line.
+Of each: seconds of tracing and of the compiler, floating point operations and bytes of memory traffic
+of one chip (a loop's body counts once; CUDA's compiler tells neither), bytes of arguments, results and
+temporaries on a chip, its collectives by kind, each with the arrays and bytes that it moves, and what
+should not be there: float64, calls of the host. What a compiler refuses is an entry with its first
+line.
 
 Each entry is written to results/tpu.json or results/cuda.json when it is there; a further run goes on
 with what is missing.
