@@ -358,18 +358,18 @@ def look_over(text: str) -> dict[str, Any]:
     of code from elsewhere, loops, and what should not be there."""
     collectives: dict[str, dict[str, int]] = {}
     counts: collections.Counter[str] = collections.Counter()
-    channels = set()
+    chains = set()
     for line in text.splitlines():
         found = OPERATION.match(line)
         if found is None:
             continue
         name = found["name"].removesuffix("-start")
         counts[name] += 1
-        channel = re.search(
-            r"\bchannel_id=(\d+)", line
+        chain = re.search(
+            r'\bchain_id="(\d+)"', line
         )  # one in steps is in the text for each of them
-        again = channel is not None and channel[1] in channels
-        channels.update([] if channel is None else [channel[1]])
+        again = chain is not None and (name, chain[1]) in chains
+        chains.update([] if chain is None else [(name, chain[1])])
         if name in COLLECTIVES and not again:
             shapes = SHAPE.findall(found["type"])
             if found["name"] == "all-gather-start":  # gives what it takes, too
