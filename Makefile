@@ -2,21 +2,25 @@
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV ?= .venv
+MINUTES ?= 10
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-dev
 RUN := $(VENV)/.ready
 
-.PHONY: help demo test torture lint format bench docs clean
+.PHONY: help demo test torture lint format bench docs tpu cuda clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     train a VAE on 8x8 digits and draw its pictures (runs/demo)"
 	@echo "make test     run the tests"
-	@echo "make torture  run the full-size tests (an hour or more; JAXVAE_DATA_DIR says where the data are)"
+	@echo "make torture  try mishaps at random for MINUTES=10, then run the full-size tests (an hour or more;"
+	@echo "              JAXVAE_DATA_DIR says where the data are)"
 	@echo "make lint     check the style"
 	@echo "make format   put the style right, as far as a program can"
 	@echo "make docs     build the documentation (site/index.html)"
 	@echo "make bench    measure speed against PyTorch (benchmarks/results)"
+	@echo "make tpu      compile every preset for TPUs, which need not be there (.venv-tpu, benchmarks/results)"
+	@echo "make cuda     the same for GPUs (.venv-cuda)"
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "jaxvae needs Python 3.11 or newer: install it, or say which with make PYTHON=..."; exit 2; }
@@ -38,6 +42,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 torture: $(READY)
+	cd tests && PYTHONPATH=.. $(abspath $(BIN))/python -m torture --minutes $(MINUTES)
 	JAXVAE_TEST_MEMORY=0 JAXVAE_TEST_OPTIMISED=1 $(BIN)/python -m pytest -q -m slow
 
 lint: $(READY)
@@ -65,5 +70,19 @@ docs: $(RUN)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
+# Environments of their own: the compilers are large. What is compiled already is not compiled again.
+tpu:
+	$(MAKE) --no-print-directory VENV=.venv-tpu .venv-tpu/.ready-dev
+	.venv-tpu/bin/python -m pip install --quiet --disable-pip-version-check -e '.[tpu]'
+	.venv-tpu/bin/python -m pytest -q tests/test_tpu_benchmark.py
+	.venv-tpu/bin/python -m benchmarks.tpu --minutes $(MINUTES)
+
+cuda:
+	$(MAKE) --no-print-directory VENV=.venv-cuda .venv-cuda/.ready
+	version=$$(.venv-cuda/bin/python -c 'import jax; print(jax.__version__)') && \
+	.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version nvidia-cuda-nvcc-cu12
+	.venv-cuda/bin/python -m benchmarks.tpu --cuda --minutes $(MINUTES)
+
 clean:
-	rm -rf site $(VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf site $(VENV) .venv-tpu .venv-cuda .jax_cache .pytest_cache .ruff_cache build dist *.egg-info

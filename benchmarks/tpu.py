@@ -18,11 +18,11 @@ Precisions: "float32" is that of products and convolutions, too (`--precision hi
 leaves those to the chip, one pass of bfloat16 on a TPU, TF32 on a GPU; "bfloat16" computes nets in it
 (`--dtype bfloat16`).
 
-Of each: seconds of tracing and of the compiler, floating point operations and bytes of memory traffic of one chip
-(those of a loop count its body once), bytes of arguments, results and temporaries on a chip, its
-collectives by kind, each with the arrays and bytes that it moves, and what should not be there:
-float64, calls of the host. CUDA's compiler tells no floating point operations. What a compiler refuses
-is an entry with its first line.
+Of each: seconds of tracing and of the compiler, floating point operations and bytes of memory traffic
+of one chip (a loop's body counts once; CUDA's compiler tells neither), bytes of arguments, results and
+temporaries on a chip, its collectives by kind, each with the arrays and bytes that it moves, and what
+should not be there: float64, calls of the host. What a compiler refuses is an entry with its first
+line.
 
 Each entry is written to results/tpu.json or results/cuda.json when it is there; a further run goes on
 with what is missing.
@@ -39,7 +39,6 @@ import json
 import math
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -359,18 +358,18 @@ def look_over(text: str) -> dict[str, Any]:
     of code from elsewhere, loops, and what should not be there."""
     collectives: dict[str, dict[str, int]] = {}
     counts: collections.Counter[str] = collections.Counter()
-    channels = set()
+    chains = set()
     for line in text.splitlines():
         found = OPERATION.match(line)
         if found is None:
             continue
         name = found["name"].removesuffix("-start")
         counts[name] += 1
-        channel = re.search(
-            r"\bchannel_id=(\d+)", line
+        chain = re.search(
+            r'\bchain_id="(\d+)"', line
         )  # one in steps is in the text for each of them
-        again = channel is not None and channel[1] in channels
-        channels.update([] if channel is None else [channel[1]])
+        again = chain is not None and (name, chain[1]) in chains
+        chains.update([] if chain is None else [(name, chain[1])])
         if name in COLLECTIVES and not again:
             shapes = SHAPE.findall(found["type"])
             if found["name"] == "all-gather-start":  # gives what it takes, too
@@ -628,4 +627,4 @@ def summary(platform: str, entries: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

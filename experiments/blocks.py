@@ -39,9 +39,10 @@ class Refilled(NamedTuple):
 
 
 def pages(root: Path) -> list[Path]:
-    """Returns the READMEs that may have blocks: beside the folder of the experiments, and in each
-    of them."""
-    found = [root.parent / "README.md", *sorted(root.glob("*/README.md"))]
+    """Returns the READMEs that may have blocks: beside the folder of the experiments, of the
+    benchmarks, and in each experiment."""
+    beside = [root.parent / "README.md", root.parent / "benchmarks" / "README.md"]
+    found = [*beside, *sorted(root.glob("*/README.md"))]
     return [path for path in found if path.is_file()]
 
 

@@ -18,9 +18,10 @@ MISSING = importlib.util.find_spec("libtpu") is None
 TEXT = """HloModule jit_step, entry_computation_layout={(f32[8]{0})->f32[]}
 %body (p: f32[8]) -> f32[8] {
   %all-reduce.1 = (f32[400]{0:T(512)S(1)}, bf16[10,400]{1,0:T(8,128)}, f32[]{:T(128)}) all-reduce(%a, %b, %c), channel_id=1
-  ROOT %all-gather-start.2 = (f32[8]{0}, f32[4,8]{1,0}) all-gather-start(%d), channel_id=2
-  %all-gather.3 = f32[4,8]{1,0} all-gather(%e), channel_id=2
+  ROOT %all-gather-start.2 = (f32[8]{0}, f32[4,8]{1,0}) all-gather-start(%d), channel_id=2, frontend_attributes={chain_id="0"}
+  %all-gather.3 = f32[4,8]{1,0} all-gather(%e), channel_id=2, frontend_attributes={chain_id="0"}
 }
+  %all-reduce.8 = f32[2]{0} all-reduce(%f), channel_id=1
   %while.4 = (s32[], f32[8]{0}) while(%t), condition=%c, body=%body
   %custom-call.5 = f32[8]{0} custom-call(%x), custom_call_target="xla_ffi_python_cpu_callback"
   %add.6 = f64[3]{0} add(%all-reduce.7, %y)
@@ -30,7 +31,7 @@ TEXT = """HloModule jit_step, entry_computation_layout={(f32[8]{0})->f32[]}
 def test_a_programs_text_is_read():
     found = tpu.look_over(TEXT)
     assert found["collectives"] == {
-        "all-reduce": {"count": 1, "arrays": 3, "bytes": 4 * 400 + 2 * 4000 + 4},
+        "all-reduce": {"count": 2, "arrays": 4, "bytes": 4 * 400 + 2 * 4000 + 4 + 8},
         "all-gather": {"count": 1, "arrays": 1, "bytes": 4 * 32},
     }
     assert (found["loops"], found["sorts"]) == (1, 0)

@@ -1,5 +1,8 @@
 """The official builders on small official files: what they write is read under the official names."""
 
+import io
+import tarfile
+
 import numpy as np
 import official
 import pytest
@@ -76,6 +79,22 @@ def test_extracted_files_do_as_well_as_the_archive(made, tmp_path):
     (folder / "data_batch_2.bin").write_bytes(bytes(7 * builders.CIFAR_RECORD))
     message = refused(quiet, "cifar10", data_dir=tmp_path / "other", source=folder)
     assert "checksum of data_batch_2.bin is not the official one" in message
+
+
+def test_an_archive_is_read_up_to_its_checksum(tmp_path):
+    """Which is behind the end of the archive, where tarfile stops."""
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("x/a.bin"), io.BytesIO())
+    paths, content = {path.name: path}, bytearray(path.read_bytes())
+    assert list(builders.cifar_batches(paths, ("a.bin",))) == [("a.bin", b"")]
+    content[-8] ^= 1
+    path.write_bytes(content)
+    batches = builders.cifar_batches(paths, ("a.bin",))
+    assert "is damaged (CRC check failed" in refused(list, batches)
+    content[len(content) // 2 :] = bytes(10)
+    path.write_bytes(content)
+    assert "is damaged (" in refused(list, builders.cifar_batches(paths, ("a.bin",)))
 
 
 def test_labels_out_of_range_are_refused(tmp_path):

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,8 @@ def torture(
 ) -> dict[str, Any]:
     """Returns the counts of each kind and what was lost.
 
-    The kind that has had the least time has the next round; round r of kind k draws from (seed, k,
-    r).
+    The kind that has had the least time has the next round, which draws from the seed, the kind's
+    name and the number of its rounds before.
 
     Args:
         kinds: of `torture.kinds.Kind`.
@@ -51,9 +52,9 @@ def torture(
             break
         kind = min(left, key=spent.__getitem__)
         begun = time.perf_counter()
-        rng = np.random.default_rng([seed, kinds.index(kind), done[kind]])
+        rng = np.random.default_rng([seed, zlib.crc32(kind.name.encode()), done[kind]])
         with tempfile.TemporaryDirectory(prefix="torture-") as place:
-            for found in survived(kind, rng, Path(place)):
+            for found in tries_of(kind, rng, Path(place)):
                 outcomes[kind.name][found.outcome] += 1
                 if found.lost is not None:
                     lost.append(f"{kind.name}, round {done[kind]}: {found.lost}")
@@ -76,7 +77,7 @@ def torture(
     }
 
 
-def survived(kind: Any, rng: np.random.Generator, place: Path) -> Iterator[Any]:
+def tries_of(kind: Any, rng: np.random.Generator, place: Path) -> Iterator[Any]:
     """Yields the tries of a round; one that cannot go on is lost."""
     from torture import kinds
 

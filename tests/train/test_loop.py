@@ -29,7 +29,8 @@ def test_streamed_source_gives_the_bits_of_the_resident_one():
     assert_same(params(go(11, data=resident)), params(go(11, data=resident._replace(arrays=None))))
 
 
-def test_convolutions_are_stepped_one_by_one_on_cpu_and_mlps_are_not():
+def test_convolutions_are_stepped_one_by_one_on_cpu_and_mlps_are_not(monkeypatch):
+    """Of shapes alone, too; and where the devices of the mesh are not those of this machine."""
     from jaxvae.train import init_state, make_train_step
 
     encoder, decoder = (
@@ -37,25 +38,33 @@ def test_convolutions_are_stepped_one_by_one_on_cpu_and_mlps_are_not():
         nets.conv_decoder((4, 4, 1), channels=(4,), hidden=8),
     )
     conv = models.vae(encoder, decoder, latent_dim=2)
+    mesh = one_device()
     for model, most in ((conv, 1), (small(), loop.STEPS_PER_CALL)):
-        tx, mesh = optax.sgd(1e-3), one_device()
+        tx = optax.sgd(1e-3)
         batch = types.Batch(jnp.zeros((16, 4, 4, 1)))
         state, step = init_state(model, tx, jax.random.key(0), batch), make_train_step(model, tx)
         sums = loop.empty_sums(step, state, batch)
         loop_state = parallel.put(
             loop.LoopState(state, sums, loop.no_bad(sums)), parallel.replicated(mesh)
         )
+        options = {"preprocess": make_preprocess(), "batch_size": 16, "mesh": mesh}
         compiled = loop.compile_loop(
             step,
             loop_state,
             source(),
             source().arrays,
-            preprocess=make_preprocess(),
             indices_of=lambda step: data.batch_indices(100, 0, step, 16),
-            batch_size=16,
-            mesh=mesh,
+            **options,
         )
         assert compiled.max_steps == most
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.replicated(mesh)),
+            (loop_state, source().arrays),
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "default_backend", lambda: "tpu")
+            program = loop.compile_program(step, shapes[0], source(), shapes[1], **options)
+        assert program.max_steps == most
 
 
 def test_sums_of_nothing_and_marks_of_a_run_that_is_finite_so_far():
