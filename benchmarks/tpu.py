@@ -14,9 +14,8 @@ its own options on MNIST's shape, or one of `MORE`; of a preset with stages, eac
     evaluate, evaluate_pmap  the evaluation step
     sample                   as many samples as a batch has examples, cut over the mesh
 
-Precisions: "float32" is that of products and convolutions, too (`--precision highest`); "default"
-leaves those to the chip, one pass of bfloat16 on a TPU, TF32 on a GPU; "bfloat16" computes nets in it
-(`--dtype bfloat16`).
+Precisions are those of `--precision`: "float32" is that of products and convolutions, too; "default"
+leaves those to the chip, one pass of bfloat16 on a TPU, TF32 on a GPU; "bfloat16" computes nets in it.
 
 Of each: seconds of tracing and of the compiler, floating point operations and bytes of memory traffic
 of one chip (a loop's body counts once; CUDA's compiler tells neither), bytes of arguments, results and
@@ -88,11 +87,7 @@ PLATFORMS = {  # memory: cloud.google.com/tpu/docs/v5e and v6e; H100 above
     ),
     "cuda": Platform("jax_cuda12_plugin", "make cuda", ("h100:1x4x1",), {"h100": 84929347584}),
 }
-PRECISIONS = {  # name -> (--dtype, --precision)
-    "float32": ("float32", "highest"),
-    "bfloat16": ("bfloat16", "default"),
-    "default": ("float32", "default"),
-}
+PRECISIONS = ("float32", "bfloat16", "default")  # --precision
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 NEEDED = {"intro_vae": {"m": 1.0}}  # options that a preset has no default of
 MORE = {  # case -> (preset, data set, options)
@@ -143,8 +138,7 @@ def systems(case: str, precision: str) -> Iterator[tuple[str, Any, Any, Any]]:
     from jaxvae.presets import PRESETS, stages
 
     preset, data_set, more = cases()[case]
-    dtype, _ = PRECISIONS[precision]
-    config = PRESETS[preset].options(Path("-"), data=data_set, dtype=dtype, **more)
+    config = PRESETS[preset].options(Path("-"), data=data_set, precision=precision, **more)
     config.check()
     source = data.load(f"fake_{data_set}", "train")
     system = PRESETS[preset].build(config, source.shape, source.num_classes)
@@ -450,7 +444,9 @@ def precision_of(name: str) -> Iterator[None]:
     """Gives products of float32 the precision that a name says."""
     import jax
 
-    with jax.default_matmul_precision(PRECISIONS[name][1]):
+    from jaxvae.presets.config import Options
+
+    with jax.default_matmul_precision(Options(Path("-"), precision=name).matmul_precision):
         yield
 
 

@@ -22,7 +22,7 @@ class Autoencoder(VAE):
         """Raises `UserError` for settings that no run can have."""
         super().check()
         why = "an autoencoder has codes, without a distribution and without a KL"
-        self.check_default(why, "posterior", "beta", "beta_warmup", "free_bits")
+        self.check_default(why, "posterior", "beta", "beta_warmup", "beta_cycle", "free_bits")
         if self.amount is not None:
             most = 1.0 if self.corruption == "mask" else None
             check_number("--amount", self.amount, least=0.0, at_most=most)

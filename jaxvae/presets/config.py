@@ -334,6 +334,13 @@ class Options:
                 f"--process-id {number}: of {count} processes it runs from 0 to {count - 1}."
             )
 
+    def check_default(self, why: str, *names: str) -> None:
+        """Raises `UserError` unless the options of these names, which would have no effect, are left
+        alone; `why` says so in words."""
+        given = [n for n in names if getattr(self, n) != getattr(type(self), n)]
+        if given:
+            raise UserError(f"{why}: leave out --{', --'.join(given).replace('_', '-')}.")
+
     def check_counts(self, *names: str, least: int = 1) -> None:
         """Raises `UserError` unless the options of these names are whole numbers or not given."""
         for name in names:
@@ -412,13 +419,6 @@ class VAE(Options):
             raise UserError(
                 "--beta-cycle raises beta from 0, and --beta is 0: leave one of them out."
             )
-
-    def check_default(self, why: str, *names: str) -> None:
-        """Raises `UserError` unless the options of these names, which would have no effect, are left
-        alone; `why` says so in words."""
-        given = [n for n in names if getattr(self, n) != getattr(type(self), n)]
-        if given:
-            raise UserError(f"{why}: leave out --{', --'.join(given).replace('_', '-')}.")
 
     def _check_net(self) -> None:
         """Raises `UserError` for options of layers that the net does not have."""

@@ -23,7 +23,7 @@ class FactorVAE(VAE):
         if self.adversary_learning_rate is not None:
             check_number("--adversary-learning-rate", self.adversary_learning_rate, above=0.0)
         why = "a FactorVAE weighs the total correlation, by --tc-weight, not the KL"
-        self.check_default(why, "beta", "beta_warmup", "free_bits")
+        self.check_default(why, "beta", "beta_warmup", "beta_cycle", "free_bits")
 
 
 def build(config: FactorVAE, shape: tuple[int, ...], num_classes: int | None) -> System:

@@ -21,7 +21,7 @@ class IWAE(VAE):
         super().check()
         self.check_counts("k")
         why = "an importance-weighted bound has no KL of its own to weigh"
-        self.check_default(why, "beta", "beta_warmup", "free_bits")
+        self.check_default(why, "beta", "beta_warmup", "beta_cycle", "free_bits")
 
 
 def build(config: IWAE, shape: tuple[int, ...], num_classes: int | None) -> System:

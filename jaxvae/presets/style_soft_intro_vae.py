@@ -111,6 +111,9 @@ class StyleSoftIntroVAE(Options):
                 raise UserError(f"give {_option(one)} or {_option(other)}, not both.")
         if self.level_steps is not None and self.epochs is not None:
             raise UserError("--level-steps goes with --steps: give that, or --level-epochs.")
+        why = "style nets have an optimiser of their own, whose rate is of --learning-rates"
+        names = ("optimizer", "momentum", "weight_decay", "warmup")
+        self.check_default(why, *names, "lr_schedule", "lr_steps", "lr_final")
         if self.lr_halve_every is not None:
             raise UserError(
                 "learning rates begin anew at each resolution: use --learning-rates, not "

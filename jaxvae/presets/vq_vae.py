@@ -77,7 +77,7 @@ def build(config: VQVAE, shape: tuple[int, ...], num_classes: int | None) -> Sys
 
     from jaxvae import models, nets
     from jaxvae.data.preprocess import make_preprocess
-    from jaxvae.presets import parts
+    from jaxvae.presets import optimise, parts
 
     quantiser = _quantiser(config)
     options: dict[str, Any] = {name: getattr(config, name) for name in ("channels", "blocks")}
@@ -91,7 +91,7 @@ def build(config: VQVAE, shape: tuple[int, ...], num_classes: int | None) -> Sys
     )
     return System(
         model,
-        parts.adam(config, config.learning_rate),
+        optimise.transformation(config, config.learning_rate),
         make_preprocess(config.pixels),
         parts.augmentation(config),
         latent=f"{positions[0]}x{positions[1]} codes of {quantiser.codes}",
