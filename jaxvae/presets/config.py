@@ -276,14 +276,16 @@ class Options:
                     f"--momentum is of --optimizer {' or '.join(WITH_MOMENTUM)}: leave it out with "
                     f"{self.optimizer}."
                 )
-        beta1 = getattr(self, "beta1", None)  # of presets with one of their own
-        if beta1 is not None:
-            check_number("--beta1", beta1, least=0.0, below=1.0)
-            if beta1 != type(self).beta1 and self.optimizer not in WITH_BETA1:  # pyright: ignore
-                raise UserError(
-                    f"--beta1 is of --optimizer {', '.join(WITH_BETA1)}: leave it out with "
-                    f"{self.optimizer}."
-                )
+
+    def check_beta1(self, beta1: float, default: float) -> None:
+        """Raises `UserError` for a first decay, of presets that have the option, that no optimiser
+        has, or this one has not."""
+        check_number("--beta1", beta1, least=0.0, below=1.0)
+        if beta1 != default and self.optimizer not in WITH_BETA1:
+            raise UserError(
+                f"--beta1 is of --optimizer {', '.join(WITH_BETA1)}: leave it out with "
+                f"{self.optimizer}."
+            )
 
     def _check_schedule(self) -> None:
         """Raises `UserError` for schedules of the learning rate that do not go together."""

@@ -37,6 +37,7 @@ class CVAE(Options):
     def check(self) -> None:
         """Raises `UserError` for settings that no run can have."""
         super().check()
+        self.check_beta1(self.beta1, CVAE.beta1)
         self.check_counts("latent_dim")
         self.check_counts("column", least=0)
         if self.column is not None and self.part != "column":

@@ -62,6 +62,7 @@ class GAN(Options):
     def check(self) -> None:
         """Raises `UserError` for settings that no run can have."""
         super().check()
+        self.check_beta1(self.beta1, GAN.beta1)
         for name, losses in OF_LOSS.items():
             if getattr(self, name) is not None and self.loss not in losses:
                 option, of = name.replace("_", "-"), " or ".join(losses)

@@ -34,10 +34,15 @@ class Introspective(VAE):
     def check(self) -> None:
         """Raises `UserError` for settings that no run can have."""
         super().check()
-        if self.beta != 1.0 or self.beta_warmup or self.beta_cycle is not None or self.free_bits:
+        if self.beta != 1.0 or self.beta_warmup or self.free_bits:
             raise UserError(
-                "introspective models have no --beta, --beta-warmup, --beta-cycle and --free-bits: "
-                "use --beta-rec, --beta-kl and --beta-neg."
+                "introspective models have no --beta, --beta-warmup and --free-bits: use "
+                "--beta-rec, --beta-kl and --beta-neg."
+            )
+        if self.beta_cycle is not None:
+            raise UserError(
+                "introspective models have no --beta-cycle: use --beta-rec, --beta-kl and "
+                "--beta-neg."
             )
         self.check_counts("num_vae", least=0)
 

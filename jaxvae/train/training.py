@@ -219,7 +219,7 @@ class Training:
             }
             if line["split"] == "train" and line["step"] > self.plan.start(i):
                 self.rows.append(self.last["train"])
-            if line["split"] == "valid":
+            if line["split"] == "valid" and line["step"] <= restored.meta["step"]:
                 self._note_validated(line["step"], line)
         return self._loop_state(restored.train_state, restored.sums)
 

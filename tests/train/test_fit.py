@@ -8,8 +8,10 @@ import optax
 import pytest
 
 import jaxvae
-from jaxvae import data, models, nets, parallel, types, writers
+from jaxvae import data, models, nets, objectives, parallel, types, writers
 from jaxvae.errors import UserError
+from jaxvae.presets.config import Options
+from jaxvae.presets.optimise import transformation
 from jaxvae.train import Phase, evaluate, fit, folder, signals
 from jaxvae.train.checkpoint import Checkpoints
 from small import EXAMPLE, assert_same, go, log_of, one_device, params, small, source
@@ -127,7 +129,11 @@ def test_resumed_run_ends_with_the_same_bits_and_the_same_log(tmp_path):
 
 
 def test_patience_ends_a_run_that_gets_worse_and_so_do_its_parts(tmp_path, capsys):
-    options = {"valid": source(1), "eval_every": 4, "patience": 2, "tx": optax.sgd(-1e-3)}
+    """Uphill, by an optimiser and a beta whose schedules are not at their end."""
+    words = {"optimizer": "adamw", "lr_schedule": "cosine", "lr_steps": 30, "warmup": 3}
+    tx = transformation(Options(workdir=tmp_path, **words), -1e-2)
+    options = {"valid": source(1), "eval_every": 4, "patience": 2, "tx": tx}
+    options["model"] = small(beta=objectives.cyclical(6))
     whole = go(30, workdir=tmp_path / "whole", **options)
     assert int(whole.train_state.step) == 12
     assert (
