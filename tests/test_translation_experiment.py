@@ -215,7 +215,7 @@ def test_what_is_measured_of_a_translation_is_its_distance_from_the_truth(folder
 
     monkeypatch.setattr(cells, "translator", lambda found: translate)
     found = train.Trained(None, None, None, 3)
-    measures = {m.metric: m for m in cells._translations(case, found, "squeeze")}
+    measures = {m.metric: m for m in cells._translations(case, found, ("squeeze",))}
     assert measures["lpips"].value == pytest.approx(0.0, abs=1e-6)
     assert measures["mse"].value == pytest.approx(0.0, abs=1e-12)
     for name, images in (("mse_content", given[0]), ("mse_class", given[1])):
@@ -264,6 +264,25 @@ def test_a_folder_that_cannot_be_translated_is_said(folder, monkeypatch, tmp_pat
     (tmp_path / "cars3d" / "car3").rmdir()
     with pytest.raises(UserError, match="vgg16"):  # the weights of the error
         cell.check(False)
+
+
+def test_without_weights_a_narrow_cell_has_its_squared_error_alone(folder, monkeypatch):
+    monkeypatch.setenv("JAXVAE_WEIGHTS_DIR", str(folder / "nothing"))
+    narrow = Case("mnist", "vae", narrow=True, smoke=True)
+    assert cells.backbones(narrow) == ()
+    for cell in cells.CELLS:
+        if cell.name == "mnist/narrow/vae":
+            cell.check(True)
+        if cell.name in ("kth/vae", "mnist/narrow/soft_intro_vae_squeeze"):
+            with pytest.raises(UserError, match="jaxvae weights fetch squeezenet"):
+                cell.check(True)
+    truth = train.of_case(narrow, "test").truth
+    content, of_class = cells.chosen_pairs(narrow)
+    images = jnp.asarray(truth(content, of_class), jnp.float32) / 255.0
+    monkeypatch.setattr(cells, "translator", lambda found: lambda first, last: images)
+    found = train.Trained(None, None, None, 3)
+    measures = cells._translations(narrow, found, ()) + cells._reconstructions(narrow, found, ())
+    assert {m.metric for m in measures} == {"mse", "mse_content", "mse_class"}
 
 
 def test_nothing_trained_is_said(folder, capsys):

@@ -38,23 +38,23 @@ SMOKE_PAIRS, BATCH_SIZE = 8, 100
 def run(case: Case) -> list[Measure]:
     """Trains the model of a case and measures its translations, where their truth is known, its
     reconstructions and its bound."""
-    found, measures = train.trained(case), []
+    found, nets = train.trained(case), backbones(case)
     with jax.default_matmul_precision("highest"):
-        for net in backbones(case.published.shape):
-            measures += _translations(case, found, net) + _reconstructions(case, found, net)
+        measures = _translations(case, found, nets) + _reconstructions(case, found, nets)
         return measures + _nats(case, found)
 
 
-def backbones(shape: tuple[int, ...]) -> list[str]:
-    """Returns the nets of LPIPS whose weights are here and that take images of `shape`.
+def backbones(case: Case) -> tuple[str, ...]:
+    """Returns the nets of LPIPS whose weights are here and that take the images of a case. A narrow
+    one, whose translations have a squared error as well, goes without where there is none.
 
     Raises:
-        UserError: where there is none.
+        UserError: where there is none for another.
     """
     found, missing = [], []
     for net in BACKBONES:
         backbone = lpips.BACKBONES[net]
-        if shape[0] < backbone.side:
+        if case.published.shape[0] < backbone.side:
             continue
         try:
             for name in (backbone.weights, backbone.heads):
@@ -62,9 +62,9 @@ def backbones(shape: tuple[int, ...]) -> list[str]:
             found.append(net)
         except UserError as error:
             missing.append(error)
-    if not found:
-        raise missing[0]
-    return found
+    if found or case.narrow:
+        return tuple(found)
+    raise missing[0]
 
 
 def _coloured(images: Any) -> Array:
@@ -96,44 +96,43 @@ def translator(found: Trained) -> Callable[[Any, Any], Array]:
     return functools.partial(translate, found.params, found.state)
 
 
-def _translations(case: Case, found: Trained, net: str) -> list[Measure]:
+def _translations(case: Case, found: Trained, nets: tuple[str, ...]) -> list[Measure]:
     """Returns how translations differ from their truth; nothing where that is not known."""
     test = train.of_case(case, "test")
     if test.truth is None:
         return []
-    given, translate = lpips.load(net), translator(found)
+    given, translate = {net: lpips.load(net) for net in nets}, translator(found)
     content, of_class = chosen_pairs(case)
-    values: dict[str, list[Array]] = {}
+    values: dict[tuple[str, str], list[Array]] = {}
+    about = "translations of test images"
     for at in _batches(len(content)):
         first, last = (test.source.read(indices[at])["x"] for indices in (content, of_class))
         truth = _coloured(test.truth(content[at], of_class[at]))
         shown = {"": translate(first, last), "_content": first, "_class": last}
-        for ending, x in shown.items():
-            looks = lpips.distance(given, _coloured(x), truth, net=net)
-            error = jnp.mean(jnp.square(_coloured(x) - truth), axis=(1, 2, 3))
-            values.setdefault(f"lpips{ending}", []).append(looks)
-            values.setdefault(f"mse{ending}", []).append(error)
-    protocols = {
-        "lpips": f"{net}, translations of test images",
-        "mse": "translations of test images",
-    }
-    return [
-        _measure(case, found, name, protocols[name.partition("_")[0]], each)
-        for name, each in values.items()
-        if name.startswith("lpips") or net == BACKBONES[0]
-    ]
+        for ending, images in shown.items():
+            x = _coloured(images)
+            error = jnp.mean(jnp.square(x - truth), axis=(1, 2, 3))
+            values.setdefault((f"mse{ending}", about), []).append(error)
+            for net in nets:
+                looks = lpips.distance(given[net], x, truth, net=net)
+                values.setdefault((f"lpips{ending}", f"{net}, {about}"), []).append(looks)
+    return [_measure(case, found, *key, each) for key, each in values.items()]
 
 
-def _reconstructions(case: Case, found: Trained, net: str) -> list[Measure]:
-    source, given = train.of_case(case, "test").source, lpips.load(net)
-    translate, values = translator(found), []
-    for at in _batches(min(source.size, SMOKE_PAIRS if case.smoke else MOST)):
+def _reconstructions(case: Case, found: Trained, nets: tuple[str, ...]) -> list[Measure]:
+    """Returns how reconstructions, translations of an image to its own class, look."""
+    source, translate = train.of_case(case, "test").source, translator(found)
+    given = {net: lpips.load(net) for net in nets}
+    values: dict[str, list[Array]] = {net: [] for net in nets}
+    for at in _batches(min(source.size, SMOKE_PAIRS if case.smoke else MOST)) if nets else ():
         x = source.read(at)["x"]
-        values.append(
-            lpips.distance(given, _coloured(translate(x, x)), _coloured(x), net=net)
-        )  # an image's own content and class
-    protocol = f"{net}, test images"
-    return [_measure(case, found, "lpips_reconstruction", protocol, values)]
+        pair = _coloured(translate(x, x)), _coloured(x)
+        for net in nets:
+            values[net].append(lpips.distance(given[net], *pair, net=net))
+    return [
+        _measure(case, found, "lpips_reconstruction", f"{net}, test images", each)
+        for net, each in values.items()
+    ]
 
 
 def _measure(case: Case, found: Trained, name: str, protocol: str, values: list) -> Measure:
@@ -165,7 +164,7 @@ def _cell(case: Case, name: str) -> Cell:
         chosen = case._replace(smoke=smoke)
         for split in ("train", "test"):
             train.of_case(chosen, split)
-        backbones(published.shape)
+        backbones(chosen)
         if chosen.setting.error != "squared":
             perceptual.make_error(chosen.setting.error)
 
