@@ -110,6 +110,7 @@ class AdaIN(nn.Module):
     def __call__(self, x, code):
         maps = x.shape[-1]
         modulation = self.style.dense(2 * maps)(code).reshape(-1, 1, 1, maps, 2)
+        modulation = modulation.astype(jnp.float32)
         offset, scale = modulation[..., 0], modulation[..., 1]
         return (scale * normalised(x, self.style.convention) + offset).astype(x.dtype)
 

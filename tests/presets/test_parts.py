@@ -135,8 +135,9 @@ def beginning(system, batch):
 @pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"flow", "two_stage_vae"}))
 def test_only_the_nets_compute_in_bfloat16(preset):
     """Shapes and types alone: parameters, statistics, optimiser states and metrics are float32."""
-    needed = {"intro_vae": {"m": 1.0}}.get(preset, {})
-    config = PRESETS[preset].options(workdir=RUN, precision="bfloat16", **needed)
+    needed: dict = {"intro_vae": {"m": 1.0}, "style_soft_intro_vae": {"resolutions": (4, 8)}}
+    given = needed.get(preset, {})
+    config = PRESETS[preset].options(workdir=RUN, precision="bfloat16", **given)
     config.check()
     system = PRESETS[preset].build(config, (8, 8, 1), 3)
     batch = example_like(system.preprocess, (8, 8, 1), 3)
