@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import jax
+
 from jaxvae import parallel, paths, writers
 from jaxvae.data import Source
 from jaxvae.presets import record
@@ -67,6 +69,8 @@ def fit_run(
         if config.tensorboard
         else None,
     )
+    if jax.process_count() == 1:
+        return found
     return found._replace(train_state=parallel.local(found.train_state))
 
 
