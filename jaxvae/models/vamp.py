@@ -29,6 +29,7 @@ from jaxvae.types import (
     Batch,
     Likelihood,
     Model,
+    ModelInit,
     Net,
     Objective,
     Params,
@@ -99,19 +100,6 @@ def vamp(
     assert base.encode is not None and base.decode is not None
     encode, decode = base.encode, base.decode
 
-    def init(rng: Array, batch: Batch) -> tuple[Params, State]:
-        if batch.cond is not None:
-            raise UserError(
-                "a VampPrior's pseudo-inputs have no condition: leave the condition out."
-            )
-        rng_base, rng_pseudo = jax.random.split(rng)
-        params, state = base.init(rng_base, batch)
-        x = batch.x[jnp.arange(components) % len(batch.x)]
-        if domain == "unit":  # not so near the ends that a sigmoid hardly moves
-            x = jax.scipy.special.logit(jnp.clip(x, 0.05, 0.95))
-        start = x + SPREAD * jax.random.normal(rng_pseudo, x.shape)
-        return {**params, GROUP: start}, state
-
     def components_of(params: Params, state: State) -> Any:
         """Returns q(z|u_k), a row for each k."""
         v = params[GROUP]
@@ -153,12 +141,31 @@ def vamp(
 
     learned = () if p_of.init is None else ("likelihood",)
     return base._replace(
-        init=init,
+        init=_started(base, components, domain),
         objectives=(Objective(("encoder", "decoder", GROUP, *learned), loss),),
         terms=terms,
         sample=sample,
         log_weight=log_weight,
     )
+
+
+def _started(base: Model, components: int, domain: str) -> ModelInit:
+    """Returns the `init` of `base` that also starts the pseudo-inputs."""
+
+    def init(rng: Array, batch: Batch) -> tuple[Params, State]:
+        if batch.cond is not None:
+            raise UserError(
+                "a VampPrior's pseudo-inputs have no condition: leave the condition out."
+            )
+        rng_base, rng_pseudo = jax.random.split(rng)
+        params, state = base.init(rng_base, batch)
+        x = batch.x[jnp.arange(components) % len(batch.x)]
+        if domain == "unit":  # not so near the ends that a sigmoid hardly moves
+            x = jax.scipy.special.logit(jnp.clip(x, 0.05, 0.95))
+        start = x + SPREAD * jax.random.normal(rng_pseudo, x.shape)
+        return {**params, GROUP: start}, state
+
+    return init
 
 
 def log_prior(mixture: Any, z: Array) -> Array:

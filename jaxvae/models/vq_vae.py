@@ -191,61 +191,20 @@ def vq_vae(
     Raises:
         UserError: when initialised, for nets and data that do not fit.
     """
-    shape, size = tuple(shape), quantiser.size
+    shape = tuple(shape)
     for side in shape:
         check_count("a side of the positions", side)
     n, codes = math.prod(shape), quantiser.codes
     options: dict[str, Any] = {"gamma": gamma, "gamma_floor": gamma_floor}
     p_of = likelihoods.likelihood(likelihood, **options)
-
-    def init(rng: Array, batch: Batch) -> tuple[Params, State]:
-        x, cond = batch
-        check_data(x, p_of)
-        rngs, z = jax.random.split(rng, 3), jnp.zeros((len(x), *shape, size))
-        starts = {
-            "encoder": encoder.init(rngs[0], x, cond),
-            "decoder": decoder.init(rngs[1], z, cond),
-            GROUP: quantiser.init(rngs[2]),
-        }
-        params = {name: start[0] for name, start in starts.items() if start[0] is not None}
-        state = {name: start[1] for name, start in starts.items() if start[1] is not None}
-        if p_of.init is not None:
-            params["likelihood"] = p_of.init()
-        for net, value, want in ((encoder, x, z.shape), (decoder, z, x.shape)):
-            name = "encoder" if net is encoder else "decoder"
-            found = jax.eval_shape(
-                lambda net=net, value=value, name=name: net.apply(
-                    params[name], state[name], value, cond=cond, train=False
-                )[0]
-            )
-            if found.shape != want:
-                raise UserError(
-                    f"the {name} returns shape {found.shape[1:]} per example, not {want[1:]}: build "
-                    "it for that."
-                )
-        return params, state
-
-    def passed(name: str, params, state, value, cond, rng, train) -> tuple[Array, State]:
-        net = encoder if name == "encoder" else decoder
-        y, new = net.apply(params[name], state[name], value, cond=cond, rng=rng, train=train)
-        return y, {**state, name: new}
-
-    def quantised(params, state, x, cond, rng, train) -> tuple[Found, State]:
-        h, state = passed("encoder", params, state, x, cond, rng, train)
-        h = h.reshape(len(x), n, size)
-        found = quantiser.quantise(params.get(GROUP), state.get(GROUP), h, train)
-        return found, state if found.state is None else {**state, GROUP: found.state}
-
-    def decoded(params, state, z, cond, rng, train) -> tuple[Any, State]:
-        z = z.reshape(-1, *shape, size)
-        y, state = passed("decoder", params, state, z, cond, rng, train)
-        return p_of.build(params.get("likelihood"), y), state
+    coder = _Coder(encoder, decoder, quantiser, shape, p_of)
+    encode, decode = coder.encode, coder.decode
 
     def loss(params, state, rng, batch: Batch, step, carry):
         check_float(batch.x)
         rng_encoder, rng_decoder = jax.random.split(rng)
-        found, state = quantised(params, state, batch.x, batch.cond, rng_encoder, True)
-        p, state = decoded(params, state, found.z, batch.cond, rng_decoder, True)
+        found, state = coder.quantised(params, state, batch.x, batch.cond, rng_encoder, True)
+        p, state = coder.decoded(params, state, found.z, batch.cond, rng_decoder, True)
         rec = -distributions.log_prob(p, batch.x)
         kl = jnp.full_like(rec, n * math.log(codes))
         metrics = {"rec": rec, "kl": kl, "elbo": objectives.elbo(Terms(rec, kl))}
@@ -253,14 +212,6 @@ def vq_vae(
         if p_of.metrics is not None:
             metrics |= p_of.metrics(params.get("likelihood"))
         return rec + found.paid, Aux(state, metrics)
-
-    def encode(params, state, x, cond=None, *, stats="running"):
-        found, _ = quantised(params, state, x, cond, None, use_batch(stats))
-        z = quantiser.lookup(params.get(GROUP), state.get(GROUP), found.index)
-        return Codes(z.reshape(len(x), -1), found.index, jnp.full(len(x), n * math.log(codes)))
-
-    def decode(params, state, z, cond=None, *, stats="running"):
-        return decoded(params, state, z, cond, None, use_batch(stats))[0]
 
     def terms(params, state, rng, batch: Batch, *, stats="running"):
         q = encode(params, state, batch.x, batch.cond, stats=stats)
@@ -280,7 +231,80 @@ def vq_vae(
     table = jax.eval_shape(quantiser.init, jax.random.key(0))[0]
     groups = ("encoder", "decoder", *(() if table is None else (GROUP,)), *learned)
     objective = Objective(groups, loss)
-    return Model(init, (objective,), encode, decode, terms, sample, log_weight=log_weight)
+    return Model(coder.init, (objective,), encode, decode, terms, sample, log_weight=log_weight)
+
+
+class _Coder(NamedTuple):
+    """Both nets, what is between them, and what the decoder's output stands for."""
+
+    encoder: Net
+    decoder: Net
+    quantiser: Quantiser
+    shape: tuple[int, ...]
+    likelihood: Likelihood
+
+    def init(self, rng: Array, batch: Batch) -> tuple[Params, State]:
+        """Returns parameters and state; raises `UserError` for data and nets that do not fit."""
+        x, cond = batch
+        check_data(x, self.likelihood)
+        rngs, z = jax.random.split(rng, 3), jnp.zeros((len(x), *self.shape, self.quantiser.size))
+        starts = {
+            "encoder": self.encoder.init(rngs[0], x, cond),
+            "decoder": self.decoder.init(rngs[1], z, cond),
+            GROUP: self.quantiser.init(rngs[2]),
+        }
+        params = {name: start[0] for name, start in starts.items() if start[0] is not None}
+        state = {name: start[1] for name, start in starts.items() if start[1] is not None}
+        if self.likelihood.init is not None:
+            params["likelihood"] = self.likelihood.init()
+        encoded, decoded = jax.eval_shape(
+            lambda: (
+                self.passed("encoder", params, state, x, cond)[0],
+                self.passed("decoder", params, state, z, cond)[0],
+            )
+        )
+        for name, found, want in (
+            ("encoder", encoded.shape, z.shape),
+            ("decoder", decoded.shape, x.shape),
+        ):
+            if found != want:
+                raise UserError(
+                    f"the {name} returns shape {found[1:]} per example, not {want[1:]}: build it "
+                    "for that."
+                )
+        return params, state
+
+    def passed(
+        self, name: str, params, state, value, cond, rng=None, train=False
+    ) -> tuple[Array, State]:
+        """Returns what one of the nets makes of its input, and the state after this pass."""
+        net = self.encoder if name == "encoder" else self.decoder
+        y, new = net.apply(params[name], state[name], value, cond=cond, rng=rng, train=train)
+        return y, {**state, name: new}
+
+    def quantised(self, params, state, x, cond, rng, train) -> tuple[Found, State]:
+        """Returns the codes of x, and the state after this pass."""
+        h, state = self.passed("encoder", params, state, x, cond, rng, train)
+        h = h.reshape(len(x), math.prod(self.shape), self.quantiser.size)
+        found = self.quantiser.quantise(params.get(GROUP), state.get(GROUP), h, train)
+        return found, state if found.state is None else {**state, GROUP: found.state}
+
+    def decoded(self, params, state, z, cond, rng, train) -> tuple[Any, State]:
+        """Returns p(x|z), and the state after this pass."""
+        z = z.reshape(-1, *self.shape, self.quantiser.size)
+        y, state = self.passed("decoder", params, state, z, cond, rng, train)
+        return self.likelihood.build(params.get("likelihood"), y), state
+
+    def encode(self, params, state, x, cond=None, *, stats="running") -> Codes:
+        """Returns q(z|x)."""
+        found, _ = self.quantised(params, state, x, cond, None, use_batch(stats))
+        z = self.quantiser.lookup(params.get(GROUP), state.get(GROUP), found.index)
+        cost = math.prod(self.shape) * math.log(self.quantiser.codes)
+        return Codes(z.reshape(len(x), -1), found.index, jnp.full(len(x), cost))
+
+    def decode(self, params, state, z, cond=None, *, stats="running") -> Any:
+        """Returns p(x|z)."""
+        return self.decoded(params, state, z, cond, None, use_batch(stats))[0]
 
 
 def _perplexity(index: Array, codes: int) -> Array:

@@ -20,7 +20,7 @@ OF_QUANTISER = {  # options that few quantisers have
 class VQVAE(Options):
     """Train a VQ-VAE: codes of a learned table or of a grid (van den Oord et al. 2017)."""
 
-    quantiser: Literal["loss", "ema", "fsq"] = "ema"
+    quantiser: Literal["loss", "ema", "fsq"] = "loss"
     """A table moved by the loss or by moving averages, or finite scalar quantisation."""
     codes: Annotated[int | None, optional("N")] = None
     """Entries of the table (default: 512)."""

@@ -37,12 +37,12 @@ def test_areas_are_those_of_the_shapes_whatever_the_rotation(drawn):
     assert x.shape == (len(factors), SIDE, SIDE, 1) and set(np.unique(x)) == {0.0, 1.0}
     pixel = (2 / SIDE) ** 2
     for kind, unit in AREAS.items():
-        for scale in (0, 5):
+        for scale, near in ((0, 0.15), (5, 0.06)):  # small ones are a few dozen pixels
             rows = (factors[:, 0] == kind) & (factors[:, 1] == scale)
             want = unit * (shapes.RADIUS * (0.5 + 0.1 * scale)) ** 2
             areas = x[rows].sum(axis=(1, 2, 3)) * pixel
-            np.testing.assert_allclose(areas, want, rtol=0.08)
-            assert areas.mean() == pytest.approx(want, rel=0.02)
+            np.testing.assert_allclose(areas, want, rtol=near)
+            assert areas.mean() == pytest.approx(want, rel=near / 2)
 
 
 def test_shapes_are_where_x_and_y_say_and_never_cut_off(drawn):
@@ -62,7 +62,9 @@ def test_shapes_are_where_x_and_y_say_and_never_cut_off(drawn):
 def test_the_heart_stands_and_turns(drawn):
     _, x = drawn
     upright, upside_down = x[80, ..., 0], x[100, ..., 0]  # half a turn on
-    assert np.abs(upright[:, ::-1] - upright).sum() < 0.1 * upright.sum()  # but for half a pixel
+    columns = np.flatnonzero(upright.sum(axis=0))
+    cut = upright[:, columns[0] : columns[-1] + 1]
+    assert np.abs(cut[:, ::-1] - cut).sum() < 0.15 * cut.sum()  # alike but for half a pixel
     rows = np.flatnonzero(upright.sum(axis=1))
     assert upright[rows[-1]].sum() < upright[rows[len(rows) // 3]].sum() / 3  # the tip is below
     assert np.argmax(upside_down.sum(axis=1)) > np.argmax(upright.sum(axis=1))

@@ -55,13 +55,13 @@ def test_scores_need_known_factors():
 
 
 def test_the_loss_in_training_has_the_size_of_the_training_split():
-    config = TCVAE(workdir=Path("run"), hidden=(4,), latent_dim=2, estimator="mss", batch_size=8)
+    config = TCVAE(workdir=Path("run"), hidden=(4,), latent_dim=2, batch_size=8)
     config.check()
     system = build(config, (2, 2, 1), None)
     batch = Batch(jax.random.uniform(jax.random.key(2), (8, 2, 2, 1)))
     (phase,) = system.phases(10, 1000)
     pair = nets.mlp((4,), 4, heads=2), nets.mlp((4,), (2, 2, 1))
-    same = models.tc_vae(*pair, latent_dim=2, data_size=1000, estimator="mss")
+    same = models.tc_vae(*pair, latent_dim=2, data_size=1000)
 
     @jax.jit
     def losses():
@@ -71,7 +71,7 @@ def test_the_loss_in_training_has_the_size_of_the_training_split():
 
     found, want, other = losses()
     assert float(found) == pytest.approx(float(want), rel=1e-6)
-    assert abs(float(found) - float(other)) > 1e-3
+    assert abs(float(found) - float(other)) > 1.0  # constants of mws: log 1000 and log 8
 
 
 def test_options_in_vain_are_refused():

@@ -20,7 +20,19 @@ SMALL = {"channels": 4, "halvings": 1, "blocks": 1}
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vq") / "run"
-    words = ["train", "vq_vae", "--codes", "6", "--code-size", "2", "--steps", "4", "--no-progress"]
+    words = [
+        "train",
+        "vq_vae",
+        "--quantiser",
+        "ema",
+        "--codes",
+        "6",
+        "--code-size",
+        "2",
+        "--steps",
+        "4",
+        "--no-progress",
+    ]
     words += [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
     assert main([*words, "--log-every", "2", "--workdir", str(folder)]) == 0
     return folder
@@ -68,7 +80,7 @@ def test_the_quantisers(options, size, group):
         ({"levels": (4, 4)}, "--levels is of --quantiser fsq"),
         ({"quantiser": "fsq", "codes": 5}, "--codes is of --quantiser loss or ema"),
         ({"quantiser": "loss", "decay": 0.5}, "--decay is of --quantiser ema"),
-        ({"decay": 1.0}, "--decay must be below 1"),
+        ({"quantiser": "ema", "decay": 1.0}, "--decay must be below 1"),
         ({"commitment": -1.0}, "--commitment must be at least 0"),
         ({"likelihood": "bernoulli", "gamma": 0.1}, "--gamma is of --likelihood gaussian"),
         ({"halvings": 0}, "--halvings must be at least 1"),
