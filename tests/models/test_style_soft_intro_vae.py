@@ -137,7 +137,7 @@ def keeping() -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda p: jax.tree.map(jnp.zeros_like, p), update)
 
 
-@pytest.mark.parametrize("convention", ["released", "paper"])
+@pytest.mark.parametrize("convention", ["released", pytest.param("paper", marks=pytest.mark.slow)])
 def test_one_step_at_a_blend_in_numpy(monkeypatch, convention):
     rng = np.random.default_rng(11)
     model = style_soft_intro_vae(
@@ -262,7 +262,9 @@ def test_samples_have_noise_and_the_mean_of_a_latent_has_none():
     assert a.shape == (4, 4, 4, 1) and np.any(np.asarray(a) != np.asarray(b))
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contracts():
+    """Minutes: a step has fourteen passes, and is compiled for one device and for eight."""
     model = style_soft_intro_vae(*pair(4), side=4, latent_dim=D, convention="released")
     x = jax.random.uniform(jax.random.key(3), (8, 4, 4, 1))
     check_model(model, Batch(x))
