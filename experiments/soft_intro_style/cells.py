@@ -65,9 +65,9 @@ def _looks(case: Case, found: Trained) -> list[Measure]:
     except UserError as error:
         print(f"  no lpips: {error}", flush=True)
         return []
-    test, options = train.source(case, "test"), {"seed": case.seed}
-    prepare = train.system(case).preprocess
-    values = lpips.of_reconstructions(*found[:3], test, net, preprocess=prepare, **options)
+    test, prepare = train.source(case, "test"), train.system(case).preprocess
+    arrays = found.model, found.params, found.state
+    values = lpips.of_reconstructions(*arrays, test, net, preprocess=prepare, seed=case.seed)
     value = float(values.mean(dtype=np.float64))
     return [Measure("lpips", f"squeeze{case.suffix}", value, test.size, found.steps, PRECISION)]
 

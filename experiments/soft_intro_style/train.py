@@ -20,7 +20,7 @@ from jaxvae.errors import UserError
 from jaxvae.presets.config import System
 from jaxvae.presets.style_soft_intro_vae import StyleSoftIntroVAE, build, level
 from jaxvae.train import fit
-from jaxvae.types import Batch, Model
+from jaxvae.types import Model
 
 FOLDER = Path(__file__).parent
 SMOKE_EXAMPLES = 16
@@ -180,7 +180,7 @@ def trained_level(case: Case, i: int) -> Trained | None:
     size = source(case, "train").size
     step, side, colours = sum(config.level_lengths(size)[: i + 1]), *shape_at(case, i)
     model = level(config, colours, i)
-    example = Batch(jax.ShapeDtypeStruct((1, side, side, colours), np.float32))
+    example = batch(1, side, side, colours)
     try:
         found = jaxvae.load(case.folder, step=step, model=model, example=example)
     except UserError:

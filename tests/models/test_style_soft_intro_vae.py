@@ -270,6 +270,26 @@ def test_it_keeps_the_contracts():
     check_model(model, Batch(x))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("side", "start", "remat"), [(256, 64, False), (1024, 16, True)])
+def test_a_step_of_the_published_nets_can_be_lowered_for_tpu(side, start, remat):
+    """Features are computed again only where that is asked for; no array is made."""
+    both = nets.style((side, side, 3), start=start, remat=remat)
+    model = style_soft_intro_vae(*both, side=side, latent_dim=512, fade=fade_in(0, 100))
+    batch, tx = Batch(jax.ShapeDtypeStruct((4, side, side, 3), jnp.float32)), nets.equalised_adam(1e-3)
+
+    def start_of(rng, x):
+        params, state = model.init(rng, x)
+        opt_state = {name: tx.init(params[name]) for name in params}
+        return TrainState(jnp.zeros((), jnp.int32), params, state, opt_state, None, rng)
+
+    state = jax.eval_shape(start_of, jax.random.key(0), batch)
+    traced = jax.jit(make_train_step(model, tx)).trace(state, batch)
+    text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert f"tensor<4x{side}x{side}x{start}xf32>" in text
+    assert ("optimization_barrier" in text) == remat
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
