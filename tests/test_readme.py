@@ -102,6 +102,7 @@ A_FEW = {
     ],  # the others need weights: tests/test_two_stage_experiment.py brings some
     "soft_intro_2d": ["rings/soft_intro_vae", "checkerboard/real"],
     "soft_intro_images": ["mnist-fashion_mnist/vae"],  # as above: test_soft_intro_images.py
+    "soft_intro_style": ["fashion_mnist/narrow"],
     "translation": ["mnist/narrow/vae"],  # as above: test_translation_experiment.py
 }
 

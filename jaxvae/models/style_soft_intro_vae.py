@@ -24,7 +24,7 @@ from jaxvae.models.introspective import plain_vae
 from jaxvae.models.soft_intro_vae import soft_intro_vae
 from jaxvae.models.vae import use_batch
 from jaxvae.nets.intro import doubled, halved
-from jaxvae.nets.style import faded, mixed, rows_of
+from jaxvae.nets.style import faded, mixed, style_rows
 from jaxvae.nets.style_layers import lerp
 from jaxvae.types import Array, Loss, Model, Net, Prior
 
@@ -107,7 +107,7 @@ def style_soft_intro_vae(
         s=SCALE if s is None and released else s,
         gamma_r=gamma_r,
         convention=convention,
-        fakes=mixed_draws(latent_dim, rows_of(side), mixing),
+        fakes=mixed_draws(latent_dim, style_rows(side), mixing),
         redraw=released,
     )
     return _level(model, decoder, side, latent_dim, fade)

@@ -21,7 +21,7 @@ from jaxvae.nets.moments import has_averages, pool
 from jaxvae.nets.realnvp import coupling
 from jaxvae.nets.resnet import resnet
 from jaxvae.nets.rho import rho_nets
-from jaxvae.nets.style import faded, mixed, style, truncated
+from jaxvae.nets.style import faded, mixed, style, style_rows, truncated
 from jaxvae.nets.style_layers import equalised_adam
 from jaxvae.nets.translation import translation
 from jaxvae.nets.vq import masked_conv, vq_nets
@@ -50,6 +50,7 @@ __all__ = [
     "rho_nets",
     "second_stage",
     "style",
+    "style_rows",
     "translation",
     "truncated",
     "tutorial_vae",

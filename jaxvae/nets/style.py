@@ -319,7 +319,7 @@ def style(
 # ---- what is done to states and latents --------------------------------------------------------
 
 
-def rows_of(side: int) -> int:
+def style_rows(side: int) -> int:
     """Returns how many rows of styles the decoder of images of this side has."""
     return 2 * (side.bit_length() - 2)
 

@@ -166,7 +166,7 @@ def step_sizes(params: Tree) -> Tree:
 class EqualisedAdam(NamedTuple):
     """The state of `equalised_adam`."""
 
-    count: Array  # [] int32, steps taken
+    taken: Array  # [] int32, steps
     square: Tree  # moving average of squared gradients
 
 
@@ -196,14 +196,16 @@ def equalised_adam(
     def init(params: Tree) -> EqualisedAdam:
         return EqualisedAdam(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
-    def update(grads: Tree, state: Any, params: Tree = None) -> tuple[Tree, EqualisedAdam]:
-        count = state.count + 1
-        square = jax.tree.map(lambda v, g: b2 * v + (1.0 - b2) * jnp.square(g), state.square, grads)
-        rate = learning_rate * jnp.sqrt(1.0 - b2 ** count.astype(jnp.float32))
-        updates = jax.tree.map(
-            lambda size, g, v: -rate * size * g / (jnp.sqrt(v) + eps),
-            *(step_sizes(grads), grads, square),
+    def update(updates: Tree, state: Any, params: Tree | None = None) -> tuple[Tree, EqualisedAdam]:
+        taken = state.taken + 1
+        square = jax.tree.map(
+            lambda v, g: b2 * v + (1.0 - b2) * jnp.square(g), state.square, updates
         )
-        return updates, EqualisedAdam(count, square)
+        rate = learning_rate * jnp.sqrt(1.0 - b2 ** taken.astype(jnp.float32))
+        steps = jax.tree.map(
+            lambda size, g, v: -rate * size * g / (jnp.sqrt(v) + eps),
+            *(step_sizes(updates), updates, square),
+        )
+        return steps, EqualisedAdam(taken, square)
 
     return optax.GradientTransformation(init, update)

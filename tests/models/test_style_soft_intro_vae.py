@@ -137,7 +137,7 @@ def keeping() -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda p: jax.tree.map(jnp.zeros_like, p), update)
 
 
-@pytest.mark.parametrize("convention", ["released", "paper"])
+@pytest.mark.parametrize("convention", ["released", pytest.param("paper", marks=pytest.mark.slow)])
 def test_one_step_at_a_blend_in_numpy(monkeypatch, convention):
     rng = np.random.default_rng(11)
     model = style_soft_intro_vae(
@@ -262,10 +262,35 @@ def test_samples_have_noise_and_the_mean_of_a_latent_has_none():
     assert a.shape == (4, 4, 4, 1) and np.any(np.asarray(a) != np.asarray(b))
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contracts():
+    """Minutes: a step has fourteen passes, and is compiled for one device and for eight."""
     model = style_soft_intro_vae(*pair(4), side=4, latent_dim=D, convention="released")
     x = jax.random.uniform(jax.random.key(3), (8, 4, 4, 1))
     check_model(model, Batch(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("side", "start", "remat"), [(256, 64, False), (1024, 16, True)])
+def test_a_step_of_the_published_nets_can_be_lowered_for_tpu(side, start, remat):
+    """Features are computed again only where that is asked for; no array is made."""
+    both = nets.style((side, side, 3), start=start, remat=remat)
+    model = style_soft_intro_vae(*both, side=side, latent_dim=512, fade=fade_in(0, 100))
+    batch, tx = (
+        Batch(jax.ShapeDtypeStruct((4, side, side, 3), jnp.float32)),
+        nets.equalised_adam(1e-3),
+    )
+
+    def start_of(rng, x):
+        params, state = model.init(rng, x)
+        opt_state = {name: tx.init(params[name]) for name in params}
+        return TrainState(jnp.zeros((), jnp.int32), params, state, opt_state, None, rng)
+
+    state = jax.eval_shape(start_of, jax.random.key(0), batch)
+    traced = jax.jit(make_train_step(model, tx)).trace(state, batch)
+    text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert f"tensor<4x{side}x{side}x{start}xf32>" in text
+    assert ("optimization_barrier" in text) == remat
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import style_numpy
 
 from jaxvae import nets, noise
 from jaxvae.errors import UserError
-from jaxvae.nets.style import rows_of
+from jaxvae.nets.style import style_rows
 
 D, B = 3, 2
 OPTIONS = {"latent_dim": D, "top": 16, "start": 2, "most": 4, "mapping": 2}
@@ -106,7 +106,7 @@ def test_without_a_key_there_is_no_noise_or_the_bump_of_the_released_code(still)
     )
 
 
-def test_truncation_draws_styles_to_their_average_and_mixing_takes_rows_of_two():
+def test_truncation_draws_styles_to_their_average_and_mixing_takes_style_rows_two():
     (_, decoder), (_, theta), (_, state) = made()
     average = RNG.normal(size=D)
     state = {**state, "styles": {**state["styles"], "average": single(average)}}
@@ -123,7 +123,7 @@ def test_truncation_draws_styles_to_their_average_and_mixing_takes_rows_of_two()
         check(nets.truncated(whole, psi), Z, average + psi * (w - average))
     coarse = np.concatenate([average + 0.5 * (w - average)[:, :2], w[:, 2:]], axis=1)
     check(nets.truncated(whole, 0.5, rows=2), Z, coarse)
-    pair = nets.mixed(single(Z), single(other), 3, rows_of(8))
+    pair = nets.mixed(single(Z), single(other), 3, style_rows(8))
     check(whole, pair, np.concatenate([w[:, :3], v[:, 3:]], axis=1))
     with pytest.raises(UserError, match="no styles"):
         nets.truncated({"encoder": {}}, 0.5)

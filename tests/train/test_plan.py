@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jaxvae.data import batch_indices
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.errors import UserError
-from jaxvae.train.plan import Due, Phase, as_phases, check_patience, make_plan
+from jaxvae.train.plan import Due, Phase, as_phases, carry_over, check_patience, make_plan
 from small import small
 
 TX = optax.sgd(1.0)
@@ -47,6 +47,25 @@ def test_what_a_phase_does_not_bring_it_takes_from_the_one_before():
     assert [found.restarts(i) for i in range(4)] == [False, True, False, False]
     assert [found.examples_before(i) for i in range(4)] == [0, 48, 80, 120]
     assert found.total == 18
+
+
+def test_a_moving_average_is_kept_from_the_first_phase_on():
+    phases = [Phase(small(), 3), Phase(small(), 4, ema_decay=0.5), Phase(small(), 5)]
+    assert [p.ema_decay for p in plan(phases, ema_decay=0.9).phases] == [0.9, 0.5, 0.5]
+    with pytest.raises(UserError, match="give the first phase an ema_decay, too"):
+        plan(phases)
+
+
+def test_what_is_carried_over_has_its_name_and_its_shape():
+    old = (
+        {"net": {"a": np.zeros(2), "b": {"c": np.zeros(3)}, "gone": np.zeros(1)}},
+        {"s": np.zeros(1)},
+    )
+    new = {"net": {"a": np.ones(2), "b": {"c": np.ones(4), "d": np.ones(1)}}}, {"s": np.ones(1)}
+    params, state = carry_over(old, new)
+    assert params["net"]["a"] is old[0]["net"]["a"] and state["s"] is old[1]["s"]
+    assert params["net"]["b"] == new[0]["net"]["b"]
+    assert set(params["net"]) == {"a", "b"}
 
 
 def test_at_an_edge_a_checkpoint_is_of_the_phase_that_ends():
