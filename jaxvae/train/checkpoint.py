@@ -35,7 +35,8 @@ logging.getLogger("absl").addFilter(lambda record: "tracked_metric" not in recor
 
 MODEL_FIELDS = ("params", "state", "ema")
 # How tensorstore says that a disk refuses.
-REFUSALS = ("RESOURCE_EXHAUSTED", "No space left", "PERMISSION_DENIED", "Read-only")
+REFUSALS = ("RESOURCE_EXHAUSTED", "No space left", "File too large", "quota exceeded")
+REFUSALS += ("PERMISSION_DENIED", "Read-only")
 
 
 class Damaged(Exception):

@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare()
     from torture import files, stops, words
 
-    kinds = [*stops.KINDS, *files.KINDS, *words.KINDS]
+    kinds = [*words.KINDS, *files.KINDS, *stops.KINDS]  # first those whose rounds are short
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m torture")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)

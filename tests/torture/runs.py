@@ -21,6 +21,7 @@ from jaxvae import models, nets, writers
 from jaxvae.cli import evaluate, train, use  # noqa: F401 - forked processes have them
 from jaxvae.cli.main import main
 from jaxvae.data import load
+from jaxvae.errors import UserError
 from jaxvae.train.ensemble import train_ensemble
 
 PATIENCE = 600.0  # seconds, after which a run hangs
@@ -74,7 +75,11 @@ def _child(name: str, folder: Path, said: Path, devices: int, limit: int | None)
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     jax.config.update("jax_num_cpu_devices", devices)
-    code = RUNS[name](folder)
+    try:
+        code = RUNS[name](folder)
+    except UserError as error:  # of what is not a command
+        print(f"jaxvae: {error}", file=sys.stderr)
+        code = 2
     with contextlib.suppress(OSError):  # of a full disk, too
         sys.stdout.flush()
     sys.exit(code)

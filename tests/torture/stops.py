@@ -85,7 +85,7 @@ def stopped(rng: np.random.Generator, place: Path, *, ask: bool) -> Iterator[Try
             break
         (process.terminate if ask else process.kill)()
         code = runs.ended(process)
-        wrong = None if code in ((75, 0, -15) if ask else (-9,)) else said.read_text()[-500:]
+        wrong = None if code in ((75, 0, -15) if ask else (0, -9)) else said.read_text()[-500:]
         if wrong is not None:
             tries.append(lost(f"{name}, stopped, ends with {code}: {wrong}"))
             continue
@@ -106,7 +106,7 @@ def full_disk(rng: np.random.Generator, place: Path) -> Iterator[Try]:
     folder = place / "run"
     small = _small_disk(place / "disk") if rng.random() < 0.5 else None
     if small is None:
-        limit = int(10 ** rng.uniform(1.5, 5.5))
+        limit = int(10 ** rng.uniform(3.6, 5.5))  # what it says is a file, too
         code = runs.ended(runs.start(name, folder, said=said, limit=limit))
         how = f"files of {limit} bytes"
     else:

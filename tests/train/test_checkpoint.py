@@ -130,6 +130,18 @@ def test_full_disk_is_one_line_before_anything_is_written(tmp_path, monkeypatch)
     assert Checkpoints(tmp_path / "checkpoints", read_only=True).steps() == []
 
 
+@pytest.mark.parametrize("why", ["File too large [os_error_code='27']", "Disk quota exceeded"])
+def test_what_a_limit_refuses_is_one_line(tmp_path, why):
+    """As tensorstore says it: of `ulimit -f`, and of a quota."""
+    with (
+        pytest.raises(UserError, match=r"cannot write to .*Failed to write.*Free some space"),
+        checkpoint.disk(tmp_path),
+    ):
+        raise ValueError(f"OUT_OF_RANGE: Failed to write 2992 bytes: {why}\nmore")
+    with pytest.raises(ValueError, match="unknown format"), checkpoint.disk(tmp_path):
+        raise ValueError("unknown format")
+
+
 def test_checkpoint_restores_every_bit_of_the_state(tmp_path):
     state = init_state(small(), optax.adam(1e-2), jax.random.key(3), EXAMPLE, ema=True)
     sums = {"loss": types.Mean(jnp.float32(3), jnp.float32(2))}
