@@ -10,6 +10,7 @@ The fakes are the reconstruction rec = D(z) and the sample D(n), n ~ N(0, I).
 Source: Daniel & Tamar 2021 (arXiv 2012.13253), Eqs. 4 and 7, Algorithm 2 (appendix 9.1).
 """
 
+import functools
 import math
 from typing import Literal
 
@@ -34,6 +35,7 @@ from jaxvae.models.introspective import (
 from jaxvae.types import Array, Aux, Batch, Model, Net, Posterior, Prior
 
 CONVENTIONS = ("paper", "released")
+held = jax.lax.stop_gradient
 
 
 def soft_intro_vae(
@@ -105,21 +107,17 @@ def soft_intro_vae(
     base = plain_vae(encoder, decoder, latent_dim=latent_dim, posterior=posterior)
     q_of = distributions.posterior(posterior)
     check_kl_weights(q_of, latent_dim, beta_kl=beta_kl, beta_neg=beta_neg)
-    held = jax.lax.stop_gradient
     released = convention == "released"
 
-    def scale(x: Array):
-        return 1.0 / math.prod(x.shape[1:]) if s is None else s
+    scale = functools.partial(_scale, s)
 
-    def draw_n(net: Passes, x: Array):
-        size = x.shape[0]
+    def draw_n(net: Passes, size: int):
         return net.prior(size, latent_dim) if fakes is None else fakes(net.key(), size)
 
     def encoder_loss(params, state, rng, batch: Batch, step, carry):
         x, net = batch.x, Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
-        n = draw_n(net, x)
-        fake = net.D(n)
-        q = net.E(x)
+        n = draw_n(net, len(x))
+        fake, q = net.D(n), net.E(x)
         z = net.draw(q)
         rec = net.D(z)
 
@@ -146,7 +144,7 @@ def soft_intro_vae(
     def decoder_loss(params, state, rng, batch: Batch, step, carry):
         x, net = batch.x, Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
         if redraw:
-            fake, z = net.D(draw_n(net, x)), net.draw(net.E(x))
+            fake, z = net.D(draw_n(net, len(x))), net.draw(net.E(x))
         else:
             fake, z = net.D(carry[0]), carry[1]
         rec = net.D(held(z))
@@ -161,11 +159,15 @@ def soft_intro_vae(
             y, y_hat = (held(y), net.D(held(z_y))) if released else (y, held(net.D(z_y)))
             return kl + gamma_r * beta_rec * error(y, y_hat)
 
-        fakes = 0.5 * (fake_loss(rec, q_rec) + fake_loss(fake, q_fake))
-        return scale(x) * (beta_rec * error(x, rec) + gamma * fakes), Aux(net.state)
+        paid = 0.5 * (fake_loss(rec, q_rec) + fake_loss(fake, q_fake))
+        return scale(x) * (beta_rec * error(x, rec) + gamma * paid), Aux(net.state)
 
-    watch = (fakes_fall_below, exp_elbo_stuck)
-    return in_turn(base, encoder_loss, decoder_loss, watch=watch)
+    return in_turn(base, encoder_loss, decoder_loss, watch=(fakes_fall_below, exp_elbo_stuck))
+
+
+def _scale(s: float | None, x: Array) -> float:
+    """Returns s, by default 1 over the numbers of an example."""
+    return 1.0 / math.prod(x.shape[1:]) if s is None else s
 
 
 def _check(convention: str, s: float | None, alpha: float) -> None:

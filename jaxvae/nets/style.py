@@ -151,7 +151,7 @@ class Encoder(nn.Module):
         x = (2 * x - 1).astype(shape.dtype)
         blend = blend_of(self, shape)
         block = nn.remat(EncoderBlock) if shape.remat else EncoderBlock
-        h, w = self.from_rgb(x, shape.side), jnp.zeros(())
+        h, w = self.from_rgb(x, shape.side), jnp.zeros((), shape.dtype)
         for side in reversed(shape.sides):
             features = shape.channels(side // 2)
             h, part = block(features, shape.latent_dim, shape.dtype, name=f"block_{side}")(h)
