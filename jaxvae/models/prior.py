@@ -33,8 +33,7 @@ def with_prior(first: Model, prior: Model, *, latent_dim: int) -> Model:
     KL(q(z|x) || p(z)).
 
     Args:
-        first: any model that decodes; without an encoder it has `sample` alone, and without `terms`,
-            as an autoencoder, no `terms` and no `log_weight`.
+        first: any model that decodes; without an encoder it has `sample` alone.
         prior: a model of z [B, D] with `sample`, and with `log_prob` where `first` encodes.
         latent_dim: D.
 
@@ -80,9 +79,6 @@ def with_prior(first: Model, prior: Model, *, latent_dim: int) -> Model:
 
     def encode(params, state, x, cond=None, *, stats="running"):
         return encode_x(params["first"], state["first"], x, cond, stats=stats)
-
-    if first.terms is None:  # codes without a density, of which there is no bound
-        return Model(init, (), encode, decode, None, sample)
 
     def terms(params, state, rng, batch: Batch, *, stats="running"):
         q = encode(params, state, batch.x, batch.cond, stats=stats)

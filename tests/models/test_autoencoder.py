@@ -65,7 +65,6 @@ def test_codes_are_points_and_a_mixture_samples_them():
     np.testing.assert_allclose(found.source.arrays["x"], q.mean, rtol=1e-5)
     both = with_mixture(model, latent_dim=2)
     whole = {"first": params, "prior": fit_mixture(found)}
-    assert both.terms is None and both.log_weight is None
     x = both.sample(whole, {"first": state}, jax.random.key(0), 400)
     want = np.asarray(model.decode(params, state, q.mean).mean)
     np.testing.assert_allclose(np.mean(x, axis=0), want.mean(axis=0), atol=0.03)
