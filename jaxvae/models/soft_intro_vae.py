@@ -10,8 +10,9 @@ The fakes are the reconstruction rec = D(z) and the sample D(n), n ~ N(0, I).
 Source: Daniel & Tamar 2021 (arXiv 2012.13253), Eqs. 4 and 7, Algorithm 2 (appendix 9.1).
 """
 
+import functools
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -102,12 +103,7 @@ def soft_intro_vae(
     held = jax.lax.stop_gradient
     released = convention == "released"
 
-    def scale(x: Array):
-        return 1.0 / math.prod(x.shape[1:]) if s is None else s
-
-    def draw_n(net: Passes, x: Array):
-        size = x.shape[0]
-        return net.prior(size, latent_dim) if fakes is None else fakes(net.key(), size)
+    scale, draw_n = functools.partial(_scale, s), functools.partial(_draw, latent_dim, fakes)
 
     def encoder_loss(params, state, rng, batch: Batch, step, carry):
         x, net = batch.x, Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
@@ -160,6 +156,16 @@ def soft_intro_vae(
 
     watch = (fakes_fall_below, exp_elbo_stuck)
     return in_turn(base, encoder_loss, decoder_loss, watch=watch)
+
+
+def _scale(s: float | None, x: Array) -> Any:
+    """Returns the scale of the ELBO: `s`, or 1 / number of dimensions of x."""
+    return 1.0 / math.prod(x.shape[1:]) if s is None else s
+
+
+def _draw(latent_dim: int, fakes: Prior | None, net: Passes, x: Array) -> Array:
+    """Returns latents that samples are decoded from, as many as x has examples."""
+    return net.prior(x.shape[0], latent_dim) if fakes is None else fakes(net.key(), x.shape[0])
 
 
 def _check(convention: str, s: float | None, alpha: float) -> None:
