@@ -89,7 +89,10 @@ PLATFORMS = {  # memory: cloud.google.com/tpu/docs/v5e and v6e; H100 above
 }
 PRECISIONS = ("float32", "bfloat16", "default")  # --precision
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-NEEDED = {"intro_vae": {"m": 1.0}}  # options that a preset has no default of
+NEEDED = {  # options that a preset has no default of, or whose default is for larger images
+    "intro_vae": {"m": 1.0},
+    "style_soft_intro_vae": {"pad": 2},
+}
 MORE = {  # case -> (preset, data set, options)
     "vae-conv": ("vae", "mnist", {"net": "conv"}),
     "vae-infogan": ("vae", "mnist", {"net": "infogan"}),

@@ -77,7 +77,7 @@ PUBLISHED = {
     "ffhq/paper": Setting("ffhq", FFHQ | PAPER, 60_000),
     "lsun_bedroom/released": Setting("lsun_bedroom", BEDROOM, 3_033_042),
 }
-STEPS = 1_600  # of each narrow resolution
+STEPS = 2_400  # of each narrow resolution
 NARROW_OPTIONS = {
     "resolutions": (8, 16, 32),
     "batch_size": 32,

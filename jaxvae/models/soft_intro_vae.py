@@ -12,7 +12,7 @@ Source: Daniel & Tamar 2021 (arXiv 2012.13253), Eqs. 4 and 7, Algorithm 2 (appen
 
 import functools
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -109,14 +109,11 @@ def soft_intro_vae(
     check_kl_weights(q_of, latent_dim, beta_kl=beta_kl, beta_neg=beta_neg)
     released = convention == "released"
 
-    scale = functools.partial(_scale, s)
-
-    def draw_n(net: Passes, size: int):
-        return net.prior(size, latent_dim) if fakes is None else fakes(net.key(), size)
+    scale, draw_n = functools.partial(_scale, s), functools.partial(_draw, latent_dim, fakes)
 
     def encoder_loss(params, state, rng, batch: Batch, step, carry):
         x, net = batch.x, Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
-        n = draw_n(net, len(x))
+        n = draw_n(net, x)
         fake, q = net.D(n), net.E(x)
         z = net.draw(q)
         rec = net.D(z)
@@ -144,7 +141,7 @@ def soft_intro_vae(
     def decoder_loss(params, state, rng, batch: Batch, step, carry):
         x, net = batch.x, Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
         if redraw:
-            fake, z = net.D(draw_n(net, len(x))), net.draw(net.E(x))
+            fake, z = net.D(draw_n(net, x)), net.draw(net.E(x))
         else:
             fake, z = net.D(carry[0]), carry[1]
         rec = net.D(held(z))
@@ -165,9 +162,14 @@ def soft_intro_vae(
     return in_turn(base, encoder_loss, decoder_loss, watch=(fakes_fall_below, exp_elbo_stuck))
 
 
-def _scale(s: float | None, x: Array) -> float:
-    """Returns s, by default 1 over the numbers of an example."""
+def _scale(s: float | None, x: Array) -> Any:
+    """Returns the scale of the ELBO: `s`, or 1 / number of dimensions of x."""
     return 1.0 / math.prod(x.shape[1:]) if s is None else s
+
+
+def _draw(latent_dim: int, fakes: Prior | None, net: Passes, x: Array) -> Array:
+    """Returns latents that samples are decoded from, as many as x has examples."""
+    return net.prior(x.shape[0], latent_dim) if fakes is None else fakes(net.key(), x.shape[0])
 
 
 def _check(convention: str, s: float | None, alpha: float) -> None:
