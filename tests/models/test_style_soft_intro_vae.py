@@ -276,7 +276,10 @@ def test_a_step_of_the_published_nets_can_be_lowered_for_tpu(side, start, remat)
     """Features are computed again only where that is asked for; no array is made."""
     both = nets.style((side, side, 3), start=start, remat=remat)
     model = style_soft_intro_vae(*both, side=side, latent_dim=512, fade=fade_in(0, 100))
-    batch, tx = Batch(jax.ShapeDtypeStruct((4, side, side, 3), jnp.float32)), nets.equalised_adam(1e-3)
+    batch, tx = (
+        Batch(jax.ShapeDtypeStruct((4, side, side, 3), jnp.float32)),
+        nets.equalised_adam(1e-3),
+    )
 
     def start_of(rng, x):
         params, state = model.init(rng, x)
