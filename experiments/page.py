@@ -61,7 +61,7 @@ def text(root: Path) -> str:
     for folder in folders:
         if folder.name not in told:
             parts += [f"## {folder.expected.get('title', folder.name)}", *of_folder(folder)]
-    return "\n\n".join([*parts, *others, *empty(folders)]) + "\n"
+    return "\n\n".join([*parts, *others, *empty(folders, plan.kept_costs(root))]) + "\n"
 
 
 # ---- numbers -----------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def _value(entry: Mapping[str, Any]) -> str:
 # ---- what is empty -----------------------------------------------------------------------------
 
 
-def empty(folders: Sequence[Folder]) -> list[str]:
+def empty(folders: Sequence[Folder], costs: Costs) -> list[str]:
     """Returns the part on published numbers that are not run: what they want, and what they would
     cost on a CPU."""
     groups: dict[tuple[str, str, str], list[tuple[Row, Planned | None]]] = {}
@@ -155,7 +155,7 @@ def empty(folders: Sequence[Folder]) -> list[str]:
         for f in folders
         for p in f.planned
     }
-    costs, wanted = Costs(), [p for found in groups.values() for _, p in found if p]
+    wanted = [p for found in groups.values() for _, p in found if p]
     every = [p for f in folders for p in f.planned]
     expected = plan.estimates(every, known, CPU, 1, costs, wanted)
     lines = [("experiment", "cells", "numbers", "wants", "one seed of one cell on a CPU", "work")]
@@ -206,11 +206,14 @@ def _reason(folder: Folder, row: Row) -> str:
 
 
 def write(root: Path) -> list[str]:
-    """Returns the lines of the page that changed ("- before", "+ now"), after writing it.
+    """Returns the lines of the page that changed ("- before", "+ now"), after writing it, and the work
+    of nets that had not been counted (`plan.WORK`).
 
     Raises:
         UserError: for damaged files, and where the disk refuses.
     """
+    planned = [p for folder in read(root) for p in folder.planned]
+    plan.keep_costs(root, planned, plan.kept_costs(root))
     now, path = text(root), root / FILE
     before = path.read_text() if path.exists() else ""
     if now != before:

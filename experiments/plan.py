@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 from experiments import needs, runner
 from experiments.needs import Needs, Work
 from experiments.runner import Cell, Option
-from jaxvae import table
+from jaxvae import table, writers
 from jaxvae.data import idx, prepared, sets
 from jaxvae.errors import UserError
 from jaxvae.metrics import weights
 
 ROOT = Path(__file__).parent
+WORK = "work.json"  # in the folder of experiments: what a step of each net computes and holds
 SEEDS = 3  # that a number is to have
 PUBLISHED, OTHER_PROTOCOL, EXTRA = range(3)  # ranks of a cell
 
@@ -196,23 +197,56 @@ def pick(known: Sequence[Timing], steps: int, device: str, jobs: int) -> tuple[f
 
 
 class Costs:
-    """Counts the work of cells: once for each net of an experiment, when first asked."""
+    """Counts the work of cells: once for each net of an experiment, when first asked.
 
-    def __init__(self):
-        self._known: dict[tuple[str, str], Work] = {}
+    Args:
+        known: what was counted before, {experiment: {net: [operations of a step, bytes]}}.
+    """
+
+    def __init__(self, known: Mapping[str, Mapping[str, Sequence]] | None = None):
+        self._known = {
+            (name, net): Work(*work)
+            for name, nets in (known or {}).items()
+            for net, work in nets.items()
+        }
 
     def of(self, planned: Planned) -> Work | None:
         """Returns the work of one seed, or None where the cell does not say what it trains."""
         said = planned.cell.needs
         if said.parts is None or not said.steps:
             return None
-        key = planned.experiment, said.net or planned.key
+        key = _net_of(planned)
         if key not in self._known:
             found = needs.work(said.parts())
             flops = found.flops + said.measuring()
             self._known[key] = found._replace(flops=flops / said.steps)
         found = self._known[key]
         return found._replace(flops=found.flops * said.steps)
+
+
+def _net_of(planned: Planned) -> tuple[str, str]:
+    return planned.experiment, planned.cell.needs.net or planned.key
+
+
+def kept_costs(root: Path) -> Costs:
+    """Returns costs that know what `keep_costs` has written, as counting takes seconds for each net.
+
+    Raises:
+        UserError: for a damaged file.
+    """
+    path = root / WORK
+    return Costs(writers.read_json(path) if path.exists() else None)
+
+
+def keep_costs(root: Path, planned: Sequence[Planned], costs: Costs) -> None:
+    """Writes the work of a step of every net of these cells: what `costs` knows, the rest counted."""
+    found: dict[str, dict[str, list]] = {}
+    for each in planned:
+        (name, net), work = _net_of(each), costs.of(each)
+        if work is not None:
+            steps = each.cell.needs.steps
+            found.setdefault(name, {}).setdefault(net, [work.flops / steps, work.memory])
+    writers.write_json(root / WORK, found)
 
 
 class Speed(NamedTuple):
@@ -302,12 +336,13 @@ def survey(root: Path, device: str, jobs: int = 1, memory: bool = False) -> list
         root: the folder of the experiments.
         device: `runner.device()` of a process that runs a cell.
         jobs: how many run side by side.
-        memory: whether to count the memory of each, which takes seconds for each net.
+        memory: whether to count the memory of each, which takes seconds for each net that is not in
+            `WORK`.
 
     Raises:
         UserError: for a damaged file of results, with the file and the line.
     """
-    planned, costs = [p for name in names(root) for p in cells_of(root, name)], Costs()
+    planned, costs = [p for name in names(root) for p in cells_of(root, name)], kept_costs(root)
     loaded = {name: table.load(root / name) for name in names(root)}
     known = {
         p.key: timings(p.cell.name, p.cell.needs.protocols, loaded[p.experiment][0])

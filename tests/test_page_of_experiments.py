@@ -199,7 +199,7 @@ def test_what_is_empty_says_what_it_wants_and_costs(tmp_path):
     fakes.result(root, "a", "z", seconds=3600.0)
     cells = [entry("x", 1.0), entry("y", 2.0), entry("z", 1.0), entry("w", 3.0, empty="it burnt")]
     writers.write_json(root / "a" / "expected.json", {"cells": cells})
-    [*_, empty] = page.empty(joined.read(root))
+    [*_, empty] = page.empty(joined.read(root), plan.kept_costs(root))
     assert empty.splitlines()[2:] == [
         "| a | x … y (2) | 2 | a GPU or TPU, data mnist | 2.0 h |  |",
         "| a | w | 1 | it burnt |  |  |",

@@ -13,7 +13,7 @@ import pytest
 from experiments import needs, plan
 from experiments.needs import Needs, Part, batch
 from experiments.plan import Timing
-from jaxvae import models, nets, table
+from jaxvae import models, nets, table, writers
 from jaxvae.errors import UserError
 
 HERE = fakes.DEVICE
@@ -285,3 +285,56 @@ def test_the_survey_is_json_of_a_process(tmp_path):
     assert jnp.isfinite(candidate["seconds"])
     with pytest.raises(UserError, match="no cell 'a y' whose steps can be timed"):
         plan.first_steps(root, "a y", 1)
+
+
+# ---- work that was counted before --------------------------------------------------------------
+
+
+def nets_of(root):
+    """Returns {(experiment, net): a cell that trains it, of the fewest steps}."""
+    found = {}
+    for name in plan.names(root):
+        for each in plan.cells_of(root, name):
+            said = each.cell.needs
+            if said.parts is not None and said.steps:
+                found.setdefault((name, said.net or each.key), each)
+    return found
+
+
+def compared(each, work):
+    """Asserts that a cell's work is as it was counted, with a count of the same XLA or another's."""
+    counted, steps = plan.Costs().of(each), each.cell.needs.steps
+    assert work == pytest.approx([counted.flops / steps, counted.memory], rel=0.02), each.key
+
+
+def test_the_work_of_every_net_is_kept_and_that_of_small_ones_is_as_counted():
+    kept = writers.read_json(plan.ROOT / plan.WORK)
+    nets = nets_of(plan.ROOT)
+    assert {(name, net) for name in kept for net in kept[name]} == set(nets), (
+        "run `python -m experiments --page`"
+    )
+    small = sorted(nets, key=lambda at: kept[at[0]][at[1]][0])[:4]
+    for name, net in small:
+        compared(nets[name, net], kept[name][net])
+
+
+@pytest.mark.slow
+def test_the_work_of_every_net_is_as_counted():
+    kept = writers.read_json(plan.ROOT / plan.WORK)
+    for (name, net), each in nets_of(plan.ROOT).items():
+        compared(each, kept[name][net])
+
+
+def test_what_is_kept_is_not_counted_again(small, tmp_path, monkeypatch):
+    said = Needs(steps=40, net="n", parts=lambda: small)
+    each = plan.Planned("a", (), plan.Cell("x", None, needs=said))
+    other = plan.Planned("a", (), plan.Cell("y", None, needs=Needs(steps=3)))
+    assert plan.kept_costs(tmp_path).of(other) is None
+    counted = plan.Costs().of(each)
+    plan.keep_costs(tmp_path, [each, other], plan.kept_costs(tmp_path))
+    assert set(writers.read_json(tmp_path / plan.WORK)["a"]) == {"n"}
+    monkeypatch.setattr(needs, "work", None)
+    assert plan.kept_costs(tmp_path).of(each) == pytest.approx(counted)
+    (tmp_path / plan.WORK).write_text("{")
+    with pytest.raises(UserError, match=plan.WORK):
+        plan.kept_costs(tmp_path)
