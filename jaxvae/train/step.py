@@ -107,7 +107,20 @@ def init_state(
         )
     opt_state = init_optimisers(optimisers(tx, names), params)
     average = jax.tree.map(jnp.copy, params) if ema else None
-    return TrainState(jnp.zeros((), jnp.int32), params, state, opt_state, average, rng_train)
+    start = TrainState(jnp.zeros((), jnp.int32), params, state, opt_state, average, rng_train)
+    return _apart(start)
+
+
+def _apart(tree: Tree) -> Tree:
+    """Returns a tree in which no array is held under two names: donated, a buffer cannot become two."""
+    seen = set()
+
+    def own(x: Array) -> Array:
+        x = jnp.copy(x) if id(x) in seen else x
+        seen.add(id(x))
+        return x
+
+    return jax.tree.map(own, tree)
 
 
 def init_optimisers(each: Mapping[str, optax.GradientTransformation], params: Params) -> Tree:

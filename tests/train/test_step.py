@@ -454,6 +454,19 @@ def test_init_state_checks_key_and_groups():
         start(model_of(linear("c")))
 
 
+def test_an_array_that_is_held_twice_can_be_donated():
+    """Two groups that start as one array, and an optimiser that keeps the parameters it began with."""
+    shared = jnp.full(2, 2.0)
+    model = model_of(linear("a"), linear("b", "other"))
+    model = model._replace(init=lambda rng, batch: ({"a": {"w": shared}, "b": {"w": shared}}, {}))
+    keeps = optax.GradientTransformation(lambda params: params, lambda g, s, p=None: (g, s))
+    begun = start(model, optax.chain(keeps, SGD), ema=True)
+    step = jax.jit(make_train_step(model, optax.chain(keeps, SGD), ema_decay=0.5), donate_argnums=0)
+    end, _ = step(begun, BATCH)
+    for group in ("a", "b"):
+        np.testing.assert_allclose(weights(end)[group], [2.0 - 0.15, 2.0 - 0.1], rtol=1e-6)
+
+
 # ---- evaluation --------------------------------------------------------------------------------
 
 
