@@ -237,11 +237,17 @@ class Options:
 
     def longer(self, step: int) -> Self:
         """Returns options that go on with a run that has ended at `step`, for as long again; of a
-        quick one, those of a full run beside it."""
+        quick one, those of a full run beside it, and of one whose learning rate is down to 0 those of
+        a run twice as long beside it."""
         if self.quick:
             workdir = self.workdir.with_name(f"{self.workdir.name}-full")
             return dataclasses.replace(self, quick=False, workdir=workdir, lr_steps=None)
-        return dataclasses.replace(self, steps=2 * step, epochs=None, patience=None)
+        found = dataclasses.replace(self, steps=2 * step, epochs=None, patience=None)
+        ends_at = 0.01 if self.lr_schedule == "exponential" else self.lr_final or 0.0
+        if self.lr_schedule == "constant" or ends_at > 0.0 or step < (self.lr_steps or 0):
+            return found
+        workdir = self.workdir.with_name(f"{self.workdir.name}-longer")  # here the rate is 0
+        return dataclasses.replace(found, workdir=workdir, lr_steps=None)
 
     def check(self) -> None:
         """Raises `UserError` for settings that no run can have."""

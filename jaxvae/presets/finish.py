@@ -171,11 +171,13 @@ def report(config: Options, test: dict, fit: Fit, names: list[str]) -> None:
     print(f"\npictures in {config.workdir}: {', '.join(f'{name}.png' for name in names)}")
     program = sys.argv[0] if Path(sys.argv[0]).name == "jaxvae" else "jaxvae"
     name = record.name_of(config)
-    go_on = "train in full" if config.quick else "go on with this run"
-    print(f"\nnext, {go_on}, train on MNIST, or see every option:")
-    for line in (
-        record.command(config.longer(test["step"])),
-        f"train {name} --data mnist --workdir runs/mnist",
-        f"train {name} --help",
-    ):
+    longer = config.longer(test["step"])
+    go_on = "go on with this run" if longer.workdir == config.workdir else "train for longer"
+    go_on = "train in full" if config.quick else go_on
+    lines = [record.command(longer), f"train {name} --help"]
+    if record.builds(name, "mnist", (28, 28, 1), 10):
+        go_on += ", train on MNIST"
+        lines.insert(1, f"train {name} --data mnist --workdir runs/mnist")
+    print(f"\nnext, {go_on}, or see every option:")
+    for line in lines:
         print(f"  {program} {line}")

@@ -10,6 +10,7 @@ import numpy as np
 from jaxvae.data import Source
 from jaxvae.errors import UserError
 from jaxvae.metrics import completion, disentangle, likelihood, lpips
+from jaxvae.presets.conditions import example_like
 from jaxvae.presets.config import System
 from jaxvae.types import Params, State
 
@@ -260,7 +261,8 @@ def _looks(
         progress=progress,
         **_options(system, setting),
     )
-    height, width, channels = source.shape
+    seen = example_like(system.preprocess, source.shape, source.num_classes)
+    height, width, channels = seen.x.shape[1:]
     about = (
         f"LPIPS({net}) 0.1 of images and their reconstructions from posterior means, {height}x{width}"
         f"{' as three equal channels' if channels == 1 else ''}, {_pixels(system, setting.seed)}"

@@ -16,7 +16,7 @@ FINAL = {"cosine": 0.0, "linear": 0.0, "exponential": 0.01}  # share of the rate
 
 
 def transformation(
-    config: Options, rate: float, *, every: int = 1, b1: float | None = None
+    config: Options, rate: float, *, every: int = 1, b1: float | None = None, decay: bool = True
 ) -> optax.GradientTransformation:
     """Returns the optimiser of these options with a rate of its own.
 
@@ -25,6 +25,7 @@ def transformation(
         every: steps for one update of what it moves: the optimiser counts updates, options count
             steps.
         b1: first decay of Adam and its kin, where a preset has one (default: 0.9).
+        decay: False for what is no weight, such as entries of a table, and has no weight decay.
     """
     learning_rate = rate_of(config, rate, every)
     options: dict[str, Any] = {}
@@ -33,10 +34,11 @@ def transformation(
     if config.momentum is not None:
         options["momentum"] = config.momentum
     if config.optimizer == "adamw":
-        decay = DECOUPLED_DECAY if config.weight_decay is None else config.weight_decay
-        return optax.adamw(learning_rate, weight_decay=decay, mask=is_weight, **options)
+        amount = DECOUPLED_DECAY if config.weight_decay is None else config.weight_decay
+        amount = amount if decay else 0.0
+        return optax.adamw(learning_rate, weight_decay=amount, mask=is_weight, **options)
     tx = getattr(optax, config.optimizer)(learning_rate, **options)
-    return with_decay(tx, config.weight_decay or 0.0)
+    return with_decay(tx, (config.weight_decay or 0.0) if decay else 0.0)
 
 
 def with_decay(tx: optax.GradientTransformation, weight_decay: float) -> Any:

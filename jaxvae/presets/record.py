@@ -48,6 +48,18 @@ def _is_default(config: Options, field: dataclasses.Field) -> bool:
     return getattr(without, field.name) == getattr(config, field.name)
 
 
+def builds(name: str, data: str, shape: tuple[int, ...], num_classes: int | None) -> bool:
+    """Returns whether a preset takes data of this shape with no option but their name."""
+    preset = PRESETS[name]
+    config = preset.options(workdir=Path(data), data=data)
+    try:
+        config.check()
+        preset.build(config, shape, num_classes)
+    except UserError:
+        return False
+    return True
+
+
 def as_dict(config: Options, shape: tuple[int, ...], num_classes: int | None) -> dict[str, Any]:
     """Returns what `config.json` records: the preset, every field, and the shape of the data."""
     fields = dataclasses.asdict(config)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from jaxvae.errors import UserError, check_number
-from jaxvae.presets.config import Count, Number, Options, Preset, System, optional
+from jaxvae.presets.config import QUICK_STEPS, Count, Number, Options, Preset, System, optional
 
 if TYPE_CHECKING:
     from jaxvae.types import Model
@@ -109,6 +109,11 @@ class StyleSoftIntroVAE(Options):
         for one, other in (("level_epochs", "level_steps"), ("ema_decay", "ema_images")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise UserError(f"give {_option(one)} or {_option(other)}, not both.")
+        for name in ("level_epochs", "level_steps"):
+            if self.quick and getattr(self, name) is not None:
+                raise UserError(
+                    f"--quick has a length of its own: leave out {_option(name)}, or --quick."
+                )
         if self.level_steps is not None and self.epochs is not None:
             raise UserError("--level-steps goes with --steps: give that, or --level-epochs.")
         why = "style nets have an optimiser of their own, whose rate is of --learning-rates"
@@ -133,6 +138,8 @@ class StyleSoftIntroVAE(Options):
     def level_lengths(self, size: int) -> list[int]:
         """Returns the steps that each resolution is given, for `size` training examples; the last
         one may go on for longer."""
+        if self.quick:
+            return [QUICK_STEPS] * len(self.resolutions)
         epochs = self.level_epochs or LEVEL_EPOCHS
         sizes = self.of_levels("batch_size", "batch_sizes")
         return [self.level_steps or math.ceil(epochs * size / n) for n in sizes]
@@ -140,7 +147,8 @@ class StyleSoftIntroVAE(Options):
     def plain_steps(self, size: int) -> int:
         """Returns the steps of the plain VAE, for `size` training examples."""
         batch_size = self.of_levels("batch_size", "batch_sizes")[0]
-        return math.ceil(self.num_vae * size / batch_size)
+        steps = math.ceil(self.num_vae * size / batch_size)
+        return min(steps, QUICK_STEPS // 2) if self.quick else steps
 
     def lengths(self, size: int) -> tuple[int, ...]:
         """Returns the steps of the run.
@@ -204,11 +212,11 @@ def _check_images(config: StyleSoftIntroVAE, shape: tuple[int, ...]) -> None:
         )
     side = shape[0] + 2 * config.pad
     if side < last:
-        fitting = " ".join(str(r) for r in config.resolutions if r <= side)
+        fitting = " ".join(str(r) for r in config.resolutions if side % r == 0)
         fewer = f", or --resolutions {fitting}" if fitting else ""
         raise UserError(
-            f"images of {side}x{side} pixels are smaller than the last resolution, {last}: use a "
-            f"larger --size of a folder of images, or --pad{fewer}."
+            f"images of {side}x{side} pixels are smaller than the last resolution, {last}: use --pad "
+            f"{math.ceil((last - shape[0]) / 2)}, a larger --size of a folder of images{fewer}."
         )
     if side % last:
         raise UserError(

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
+from jaxvae.errors import UserError
 from jaxvae.presets.config import VAE, Preset, System
 
 
@@ -25,6 +26,10 @@ class TCVAE(VAE):
         """Raises `UserError` for settings that no run can have."""
         super().check()
         self.check_default("the parts of the KL are estimated, not free", "free_bits")
+        if self.convention == "released" and self.estimator != "mss":
+            raise UserError(
+                "--convention released is of --estimator mss: give that, or leave it out."
+            )
 
 
 def build(config: TCVAE, shape: tuple[int, ...], num_classes: int | None) -> System:

@@ -77,6 +77,8 @@ class TwoStageVAE(VAE):
         """Returns the steps of both stages: the second's, unless they are given, are twice the
         first's, as published (Dai & Wipf 2019, section 5)."""
         (first,) = super().lengths(size)
+        if self.quick:
+            return first, first
         if self.second_epochs is not None:
             return first, math.ceil(self.second_epochs * size / self.batch_size)
         return first, 2 * first if self.second_steps is None else self.second_steps

@@ -23,14 +23,18 @@ class VampVAE(VAE):
 def build(config: VampVAE, shape: tuple[int, ...], num_classes: int | None) -> System:
     """Returns the VAE with a VampPrior of these options: images are in [0, 1], points are not."""
     from jaxvae import models
-    from jaxvae.presets import parts
+    from jaxvae.presets import optimise, parts
+    from jaxvae.train.step import groups
 
     options = parts.elbo_options(config)
     del options["free_bits"]
     options["domain"] = "unit" if len(shape) == 3 else "real"
     pair = parts.nets_of(config, shape, num_classes)
     model = models.vamp(*pair, components=config.components, **options)
-    return parts.system(config, model, num_classes)
+    system = parts.system(config, model, num_classes)
+    undecayed = optimise.transformation(config, config.learning_rate, decay=False)
+    tx = {**dict.fromkeys(groups(model), system.tx), "pseudo_inputs": undecayed}
+    return system._replace(tx=tx)
 
 
 PRESET = Preset(VampVAE, build)

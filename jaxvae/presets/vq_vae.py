@@ -78,6 +78,7 @@ def build(config: VQVAE, shape: tuple[int, ...], num_classes: int | None) -> Sys
     from jaxvae import models, nets
     from jaxvae.data.preprocess import make_preprocess
     from jaxvae.presets import optimise, parts
+    from jaxvae.train.step import groups
 
     quantiser = _quantiser(config)
     options: dict[str, Any] = {name: getattr(config, name) for name in ("channels", "blocks")}
@@ -91,7 +92,10 @@ def build(config: VQVAE, shape: tuple[int, ...], num_classes: int | None) -> Sys
     )
     return System(
         model,
-        optimise.transformation(config, config.learning_rate),
+        {
+            name: optimise.transformation(config, config.learning_rate, decay=name != "codebook")
+            for name in groups(model)
+        },
         make_preprocess(config.pixels),
         parts.augmentation(config),
         latent=f"{positions[0]}x{positions[1]} codes of {quantiser.codes}",

@@ -16,6 +16,7 @@ from jaxvae.train.loop import Loop, LoopState, convolves, empty_sums, no_bad, on
 from jaxvae.train.plan import Phase, Plan
 from jaxvae.train.recorder import Recorder
 from jaxvae.train.step import TrainState, init_state, make_train_step
+from jaxvae.train.training import first_indices
 from jaxvae.types import Array, Batch, Mean, Model, Tree
 
 AXIS = "members"  # of the mesh; not parallel.AXIS, whose collectives must not run here
@@ -49,6 +50,7 @@ class Members:
         types.pop("seed")
         hyper = {name: np.array([s[name] for s in settings], t) for name, t in types.items()}
         self.hyper = jax.device_put(hyper, self.split)
+        self.first = source.read(first_indices(source, self.batch_size))
         self.resident = jax.device_put(source.arrays, NamedSharding(mesh, PartitionSpec()))
         keys = jnp.stack([jax.random.key(setting["seed"]) for setting in settings])
         init = jax.jit(jax.vmap(self._init), out_shardings=self.split)
@@ -67,11 +69,8 @@ class Members:
         return built if isinstance(built, Model) else list(built)[i].model
 
     def _example(self, hyper: Tree) -> Batch:
-        examples = {
-            name: jnp.zeros((self.batch_size, *x.shape[1:]), x.dtype)
-            for name, x in self.resident.items()
-        }
-        return self.prepare(hyper)(jax.random.key(0), examples)
+        """Returns a batch as `fit` initialises with, as a model may start from what it is given."""
+        return self.prepare(hyper)(jax.random.key(0), self.first)
 
     def _init(self, hyper: Tree, rng: Array) -> TrainState:
         """Returns the state at step 0, with optimiser states for all groups that any phase moves."""

@@ -7,7 +7,7 @@ import pytest
 
 from jaxvae import data
 from jaxvae.errors import UserError
-from jaxvae.presets import record
+from jaxvae.presets import PRESETS, record
 from jaxvae.presets.config import VAE, Options, source
 from jaxvae.presets.two_stage_options import TwoStageVAE
 
@@ -26,6 +26,13 @@ def options(**given):
 )
 def test_steps_of_a_run(given, steps):
     assert options(**given).lengths(1000) == (steps,)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_quick_run_of_any_preset_has_200_steps_a_stage_or_resolution(preset):
+    quick = PRESETS[preset].options(workdir=Path("run"), quick=True)
+    stages = 2 if PRESETS[preset].stages else len(getattr(quick, "resolutions", "1"))
+    assert sum(quick.lengths(10**6)) == 200 * stages
 
 
 def test_a_longer_run_goes_on_for_as_long_again():
@@ -93,4 +100,4 @@ def test_a_quick_run_has_a_length_of_its_own():
     with pytest.raises(UserError, match="leave out --second-steps, or --quick"):
         TwoStageVAE(workdir=Path("run"), quick=True, second_steps=5).check()
     two = TwoStageVAE(workdir=Path("run"), quick=True)
-    assert two.lengths(10**6) == (200, 400) and not two.longer(600).quick
+    assert two.lengths(10**6) == (200, 200) and not two.longer(400).quick

@@ -156,7 +156,11 @@ def test_what_no_preset_takes_together(preset, given, message):
 def test_the_length_of_a_schedule_is_that_of_the_run_and_part_of_it():
     config = options(lr_schedule="cosine", epochs=2, batch_size=10)
     assert config.resolved(100).lr_steps == 20
-    assert config.resolved(100).longer(20).lr_steps == 20  # at its end: the rate stays where it is
+    assert config.resolved(100).longer(10).lr_steps == 20
+    ended = config.resolved(100).longer(20)  # its rate is 0: a run twice as long is another
+    assert (ended.lr_steps, ended.steps, ended.workdir) == (None, 40, Path(f"{RUN}-longer"))
+    left = options(lr_schedule="cosine", lr_final=0.1, epochs=2, batch_size=10).resolved(100)
+    assert left.longer(20).lr_steps == 20  # at its end: the rate stays where it is
     assert options(lr_schedule="linear", lr_steps=7).resolved(100).lr_steps == 7
     assert options().resolved(100).lr_steps is None
     with pytest.raises(UserError, match="needs the step at which it ends: --lr-steps N"):

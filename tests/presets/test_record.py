@@ -7,7 +7,7 @@ import pytest
 
 from jaxvae.cli.main import parse
 from jaxvae.errors import UserError
-from jaxvae.presets import record
+from jaxvae.presets import PRESETS, record
 from jaxvae.presets.config import VAE
 from jaxvae.train import folder
 from jaxvae.train.folder import Identity
@@ -99,3 +99,11 @@ def test_a_run_of_two_options_of_precision_is_one_of_their_one_name(
     folder.check(tmp_path, mark)
     with pytest.raises(UserError, match=f"precision is '{now}' there and 'other' here"):
         folder.check(tmp_path, mark._replace(config={**page, "precision": "other"}))
+
+
+def test_which_presets_take_a_data_set_with_no_option_but_its_name():
+    mnist = ("mnist", (28, 28, 1), 10)
+    assert {name for name in PRESETS if not record.builds(name, *mnist)} == {
+        "intro_vae",  # needs --m
+        "style_soft_intro_vae",  # 28 pixels are not 32
+    }

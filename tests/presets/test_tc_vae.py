@@ -78,5 +78,7 @@ def test_options_in_vain_are_refused():
     with pytest.raises(UserError, match="leave out --free-bits"):
         TCVAE(workdir=Path("run"), free_bits=0.1).check()
     config = TCVAE(workdir=Path("run"), convention="released")
+    with pytest.raises(UserError, match="--convention released is of --estimator mss"):
+        config.check()
     with pytest.raises(UserError, match="convention is of mss"):
         build(config, (2, 2, 1), None)

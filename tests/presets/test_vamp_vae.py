@@ -28,6 +28,16 @@ def test_pseudo_inputs_are_of_the_data(shape, inside):
     assert float(aux.metrics["beta"]) == 0.5
 
 
+def test_pseudo_inputs_are_no_weights_that_decay():
+    config = VampVAE(**OPTIONS, components=6, weight_decay=0.5)
+    tx = build(config, (2,), None).tx
+    ones, none = {"w": jnp.ones((2, 2))}, {"w": jnp.zeros((2, 2))}
+    for group, moves in (("encoder", True), ("pseudo_inputs", False)):
+        with jax.numpy_dtype_promotion("standard"):  # as optax needs
+            update, _ = tx[group].update(none, tx[group].init(ones), ones)
+        assert bool(jnp.any(update["w"] != 0)) == moves
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -98,6 +98,16 @@ def test_a_source_gives_every_seed_the_order_that_fit_would():
     assert_close(member(found, 3), single.train_state)
 
 
+def test_a_model_that_starts_from_its_data_starts_where_fit_would_start_it():
+    def build(**hyper):
+        pair = nets.mlp((5,), 4), nets.mlp((5,), (4, 4, 1))
+        return models.vamp(*pair, latent_dim=2, components=3, **hyper)
+
+    found = train(build, source(), hyper={"beta": [1.0]}, seeds=[3], steps=2)
+    single = go(2, model=build(beta=1.0), tx=TX, seed=3)
+    assert_close(member(found, 0), single.train_state)
+
+
 def test_phases_and_data_by_setting():
     def build(**hyper):
         return [Phase(plain(**hyper), 3), Phase(tiny(**hyper), 6)]
