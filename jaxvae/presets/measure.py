@@ -167,7 +167,7 @@ def _terms(
             rows.append(_record(name, mean.value, mean.error, source, mean.protocol))
     if "kl_per_dim" in metrics:
         mean = found["kl_per_dim"].mean(axis=0, dtype=np.float64)
-        about = f"nats, mean over examples, of {system.latent}"
+        about = f"nats to N(0, 1), mean over examples, of {system.latent}"
         rows.append(_record("kl_per_dim", mean, None, source, about))
     if "active_units" in metrics:
         count, variance = likelihood.active_units(found["mean"])

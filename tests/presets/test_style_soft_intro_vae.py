@@ -137,7 +137,7 @@ def test_truncation_of_a_model_without_styles_is_one_line(tmp_path, capsys):
     [
         (["--resolutions", "4", "16"], "must be twice the one before, such as 4 8 16, not 4 16"),
         (["--resolutions", "6", "12"], "must begin with 4, 8, 16"),
-        ([], "smaller than the last resolution, 32: use --pad 12, a larger --size .* 4 8"),
+        ([], "smaller than the last resolution, 32: use --pad 12, a larger --size"),
         (["--quick", "--level-steps", "3"], "leave out --level-steps, or --quick"),
         (["--pad", "1", "--resolutions", "4", "8"], "10x10 pixels cannot be averaged to 8x8"),
         (["--resolutions", "4", "8", "--batch-sizes", "8"], "needs 2 numbers, one for each"),
