@@ -5,6 +5,7 @@ gradients see the global batch (`mean` below). Inside `pmap` the mapped axis is 
 outside, the collectives here do nothing, so the same code runs everywhere.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import distributed  # whose client has no public name
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -265,6 +267,44 @@ def agreed(value: int) -> int:
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+_turns = itertools.count()  # each has a key of its own, the same in all processes
+
+
+def first_alone(work: Callable[[], None]) -> None:
+    """Does `work` in the first process and then in the others, which find what it has left where
+    they share a disk or a bucket; a process that is alone just does it. All must call this.
+
+    They wait for a word, not in a collective of the devices, which would give up within a minute.
+
+    Raises:
+        UserError: in the others, where the first one has failed; beside what `work` raises.
+    """
+    if jax.process_count() == 1:
+        return work()
+    client, key = distributed.global_state.client, f"jaxvae/first_alone/{next(_turns)}"
+    assert client is not None  # as there are several
+    if jax.process_index() > 0:
+        if _word(client, key) != "done":
+            raise UserError("the first process of this run has failed, and says why.")
+        return work()
+    word = "failed"
+    try:
+        work()
+        word = "done"
+    finally:
+        client.key_value_set(key, word)
+
+
+def _word(client: Any, key: str) -> str:
+    """Returns what the first process says under `key`, once it does."""
+    while True:
+        try:
+            return client.blocking_key_value_get(key, 1_000)  # ms: Ctrl-C is heard in between
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
 
 
 def local(tree: Tree) -> Tree:

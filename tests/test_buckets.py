@@ -96,12 +96,22 @@ def test_commands_on_a_run_in_a_bucket(bucket, capfd):
     ):
         np.testing.assert_array_equal(found, wanted)
 
+    for name in [name for name in bucket.objects if name.startswith("runs/digits/")]:
+        bucket.put(name.replace("digits", "copy"), bucket.objects[name][1])
+    capfd.readouterr()
+    assert main(["compare", run, f"{SHELF}/runs/copy", "--out", f"{SHELF}/both.png"]) == 0
+    head, *_, last = capfd.readouterr().out.splitlines()
+    assert head.split() == ["digits", "copy"] and last == f"{SHELF}/both.png"
+    assert bucket.objects["both.png"][1].startswith(b"\x89PNG")
+
     before = dict(bucket.objects)
     for words, message in (
         ([*train, "--steps", "9", "--seed", "1"], "another config: seed is 0 there and 1 here"),
         ([*train, "--tensorboard"], "--tensorboard writes to a disk"),
         ([*train[:-1], SHELF], "holds files but no run of jaxvae"),
         (["sample", f"{SHELF}/nothing"], "holds no run of jaxvae"),
+        (["compare", run, f"{SHELF}/nothing"], f"{SHELF}/nothing holds no run of jaxvae"),
+        (["compare", run, run], f"{run} is given twice"),
     ):
         capfd.readouterr()
         assert main(words) == 2

@@ -94,6 +94,49 @@ def test_two_processes_train_resume_and_log_as_one(tmp_path, kind):
     }
 
 
+FETCH = """
+import pathlib, sys, time
+import jax
+jax.config.update("jax_platforms", "cpu")
+from jaxvae import parallel
+from jaxvae.errors import UserError
+parallel.start_multihost(coordinator_address=sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+place, made = pathlib.Path(sys.argv[3]), []
+def make():
+    if not place.exists():
+        time.sleep(1.5 if jax.process_index() == 0 else 0.0)   # past the first time of asking
+        place.write_text("whole")
+        made.append(jax.process_index())
+def fail():
+    raise UserError("no network")
+parallel.first_alone(make)
+print("MADE", made, place.read_text())
+try:
+    parallel.first_alone(fail)
+except UserError as error:
+    print("SAID", error)
+"""
+
+
+def test_the_first_process_fetches_alone_and_the_others_hear_of_its_failure(tmp_path):
+    command = [sys.executable, "-c", FETCH, free_address()]
+    processes = [
+        subprocess.Popen(
+            [*command, str(i), str(tmp_path / "data")],
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert outputs[0][0].splitlines() == ["MADE [0] whole", "SAID no network"]
+    said = "SAID the first process of this run has failed, and says why."
+    assert outputs[1][0].splitlines() == ["MADE [] whole", said]
+
+
 COMMAND = """
 import sys
 import jax

@@ -1,12 +1,13 @@
 """`jaxvae compare RUN RUN ...`: settings that differ, last numbers, curves and samples of several
 runs."""
 
+import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvae import plots, writers
+from jaxvae import paths, plots, writers
 from jaxvae.cli import options
 from jaxvae.cli.doctor import table
 from jaxvae.errors import UserError
@@ -47,8 +48,11 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: for a folder without a run, or whose run has not logged anything yet.
     """
-    config = folders.read_config(folder)
-    stages = record.from_dict(config).preset.stages if "preset" in config else ()
+    folder = paths.path(folder)
+    config, stages = folders.read_config(folder), ()
+    if "preset" in config:  # of an older version with today's names and defaults
+        saved = record.from_dict(config, folder)
+        config, stages = folders.as_json(record.as_dict(*saved[1:])), saved.preset.stages
     logs = [folder / stage / "metrics.jsonl" for stage in ("", *stages[-1:])]
     lines = [line for log in logs if log.is_file() for line in writers.read(log)]
     last = {line["split"]: line for line in lines if line.get("split") in SPLITS}
@@ -64,7 +68,9 @@ def _read_png(path: Path) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with writers.disk("read", path):
+            content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
             return np.asarray(image.convert("RGB"))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error}): delete it.") from None
@@ -72,7 +78,7 @@ def _read_png(path: Path) -> np.ndarray:
 
 def names_of(runs: tuple[Path, ...]) -> list[str]:
     """Returns the shortest ends of these paths that tell all of them apart."""
-    parts = [run.resolve().parts for run in runs]
+    parts = [paths.resolved(run).parts for run in runs]
     for length in range(1, max(map(len, parts))):
         ends = ["/".join(each[-length:]) for each in parts]
         if len(set(ends)) == len(ends):

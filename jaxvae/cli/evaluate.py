@@ -14,7 +14,8 @@ from jaxvae.errors import UserError, check_count
 from jaxvae.metrics import fid, ood, protocols
 from jaxvae.presets import detect as detecting
 from jaxvae.presets import measure as measuring
-from jaxvae.presets.config import source
+from jaxvae.presets import splits
+from jaxvae.presets.config import System, source
 
 
 def run_evaluate(args: options.Evaluate) -> int:
@@ -22,10 +23,7 @@ def run_evaluate(args: options.Evaluate) -> int:
     trained = open_run(args.run, args.step)
     metrics = args.metrics or measuring.available(trained.system)
     if not metrics:
-        raise UserError(
-            "this model has no likelihood to evaluate: ask for --metrics fid or kid, with a "
-            "--protocol."
-        )
+        raise UserError(f"this model has no likelihood to evaluate: {_instead(trained.system)}.")
     if args.draws is not None and not {"auroc", "completions"} & set(metrics):
         raise UserError(
             "--draws is of --metrics auroc and completions: ask for one of them, or leave it out."
@@ -62,6 +60,7 @@ def run_evaluate(args: options.Evaluate) -> int:
             )
             rows += detections[-1].rows
     rows += distances
+    quick = trained.config.quick
     result = {
         "run": args.run,
         "step": trained.step,
@@ -71,11 +70,14 @@ def run_evaluate(args: options.Evaluate) -> int:
         "batch_size": args.batch_size,
         "seconds": round(time.perf_counter() - start, 3),
         "precision": f"{trained.config.dtype}, highest",
+        **({"budget": "quick"} if quick else {}),
         "metrics": rows,
     }
     path = args.out or args.run / "evaluation.json"
     writers.write_json(path, result)
     print(f"{split.name}, {split.split}, {split.size:,} examples, step {trained.step:,}")
+    if quick:
+        print("  trained with --quick: these numbers compare with nothing")
     for row in rows:
         print(f"  {row['metric']:<13} {_shown(row):<24} {row['protocol']}")
     print(*([about] if about else []), path, sep="\n")
@@ -86,6 +88,16 @@ def run_evaluate(args: options.Evaluate) -> int:
     if args.npz is not None:
         save_npz(args.npz, **_numbers(rows, detections))
     return 0
+
+
+def _instead(system: System) -> str:
+    """Returns what to ask for of a model without a likelihood, as far as it can do it."""
+    model, able = system.model, []
+    if model.sample is not None and system.on_examples is None:
+        able.append("--metrics fid or kid, with a --protocol")
+    if model.encode is not None and model.decode is not None:
+        able.append("--metrics lpips, of its reconstructions of images")
+    return f"ask for {', or for '.join(able)}" if able else "there is nothing to ask for"
 
 
 def _sets(args: options.Evaluate, trained: Trained, split: data.Source) -> detecting.Sets:
@@ -102,7 +114,7 @@ def _sets(args: options.Evaluate, trained: Trained, split: data.Source) -> detec
     config = dataclasses.replace(trained.config, data=name, size=size, crop=None)
     outside = source(config, args.out_split or "test", args.data_dir)
     try:
-        train = source(trained.config, trained.config.split or "train", args.data_dir)
+        train = splits.training(trained.config, args.data_dir)
     except UserError as error:
         raise UserError(f"auroc also scores the training data: {error}") from None
     return detecting.sets(trained.system, split, outside, train, convert=args.convert)

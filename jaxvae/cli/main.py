@@ -7,10 +7,12 @@ run that was asked to stop with 75 (SIGTERM) or 130 (Ctrl-C), after it has saved
 import contextlib
 import io
 import itertools
+import operator
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxvae import host, paths
 from jaxvae.errors import UserError, unknown
@@ -150,12 +152,18 @@ def parse(cls, args: Sequence[str], prog: str):
             raise
         raise _mistake(problem.getvalue(), prog) from None
     values = {f.name: getattr(found, f.name) for f in dataclasses.fields(cls)}
-    addresses = {  # as a `Path` they have lost a slash
-        name: paths.path(value)
-        for name, value in values.items()
-        if isinstance(value, Path) and paths.address(value)
-    }
-    return dataclasses.replace(found, **addresses) if addresses else found
+    places = {name: _placed(value) for name, value in values.items()}
+    changed = {name: value for name, value in places.items() if value is not values[name]}
+    return dataclasses.replace(found, **changed) if changed else found
+
+
+def _placed(value: Any) -> Any:
+    """Returns the value of an option, where it is an address as one: as a `Path` it has lost a
+    slash."""
+    if isinstance(value, tuple):
+        places = tuple(map(_placed, value))
+        return value if all(map(operator.is_, places, value)) else places
+    return paths.path(value) if isinstance(value, Path) and paths.address(value) else value
 
 
 def _mistake(box: str, prog: str) -> UserError:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from tyro.conf import Positional, arg
 
+from jaxvae import paths
 from jaxvae.errors import UserError, check_count, check_number
 from jaxvae.presets.config import Count, Folder, Number, Text, optional
 
@@ -291,8 +292,8 @@ def _check_compare(options: Compare) -> None:
     """Raises `UserError` for what cannot be compared."""
     if len(options.runs) < 2:
         raise UserError("compare needs two runs or more: jaxvae compare RUN RUN ...")
-    places = [run.resolve() for run in options.runs]
-    twice = [run for i, run in enumerate(options.runs) if places.index(run.resolve()) < i]
+    places = [paths.resolved(run) for run in options.runs]
+    twice = [run for i, run in enumerate(options.runs) if places.index(places[i]) < i]
     if twice:
         raise UserError(f"{twice[0]} is given twice: name each run once.")
 

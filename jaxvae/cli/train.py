@@ -9,12 +9,12 @@ import jax
 
 from jaxvae import data as data_sets
 from jaxvae import parallel
-from jaxvae.data import Source, prepare
+from jaxvae.data import Source, prepare, sets
 from jaxvae.errors import UserError
 from jaxvae.presets import PRESETS, record, run
-from jaxvae.presets.config import QUICK, Data, Options
+from jaxvae.presets.config import QUICK, Data, Options, System
 from jaxvae.presets.finish import finish
-from jaxvae.presets.splits import held_out, training
+from jaxvae.presets.splits import described, held_out, training
 from jaxvae.train import NonFinite, folder
 
 
@@ -32,9 +32,7 @@ def run_train(config: Options) -> int:
 
 def _train(config: Options) -> int:
     preset, data = PRESETS[record.name_of(config)], _data(config)
-    config = config.resolved(data.train.size)
-    system = preset.build(config, data.train.shape, data.train.num_classes)
-    folder.check(config.workdir, run.identity(config, data.train))
+    config, system = _checked(config, data.train)
     lengths = config.lengths(data.train.size)
     hosts = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     print(
@@ -64,10 +62,38 @@ def _placed(source: Source) -> str:
     return "on the device" if jax.device_count() == 1 else "whole on each device"
 
 
+def _checked(config: Options, train: Source) -> tuple[Options, System]:
+    """Returns the options and the system of a run on `train`; raises `UserError` where they do not
+    fit, or its folder cannot take it."""
+    config = config.resolved(train.size)
+    system = PRESETS[record.name_of(config)].build(config, train.shape, train.num_classes)
+    folder.check(config.workdir, run.identity(config, train))
+    return config, system
+
+
 def _data(config: Options) -> Data:
-    """Returns the three splits; raises `UserError` where the first shares examples with another."""
+    """Returns the three splits, fetched where they are not here; raises `UserError` where the first
+    shares examples with another."""
     if config.download:
-        prepare.obtain(config.data, data_dir=config.data_dir)
+        parallel.first_alone(lambda: _obtain(config))
+    _check_split(config)
+    return Data(training(config), held_out(config, "valid"), held_out(config, "test"))
+
+
+def _obtain(config: Options) -> None:
+    """Fetches data that are not here; raises `UserError` before that for a run that would be refused
+    after it."""
+    if sets.is_here(config.data, config.data_dir):
+        return
+    train = described(config)
+    if train is not None:
+        _check_split(config)
+        _checked(config, train)
+    prepare.obtain(config.data, data_dir=config.data_dir)
+
+
+def _check_split(config: Options) -> None:
+    """Raises `UserError` where the training split shares examples with another."""
     splits = data_sets.splits(config.data, config.data_dir)
     for part, split in (("test", splits.test), ("validation", splits.valid)):
         if config.split and data_sets.overlap(config.data, config.split, split, config.data_dir):
@@ -75,4 +101,3 @@ def _data(config: Options) -> Data:
                 f"--split {config.split} shares examples with the {part} split {split}: leave "
                 "those out."
             )
-    return Data(training(config), held_out(config, "valid"), held_out(config, "test"))

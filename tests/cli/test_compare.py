@@ -74,6 +74,21 @@ def test_runs_of_the_same_settings_say_so(runs, capsys, tmp_path):
     assert re.search(r"settings +the same +the same", capsys.readouterr().out)
 
 
+def test_a_run_of_an_older_version_differs_in_nothing_that_it_did_not_choose(runs, tmp_path):
+    older = shutil.copytree(runs[0], tmp_path / "older")
+    page = json.loads((older / "config.json").read_text())
+    del page["config"]["hidden"], page["config"]["optimizer"], page["config"]["patience"]
+    page["config"] |= {"dtype": "float32", "precision": "highest"}
+    (older / "config.json").write_text(json.dumps(page))
+    found = {name: compare.read_run(folder) for name, folder in (("a", runs[0]), ("b", older))}
+    rows = compare.rows_of(found)
+    assert rows[:2] == [("", "a", "b"), ("settings", "the same", "the same")]
+    page["config"]["dtype"] = "bfloat16"
+    (older / "config.json").write_text(json.dumps(page))
+    rows = compare.rows_of({**found, "b": compare.read_run(older)})
+    assert rows[1] == ("precision", "float32", "bfloat16") and rows[2][0].startswith("train ")
+
+
 def test_what_cannot_be_compared(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     one, two = runs

@@ -8,7 +8,7 @@ import pytest
 from commands import TINY, refused
 from jaxvae.cli import evaluate as evaluating
 from jaxvae.cli import main
-from jaxvae.presets import detect
+from jaxvae.presets import config, detect, splits
 
 
 def train(folder, *more):
@@ -38,6 +38,7 @@ def test_evaluate_says_which_step_and_type_and_has_the_same_pixels_for_all(tmp_p
             "bfloat16, highest",
             32,
         )
+        assert "budget" not in page
         values.append({row["metric"]: row["value"] for row in page["metrics"]})
     assert values[0]["iw_nll"] == values[1]["iw_nll"] and values[0]["elbo"] == values[2]["elbo"]
     assert "step 20" in capsys.readouterr().out
@@ -49,6 +50,27 @@ def test_grey_pixels_have_no_bits_per_dimension(tmp_path, capsys):
     assert "have no bits per dimension" in refused(
         capsys, "evaluate", tmp_path / "run", "--metrics", "bpd"
     )
+
+
+def test_a_quick_run_is_called_one_and_scores_what_it_was_trained_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(splits, "QUICK_TRAIN", 64)
+    monkeypatch.setattr(config, "QUICK_STEPS", 4)
+    folder, scored = tmp_path / "run", []
+    words = ["--data", "digits", "--workdir", str(folder), "--quick", *TINY]
+    assert main(["train", "vae", *words]) == 0
+
+    def detected(system, params, state, sets, **_):
+        scored.append(sets.train)
+        return detect.Found([], {}, [])
+
+    monkeypatch.setattr(detect, "detect", detected)
+    monkeypatch.setattr(detect, "draw", lambda *_: None)
+    capsys.readouterr()
+    words = ["--metrics", "elbo", "auroc", "--out-data", "fake_digits", "--draws", "2"]
+    assert main(["evaluate", str(folder), *words]) == 0
+    assert (scored[0].size, scored[0].split) == (64, "train[:1293], the first 64")
+    assert "--quick: these numbers compare with nothing" in capsys.readouterr().out
+    assert json.loads((folder / "evaluation.json").read_text())["budget"] == "quick"
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from commands import refused
-from jaxvae.cli.main import main
+from jaxvae.cli import options
+from jaxvae.cli.main import main, parse
 from jaxvae.presets.config import VAE
 
 
@@ -132,3 +134,11 @@ def test_help_explains_every_option(capsys):
     text = capsys.readouterr().out
     for field in dataclasses.fields(VAE):
         assert f"--{field.name.replace('_', '-')}" in text
+
+
+def test_addresses_keep_both_slashes_alone_and_among_others():
+    found = parse(options.Compare, ["gs://b/one", "two", "--out", "gs://b/x.png"], "jaxvae compare")
+    assert [str(run) for run in found.runs] == ["gs://b/one", "two"]
+    assert str(found.out) == "gs://b/x.png"
+    found = parse(options.Compare, ["one", "two"], "jaxvae compare")
+    assert found.runs == (Path("one"), Path("two"))

@@ -13,6 +13,7 @@ import jaxvae
 from commands import TINY, refused
 from jaxvae import data, writers
 from jaxvae.cli.main import main
+from jaxvae.data import prepare
 from jaxvae.presets import config, splits
 from jaxvae.train.checkpoint import Checkpoints
 
@@ -94,6 +95,26 @@ def test_loaded_model_gives_the_numbers_of_the_run(trained):
         int(np.sum(jaxvae.load(trained, step="best").params["encoder"]["Dense_0"]["bias"].shape))
         == 16
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "celeb_a", "--conditional"], "labels"),
+        (["--data", "mnist", "--split", "train[:100%]"], "shares examples with the validation"),
+        (["--data", "mnist"], "taken holds files but no run of jaxvae"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_before_its_data_are_fetched(
+    tmp_path, capsys, monkeypatch, words, message
+):
+    monkeypatch.setattr(prepare, "obtain", lambda *_, **__: pytest.fail("fetched"))
+    folder = tmp_path / ("taken" if "taken" in message else "run")
+    if "taken" in message:
+        folder.mkdir()
+        (folder / "file").touch()
+    words = [*words, "--data-dir", tmp_path / "data", "--workdir", folder]
+    assert message in refused(capsys, "train", "vae", *words, *TINY)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_a_run_has_reconstructions_and_no_samples(run):
 def test_what_it_cannot_do_is_one_line(run, capsys):
     for words, message in (
         (["sample"], "does not sample"),
-        (["evaluate"], "no likelihood to evaluate"),
+        (["evaluate"], "no likelihood to evaluate: ask for --metrics lpips, of its"),
         (["evaluate", "--metrics", "elbo"], "no evidence lower bound"),
     ):
         assert main([words[0], str(run), *words[1:]]) == 2

@@ -8,7 +8,7 @@ import pytest
 from jaxvae import data
 from jaxvae.presets import splits
 from jaxvae.presets.config import Options
-from jaxvae.presets.splits import first, held_out, training
+from jaxvae.presets.splits import described, first, held_out, training
 
 
 def options(**given):
@@ -23,6 +23,15 @@ def test_a_quick_run_takes_the_first_examples(monkeypatch):
     assert training(options()).size == data.load("digits", data.splits("digits").train).size
     assert held_out(options(quick=True), "test").size == 50
     assert held_out(options(), "valid").size == data.load("digits", "train[1293:]").size
+
+
+@pytest.mark.parametrize("given", [{}, {"split": "train[100:900]"}, {"quick": True}])
+def test_a_split_is_described_before_its_files_are_here(given, monkeypatch):
+    monkeypatch.setattr(splits, "QUICK_TRAIN", 70)
+    found, train = described(options(**given)), training(options(**given))
+    for name in ("name", "size", "shape", "num_classes"):
+        assert getattr(found, name) == getattr(train, name), name
+    assert described(options(data="folder:somewhere")) is None
 
 
 @pytest.mark.parametrize("resident", [True, False])
