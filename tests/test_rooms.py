@@ -31,6 +31,7 @@ ROOMS = ("cli", "data", "metrics", "models", "nets", "presets", "testing", "trai
 # heavy packages that few need are loaded by who needs them.
 STARTUP = {"cli/main.py", *(f"presets/{path.name}" for path in (ROOT / "jaxvae/presets").glob("*"))}
 STARTUP |= {"data/prepare.py", "data/official.py"}  # builders load TensorFlow Datasets
+STARTUP |= {"data/shapes.py"}  # which draws in JAX, and jaxvae.data starts without it
 
 
 def module_of(path):

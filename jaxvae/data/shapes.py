@@ -18,19 +18,20 @@ beta-VAE, FactorVAE and beta-TCVAE papers), whose 40 rotations have the first an
 the drawings are ours, so numbers measured on it are of another data set.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import noise
 from jaxvae.data.source import Source, from_arrays
 from jaxvae.errors import UserError, check_count
-from jaxvae.types import Array, Batch
+
+if TYPE_CHECKING:  # `jaxvae.data` starts without JAX
+    from jaxvae.types import Array, Batch
 
 NAMES = ("shape", "scale", "rotation", "x", "y")
 SIZES = (3, 6, 40, 32, 32)
@@ -55,6 +56,10 @@ def world(side: int = SIDE) -> World:
 
 def draw_factors(rng: Array, n: int, sizes: tuple[int, ...] = SIZES) -> Array:
     """Returns n draws of all factors, uniform and independent: [n, F] int32. Pure."""
+    import jax.numpy as jnp
+
+    from jaxvae import noise
+
     u = noise.uniform(rng, (n, len(sizes)))
     most = jnp.asarray(sizes, jnp.int32)
     return jnp.minimum((u * most.astype(jnp.float32)).astype(jnp.int32), most - 1)
@@ -66,6 +71,8 @@ def render(factors: Array, side: int = SIDE) -> Array:
     Raises:
         UserError: for another number of factors.
     """
+    import jax.numpy as jnp
+
     if factors.ndim != 2 or factors.shape[1] != len(SIZES):
         raise UserError(f"shapes have {len(SIZES)} factors, [n, 5], not shape {factors.shape}.")
     kind, scale, turn, x, y = (factors[:, i, None, None] for i in range(len(SIZES)))
@@ -96,6 +103,8 @@ def generated(side: int = SIDE) -> tuple[Source, Callable[[Array, dict[str, Arra
     source, preprocess = shapes.generated(64)
     fit(model, tx, source, preprocess=preprocess, steps=30_000, batch_size=64)
     """
+    from jaxvae.types import Batch
+
     known = world(side)
 
     def preprocess(rng: Array, examples: dict[str, Array]) -> Batch:
@@ -110,6 +119,8 @@ def generated(side: int = SIDE) -> tuple[Source, Callable[[Array, dict[str, Arra
 def read(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns x [n, 64, 64, 1] uint8 of 0 and 255, and which shape [n], of "train" or "test": the
     same at every call."""
+    import jax
+
     rng = np.random.Generator(np.random.Philox(len(split)))
     raw = rng.bit_generator.random_raw((COUNTS[split], len(SIZES)))
     factors = (raw % np.asarray(SIZES, np.uint64)).astype(np.int32)

@@ -116,8 +116,9 @@ def from_dict(saved: dict[str, Any], workdir: Path = Path()) -> Saved:
         )
     values: dict[str, Any]
     values = {n: tuple(value) if isinstance(value, list) else value for n, value in fields.items()}
-    if values.get("net") in OF_NET:  # older runs could be given options that their net did not have
-        heard = OF_NET[values["net"]]
+    net = values.get("net")
+    if isinstance(net, str) and net in OF_NET:  # older runs took options that their net lacks
+        heard = OF_NET[net]
         unused = {name for names in OF_NET.values() for name in names} - set(heard)
         values = {name: value for name, value in values.items() if name not in unused}
     try:

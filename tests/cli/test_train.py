@@ -169,7 +169,8 @@ def test_a_schedule_is_recorded_with_its_length_which_is_part_of_the_run(tmp_pat
     err = refused(capsys, *argv, "--steps", 12, silent=False)
     assert "lr_steps is 6 there and 12 here" in err
     next_one = next(line for line in out.splitlines() if "--steps 12" in line)
-    assert "--lr-steps 6" in next_one and "--patience" not in next_one
+    assert f"{tmp_path}/run-longer" in next_one  # in this folder the rate is down to 0
+    assert "--lr-steps" not in next_one and "--patience" not in next_one
 
 
 def test_a_quick_run_says_that_it_is_one(tmp_path, monkeypatch, capsys):

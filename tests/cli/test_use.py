@@ -16,6 +16,7 @@ from jaxvae.cli import main, options
 from jaxvae.errors import UserError
 from jaxvae.metrics import lpips, squeezenet
 from jaxvae.presets import load as loading
+from jaxvae.presets import measure
 
 OPTIONS = [*TINY, "--latent-dim", "3", "--steps", "20"]
 
@@ -112,7 +113,7 @@ def test_ends_of_an_interpolation_are_reconstructions(trained, tmp_path):
 
 
 def test_evaluate_writes_the_table_as_json(trained, capsys):
-    others = ("log_prob", "completions", "lpips", "auroc", "fid", "kid")
+    others = ("log_prob", "completions", "lpips", "auroc", "fid", "kid", *measure.SCORES)
     likelihoods = [name for name in options.METRICS if name not in others]
     assert main(["evaluate", str(trained), "--metrics", *likelihoods, "--k", "20"]) == 0
     shown = capsys.readouterr().out
