@@ -85,6 +85,14 @@ def pytest_runtest_teardown(item):
         item.config.stash[DROP_AT] = max(MUCH, workers.held() + MORE)
 
 
+@pytest.fixture
+def swept():
+    """Collects what a test leaves half done in Orbax's threads, whose complaints are its own and not
+    those of whatever test comes later."""
+    yield
+    gc.collect()
+
+
 # ---- workers: as many as fit, none too large -----------------------------------------------------
 
 

@@ -37,6 +37,7 @@ def without_rates(path):
 
 
 # Orbax leaves futures behind whose event loop is closed when a write is refused
+@pytest.mark.usefixtures("swept")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_run_whose_bucket_refuses_half_of_a_checkpoint_goes_on_from_the_one_before(
     bucket, tmp_path

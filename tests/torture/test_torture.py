@@ -13,6 +13,12 @@ from torture import __main__ as program
 from torture import files, kinds, runs, stops, words
 from torture.kinds import Kind, Try
 
+pytestmark = [  # a checkpoint that cannot be read leaves coroutines behind
+    pytest.mark.usefixtures("swept"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+]
+
 
 def counted(*chosen: Kind, rounds: int = 1, seed: int = 0):
     """Returns what the program counts of some kinds."""
