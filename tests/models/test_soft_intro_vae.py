@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gradients import RATE, check_gradients, given, keeping
 from intro_numpy import Numpy, doubles
 
+from gradients import RATE, check_gradients, given, keeping
 from jaxvae import nets
 from jaxvae.models import soft_intro_vae
 from jaxvae.train.step import TrainState, make_train_step

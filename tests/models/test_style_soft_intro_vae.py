@@ -11,10 +11,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-import style_numpy
 
+import style_numpy
+from gradients import check_gradients, keeping
 from jaxvae import nets, noise
 from jaxvae.errors import UserError
 from jaxvae.models import fade_in, style_plain_vae, style_soft_intro_vae
@@ -25,7 +25,6 @@ from jaxvae.types import Batch
 
 B, D, SIDE, ROWS, CUT, START, STEP = 3, 3, 8, 4, 3, 5, 7
 H = {"beta_rec": 0.6, "beta_kl": 0.3, "beta_neg": 6.0, "s": 0.02, "gamma_r": 0.7}
-RATE = 0.05
 MAPS = 2 * (16 + 64)
 # in the order of the passes; of the decoder's loss new latents as released, none as in the paper
 TURNS = {
@@ -109,32 +108,6 @@ class Turn:
             total = total + 0.5 * part
         rec = self.D(theta, z, maps)
         return H["s"] * (H["beta_rec"] * error(self.x, rec) + total)
-
-
-def check_gradients(have, loss, params, rng):
-    """Compares a gradient with differences of mean `loss(params)`, leaf by leaf."""
-    leaves, tree = jax.tree.flatten(params)
-    for i, (path, g) in enumerate(jax.tree_util.tree_leaves_with_path(have)):
-        direction = rng.normal(size=g.shape)
-        direction /= np.linalg.norm(direction)
-        sides = []
-        for step in (1e-6, -1e-6):
-            moved = [*leaves[:i], leaves[i] + step * direction, *leaves[i + 1 :]]
-            sides.append(loss(tree.unflatten(moved)).mean())
-        want = (sides[0] - sides[1]) / 2e-6
-        found = (np.asarray(g, np.float64) * direction).sum()
-        name, size = jax.tree_util.keystr(path), float(np.linalg.norm(g))
-        assert size > 1e-7, name
-        assert found == pytest.approx(want, rel=2e-3, abs=1e-6 + 5e-4 * size), name
-
-
-def keeping() -> optax.GradientTransformation:
-    """Returns plain descent that keeps the gradient as its state."""
-
-    def update(updates, state, params=None):
-        return jax.tree.map(lambda g: -RATE * g, updates), updates
-
-    return optax.GradientTransformation(lambda p: jax.tree.map(jnp.zeros_like, p), update)
 
 
 @pytest.mark.parametrize("convention", ["released", pytest.param("paper", marks=pytest.mark.slow)])

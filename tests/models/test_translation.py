@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import translation_numpy as reference
-from gradients import RATE, check_gradients, given, keeping
 from intro_numpy import doubles
 
 import systems
+import translation_numpy as reference
+from gradients import RATE, check_gradients, given, keeping
 from jaxvae import distributions, models, nets
 from jaxvae.abilities import HasKLPerDim, HasMean, HasMetrics, HasParts, HasVariance
 from jaxvae.errors import UserError

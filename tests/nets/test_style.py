@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import style_numpy
 
+import style_numpy
 from jaxvae import nets, noise
 from jaxvae.errors import UserError
 from jaxvae.nets.style import style_rows

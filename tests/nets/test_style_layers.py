@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import style_numpy
 
+import style_numpy
 from jaxvae.errors import UserError
 from jaxvae.nets import equalised_adam, style_layers
 from jaxvae.nets.style_layers import EqualConv, EqualDense

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import translation_numpy as reference
 from intro_numpy import doubles
 
+import translation_numpy as reference
 from abstract import abstract, count
 from jaxvae import nets
 from jaxvae.errors import UserError
