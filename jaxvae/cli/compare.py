@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvae import paths, plots, writers
+from jaxvae import charts, paths, writers
 from jaxvae.cli import options
 from jaxvae.cli.doctor import table
 from jaxvae.errors import UserError
@@ -37,7 +37,7 @@ def run_compare(args: options.Compare) -> int:
     print(table(rows_of(runs)))
     curves = dict(curves_of(name, run) for name, run in runs.items())
     pictures = {name: run.picture for name, run in runs.items() if run.picture is not None}
-    plots.comparison(args.out, {n: lines for n, lines in curves.items() if lines}, pictures)
+    charts.comparison(args.out, {n: lines for n, lines in curves.items() if lines}, pictures)
     print(args.out)
     return 0
 
