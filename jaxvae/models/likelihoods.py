@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxvae.distributions import Bernoulli, Normal
 from jaxvae.errors import UserError, check_number, concrete, unknown
-from jaxvae.types import Array, Likelihood, Tree
+from jaxvae.types import Array, Likelihood, Params, Tree
 
 LIKELIHOODS = ("bernoulli", "gaussian")
 
@@ -79,6 +79,16 @@ def learned_gaussian(floor: float | Array = 1e-8) -> Likelihood:
         init=lambda: {"log_sd": jnp.zeros(())},
         metrics=metrics,
     )
+
+
+def groups(likelihood: Likelihood) -> tuple[str, ...]:
+    """Returns the parameter groups of a likelihood: "likelihood", or none."""
+    return () if likelihood.init is None else ("likelihood",)
+
+
+def report(likelihood: Likelihood, params: Params) -> dict[str, Array]:
+    """Returns what a likelihood reports of its parameters among a model's, by name."""
+    return {} if likelihood.metrics is None else likelihood.metrics(params.get("likelihood"))
 
 
 def check_float(x: Array) -> None:
