@@ -119,5 +119,5 @@ def _check_pixels(x: Array) -> None:
     if low < 0.0 or high > 1.0:
         raise UserError(
             f"a Bernoulli likelihood needs pixels in [0, 1]; these run from {low:g} to {high:g}. "
-            "Scale them (bytes: divide by 255), or use likelihood='gaussian'."
+            "Scale them (bytes: divide by 255), or use a Gaussian likelihood."
         )
