@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from jaxvae.data import Source
     from jaxvae.types import Model
 
-AR1 = ("ar1", "ar1-readme", "ar1-released")  # posteriors; the loss of the last two pays no KL
+AR1 = ("ar1", "ar1-readme", "ar1-released")  # the last two pay no KL of what they sample
 CHANNELS = (32, 64)  # of --net conv
 OF_NET = {  # --net -> the options that its layers have
     "mlp": ("hidden", "activation", "init"),
@@ -120,7 +120,7 @@ class VAE(Options):
     conditional: bool = False
     """Condition encoder and decoder on the label."""
 
-    pays_kl: ClassVar[bool] = False  # whether its loss pays the KL of what is sampled alone
+    pays_kl: ClassVar[bool] = False  # whether the loss is of the KL of what is sampled alone
 
     def __post_init__(self) -> None:
         """Fills in the default that depends on the net."""

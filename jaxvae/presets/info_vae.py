@@ -37,7 +37,7 @@ class InfoVAE(VAE):
                 raise UserError(f"{option} is of --divergence gan: leave it out with mmd.")
         self.check_numbers("adversary_learning_rate", above=0.0)
         self.check_numbers("alpha", at_most=1.0)
-        self.check_numbers("lambda_mmd", least=1.0 - self.alpha)
+        self.check_numbers("lambda_mmd", least=round(1.0 - self.alpha, 6))  # floats: 1 - 0.7 > 0.3
         if self.divergence == "gan" and self.free_bits:
             raise UserError("--divergence gan has no --free-bits: leave that out.")
 
