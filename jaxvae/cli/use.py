@@ -34,8 +34,9 @@ class Trained(NamedTuple):
 
 def open_run(folder: Path, step: str = "latest") -> Trained:
     """Returns the model of a run or of an exported folder; `step`: "latest", "best" or a number."""
-    saved, system = loading.open_run(folder)
-    number = loading.step_of(folder, int(step) if step.isdecimal() else step)
+    wanted = int(step) if step.isdecimal() else step
+    saved, system = loading.open_run(folder, wanted)
+    number = loading.step_of(folder, wanted)
     loaded, exported = loading.load(folder, step=number), loading.statistics_of(folder)
     return Trained(saved.config, system, loaded, saved.shape, number, exported)
 

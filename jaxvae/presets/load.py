@@ -1,5 +1,8 @@
 """A run's folder as a model: `jaxvae.load`; and as a folder that anyone can read: `export`."""
 
+import contextlib
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,8 +47,11 @@ class Opened(NamedTuple):
     system: System
 
 
-def open_run(workdir: PathLike) -> Opened:
+def open_run(workdir: PathLike, step: int | str = "latest") -> Opened:
     """Returns what the run in `workdir`, or the exported model, is of.
+
+    Args:
+        step: as of `load`: a run that grows may not have come to its end there.
 
     Raises:
         UserError: where no preset made it, and for one stage of a run that is of no use alone.
@@ -57,7 +63,21 @@ def open_run(workdir: PathLike) -> Opened:
             "the folder it is in."
         )
     saved = record.from_dict(config, paths.path(workdir))
-    return Opened(saved, saved.preset.build(*saved[1:]))
+    preset, described = saved.preset, saved[1:]
+    if preset.reached is None:
+        return Opened(saved, preset.build(*described))
+    return Opened(saved, preset.reached(*described, _names(workdir, step)))
+
+
+def _names(workdir: PathLike, step: int | str) -> set[str]:
+    """Returns the names of the arrays of a checkpoint's model, or of an exported one."""
+    exported = paths.path(workdir) / FILE
+    if exported.is_file():
+        return set(safetensors.read(exported))
+    checkpoints = checkpoints_of(workdir)
+    with _another(checkpoints):
+        saved = checkpoints.meta(step_of(workdir, step))["tree"]["model"]
+    return {".".join(re.findall(r"\['([^']*)'\]", path)) for path in saved}
 
 
 def step_of(workdir: PathLike, step: int | str = "latest") -> int:
@@ -140,10 +160,10 @@ def load(
                 f"load takes stats={', '.join(('running', *OVER))}, and re-estimates those of runs of "
                 "the command line; of a model of your own use train.reestimate."
             )
-        return with_statistics(workdir, load(workdir, step=step), stats, data_dir)[0]
+        return with_statistics(workdir, load(workdir, step=step), stats, data_dir, step)[0]
     opened = None
     if model is None:
-        opened = open_run(workdir)
+        opened = open_run(workdir, step)
         model, example = opened.system.model, _example(opened)
     elif example is None:
         raise UserError(
@@ -166,10 +186,19 @@ def _example(opened: Opened) -> Batch:
     return example_like(opened.system.preprocess, shape, num_classes)
 
 
+@contextlib.contextmanager
+def _another(checkpoints: Checkpoints) -> Iterator[None]:
+    """Turns damage of a checkpoint into one line."""
+    try:
+        yield
+    except Damaged as error:
+        raise UserError(f"{error}: choose another step of {checkpoints.steps()}.") from None
+
+
 def _load_checkpoint(workdir: Path, step: int, model: Model, example: Batch) -> Loaded:
     """Returns `model` with the parameters of one checkpoint, or with their moving average."""
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
-    try:
+    with _another(checkpoints):
         page = checkpoints.meta(step)
         params, state = jax.eval_shape(model.init, jax.random.key(0), example)
         ema = params if any(path.startswith("['ema']") for path in page["tree"]["model"]) else None
@@ -179,8 +208,6 @@ def _load_checkpoint(workdir: Path, step: int, model: Model, example: Batch) -> 
             {"params": params, "state": state, "ema": ema},
         )
         trees = checkpoints.restore_tree(step, "model", template, page)
-    except Damaged as error:
-        raise UserError(f"{error}: load another of {checkpoints.steps()} with step=...") from None
     return Loaded(model, trees["ema"] if ema is not None else trees["params"], trees["state"])
 
 
@@ -216,9 +243,10 @@ def export(
         raise UserError(f"{out} holds other files: choose an empty or new folder.")
     config = read_config(workdir)
     number = step_of(workdir, step)
-    loaded, kept = with_statistics(workdir, load(workdir, step=number), stats, data_dir)
+    loaded = load(workdir, step=number)
+    loaded, kept = with_statistics(workdir, loaded, stats, data_dir, number)
     metrics = checkpoints_of(workdir).meta(number)["metrics"]
-    stages = open_run(workdir).saved.preset.stages
+    stages = open_run(workdir, number).saved.preset.stages
     arrays = flatten({"params": loaded.params, "state": loaded.state})
     writers.write_bytes(
         out / FILE, safetensors.dump(arrays, {"format": "jaxvae", "step": str(number)})
@@ -239,10 +267,15 @@ def export(
 
 
 def with_statistics(
-    workdir: PathLike, loaded: Loaded, stats: str | None, data_dir: Path | None = None
+    workdir: PathLike,
+    loaded: Loaded,
+    stats: str | None,
+    data_dir: Path | None = None,
+    step: int | str = "latest",
 ) -> tuple[Loaded, Exported]:
-    """Returns a run's model with the averages of `stats`, as for `export`, and which they are."""
-    saved, system = open_run(workdir)
+    """Returns a run's model at `step` with the averages of `stats`, as for `export`, and which they
+    are."""
+    saved, system = open_run(workdir, step)
     needed = statistics.needs_data(system, loaded.state, stats)
     train = statistics.training_data(saved.config, data_dir) if needed else None
     trees = (loaded.params, loaded.state)
