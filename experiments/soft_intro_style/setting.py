@@ -88,7 +88,7 @@ NARROW_OPTIONS = {
     "level_steps": STEPS,
     "steps": 3 * STEPS,
     "num_vae": 0,
-    "beta_neg": (512.0,),
+    "beta_neg": (4096.0,),  # 8 times the published one: there are 64 latents, not 512
 }
 NARROW = {
     "fashion_mnist/narrow": Setting("fashion_mnist", NARROW_OPTIONS, pad=2),
