@@ -452,6 +452,7 @@ class Preset(NamedTuple):
     train: Callable | None = None  # (config, system, data, lengths) -> Fit
     load: Callable | None = None  # (workdir, step, config, system) -> Loaded
     stages: tuple[str, ...] = ()  # folders in RUN with a run each; the last one numbers the steps
+    equation: str = ""  # what is minimised, in a line; its model card says it
 
 
 def source(config: Options, split: str, data_dir: Path | None = None) -> "Source":

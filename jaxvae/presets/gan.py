@@ -114,4 +114,6 @@ def build(config: GAN, shape: tuple[int, ...], num_classes: int | None) -> Syste
     return System(model, tx, make_preprocess(), augment, latent_dim=config.latent_dim)
 
 
-PRESET = Preset(GAN, build)
+PRESET = Preset(
+    GAN, build, equation="min_G max_D E[log D(x)] + E[log(1 - D(G(z)))], or what --loss names"
+)

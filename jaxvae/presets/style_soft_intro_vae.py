@@ -319,4 +319,8 @@ def _phases(config: StyleSoftIntroVAE, colours: int) -> Callable[[int, int], lis
     return phases
 
 
-PRESET = Preset(StyleSoftIntroVAE, build)
+PRESET = Preset(
+    StyleSoftIntroVAE,
+    build,
+    equation="Soft-IntroVAE's, at 4, 8, 16, ... pixels one after the other",
+)
