@@ -66,8 +66,12 @@ def send(folder: Path, name: str, *, private: bool = False, message: str = "") -
     `folder`. The repository is made where there is none; an upload that fails
     changes no file there.
 
+    Args:
+        private: whether a new repository is private.
+
     Raises:
-        UserError: where the Hub refuses or cannot be reached, and without `huggingface_hub`.
+        UserError: where the Hub refuses or cannot be reached, without `huggingface_hub`, and for a
+            public repository that was to be private.
     """
     check_name(name)
     client = _client()
@@ -76,7 +80,10 @@ def send(folder: Path, name: str, *, private: bool = False, message: str = "") -
         hub = client.HfApi(endpoint=_endpoint())
         hub.create_repo(name, private=private or None, exist_ok=True)
         changes: list[Any] = [client.CommitOperationAdd(file, path) for file, path in files.items()]
-        there = {each.rfilename for each in hub.model_info(name).siblings or ()}
+        info = hub.model_info(name)
+        if private and not info.private:
+            raise UserError(f"{name} is there already, and is public: leave out --private.")
+        there = {each.rfilename for each in info.siblings or ()}
         gone = sorted((there & set(released.FILES)) - set(files))  # of an earlier model
         changes += [client.CommitOperationDelete(file) for file in gone]
         hub.create_commit(name, changes, commit_message=message or "A model of jaxvae")
@@ -116,7 +123,7 @@ def _refusals(doing: str, name: str) -> Iterator[None]:
     except Exception as error:  # the client's, its HTTP library's, and those of its threads
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
         status = getattr(getattr(cause, "response", None), "status_code", None)
-        why = one_line(next(iter(str(cause).strip().splitlines()), "") or type(cause).__name__)
+        why = one_line(str(cause)) or type(cause).__name__
         raise UserError(f"cannot {doing} {name} ({why}): {_advice(status, doing)}") from None
 
 
