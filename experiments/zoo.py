@@ -48,13 +48,13 @@ class Wanted(NamedTuple):
         return {"train": self.train, "evaluate": self.evaluate}
 
 
-def wanted(path: Path = SETTINGS, only: Sequence[str] | None = None) -> list[Wanted]:
-    """Returns the models of a file of settings; those alone that a name or glob in `only` asks for.
+def wanted(only: Sequence[str] | None = None) -> list[Wanted]:
+    """Returns the models of the settings; those alone that a name or glob in `only` asks for.
 
     Raises:
         UserError: for a name or glob that fits none.
     """
-    page = writers.read_json(path)
+    page = writers.read_json(SETTINGS)
     found = [Wanted(**entry, license=page["license"]) for entry in page["entries"]]
     for pattern in only or ():
         if not any(fnmatch.fnmatchcase(each.name, pattern) for each in found):
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> None:
     stderr and exit code 2."""
     root = zoo.FOLDER if root is None else root
     args = runner.parse("experiments.zoo", "Trains the models of the zoo.", OPTIONS, argv)
-    models = wanted(only=args.only)
+    models = wanted(args.only)
     if args.list:
         return print_list(models, root)
     for each in models:

@@ -4,24 +4,21 @@ the bit; what cannot be used is refused before it is written or sent."""
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fake_hub
 import jaxvae
+import untrained
 from commands import refused
-from jaxvae import safetensors
 from jaxvae.cli import hub as commands
 from jaxvae.cli.main import main
 from jaxvae.presets import load as loading
-from jaxvae.presets import record, released, vae
-from jaxvae.presets.config import VAE
-from jaxvae.types import Batch
+from jaxvae.presets import released
 
 # huggingface_hub uploads by a call that its own HTTP library has replaced
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-NAME, SHAPE = "me/vae", (4, 4, 1)
+NAME = "me/vae"
 
 
 @pytest.fixture
@@ -33,19 +30,9 @@ def there(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A model at its start in its released form, and its parameters."""
+    """A folder with a model in its released form, its parameters, and its files."""
     folder = tmp_path_factory.mktemp("released")
-    config = VAE(workdir=folder, hidden=(3,), latent_dim=2)
-    params, state = vae.build(config, SHAPE, None).model.init(
-        jax.random.key(0), Batch(jnp.zeros((2, *SHAPE)))
-    )
-    arrays = loading.flatten({"params": params, "state": state})
-    page = {"format": 1, "config": record.as_dict(config, SHAPE, None), "step": 7}
-    files = {
-        released.MODEL: safetensors.dump(arrays, {}),
-        released.CARD: b"# a model",
-        released.CONFIG: json.dumps(page).encode(),
-    }
+    files, params = untrained.files()
     released.write(folder, files)
     return folder, params, files
 
