@@ -14,7 +14,7 @@ def run_zoo(args: options.Zoo) -> int:
         print("this installation has no trained models; `jaxvae pull USER/NAME` fetches one.")
         return 0
     print(table([HEAD, *map(row, found)]))
-    print(f"\njaxvae sample zoo:{found[0].name}")
+    print(f"\njaxvae.load('zoo:{found[0].name}'), and zoo:NAME in place of RUN in every command")
     return 0
 
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any, NamedTuple
 
-from jaxvae.presets import finish, record
+from jaxvae.presets import finish, measure, record
 from jaxvae.presets.config import System
 from jaxvae.presets.record import Saved
 
@@ -39,7 +39,7 @@ def text(saved: Saved, system: System, about: About) -> str:
         f"{what[:1].upper()}{what[1:]} Of {saved.config.data}, examples of shape "
         f"{list(saved.shape)}; {count:,} parameters, {step:,} steps.\n\n"
         f"    {preset.equation}\n\n"
-        f"{_use(saved, system, about)}\n{_numbers(about)}\n{_made(about)}"
+        f"{_use(saved, system, about)}\n{_numbers(system, about)}\n{_made(about)}"
     )
 
 
@@ -78,7 +78,9 @@ def _use(saved: Saved, system: System, about: About) -> str:
     verbs = {"samples": "sample", "reconstructions": "reconstruct", "interpolation": "interpolate"}
     names = finish.pictures(system, saved.shape)
     commands = [f"jaxvae {verb} {about.name}" for name, verb in verbs.items() if name in names]
-    python, shell = "\n".join(lines), "\n".join([*commands, f"jaxvae evaluate {about.name}"])
+    if measure.available(system):
+        commands.append(f"jaxvae evaluate {about.name}")
+    python, shell = "\n".join(lines), "\n".join(commands)
     return f"```python\n{python}\n```\n\n```bash\n{shell}\n```\n"
 
 
@@ -88,9 +90,11 @@ def _rows(about: About) -> list[dict[str, Any]]:
     return [row for row in rows if not isinstance(row["value"], list)]
 
 
-def _numbers(about: About) -> str:
+def _numbers(system: System, about: About) -> str:
     """Returns the table of its numbers, each with its protocol."""
     rows = _rows(about)
+    if not rows and not measure.available(system):
+        return "It has no likelihood to evaluate.\n"
     if about.evaluation is None or not rows:
         return "It has not been evaluated: `jaxvae evaluate RUN`, then `jaxvae export RUN` again.\n"
     where = f"{about.evaluation.get('data')}, {about.evaluation.get('split')} split"

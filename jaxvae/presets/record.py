@@ -42,7 +42,12 @@ def command(config: Options) -> str:
 
 def made_by(config: Options) -> str:
     """Returns the command that makes a run of these options, in any folder."""
-    return f"jaxvae {command(dataclasses.replace(config, workdir=Path('RUN')))}"
+    aside = {
+        "workdir": Path("RUN"),
+        "progress": True,
+        "tensorboard": False,
+    }  # they change no number
+    return f"jaxvae {command(dataclasses.replace(config, **aside))}"
 
 
 def _is_default(config: Options, field: dataclasses.Field) -> bool:

@@ -21,7 +21,7 @@ def test_a_line_for_each_model_and_how_to_use_one(tmp_path, monkeypatch, capsys)
     words = "vae/mnist vae mnist 2.56 MB elbo -98.70 nats per example jaxvae train vae --seed 1"
     assert " ".join(first.split()) == words
     assert second.split()[:5] == ["gan/mnist", "vae", "mnist", "2.56", "MB"]
-    assert "  -  " in second and use == "jaxvae sample zoo:vae/mnist"
+    assert "  -  " in second and "jaxvae.load('zoo:vae/mnist')" in use
 
 
 @pytest.mark.parametrize(
