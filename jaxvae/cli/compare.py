@@ -54,7 +54,8 @@ def read_run(folder: Path) -> Run:
     folder = loading.place(folder)
     config, stages = loading.config_of(folder), ()
     if "preset" in config:  # of an older version with today's names and defaults
-        saved = record.from_dict(config, folder)
+        with released.readable(folder):
+            saved = record.from_dict(config, folder)
         config, stages = folders.as_json(record.as_dict(*saved[1:])), saved.preset.stages
     logs = [folder / stage / "metrics.jsonl" for stage in ("", *stages[-1:])]
     lines = [line for log in logs if log.is_file() for line in writers.read(log)]
