@@ -9,7 +9,7 @@ from jaxvae.errors import UserError
 from jaxvae.presets import hub, released
 from jaxvae.presets import load as loading
 
-OF_EXPORT = ("step", "stats", "license")  # options that say how a run is exported
+OF_EXPORT = ("step", "stats", "license", "data_dir")  # options that say how a run is exported
 
 
 def run_push(args: options.Push) -> int:
@@ -17,10 +17,11 @@ def run_push(args: options.Push) -> int:
     hub.check_name(args.name)
     folder = loading.place(args.run)
     if released.is_released(folder):
-        given = [f"--{name}" for name in OF_EXPORT if getattr(args, name) is not None]
+        given = [name for name in OF_EXPORT if getattr(args, name) is not None]
         if given:
             raise UserError(
-                f"{args.run} is an exported model, which is pushed as it is: leave out {given[0]}."
+                f"{args.run} is an exported model, which is pushed as it is: leave out "
+                f"--{given[0].replace('_', '-')}."
             )
         _check(folder, str(args.run))
         return _push(folder, args)
