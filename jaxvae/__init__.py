@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what `__getattr__` below imports, for type checkers and editors
     from jaxvae import (
+        charts,
         cli,
         data,
         distributions,
@@ -63,6 +64,7 @@ __all__ = [
     "Terms",
     "TrainState",
     "UserError",
+    "charts",
     "cli",
     "data",
     "distributions",

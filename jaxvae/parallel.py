@@ -5,6 +5,7 @@ gradients see the global batch (`mean` below). Inside `pmap` the mapped axis is 
 outside, the collectives here do nothing, so the same code runs everywhere.
 """
 
+import contextvars
 import itertools
 import os
 from collections.abc import Callable, Iterable
@@ -21,6 +22,7 @@ from jaxvae.errors import UserError, check_count
 from jaxvae.types import Array, Tree
 
 AXIS = "devices"
+_alone = contextvars.ContextVar("alone", default=False)  # while `whole_batch` draws
 
 
 # ---- inside a step -------------------------------------------------------------------------
@@ -28,6 +30,8 @@ AXIS = "devices"
 
 def axis_size() -> int:
     """Returns the number of devices of the mapped axis: 1 outside `pmap`."""
+    if _alone.get():
+        return 1
     try:
         return jax.lax.axis_size(AXIS)
     except NameError:
@@ -47,6 +51,27 @@ def total(tree: Tree) -> Tree:
 def gather(x: Array) -> Array:
     """Returns the global batch [B, ...] of which `x` is this device's slice, for coupled losses."""
     return x if axis_size() == 1 else jax.lax.all_gather(x, AXIS, tiled=True)
+
+
+def whole_batch(draw: Callable[[Array, int], Array]) -> Callable[[Array, int], Array]:
+    """Returns (rng, n) -> x [n, ...] that draws for the global batch on every device of the mapped
+    axis, and returns this device's slice; outside `pmap` it is `draw`.
+
+    For data of which a row depends on its place, or that are not drawn from `noise`.
+    """
+
+    def own(rng: Array, n: int) -> Array:
+        devices = axis_size()
+        if devices == 1:
+            return draw(rng, n)
+        token = _alone.set(True)
+        try:
+            x = draw(rng, n * devices)
+        finally:
+            _alone.reset(token)
+        return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * n, n)
+
+    return own
 
 
 # ---- jit over a mesh -----------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Small Fréchet distances: SqueezeNet with seeded weights, smaller images and every 16th feature
-(with the fixture `smaller`)."""
+(with the fixture `smaller`); and such weights in files."""
+
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -7,13 +9,26 @@ import numpy as np
 
 import seeded
 from jaxvae import data, parallel
-from jaxvae.metrics import fid, squeezenet
+from jaxvae.metrics import fid, lpips, squeezenet
 
 WEIGHTS = seeded.state_dict(squeezenet.shapes())
 SIZE, D = 90, 32
 ONE = parallel.make_mesh(jax.devices()[:1])  # quicker than all of them, which a few tests take
 ALL = parallel.make_mesh()
 SQUEEZENET = fid.PROTOCOLS["squeezenet"].with_samples(SIZE)
+
+
+def write_weights(folder: Path) -> Path:
+    """Writes weights of the right shapes for SqueezeNet and LPIPS into a new folder, and returns
+    it."""
+    folder.mkdir()
+    heads = {
+        f"lin{i}.model.1.weight": np.full((1, width, 1, 1), 0.1, np.float32)
+        for i, width in enumerate(lpips.BACKBONES["squeeze"].widths)
+    }
+    np.savez(folder / "squeezenet1_1_features.npz", **WEIGHTS)
+    np.savez(folder / "lpips_squeeze_linear_v0.1.npz", **heads)
+    return folder
 
 
 def some(params, x, *, stats="running"):

@@ -69,7 +69,7 @@ def test_a_run_whose_bucket_refuses_half_of_a_checkpoint_goes_on_from_the_one_be
     content = bytearray(bucket.objects[name][1])
     content[len(content) // 2] ^= 1
     bucket.put(name, bytes(content))
-    with pytest.raises(UserError, match="checkpoint 18 in .* load another of"):
+    with pytest.raises(UserError, match="checkpoint 18 in .* choose another step of"):
         jaxvae.load(run, model=small(), example=EXAMPLE)
     assert jaxvae.load(run, model=small(), example=EXAMPLE, step=12).params.keys()
 

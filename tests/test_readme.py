@@ -128,7 +128,13 @@ def smoke_run(name, cells=()):
     assert not any("--smoke" in path.read_text() for path in (folder / "results").glob("*.jsonl"))
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+# Their own tests make a smoke run, too, without a process for it.
+OWN = set(A_FEW) - {"rho_vae"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in OWN else []) for n in EXPERIMENTS]
+)
 def test_every_experiment_runs_a_smoke_run(name):
     smoke_run(name, A_FEW.get(name, ()))
 

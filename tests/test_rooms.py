@@ -15,7 +15,7 @@ FLOORS = [  # from the ground up; a room may import its own files and those of l
     {"arithmetic", "parallel", "writers"},
     {"archives", "safetensors"},
     {"noise", "plots", "table"},
-    {"distributions"},
+    {"charts", "distributions"},
     {"objectives"},
     {"data", "nets"},
     {"models"},

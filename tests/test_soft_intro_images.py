@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import seeded
-from experiments import runner
+import distances
+from experiments import runner, runs
 from experiments.soft_intro_images import cells, figures, setting, train
 from experiments.soft_intro_images.train import Case
 from jaxvae import table
 from jaxvae.errors import UserError
-from jaxvae.metrics import lpips, squeezenet
 from jaxvae.types import Batch
 
 ROOT = Path(__file__).parents[1] / "experiments" / "soft_intro_images"
@@ -25,19 +24,11 @@ def folder(tmp_path_factory):
     """Sends everything that is written into a folder of its own, and gives weights of the right
     shapes for SqueezeNet and LPIPS."""
     place = tmp_path_factory.mktemp("soft_intro_images")
-    weights = place / "weights"
-    weights.mkdir()
-    np.savez(weights / "squeezenet1_1_features.npz", **seeded.state_dict(squeezenet.shapes()))
-    heads = {
-        f"lin{i}.model.1.weight": np.full((1, width, 1, 1), 0.1, np.float32)
-        for i, width in enumerate(lpips.BACKBONES["squeeze"].widths)
-    }
-    np.savez(weights / "lpips_squeeze_linear_v0.1.npz", **heads)
     train.trained.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         for module in (cells, figures, train):
             patch.setattr(module, "FOLDER", place)
-        patch.setenv("JAXVAE_WEIGHTS_DIR", str(weights))
+        patch.setenv("JAXVAE_WEIGHTS_DIR", str(distances.write_weights(place / "weights")))
         patch.setenv("HOME", str(place))
         patch.delenv("JAXVAE_DATA_DIR", raising=False)
         yield place
@@ -170,7 +161,7 @@ def test_cells_from_the_command_line(folder, chosen):
             assert "batch" in protocols and (metric == "fid" or "running" in protocols)
             assert "reestimated" in protocols
     made = figures.cases(0, True)
-    assert made and all(train.finished(case) for case in made)
+    assert made and all(runs.finished(case) for case in made)
     for path in figures.kl(made[0], folder / "kl.png"):
         assert path.stat().st_size > 1000
 

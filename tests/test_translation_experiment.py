@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import seeded
+import distances
 from experiments import runner
 from experiments.translation import cells, figures, paired, setting, train
 from experiments.translation.train import Case
 from jaxvae import data, table, writers
 from jaxvae.errors import UserError
-from jaxvae.metrics import lpips, squeezenet
 from jaxvae.models.introspective import squared_error
 from jaxvae.types import Batch
 
@@ -27,20 +26,12 @@ def folder(tmp_path_factory):
     """Sends everything that is written into a folder of its own, and gives weights of the right
     shapes for SqueezeNet and LPIPS."""
     place = tmp_path_factory.mktemp("translation")
-    weights = place / "weights"
-    weights.mkdir()
-    np.savez(weights / "squeezenet1_1_features.npz", **seeded.state_dict(squeezenet.shapes()))
-    heads = {
-        f"lin{i}.model.1.weight": np.full((1, width, 1, 1), 0.1, np.float32)
-        for i, width in enumerate(lpips.BACKBONES["squeeze"].widths)
-    }
-    np.savez(weights / "lpips_squeeze_linear_v0.1.npz", **heads)
     for function in (train.trained, train.images):
         function.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         for module in (cells, figures, train):
             patch.setattr(module, "FOLDER", place)
-        patch.setenv("JAXVAE_WEIGHTS_DIR", str(weights))
+        patch.setenv("JAXVAE_WEIGHTS_DIR", str(distances.write_weights(place / "weights")))
         patch.setenv("HOME", str(place))
         patch.delenv("JAXVAE_DATA_DIR", raising=False)
         yield place

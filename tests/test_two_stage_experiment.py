@@ -233,7 +233,7 @@ def test_a_budget_is_a_protocol():
 @pytest.mark.parametrize(
     "methods",
     [
-        ("learned_gamma", "gmm", "flow", "two_stage"),
+        ("learned_gamma", "gmm", "two_stage"),
         pytest.param((*setting.STAGE_ONE, *setting.ON_STAGE_ONE), marks=pytest.mark.slow),
     ],
     ids=["a few", "all"],

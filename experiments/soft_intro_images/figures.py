@@ -16,12 +16,11 @@ from pathlib import Path
 
 import jax
 
-from experiments import runner
-from experiments.runner import Option
+from experiments import runs
 from experiments.soft_intro_images import cells, setting, train
 from experiments.soft_intro_images.train import Case
 from jaxvae import plots, writers
-from jaxvae.errors import UserError, check_seed
+from jaxvae.errors import UserError
 from jaxvae.metrics import ood
 
 FOLDER = Path(__file__).parent
@@ -39,7 +38,7 @@ def cases(seed: int, smoke: bool) -> list[Case]:
         for method in setting.METHODS
         for conditional in (False, True)
     ]
-    return [case for case in every if train.finished(case)]
+    return [case for case in every if runs.finished(case)]
 
 
 def draw(case: Case, folder: Path) -> list[Path]:
@@ -107,28 +106,9 @@ def scores(case: Case, folder: Path) -> list[Path]:
     return [path]
 
 
-OPTIONS = (
-    Option("seed", 0, int, "of the runs to draw"),
-    Option("smoke", False, bool, "draw the tiny runs, apart in smoke/"),
-)
-
-
-@runner.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draws what can be drawn. A user's mistake is one line on stderr and exit code 2."""
-    name, about = "experiments.soft_intro_images.figures", "Draws what has been trained here."
-    args = runner.parse(name, about, OPTIONS, argv)
-    check_seed("--seed", args.seed)
-    found = cases(args.seed, args.smoke)
-    if not found:
-        raise UserError(
-            "nothing has been trained here: python -m experiments.soft_intro_images --cell "
-            "mnist/narrow/soft_intro_vae"
-        )
-    for case in found:
-        folder = writers.make_folder(FOLDER / ("smoke" if args.smoke else "figures") / case.kind)
-        for path in draw(case, folder):
-            print(path.relative_to(FOLDER))
+    """Draws what can be drawn."""
+    runs.draw("soft_intro_images", FOLDER, cases, draw, "mnist/narrow/soft_intro_vae", argv)
 
 
 if __name__ == "__main__":

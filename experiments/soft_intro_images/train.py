@@ -4,22 +4,23 @@ goes on where it was."""
 import math
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from experiments.costs import cost
+from experiments import runs
 from experiments.folders import folder_of
 from experiments.needs import Part, batch
+from experiments.runs import Trained
 from experiments.soft_intro_images import setting
 from experiments.soft_intro_images.setting import Setting
-from jaxvae import data, parallel
+from jaxvae import data
 from jaxvae.data import Source, sets
 from jaxvae.data.preprocess import Preprocess, flip, make_preprocess
-from jaxvae.train import fit, reestimate
+from jaxvae.train import reestimate
 from jaxvae.train.statistics import OVER
-from jaxvae.types import Model, State
+from jaxvae.types import State
 
 FOLDER = Path(__file__).parent
 SMOKE_STEPS, SMOKE_EXAMPLES = 4, 32
@@ -54,27 +55,17 @@ class Case(NamedTuple):
     @property
     def kind(self) -> str:
         """Name of the folder of its likes."""
-        return "narrow" if self.narrow else "full"
+        return runs.kind_of(narrow=self.narrow)
 
     @property
     def folder(self) -> Path:
         """Where its run is kept, not in git."""
-        kind = f"smoke_{self.kind}" if self.smoke else self.kind
-        return FOLDER / "runs" / kind / f"{self.label}.seed{self.seed}"
+        return runs.folder_of(FOLDER, self)
 
     @property
     def suffix(self) -> str:
         """What it adds to the name of a protocol."""
         return setting.suffix(self.published)
-
-
-class Trained(NamedTuple):
-    """A trained model."""
-
-    model: Model
-    params: Any
-    state: Any
-    steps: int
 
 
 def source(case: Case, split: str) -> Source:
@@ -104,11 +95,6 @@ def preprocess(case: Case) -> Preprocess:
     return make_preprocess("grey", classes(case))
 
 
-def finished(case: Case) -> bool:
-    """Returns whether the run of a case is whole."""
-    return (case.folder / "finished").exists()
-
-
 @cache
 def trained(case: Case) -> Trained:
     """Returns the model of a case, trained on all of "train"; what it will cost is printed first."""
@@ -116,34 +102,15 @@ def trained(case: Case) -> Trained:
     model = setting.build(case.method, chosen, train.shape, classes(case))
     steps = SMOKE_STEPS if case.smoke else steps_of(chosen, train.size)
     tx, prepare = setting.optimiser(), preprocess(case)
-    if not case.smoke and not (case.folder / "config.json").exists():
-        said = cost(model, tx, train, prepare, steps, chosen.batch_size)
-        print(f"  {case.label}{case.suffix}: {said}", flush=True)
-    with jax.default_matmul_precision("highest"):
-        found = fit(
-            model,
-            tx,
-            train,
-            steps=steps,
-            batch_size=chosen.batch_size,
-            seed=case.seed,
-            workdir=case.folder,
-            preprocess=prepare,
-            augment=flip if chosen.flip else None,
-            log_every=max(1, steps // 200),
-            save_every=max(1, steps // 40),
-            keep=1,
-            mesh=parallel.mesh_for(chosen.batch_size),
-            config={
-                "method": case.method,
-                "conditional": case.conditional,
-                **chosen._asdict(),
-                "seed": case.seed,
-            },
-        )
-    (case.folder / "finished").touch()
-    state = found.train_state
-    return Trained(model, state.params, state.state, steps)
+    config = {
+        "method": case.method,
+        "conditional": case.conditional,
+        **chosen._asdict(),
+        "seed": case.seed,
+    }
+    augment, batch_size = flip if chosen.flip else None, chosen.batch_size
+    options = {"steps": steps, "batch_size": batch_size, "config": config, "augment": augment}
+    return runs.train(case, model, tx, train, prepare, **options)
 
 
 def steps_of(chosen: Setting, size: int) -> int:

@@ -16,18 +16,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import runner
-from experiments.runner import Option
+from experiments import runs
 from experiments.soft_intro_style import setting, train
 from experiments.soft_intro_style.train import Case, Trained
 from jaxvae import nets, plots, writers
-from jaxvae.errors import UserError, check_seed
 from jaxvae.models import verbs
 
 FOLDER = Path(__file__).parent
 TRUNCATIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 CURVES = ("squared_error", "kl", "kl_rec", "kl_fake", "exp_elbo_rec", "exp_elbo_fake")
 SHOWN, CROSSED = 32, 5  # images of a picture; latents that are crossed with as many
+
+
+def cases(seed: int, smoke: bool) -> list[Case]:
+    """Returns the cases whose runs are whole."""
+    every = [Case(name, seed, smoke) for name in setting.SETTINGS]
+    return [case for case in every if runs.finished(case)]
 
 
 def draw(case: Case, folder: Path) -> list[Path]:
@@ -128,29 +132,9 @@ def values(resolutions: Sequence[int], ends: np.ndarray, step: int, colours: int
     return side * side * colours
 
 
-OPTIONS = (
-    Option("seed", 0, int, "of the runs to draw"),
-    Option("smoke", False, bool, "draw the tiny runs, apart in smoke/"),
-)
-
-
-@runner.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draws what can be drawn. A user's mistake is one line on stderr and exit code 2."""
-    name, about = "experiments.soft_intro_style.figures", "Draws what has been trained here."
-    args = runner.parse(name, about, OPTIONS, argv)
-    check_seed("--seed", args.seed)
-    every = [Case(name, args.seed, args.smoke) for name in setting.SETTINGS]
-    found = [case for case in every if train.finished(case)]
-    if not found:
-        raise UserError(
-            "nothing has been trained here: python -m experiments.soft_intro_style --cell "
-            "fashion_mnist/narrow"
-        )
-    for case in found:
-        folder = writers.make_folder(FOLDER / ("smoke" if args.smoke else "figures"))
-        for path in draw(case, folder):
-            print(path.relative_to(FOLDER))
+    """Draws what can be drawn."""
+    runs.draw("soft_intro_style", FOLDER, cases, draw, "fashion_mnist/narrow", argv)
 
 
 if __name__ == "__main__":

@@ -4,23 +4,25 @@ it was."""
 import math
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 import jaxvae
+from experiments import runs
+from experiments.folders import folder_of
 from experiments.needs import Part, batch
+from experiments.runs import Trained
 from experiments.soft_intro_style import setting
 from experiments.soft_intro_style.setting import Setting
 from jaxvae import data, parallel
-from jaxvae.data import Source, from_arrays, places, sets
+from jaxvae.data import Source, from_arrays, sets
 from jaxvae.data.preprocess import Preprocess, at_side
 from jaxvae.errors import UserError
 from jaxvae.presets.config import System
 from jaxvae.presets.style_soft_intro_vae import StyleSoftIntroVAE, build, level
 from jaxvae.train import fit
-from jaxvae.types import Model
 
 FOLDER = Path(__file__).parent
 SMOKE_EXAMPLES = 16
@@ -63,25 +65,19 @@ class Case(NamedTuple):
         return self.name.replace("/", ".")
 
     @property
+    def kind(self) -> str:
+        """Name of the folder of its likes: there is one kind."""
+        return ""
+
+    @property
     def folder(self) -> Path:
         """Where its run is kept, not in git."""
-        return (
-            FOLDER / "runs" / ("smoke" if self.smoke else "full") / f"{self.label}.seed{self.seed}"
-        )
+        return runs.folder_of(FOLDER, self)
 
     @property
     def suffix(self) -> str:
         """What it adds to the name of a protocol."""
         return setting.suffix(self.setting)
-
-
-class Trained(NamedTuple):
-    """A trained model, with the moving average of its parameters."""
-
-    model: Model
-    params: Any
-    state: Any
-    steps: int
 
 
 def source(case: Case, split: str) -> Source:
@@ -98,7 +94,7 @@ def source(case: Case, split: str) -> Source:
         found = data.load(chosen.data, split)
     else:
         part = f"all[:{chosen.images}]" if split == "train" else f"all[{chosen.images}:]"
-        return data.load(f"folder:{_folder(chosen.data)}", part, size=chosen.side)
+        return data.load(f"folder:{folder_of(chosen.data)}", part, size=chosen.side)
     if not chosen.pad:
         return found
     x, pad = found.read(np.arange(found.size))["x"], (chosen.pad, chosen.pad)
@@ -108,18 +104,6 @@ def source(case: Case, split: str) -> Source:
 
 def _smoke_name(chosen: Setting) -> str:
     return "cifar10" if chosen.images is not None else chosen.data
-
-
-def _folder(name: str) -> Path:
-    """Returns the folder of images called `name` in a place for data."""
-    roots = places.roots()
-    for root in roots:
-        if (Path(root) / name).is_dir():
-            return Path(root) / name
-    raise UserError(
-        f"{name} is a folder of images, and not in {', '.join(roots)}: put it there, or say where "
-        "with JAXVAE_DATA_DIR."
-    )
 
 
 def shape_of(chosen: Setting) -> tuple[int, int, int]:
@@ -133,11 +117,6 @@ def size_of(chosen: Setting) -> int:
     return chosen.images or sets.DATA_SETS[chosen.data].counts["train"]
 
 
-def finished(case: Case) -> bool:
-    """Returns whether the run of a case is whole."""
-    return (case.folder / "finished").exists()
-
-
 @cache
 def system(case: Case) -> System:
     """Returns what the options of a case become."""
@@ -148,7 +127,8 @@ def system(case: Case) -> System:
 
 @cache
 def trained(case: Case) -> Trained:
-    """Returns the model of a case, trained on all of "train"."""
+    """Returns the model of a case, trained on all of "train", with the moving average of its
+    parameters."""
     train, config, made = source(case, "train"), case.config, system(case)
     (steps,) = config.lengths(train.size)
     assert made.phases is not None  # it grows
@@ -167,7 +147,7 @@ def trained(case: Case) -> Trained:
             mesh=parallel.mesh_for(math.gcd(*sizes)),
             config={"cell": case.name, "smoke": case.smoke, "seed": case.seed},
         )
-    (case.folder / "finished").touch()
+    runs.finish(case)
     state = found.train_state
     return Trained(made.model, state.ema, state.state, steps)
 

@@ -11,12 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import runner
-from experiments.runner import Option
+from experiments import runs
 from experiments.translation import cells, setting, train
 from experiments.translation.train import Case
 from jaxvae import plots, writers
-from jaxvae.errors import UserError, check_seed
 
 FOLDER = Path(__file__).parent
 SHOWN = 6  # classes and contents; the paper shows 4
@@ -36,7 +34,7 @@ def cases(seed: int, smoke: bool) -> list[Case]:
         for name in (setting.NARROW if narrow else setting.PUBLISHED)
         for method in setting.METHODS
     ]
-    return [case for case in every if train.finished(case)]
+    return [case for case in every if runs.finished(case)]
 
 
 def draw(case: Case, folder: Path) -> list[Path]:
@@ -86,28 +84,9 @@ def kl(case: Case, path: Path) -> Path:
     return path
 
 
-OPTIONS = (
-    Option("seed", 0, int, "of the runs to draw"),
-    Option("smoke", False, bool, "draw the tiny runs, apart in smoke/"),
-)
-
-
-@runner.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draws what can be drawn. A user's mistake is one line on stderr and exit code 2."""
-    name, about = "experiments.translation.figures", "Draws what has been trained here."
-    args = runner.parse(name, about, OPTIONS, argv)
-    check_seed("--seed", args.seed)
-    found = cases(args.seed, args.smoke)
-    if not found:
-        raise UserError(
-            "nothing has been trained here: python -m experiments.translation --cell "
-            "mnist/narrow/soft_intro_vae"
-        )
-    for case in found:
-        folder = writers.make_folder(FOLDER / ("smoke" if args.smoke else "figures") / case.kind)
-        for path in draw(case, folder):
-            print(path.relative_to(FOLDER))
+    """Draws what can be drawn."""
+    runs.draw("translation", FOLDER, cases, draw, "mnist/narrow/soft_intro_vae", argv)
 
 
 if __name__ == "__main__":

@@ -3,21 +3,19 @@
 import math
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from experiments.costs import cost
+from experiments import runs
 from experiments.needs import Part, batch
+from experiments.runs import Trained
 from experiments.translation import paired, setting
 from experiments.translation.paired import KEYS, Paired
 from experiments.translation.setting import Setting
-from jaxvae import data, parallel
+from jaxvae import data
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.models.introspective import squared_error
-from jaxvae.train import fit
-from jaxvae.types import Model
 
 FOLDER = Path(__file__).parent
 SMOKE_STEPS, SMOKE_EXAMPLES, SMOKE_VIEWS, SMOKE_CARS = 4, 32, 6, 5
@@ -50,7 +48,7 @@ class Case(NamedTuple):
     @property
     def kind(self) -> str:
         """Name of the folder of its likes."""
-        return "narrow" if self.narrow else "full"
+        return runs.kind_of(narrow=self.narrow)
 
     @property
     def label(self) -> str:
@@ -60,22 +58,12 @@ class Case(NamedTuple):
     @property
     def folder(self) -> Path:
         """Where its run is kept, not in git."""
-        kind = f"smoke_{self.kind}" if self.smoke else self.kind
-        return FOLDER / "runs" / kind / f"{self.label}.seed{self.seed}"
+        return runs.folder_of(FOLDER, self)
 
     @property
     def suffix(self) -> str:
         """What it adds to the name of a protocol."""
         return setting.suffix(self.published)
-
-
-class Trained(NamedTuple):
-    """A trained model."""
-
-    model: Model
-    params: Any
-    state: Any
-    steps: int
 
 
 @cache
@@ -113,11 +101,6 @@ def of_case(case: Case, split: str) -> Paired:
     return images(case.name, case.narrow, case.smoke, split)
 
 
-def finished(case: Case) -> bool:
-    """Returns whether the run of a case is whole."""
-    return (case.folder / "finished").exists()
-
-
 @cache
 def trained(case: Case) -> Trained:
     """Returns the model of a case, trained on all of "train"; what it will cost is printed first."""
@@ -125,28 +108,9 @@ def trained(case: Case) -> Trained:
     model = setting.build(case.method, chosen, train.shape)
     steps = SMOKE_STEPS if case.smoke else steps_of(chosen, train.size)
     tx, prepare = setting.optimiser(chosen), make_preprocess()
-    if not case.smoke and not (case.folder / "config.json").exists():
-        said = cost(model, tx, train, prepare, steps, chosen.batch_size)
-        print(f"  {case.label}{case.suffix}: {said}", flush=True)
-    with jax.default_matmul_precision("highest"):
-        found = fit(
-            model,
-            tx,
-            train,
-            steps=steps,
-            batch_size=chosen.batch_size,
-            seed=case.seed,
-            workdir=case.folder,
-            preprocess=prepare,
-            log_every=max(1, steps // 200),
-            save_every=max(1, steps // 40),
-            keep=1,
-            mesh=parallel.mesh_for(chosen.batch_size),
-            config={"method": case.method, **chosen._asdict(), "seed": case.seed},
-        )
-    (case.folder / "finished").touch()
-    state = found.train_state
-    return Trained(model, state.params, state.state, steps)
+    config = {"method": case.method, **chosen._asdict(), "seed": case.seed}
+    options = {"steps": steps, "batch_size": chosen.batch_size, "config": config}
+    return runs.train(case, model, tx, train, prepare, **options)
 
 
 def steps_of(chosen: Setting, size: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvae import paths, plots, writers
+from jaxvae import charts, paths, writers
 from jaxvae.cli import options
 from jaxvae.cli.doctor import table
 from jaxvae.errors import UserError
@@ -40,7 +40,7 @@ def run_compare(args: options.Compare) -> int:
     pictures = {name: run.picture for name, run in runs.items() if run.picture is not None}
     curves = {name: lines for name, lines in curves.items() if lines}
     if curves or pictures:  # exported models have no curves, and some draw no samples
-        plots.comparison(args.out, curves, pictures)
+        charts.comparison(args.out, curves, pictures)
         print(args.out)
     return 0
 

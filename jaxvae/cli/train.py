@@ -67,6 +67,7 @@ def _checked(config: Options, train: Source) -> tuple[Options, System]:
     fit, or its folder cannot take it."""
     config = config.resolved(train.size)
     system = PRESETS[record.name_of(config)].build(config, train.shape, train.num_classes)
+    run.check_accumulate(config, system)
     folder.check(config.workdir, run.identity(config, train))
     return config, system
 

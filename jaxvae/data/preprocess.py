@@ -194,7 +194,7 @@ def _pixels(rng: Array, x: Array, pixels: str) -> Array:
     if pixels == "dequantised":
         if not is_bytes:
             raise UserError(
-                f"dequantised pixels need bytes (uint8), not {x.dtype}: use pixels='grey'."
+                f"dequantised pixels need bytes (uint8), not {x.dtype}: use grey pixels."
             )
         x = (x.astype(jnp.float32) + noise.uniform(rng, x.shape)) / 256
         return jnp.minimum(x, _BELOW_ONE)  # in float32 255 + u can round to 256

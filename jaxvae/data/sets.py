@@ -42,7 +42,7 @@ def _idx(name: str, split: str, data_dir) -> tuple:
     if copy is None:
         raise UserError(
             f"{name} needs {missing}, or run `jaxvae data prepare {name}`, or say where it is "
-            "with data_dir or JAXVAE_DATA_DIR (TFDS_DATA_DIR for a TFDS copy)."
+            "with data_dir (--data-dir) or JAXVAE_DATA_DIR (TFDS_DATA_DIR for a TFDS copy)."
         )
     check = functools.partial(idx.check, name, split)
     return *prepared.read(copy, split, key=int, check=check), _origin(copy)
@@ -80,7 +80,7 @@ def _tfds(
         raise UserError(
             f"{name} is not in {', '.join(places.roots(data_dir))}: run `jaxvae data prepare "
             f"{name}` (with --from DIR for files that are there already), or say where it is with "
-            "data_dir or TFDS_DATA_DIR."
+            "data_dir (--data-dir) or TFDS_DATA_DIR."
         )
     count = DATA_SETS[name].counts[split]
     if copy.counts.get(split, count) != count:  # the official order could not be found again
@@ -265,7 +265,7 @@ def _data_set(name: str, data_dir: os.PathLike | str | None = None) -> DataSet:
         if copy is None:
             raise UserError(
                 f"{name[5:]} is not in {', '.join(places.roots(data_dir))}: say where TFDS has "
-                "prepared it with data_dir or TFDS_DATA_DIR."
+                "prepared it with data_dir (--data-dir) or TFDS_DATA_DIR."
             )
 
         def read(split, data_dir):

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import noise
+from jaxvae import noise, parallel
 from jaxvae.data.source import Source, from_arrays
 from jaxvae.errors import check_count, unknown
 from jaxvae.types import Array, Batch
@@ -100,9 +100,9 @@ def generated(name: str) -> tuple[Source, Callable[[Array, dict[str, Array]], Ba
     source, preprocess = toy2d.generated("rings")
     fit(model, tx, source, preprocess=preprocess, steps=30_000, batch_size=512)
     """
-    chosen = toy(name)
+    drawn = parallel.whole_batch(toy(name).draw)
 
     def preprocess(rng: Array, examples: dict[str, Array]) -> Batch:
-        return Batch(chosen.draw(rng, examples["x"].shape[0]))
+        return Batch(drawn(rng, examples["x"].shape[0]))
 
     return from_arrays(np.zeros((1, 2), np.float32), name=name, split="generated"), preprocess

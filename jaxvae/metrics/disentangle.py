@@ -16,12 +16,15 @@ the bins of Locatello et al. 2019, arXiv 1811.12359); Kim & Mnih 2018 (arXiv 180
 Higgins et al. 2017 (beta-VAE), section 3, whose linear classifier is trained by another method.
 """
 
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.data.preprocess import Preprocess
 from jaxvae.data.shapes import World
 from jaxvae.errors import UserError, check_count
 from jaxvae.types import Model, Params, State
@@ -47,11 +50,18 @@ def codes_of(
     *,
     stats: str = "running",
     batch_size: int = 256,
+    preprocess: Preprocess | None = None,
+    seed: int = 0,
 ) -> Codes:
     """Returns `(factors [n, F]) -> posterior means [n, D]` of the images drawn from them.
 
     With `stats="batch"` BatchNorm has the moments of each `batch_size` images, the last ones of what
     is left over.
+
+    Args:
+        preprocess: of training, which gets the images as bytes; None: the encoder takes them as they
+            are drawn, in [0, 1].
+        seed: of its noise, which depends on the factors of a batch, too: the same ones get the same.
 
     Raises:
         UserError: for a model that does not encode.
@@ -60,10 +70,15 @@ def codes_of(
         raise UserError("these scores are of latents, and this model does not encode.")
     check_count("batch_size", batch_size)
 
+    root = jax.random.key(seed)
+
     @jax.jit
-    def means(params, state, factors):
+    def means(params, state, rng, factors):
         with jax.default_matmul_precision("highest"):
-            return encode(params, state, world.render(factors), stats=stats).mean
+            x, cond = world.render(factors), None
+            if preprocess is not None:
+                x, cond = preprocess(rng, {"x": jnp.round(255.0 * x).astype(jnp.uint8)})
+            return encode(params, state, x, cond, stats=stats).mean
 
     def codes(factors: np.ndarray) -> np.ndarray:
         parts = []
@@ -71,7 +86,9 @@ def codes_of(
             part = factors[start : start + batch_size]
             short = 0 if stats == "batch" else batch_size - len(part)  # padded: one compilation
             padded = np.concatenate([part, np.repeat(part[-1:], short, axis=0)])
-            parts.append(np.asarray(means(params, state, padded), np.float64)[: len(part)])
+            rng = jax.random.fold_in(root, np.uint32(zlib.crc32(padded.tobytes())))
+            found = np.asarray(means(params, state, rng, padded), np.float64)
+            parts.append(found[: len(part)])
         return np.concatenate(parts)
 
     return codes

@@ -1,7 +1,7 @@
 """One file per system; each constructor takes nets and hyper-parameters and returns a `Model`.
 
     vae, likelihoods    the variational auto-encoder, and what its decoder stands for
-    rho_vae, info_vae, wae_gan    its kin
+    rho_vae, info_vae, wae_gan    its kin; kin, what those with losses of their own share
     iwae, vamp          a tighter bound, a prior of its own posteriors
     tc_vae, factor_vae  less total correlation
     autoencoder         codes without a distribution

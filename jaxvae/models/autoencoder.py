@@ -22,9 +22,7 @@ import jax.numpy as jnp
 from jaxvae import distributions, noise
 from jaxvae.errors import UserError, check_number, unknown
 from jaxvae.models import likelihoods
-from jaxvae.models.introspective import Passes
-from jaxvae.models.likelihoods import check_float
-from jaxvae.models.vae import vae
+from jaxvae.models.kin import kin_of
 from jaxvae.types import Array, Aux, Batch, Likelihood, Model, Net, Objective, Posterior
 
 CORRUPTIONS = ("none", "gaussian", "mask")
@@ -77,12 +75,15 @@ def autoencoder(
     if corruption not in CORRUPTIONS:
         raise unknown("corruption", corruption, CORRUPTIONS)
     check_number("amount", amount, least=0.0, at_most=1.0 if corruption == "mask" else None)
-    options: dict[str, Any] = {"gamma": gamma, "gamma_floor": gamma_floor}
-    q_of = Posterior(lambda latent_dim: latent_dim, _point)
-    base = vae(
-        encoder, decoder, latent_dim=latent_dim, posterior=q_of, likelihood=likelihood, **options
+    kin = kin_of(
+        encoder,
+        decoder,
+        latent_dim=latent_dim,
+        posterior=Posterior(lambda latent_dim: latent_dim, _point),
+        likelihood=likelihood,
+        gamma=gamma,
+        gamma_floor=gamma_floor,
     )
-    p_of = likelihoods.likelihood(likelihood, **options)
 
     def corrupted(rng: Array, x: Array) -> Array:
         if corruption == "none":
@@ -92,19 +93,13 @@ def autoencoder(
         return x * (noise.uniform(rng, x.shape, x.dtype) >= amount).astype(x.dtype)
 
     def loss(params, state, rng, batch: Batch, step, carry):
-        check_float(batch.x)
-        net = Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
+        net = kin.passes(params, state, rng, batch)
         z = net.draw(net.E(corrupted(net.key(), batch.x)))
-        p = p_of.build(params.get("likelihood"), net.D(z))
+        value = -distributions.log_prob(kin.p_of(net, z), batch.x)
         metrics = {"code_norm": jnp.sqrt(jnp.sum(jnp.square(z), axis=-1))}
-        if p_of.metrics is not None:
-            metrics |= p_of.metrics(params.get("likelihood"))
-        return -distributions.log_prob(p, batch.x), Aux(net.state, metrics)
+        return value, Aux(net.state, metrics | likelihoods.report(kin.likelihood, params))
 
-    learned = () if p_of.init is None else ("likelihood",)
-    return base._replace(
-        objectives=(Objective(("encoder", "decoder", *learned), loss),), terms=None, sample=None
-    )
+    return kin.base._replace(objectives=(Objective(kin.groups, loss),), terms=None, sample=None)
 
 
 def _point(output: Array) -> Any:

@@ -109,10 +109,7 @@ def regressor(
     def loss(params, state, rng, batch: Batch, step, carry):
         check_float(batch.x)
         value = regress(params, batch.cond, rng, train=True).log_prob(batch.x)
-        metrics = {"log_prob": value}
-        if p_of.metrics is not None:
-            metrics |= p_of.metrics(params.get("likelihood"))
-        return -value, Aux(state, metrics)
+        return -value, Aux(state, {"log_prob": value} | likelihoods.report(p_of, params))
 
     def log_prob(params, state, x, cond=None, *, stats="running"):
         use_batch(stats)
@@ -122,8 +119,7 @@ def regressor(
         use_batch(stats)
         return regress(params, cond).mean
 
-    learned = () if p_of.init is None else ("likelihood",)
-    objective = Objective(("regressor", *learned), loss)
+    objective = Objective(("regressor", *likelihoods.groups(p_of)), loss)
     return Model(init, (objective,), sample=sample, log_prob=log_prob)
 
 

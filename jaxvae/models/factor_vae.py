@@ -12,17 +12,14 @@ Source: Kim & Mnih 2018 (arXiv 1802.05983), Eqs. 2 and 3, Algorithms 1 and 2. Th
 a batch of its own, which only the discriminator sees; here the auto-encoder learns from both halves.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from jaxvae import distributions, noise, objectives, parallel
+from jaxvae import distributions, noise, parallel
 from jaxvae.errors import UserError, check_number
-from jaxvae.models import likelihoods
-from jaxvae.models.introspective import Passes, check_pays_kl
-from jaxvae.models.likelihoods import check_float
-from jaxvae.models.vae import vae
+from jaxvae.models.kin import JUDGE, Judge, kin_of
 from jaxvae.types import (
     Array,
     Aux,
@@ -34,10 +31,7 @@ from jaxvae.types import (
     Params,
     Posterior,
     State,
-    Terms,
 )
-
-GROUP = "discriminator"
 
 
 def factor_vae(
@@ -73,50 +67,29 @@ def factor_vae(
             each example.
     """
     check_number("tc_weight", tc_weight, least=0.0)
-    options: dict[str, Any] = {"gamma": gamma, "gamma_floor": gamma_floor}
-    base = vae(
+    kin = kin_of(
         encoder,
         decoder,
         latent_dim=latent_dim,
         posterior=posterior,
         likelihood=likelihood,
-        **options,
+        gamma=gamma,
+        gamma_floor=gamma_floor,
+        pay_kl="FactorVAEs",
     )
-    q_of, p_of = distributions.posterior(posterior), likelihoods.likelihood(likelihood, **options)
-    check_pays_kl(q_of, latent_dim, "FactorVAEs")
 
-    def judge(params: Params, state: State, z: Array, rng: Array) -> tuple[Array, State]:
-        logits, new = discriminator.apply(params[GROUP], state[GROUP], z, rng=rng, train=True)
-        return logits, {**state, GROUP: new}
+    judge = Judge(discriminator)
+    start = judge.started(kin)
 
     def init(rng: Array, batch: Batch) -> tuple[Params, State]:
         if len(batch.x) < 2:
             raise UserError("a FactorVAE compares two halves of a batch: use a batch_size above 1.")
-        rng_base, rng_judge = jax.random.split(rng)
-        params, state = base.init(rng_base, batch)
-        z = jnp.zeros((len(batch.x), latent_dim))
-        of_judge, judge_state = discriminator.init(rng_judge, z)
-        params, state = {**params, GROUP: of_judge}, {**state, GROUP: judge_state}
-        logits = jax.eval_shape(lambda: judge(params, state, z, rng)[0])
-        if logits.shape != batch.x.shape[:1]:
-            raise UserError(
-                "the discriminator must return one number for each latent, [batch], not shape "
-                f"{logits.shape}."
-            )
-        return params, state
+        return start(rng, batch)
 
     def loss(params, state, rng, batch: Batch, step, carry):
-        check_float(batch.x)
-        net = Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
-        q = net.E(batch.x)
-        z = net.draw(q)
-        p = p_of.build(params.get("likelihood"), net.D(z))
-        rec, kl = -distributions.log_prob(p, batch.x), distributions.kl(q)
-        tc = judge(params, state, z, net.key())[0]
-        metrics = {"rec": rec, "kl": kl, "elbo": objectives.elbo(Terms(rec, kl))}
-        metrics |= {"total_correlation": tc, **distributions.metrics(q)}
-        if p_of.metrics is not None:
-            metrics |= p_of.metrics(params.get("likelihood"))
+        net, q, z, rec = kin.coded(params, state, rng, batch)
+        kl, tc = distributions.kl(q), judge(params, state, z, net.key())[0]
+        metrics = {**kin.report(params, q, rec, kl), "total_correlation": tc}
         return rec + kl + tc_weight * tc, Aux(net.state, metrics, z)
 
     def discriminator_loss(params, state, rng, batch: Batch, step, carry):
@@ -131,11 +104,10 @@ def factor_vae(
         right = jnp.mean((joint > 0).astype(z.dtype)) + jnp.mean((other < 0).astype(z.dtype))
         return 0.5 * value, Aux(state, {"discriminator_accuracy": 0.5 * right})
 
-    learned = () if p_of.init is None else ("likelihood",)
-    return base._replace(
+    return kin.base._replace(
         init=init,
         objectives=(
-            Objective(("encoder", "decoder", *learned), loss),
-            Objective((GROUP,), discriminator_loss, coupled=True, name="discriminator_loss"),
+            Objective(kin.groups, loss),
+            Objective((JUDGE,), discriminator_loss, coupled=True, name="discriminator_loss"),
         ),
     )

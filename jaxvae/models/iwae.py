@@ -21,18 +21,16 @@ Rainforth et al. 2018 (arXiv 1802.04537), Theorem 1.
 """
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from jaxvae import distributions, objectives
+from jaxvae import distributions
 from jaxvae.errors import check_count, unknown
-from jaxvae.models import likelihoods
-from jaxvae.models.introspective import Passes, check_pays_kl
-from jaxvae.models.likelihoods import check_float
-from jaxvae.models.vae import vae
-from jaxvae.types import Array, Aux, Batch, Likelihood, Model, Net, Objective, Posterior, Terms
+from jaxvae.models.introspective import Passes
+from jaxvae.models.kin import kin_of
+from jaxvae.types import Array, Aux, Batch, Likelihood, Model, Net, Objective, Posterior
 
 GRADIENTS = ("standard", "stl", "dreg")
 
@@ -71,52 +69,44 @@ def iwae(
     check_count("k", k)
     if gradient not in GRADIENTS:
         raise unknown("gradient", gradient, GRADIENTS)
-    options: dict[str, Any] = {"gamma": gamma, "gamma_floor": gamma_floor}
-    base = vae(
+    kin = kin_of(
         encoder,
         decoder,
         latent_dim=latent_dim,
         posterior=posterior,
         likelihood=likelihood,
-        **options,
+        gamma=gamma,
+        gamma_floor=gamma_floor,
+        pay_kl="importance-weighted auto-encoders",
     )
-    q_of, p_of = distributions.posterior(posterior), likelihoods.likelihood(likelihood, **options)
-    check_pays_kl(q_of, latent_dim, "importance-weighted auto-encoders")
 
-    def log_weights(net: Passes, params, q, z: Array, batch: Batch, rng: Array):
+    def log_weights(net: Passes, q, z: Array, batch: Batch, rng: Array):
         """Returns log w [B, K] and log p(x|z) [B, K] of z [B, K, D], by one pass of the decoder."""
         flat = z.reshape(-1, latent_dim)
         x, cond = jnp.repeat(batch.x, k, axis=0), batch.cond
         net.cond = None if cond is None else jnp.repeat(cond, k, axis=0)
-        p = p_of.build(params.get("likelihood"), net.D(flat, rng))
-        log_p = distributions.log_prob(p, x).reshape(-1, k)
+        log_p = distributions.log_prob(kin.p_of(net, flat, rng), x).reshape(-1, k)
         log_prior = distributions.Normal(jnp.zeros_like(flat), jnp.zeros(())).log_prob(flat)
         log_q = jax.vmap(q.log_prob, in_axes=1, out_axes=1)(z)
         return log_p + log_prior.reshape(-1, k) - log_q, log_p
 
     def loss(params, state, rng, batch: Batch, step, carry):
-        check_float(batch.x)
         rng_z, rng_encoder, rng_decoder = jax.random.split(rng, 3)
-        net = Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
+        net = kin.passes(params, state, rng, batch)
         q = net.E(batch.x, rng_encoder)
         z = jnp.moveaxis(jax.vmap(q.sample)(jax.random.split(rng_z, k)), 0, 1)
         fixed = q if gradient == "standard" else jax.lax.stop_gradient(q)
         if gradient == "dreg":  # the same pass once more, for its weights: compiled, it is one
-            first = Passes(encoder, decoder, q_of, params, net.state, rng, None)
-            found, _ = log_weights(first, params, fixed, z, batch, rng_decoder)
+            first = kin.passes(params, net.state, rng, batch)
+            found, _ = log_weights(first, fixed, z, batch, rng_decoder)
             z = scale_gradient(z, jax.nn.softmax(jax.lax.stop_gradient(found), axis=1)[..., None])
-        log_w, log_p = log_weights(net, params, fixed, z, batch, rng_decoder)
+        log_w, log_p = log_weights(net, fixed, z, batch, rng_decoder)
         value = math.log(k) - jax.nn.logsumexp(log_w, axis=1)
-        rec, kl = -jnp.mean(log_p, axis=1), distributions.kl(q)
-        metrics = {"rec": rec, "kl": kl, "elbo": objectives.elbo(Terms(rec, kl))}
+        metrics = kin.report(params, q, -jnp.mean(log_p, axis=1), distributions.kl(q))
         metrics["ess"] = 1.0 / jnp.sum(jnp.square(jax.nn.softmax(log_w, axis=1)), axis=1)
-        metrics |= distributions.metrics(q)
-        if p_of.metrics is not None:
-            metrics |= p_of.metrics(params.get("likelihood"))
         return value, Aux(net.state, metrics)
 
-    learned = () if p_of.init is None else ("likelihood",)
-    return base._replace(objectives=(Objective(("encoder", "decoder", *learned), loss),))
+    return kin.base._replace(objectives=(Objective(kin.groups, loss),))
 
 
 @jax.custom_vjp

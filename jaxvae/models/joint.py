@@ -73,10 +73,8 @@ def joint_two_stage(
         kl = distributions.log_prob(q, z) - distributions.log_prob(p_z, z) + kl_u
         metrics = {"rec": rec, "kl": kl, "kl_u": kl_u, "elbo": objectives.elbo(Terms(rec, kl))}
         metrics |= distributions.metrics(q)
-        if p_of.metrics is not None:
-            metrics |= p_of.metrics(ours["likelihood"])
-        if p_of_z.metrics is not None:
-            metrics["gamma_u"] = p_of_z.metrics(theirs["likelihood"])["gamma"]
+        metrics |= likelihoods.report(p_of, ours)
+        metrics["gamma_u"] = likelihoods.report(p_of_z, theirs)["gamma"]
         return rec + kl, Aux({"first": x.state, "second": u.state}, metrics)
 
     return both._replace(objectives=(Objective(("first", "second"), loss),))

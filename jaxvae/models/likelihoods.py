@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxvae.distributions import Bernoulli, Normal
 from jaxvae.errors import UserError, check_number, concrete, unknown
-from jaxvae.types import Array, Likelihood, Tree
+from jaxvae.types import Array, Likelihood, Params, Tree
 
 LIKELIHOODS = ("bernoulli", "gaussian")
 
@@ -81,6 +81,16 @@ def learned_gaussian(floor: float | Array = 1e-8) -> Likelihood:
     )
 
 
+def groups(likelihood: Likelihood) -> tuple[str, ...]:
+    """Returns the parameter groups of a likelihood: "likelihood", or none."""
+    return () if likelihood.init is None else ("likelihood",)
+
+
+def report(likelihood: Likelihood, params: Params) -> dict[str, Array]:
+    """Returns what a likelihood reports of its parameters among a model's, by name."""
+    return {} if likelihood.metrics is None else likelihood.metrics(params.get("likelihood"))
+
+
 def check_float(x: Array) -> None:
     """Raises `UserError` for data of integers."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -109,5 +119,5 @@ def _check_pixels(x: Array) -> None:
     if low < 0.0 or high > 1.0:
         raise UserError(
             f"a Bernoulli likelihood needs pixels in [0, 1]; these run from {low:g} to {high:g}. "
-            "Scale them (bytes: divide by 255), or use likelihood='gaussian'."
+            "Scale them (bytes: divide by 255), or use a Gaussian likelihood."
         )

@@ -29,12 +29,9 @@ import numpy as np
 from jaxvae import distributions, objectives, parallel
 from jaxvae.distributions import AR1Normal, Normal
 from jaxvae.errors import UserError, check_count, check_number, unknown
-from jaxvae.models import likelihoods
-from jaxvae.models.introspective import Passes, check_pays_kl
-from jaxvae.models.likelihoods import check_float
-from jaxvae.models.vae import vae
+from jaxvae.models.kin import kin_of
 from jaxvae.objectives import Weight
-from jaxvae.types import Array, Aux, Batch, Likelihood, Model, Net, Objective, Posterior, Terms
+from jaxvae.types import Array, Aux, Batch, Likelihood, Model, Net, Objective, Posterior
 
 ESTIMATORS = ("mws", "mss")
 
@@ -95,45 +92,34 @@ def tc_vae(
             raise unknown(name, value, known)
     if estimator == "mws" and convention != "paper":
         raise UserError("convention is of mss: use estimator='mss' with it, or leave it out.")
-    options: dict[str, Any] = {"gamma": gamma, "gamma_floor": gamma_floor}
-    base = vae(
+    kin = kin_of(
         encoder,
         decoder,
         latent_dim=latent_dim,
         posterior=posterior,
         likelihood=likelihood,
-        **options,
+        gamma=gamma,
+        gamma_floor=gamma_floor,
+        pay_kl="beta-TCVAEs",
     )
-    q_of, p_of = distributions.posterior(posterior), likelihoods.likelihood(likelihood, **options)
-    check_pays_kl(q_of, latent_dim, "beta-TCVAEs")
-    outputs = jax.ShapeDtypeStruct((1, q_of.size(latent_dim)), jnp.float32)
-    if not isinstance(jax.eval_shape(q_of.build, outputs), Normal | AR1Normal):
+    outputs = jax.ShapeDtypeStruct((1, kin.posterior.size(latent_dim)), jnp.float32)
+    if not isinstance(jax.eval_shape(kin.posterior.build, outputs), Normal | AR1Normal):
         raise UserError("a beta-TCVAE needs Gaussian z_j: use posterior='normal' or 'ar1'.")
 
     def loss(params, state, rng, batch: Batch, step, carry):
-        check_float(batch.x)
-        net = Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
-        q = net.E(batch.x)
-        z = net.draw(q)
-        p = p_of.build(params.get("likelihood"), net.D(z))
-        rec, kl = -distributions.log_prob(p, batch.x), distributions.kl(q)
+        net, q, z, rec = kin.coded(params, state, rng, batch)
         every = jax.tree.map(parallel.gather, q)
         log_w = log_weights(len(every.mean), data_size, estimator, convention)
         parts = decomposition(every, parallel.gather(z), log_w)
         weight = objectives.weight_at(beta, step)
         total = jnp.mean(parallel.gather(rec) + parts.paid(alpha, weight, marginal))
-        metrics = {"rec": rec, "kl": kl, "elbo": objectives.elbo(Terms(rec, kl))}
+        metrics = kin.report(params, q, rec, distributions.kl(q))
         metrics |= {name: jnp.mean(part) for name, part in parts._asdict().items()}
-        metrics |= distributions.metrics(q)
         if callable(beta):
             metrics["beta"] = weight
-        if p_of.metrics is not None:
-            metrics |= p_of.metrics(params.get("likelihood"))
         return total, Aux(net.state, metrics)
 
-    learned = () if p_of.init is None else ("likelihood",)
-    objective = Objective(("encoder", "decoder", *learned), loss, coupled=True)
-    return base._replace(objectives=(objective,))
+    return kin.base._replace(objectives=(Objective(kin.groups, loss, coupled=True),))
 
 
 class Parts(NamedTuple):

@@ -124,15 +124,14 @@ def vae(
         metrics |= distributions.metrics(q)
         if callable(beta):
             metrics["beta"] = weight
-        if p_of.metrics is not None:
-            metrics |= p_of.metrics(params.get("likelihood"))
+        metrics |= likelihoods.report(p_of, params)
         if aggregate is not None:
             metrics["aggregate"] = aggregate(jax.random.fold_in(rng, 3), z)
             value = jnp.mean(parallel.gather(value)) + metrics["aggregate"]
         return value, Aux(state, metrics)
 
-    learned = () if p_of.init is None else ("likelihood",)
-    objective = Objective(("encoder", "decoder", *learned), loss, coupled=aggregate is not None)
+    groups = ("encoder", "decoder", *likelihoods.groups(p_of))
+    objective = Objective(groups, loss, coupled=aggregate is not None)
     return Model(pair.init, (objective,), *_evaluation(pair), moments=_moments(pair))
 
 

@@ -18,10 +18,7 @@ import jax.numpy as jnp
 
 from jaxvae import distributions, noise, objectives
 from jaxvae.errors import UserError, check_count, unknown
-from jaxvae.models import likelihoods
-from jaxvae.models.introspective import Passes, check_pays_kl
-from jaxvae.models.likelihoods import check_float
-from jaxvae.models.vae import vae
+from jaxvae.models.kin import kin_of
 from jaxvae.objectives import Weight
 from jaxvae.types import (
     Array,
@@ -86,19 +83,18 @@ def vamp(
     if domain not in DOMAINS:
         raise unknown("domain", domain, DOMAINS)
     objectives.check_weight("beta", beta)
-    options: dict[str, Any] = {"gamma": gamma, "gamma_floor": gamma_floor}
-    base = vae(
+    kin = kin_of(
         encoder,
         decoder,
         latent_dim=latent_dim,
         posterior=posterior,
         likelihood=likelihood,
-        **options,
+        gamma=gamma,
+        gamma_floor=gamma_floor,
+        pay_kl="VAEs with a VampPrior",
     )
-    q_of, p_of = distributions.posterior(posterior), likelihoods.likelihood(likelihood, **options)
-    check_pays_kl(q_of, latent_dim, "VAEs with a VampPrior")
-    assert base.encode is not None and base.decode is not None
-    encode, decode = base.encode, base.decode
+    assert kin.base.encode is not None and kin.base.decode is not None
+    encode, decode = kin.base.encode, kin.base.decode
 
     def components_of(params: Params, state: State) -> Any:
         """Returns q(z|u_k), a row for each k."""
@@ -106,20 +102,12 @@ def vamp(
         return encode(params, state, jax.nn.sigmoid(v) if domain == "unit" else v)
 
     def loss(params, state, rng, batch: Batch, step, carry):
-        check_float(batch.x)
-        mixture = components_of(params, state)
-        net = Passes(encoder, decoder, q_of, params, state, rng, None)
-        q = net.E(batch.x)
-        z = net.draw(q)
-        p = p_of.build(params.get("likelihood"), net.D(z))
-        rec, kl = -distributions.log_prob(p, batch.x), q.log_prob(z) - log_prior(mixture, z)
+        net, q, z, rec = kin.coded(params, state, rng, Batch(batch.x))
+        kl = q.log_prob(z) - log_prior(components_of(params, state), z)
         weight = objectives.weight_at(beta, step)
-        metrics = {"rec": rec, "kl": kl, "elbo": objectives.elbo(Terms(rec, kl))}
-        metrics |= distributions.metrics(q)
+        metrics = kin.report(params, q, rec, kl)
         if callable(beta):
             metrics["beta"] = weight
-        if p_of.metrics is not None:
-            metrics |= p_of.metrics(params.get("likelihood"))
         return objectives.beta_elbo_loss(rec, kl, weight), Aux(net.state, metrics)
 
     def terms(params, state, rng, batch: Batch, *, stats="running"):
@@ -139,10 +127,9 @@ def vamp(
         chosen = jax.tree.map(lambda leaf: leaf[which], components_of(params, state))
         return decode(params, state, distributions.sample(rng_z, chosen), stats=stats).mean
 
-    learned = () if p_of.init is None else ("likelihood",)
-    return base._replace(
-        init=_started(base, components, domain),
-        objectives=(Objective(("encoder", "decoder", GROUP, *learned), loss),),
+    return kin.base._replace(
+        init=_started(kin.base, components, domain),
+        objectives=(Objective((*kin.groups, GROUP), loss),),
         terms=terms,
         sample=sample,
         log_weight=log_weight,

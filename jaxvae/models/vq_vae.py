@@ -209,8 +209,7 @@ def vq_vae(
         kl = jnp.full_like(rec, n * math.log(codes))
         metrics = {"rec": rec, "kl": kl, "elbo": objectives.elbo(Terms(rec, kl))}
         metrics |= {"quantisation": found.paid, "perplexity": _perplexity(found.index, codes)}
-        if p_of.metrics is not None:
-            metrics |= p_of.metrics(params.get("likelihood"))
+        metrics |= likelihoods.report(p_of, params)
         return rec + found.paid, Aux(state, metrics)
 
     def terms(params, state, rng, batch: Batch, *, stats="running"):
@@ -227,10 +226,9 @@ def vq_vae(
         z = quantiser.lookup(params.get(GROUP), state.get(GROUP), index)
         return decode(params, state, z.reshape(count, -1), cond, stats=stats).mean
 
-    learned = () if p_of.init is None else ("likelihood",)
     table = jax.eval_shape(quantiser.init, jax.random.key(0))[0]
-    groups = ("encoder", "decoder", *(() if table is None else (GROUP,)), *learned)
-    objective = Objective(groups, loss)
+    groups = ("encoder", "decoder", *(() if table is None else (GROUP,)))
+    objective = Objective((*groups, *likelihoods.groups(p_of)), loss)
     return Model(coder.init, (objective,), encode, decode, terms, sample, log_weight=log_weight)
 
 

@@ -19,13 +19,8 @@ import jax.numpy as jnp
 
 from jaxvae import distributions, objectives
 from jaxvae.errors import UserError, check_number
-from jaxvae.models import likelihoods
-from jaxvae.models.introspective import Passes
-from jaxvae.models.likelihoods import check_float
-from jaxvae.models.vae import vae
-from jaxvae.types import Array, Aux, Batch, Model, Net, Objective, Params, State, Terms
-
-GROUP = "discriminator"
+from jaxvae.models.kin import JUDGE, Judge, kin_of
+from jaxvae.types import Aux, Batch, Model, Net, Objective
 
 
 def wae_gan(
@@ -67,35 +62,11 @@ def wae_gan(
     unused = sorted(set(options) - {"posterior", "likelihood", "gamma", "gamma_floor"})
     if unused:
         raise UserError(f"wae_gan has no {', '.join(unused)}: leave that out.")
-    base = vae(encoder, decoder, latent_dim=latent_dim, **options)
-    q_of = distributions.posterior(options.get("posterior", "normal"))
-    of_likelihood = {name: value for name, value in options.items() if name != "posterior"}
-    p_of = likelihoods.likelihood(of_likelihood.pop("likelihood", "bernoulli"), **of_likelihood)
-
-    def judge(params: Params, state: State, z: Array, rng: Array | None) -> tuple[Array, State]:
-        trees = params[GROUP], state[GROUP]
-        output, new = discriminator.apply(*trees, z, rng=rng, train=True)
-        if prior_trick:
-            output = output + distributions.Normal(jnp.zeros_like(z), jnp.zeros(())).log_prob(z)
-        return output, {**state, GROUP: new}
-
-    def init(rng: Array, batch: Batch) -> tuple[Params, State]:
-        rng_base, rng_judge = jax.random.split(rng)
-        params, state = base.init(rng_base, batch)
-        z = jnp.zeros((len(batch.x), latent_dim))
-        of_judge, judge_state = discriminator.init(rng_judge, z)
-        params, state = {**params, GROUP: of_judge}, {**state, GROUP: judge_state}
-        outputs = jax.eval_shape(lambda: judge(params, state, z, rng)[0])
-        if outputs.shape != batch.x.shape[:1]:
-            raise UserError(
-                "the discriminator must return one number for each latent, [batch], not shape "
-                f"{outputs.shape}."
-            )
-        return params, state
+    kin = kin_of(encoder, decoder, latent_dim=latent_dim, **options)
+    judge = Judge(_with_log_prior(discriminator) if prior_trick else discriminator)
 
     def discriminator_loss(params, state, rng, batch: Batch, step, carry):
-        check_float(batch.x)
-        net = Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
+        net = kin.passes(params, state, rng, batch)
         z, prior = net.draw(net.E(batch.x)), net.prior(len(batch.x), latent_dim)
         on_prior, state = judge(params, state, prior, net.key())
         on_posterior, state = judge(params, state, z, net.key())
@@ -103,24 +74,26 @@ def wae_gan(
         return value, Aux(state, {"on_prior": on_prior, "on_posterior": on_posterior})
 
     def loss(params, state, rng, batch: Batch, step, carry):
-        net = Passes(encoder, decoder, q_of, params, state, rng, batch.cond)
-        q = net.E(batch.x)
-        z = net.draw(q)
-        p = p_of.build(params.get("likelihood"), net.D(z))
-        rec, kl = -distributions.log_prob(p, batch.x), distributions.kl(q)
+        net, q, z, rec = kin.coded(params, state, rng, batch)
         adversary = jax.nn.softplus(-judge(params, state, z, net.key())[0])
         value = objectives.beta_elbo_loss(rec, distributions.penalty(q, z), beta)
-        metrics = {"rec": rec, "kl": kl, "elbo": objectives.elbo(Terms(rec, kl))}
-        metrics |= {"adversary": adversary, **distributions.metrics(q)}
-        if p_of.metrics is not None:
-            metrics |= p_of.metrics(params.get("likelihood"))
+        metrics = kin.report(params, q, rec, distributions.kl(q)) | {"adversary": adversary}
         return value + weight * adversary, Aux(net.state, metrics)
 
-    learned = () if p_of.init is None else ("likelihood",)
-    return base._replace(
-        init=init,
+    return kin.base._replace(
+        init=judge.started(kin),
         objectives=(
-            Objective((GROUP,), discriminator_loss, name="discriminator_loss"),
-            Objective(("encoder", "decoder", *learned), loss),
+            Objective((JUDGE,), discriminator_loss, name="discriminator_loss"),
+            Objective(kin.groups, loss),
         ),
     )
+
+
+def _with_log_prior(discriminator: Net) -> Net:
+    """Returns the discriminator whose output has log p(z) added."""
+
+    def apply(params, state, z, *, cond=None, rng=None, train):
+        output, state = discriminator.apply(params, state, z, cond=cond, rng=rng, train=train)
+        return output + distributions.Normal(jnp.zeros_like(z), jnp.zeros(())).log_prob(z), state
+
+    return discriminator._replace(apply=apply)

@@ -1,6 +1,7 @@
 """Presets: what a named run means. Each is one file: options, and how they become a model.
 
-    config     what a preset is, and the options that all or most have
+    options    the options that all have
+    config     what a preset is, and the options that most have
     vae, rho_vae, info_vae, two_stage_vae, intro_vae, soft_intro_vae, style_soft_intro_vae,
     translation, cvae, gan, flow, iwae, vamp_vae, tc_vae, factor_vae, autoencoder, vq_vae    one each
     introspective, two_stage_options    options of two, and of one that is built late

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxvae import plots
+from jaxvae import charts
 from jaxvae.data import Source
 from jaxvae.errors import UserError
 from jaxvae.metrics import ood
@@ -32,7 +32,7 @@ class Found(NamedTuple):
 
     rows: list[Record]  # an AUROC for each score
     scores: dict[str, np.ndarray]  # "elbo inside" and so on -> [n]
-    panels: list[plots.Panel]  # of `plots.histograms`
+    panels: list[charts.Panel]  # of `charts.histograms`
 
 
 def sets(system: System, inside: Source, outside: Source, train: Source, *, convert: bool) -> Sets:
@@ -126,7 +126,7 @@ def detect(
         limits = (float(low), float(high)) if low < high else None
         about = setting.statistics or f"{setting.stats} statistics"
         panels.append(
-            plots.Panel(
+            charts.Panel(
                 f"{title}, AUROC {area.value:.4f}",
                 about,
                 *ood.histograms(values, bins=bins, limits=limits),
@@ -137,4 +137,4 @@ def detect(
 
 def draw(path: Path, found: list[Found]) -> None:
     """Draws the histograms of Figure 8, a row for each of the statistics."""
-    plots.histograms(path, [each.panels for each in found])
+    charts.histograms(path, [each.panels for each in found])

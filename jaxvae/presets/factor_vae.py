@@ -1,8 +1,9 @@
 """The preset `factor_vae`."""
 
 import dataclasses
+from typing import ClassVar
 
-from jaxvae.errors import check_number
+from jaxvae.errors import UserError
 from jaxvae.presets.config import VAE, Number, Preset, System
 
 
@@ -17,11 +18,17 @@ class FactorVAE(VAE):
     adversary_learning_rate: Number = None
     """Of the discriminator's Adam, whose decays are 0.5 and 0.9 (default: the same)."""
 
+    pays_kl: ClassVar[bool] = True
+
     def check(self) -> None:
         """Raises `UserError` for settings that no run can have."""
         super().check()
-        if self.adversary_learning_rate is not None:
-            check_number("--adversary-learning-rate", self.adversary_learning_rate, above=0.0)
+        self.check_numbers("tc_weight", least=0.0)
+        self.check_numbers("adversary_learning_rate", above=0.0)
+        if self.batch_size < 2:
+            raise UserError(
+                "a FactorVAE compares two halves of a batch: use a --batch-size above 1."
+            )
         why = "a FactorVAE weighs the total correlation, by --tc-weight, not the KL"
         self.check_default(why, "beta", "beta_warmup", "beta_cycle", "free_bits")
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import nets, parallel, paths, plots, writers
+from jaxvae import charts, nets, parallel, paths, plots, writers
 from jaxvae.data import Source
 from jaxvae.models import verbs
 from jaxvae.presets import record
@@ -149,7 +149,7 @@ def draw_curves(workdir: Path) -> None:
     curves = writers.read_curves(log) if log.exists() else {}
     curves = {split: curves[split] for split in ("train", "valid") if split in curves}
     if curves:
-        plots.curves(workdir / "curves.png", curves)
+        charts.curves(workdir / "curves.png", curves)
 
 
 def report(config: Options, test: dict, fit: Fit, names: list[str]) -> None:

@@ -21,6 +21,12 @@ class Flow(Options):
     max_grad_norm: Number = 0.6
     """Clip gradients to this norm."""
 
+    def check(self) -> None:
+        """Raises `UserError` for settings that no run can have."""
+        super().check()
+        self.check_counts("couplings", least=2)
+        self.check_numbers("alpha", above=0.0, below=1.0)
+
 
 def build(config: Flow, shape: tuple[int, ...], num_classes: int | None) -> System:
     """Returns the flow of these options, for data of `shape` [H, W, C] or [n]."""

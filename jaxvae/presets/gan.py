@@ -65,7 +65,15 @@ class GAN(Options):
         """Raises `UserError` for settings that no run can have."""
         super().check()
         self.check_beta1(self.beta1, GAN.beta1)
-        self.check_counts("shrink")
+        self.check_counts("shrink", "latent_dim", "every")
+        self.check_numbers("penalty", "balance_rate", least=0.0)
+        self.check_numbers("gamma", least=0.0, at_most=1.0)
+        self.check_numbers("clip", above=0.0)
+        if self.same_noise and self.first == "generator" and self.every > 1:
+            raise UserError(
+                "a generator that moves first, and not at every step, has no noise to hand on: leave "
+                "out --same-noise or --every, or use --first discriminator."
+            )
         for name, losses in OF_LOSS.items():
             if getattr(self, name) is not None and self.loss not in losses:
                 option, of = name.replace("_", "-"), " or ".join(losses)

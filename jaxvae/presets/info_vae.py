@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from jaxvae.errors import UserError, check_number
+from jaxvae.errors import UserError
 from jaxvae.presets.config import VAE, Number, Preset, System, optional
 
 ADVERSARY = (512, 512, 512, 512)  # as the WAE's code has them for MNIST
@@ -35,13 +35,11 @@ class InfoVAE(VAE):
             if getattr(self, name) is not None and self.divergence != "gan":
                 option = f"--{name.replace('_', '-')}"
                 raise UserError(f"{option} is of --divergence gan: leave it out with mmd.")
-        if self.adversary_learning_rate is not None:
-            check_number("--adversary-learning-rate", self.adversary_learning_rate, above=0.0)
-        if self.divergence == "gan":
-            check_number("--lambda-mmd", self.lambda_mmd, least=1.0 - self.alpha)
-            check_number("--alpha", self.alpha, at_most=1.0)
-            if self.free_bits:
-                raise UserError("--divergence gan has no --free-bits: leave that out.")
+        self.check_numbers("adversary_learning_rate", above=0.0)
+        self.check_numbers("alpha", at_most=1.0)
+        self.check_numbers("lambda_mmd", least=round(1.0 - self.alpha, 6))  # floats: 1 - 0.7 > 0.3
+        if self.divergence == "gan" and self.free_bits:
+            raise UserError("--divergence gan has no --free-bits: leave that out.")
 
 
 def build(config: InfoVAE, shape: tuple[int, ...], num_classes: int | None) -> System:

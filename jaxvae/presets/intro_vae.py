@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from jaxvae.errors import UserError
 from jaxvae.presets import introspective
 from jaxvae.presets.config import Number, Preset, System
 from jaxvae.presets.introspective import Introspective
@@ -19,6 +20,16 @@ class IntroVAE(Introspective):
     convention: Literal["paper", "released"] = "paper"
     """The hinge of each example, or of the batch mean as in IntroVAE's own code, whose plain VAE
     (--num-vae) has no weights."""
+
+    def check(self) -> None:
+        """Raises `UserError` for settings that no run can have."""
+        super().check()
+        if self.m is None:
+            raise UserError(
+                "an IntroVAE needs --m, the margin on the KL of generated samples in nats, such as "
+                "--m 1."
+            )
+        self.check_numbers("m", least=0.0)
 
 
 def build(config: IntroVAE, shape: tuple[int, ...], num_classes: int | None) -> System:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from jaxvae.errors import UserError
 from jaxvae.presets.config import VAE, Number, System
@@ -31,6 +31,8 @@ class Introspective(VAE):
     learning_rate: float = 2e-4
     """Of the optimisers, before --warmup and --lr-schedule."""
 
+    pays_kl: ClassVar[bool] = True
+
     def check(self) -> None:
         """Raises `UserError` for settings that no run can have."""
         super().check()
@@ -45,6 +47,7 @@ class Introspective(VAE):
                 "--beta-neg."
             )
         self.check_counts("num_vae", least=0)
+        self.check_numbers("beta_rec", "beta_kl", "beta_neg", least=0.0)
 
     def lengths(self, size: int) -> tuple[int, ...]:
         """Returns the steps of the run; raises `UserError` where a plain VAE would be all of it."""

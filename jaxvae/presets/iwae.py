@@ -1,7 +1,7 @@
 """The preset `iwae`."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxvae.presets.config import VAE, Preset, System
 
@@ -15,6 +15,8 @@ class IWAE(VAE):
     gradient: Literal["standard", "stl", "dreg"] = "standard"
     """Estimator of the encoder's gradient: the paper's, "sticking the landing" (biased above k = 1),
     or doubly reparametrised."""
+
+    pays_kl: ClassVar[bool] = True
 
     def check(self) -> None:
         """Raises `UserError` for settings that no run can have."""

@@ -1,6 +1,9 @@
 """A run's folder as a model: `jaxvae.load`; and as a folder that anyone can read (`released`):
 `export`."""
 
+import contextlib
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,8 +61,11 @@ def place(run: PathLike) -> Path:
     return hub.fetch(name) if kind == "hf" else paths.path(run)
 
 
-def open_run(workdir: PathLike) -> Opened:
+def open_run(workdir: PathLike, step: int | str = "latest") -> Opened:
     """Returns what the run in `workdir`, or the exported model, is of.
+
+    Args:
+        step: as of `load`: a run that grows may not have come to its end there.
 
     Raises:
         UserError: where no preset made it, and for one stage of a run that is of no use alone.
@@ -72,7 +78,10 @@ def open_run(workdir: PathLike) -> Opened:
         )
     with released.readable(workdir):
         saved = record.from_dict(config, paths.path(workdir))
-        return Opened(saved, saved.preset.build(*saved[1:]))
+        preset, described = saved.preset, saved[1:]
+        if preset.reached is None:
+            return Opened(saved, preset.build(*described))
+        return Opened(saved, preset.reached(*described, _names(workdir, step)))
 
 
 def config_of(workdir: PathLike) -> dict[str, Any]:
@@ -80,6 +89,16 @@ def config_of(workdir: PathLike) -> dict[str, Any]:
     if released.is_released(workdir):
         return released.read_page(workdir)["config"]
     return read_config(workdir)
+
+
+def _names(workdir: PathLike, step: int | str) -> set[str]:
+    """Returns the names of the arrays of a checkpoint's model, or of an exported one."""
+    if released.is_released(workdir):
+        return set(safetensors.read(paths.path(workdir) / FILE))
+    checkpoints = checkpoints_of(workdir)
+    with _another(checkpoints):
+        saved = checkpoints.meta(step_of(workdir, step))["tree"]["model"]
+    return {".".join(re.findall(r"\['([^']*)'\]", path)) for path in saved}
 
 
 def step_of(workdir: PathLike, step: int | str = "latest") -> int:
@@ -160,10 +179,10 @@ def load(
                 f"load takes stats={', '.join(('running', *OVER))}, and re-estimates those of runs of "
                 "the command line; of a model of your own use train.reestimate."
             )
-        return with_statistics(workdir, load(workdir, step=step), stats, data_dir)[0]
+        return with_statistics(workdir, load(workdir, step=step), stats, data_dir, step)[0]
     opened = None
     if model is None:
-        opened = open_run(workdir)
+        opened = open_run(workdir, step)
         model = opened.system.model
         with released.readable(workdir):
             example = _example(opened)
@@ -189,10 +208,19 @@ def _example(opened: Opened) -> Batch:
     return example_like(opened.system.preprocess, shape, num_classes)
 
 
+@contextlib.contextmanager
+def _another(checkpoints: Checkpoints) -> Iterator[None]:
+    """Turns damage of a checkpoint into one line."""
+    try:
+        yield
+    except Damaged as error:
+        raise UserError(f"{error}: choose another step of {checkpoints.steps()}.") from None
+
+
 def _load_checkpoint(workdir: Path, step: int, model: Model, example: Batch) -> Loaded:
     """Returns `model` with the parameters of one checkpoint, or with their moving average."""
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
-    try:
+    with _another(checkpoints):
         page = checkpoints.meta(step)
         params, state = jax.eval_shape(model.init, jax.random.key(0), example)
         ema = params if any(path.startswith("['ema']") for path in page["tree"]["model"]) else None
@@ -202,8 +230,6 @@ def _load_checkpoint(workdir: Path, step: int, model: Model, example: Batch) -> 
             {"params": params, "state": state, "ema": ema},
         )
         trees = checkpoints.restore_tree(step, "model", template, page)
-    except Damaged as error:
-        raise UserError(f"{error}: load another of {checkpoints.steps()} with step=...") from None
     return Loaded(model, trees["ema"] if ema is not None else trees["params"], trees["state"])
 
 
@@ -240,8 +266,9 @@ def export(
     if released.is_released(workdir):
         raise UserError(f"{workdir} is an exported model already: copy the folder.")
     released.check_target(out)
-    number, opened = step_of(workdir, step), open_run(workdir)
-    loaded, kept = with_statistics(workdir, load(workdir, step=number), stats, data_dir)
+    number = step_of(workdir, step)
+    opened, loaded = open_run(workdir, number), load(workdir, step=number)
+    loaded, kept = with_statistics(workdir, loaded, stats, data_dir, number)
     arrays = flatten({"params": loaded.params, "state": loaded.state})
     page = {**_page(workdir, number, opened.saved), **_described(arrays)}
     if kept.about:
@@ -286,10 +313,15 @@ def _described(arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_statistics(
-    workdir: PathLike, loaded: Loaded, stats: str | None, data_dir: Path | None = None
+    workdir: PathLike,
+    loaded: Loaded,
+    stats: str | None,
+    data_dir: Path | None = None,
+    step: int | str = "latest",
 ) -> tuple[Loaded, Exported]:
-    """Returns a run's model with the averages of `stats`, as for `export`, and which they are."""
-    saved, system = open_run(workdir)
+    """Returns a run's model at `step` with the averages of `stats`, as for `export`, and which they
+    are."""
+    saved, system = open_run(workdir, step)
     needed = statistics.needs_data(system, loaded.state, stats)
     train = statistics.training_data(saved.config, data_dir) if needed else None
     trees = (loaded.params, loaded.state)

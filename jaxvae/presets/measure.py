@@ -236,12 +236,14 @@ def _scores(
     """Returns how well single latents stand for single factors; errors are not known."""
     if system.classes is not None:
         raise UserError("the scores are of models without a condition, and this one has labels.")
-    options = {"stats": setting.stats, "batch_size": setting.batch_size}
+    options = {"stats": setting.stats, **_options(system, setting)}
     codes = disentangle.codes_of(system.model, *trained, source.world, **options)
+    pixels = "" if system.pixels == "grey" else f", {_pixels(system, setting.seed)}"
     rows = []
     for name in (name for name in SCORES if name in metrics):
         score = SCORES[name](codes, source.world, seed=setting.seed)
-        rows.append(_record(name, score.value, None, source, score.protocol) | {"n": score.n})
+        record = _record(name, score.value, None, source, f"{score.protocol}{pixels}")
+        rows.append(record | {"n": score.n})
     return rows
 
 

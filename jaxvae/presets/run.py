@@ -6,6 +6,7 @@ import jax
 
 from jaxvae import parallel, paths, writers
 from jaxvae.data import Source
+from jaxvae.errors import UserError
 from jaxvae.presets import record
 from jaxvae.presets.config import Data, Options, System
 from jaxvae.train import Fit, fit
@@ -21,6 +22,16 @@ def identity(config: Options, source: Source) -> Identity:
         record.defaults(config),
         record.renewed,
     )
+
+
+def check_accumulate(config: Options, system: System) -> None:
+    """Raises `UserError` for options that cut a batch of which a loss needs the whole."""
+    whole = [each.name for each in system.model.objectives if each.coupled]
+    if config.accumulate > 1 and whole:
+        raise UserError(
+            f"--accumulate {config.accumulate} cuts each batch into parts, and this model's "
+            f"{whole[0]} is of the whole batch: leave it out."
+        )
 
 
 def train(config: Options, system: System, data: Data, lengths: tuple[int, ...]) -> Fit:

@@ -25,6 +25,12 @@ class SoftIntroVAE(Introspective):
     convention: Literal["paper", "released"] = "released"
     """What is held fixed: as in Algorithm 2, or as in the authors' code."""
 
+    def check(self) -> None:
+        """Raises `UserError` for settings that no run can have."""
+        super().check()
+        self.check_numbers("s", "alpha", above=0.0)
+        self.check_numbers("gamma_fakes", "gamma_r", least=0.0)
+
 
 def build(config: SoftIntroVAE, shape: tuple[int, ...], num_classes: int | None) -> System:
     """Returns the Soft-IntroVAE of these options."""

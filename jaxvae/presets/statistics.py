@@ -54,6 +54,10 @@ def choose(
     if stats == "running":
         usual = model.stats == "running" or is_default
         return Chosen(stats, state, stats, "" if usual else "running statistics")
+    if stats != "batch" and model.moments is None:
+        raise UserError(
+            "this model does not tell the moments of its batches: choose --stats running or batch."
+        )
     if stats == "batch":
         return Chosen(stats, state, stats, "statistics of each batch")
     assert train is not None  # whoever chooses these has loaded them

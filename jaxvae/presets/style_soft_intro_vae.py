@@ -3,8 +3,8 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from jaxvae.errors import UserError, check_number
 from jaxvae.presets.config import QUICK_STEPS, Count, Number, Options, Preset, System, optional
@@ -71,6 +71,8 @@ class StyleSoftIntroVAE(Options):
     """Images after which the moving average of the parameters has half forgotten (default: 10000,
     without --ema-decay)."""
 
+    own_lengths: ClassVar[tuple[str, ...]] = ("level_epochs", "level_steps")
+
     @property
     def convolves(self) -> bool:
         """Whether the nets convolve."""
@@ -104,16 +106,14 @@ class StyleSoftIntroVAE(Options):
             check_number("--learning-rates", value, above=0.0)
         if len(self.beta_neg) != 1:
             self._check_levels("beta_neg", self.beta_neg)
-        if self.ema_images is not None:
-            check_number("--ema-images", self.ema_images, above=0.0)
+        self.check_numbers("ema_images", "s", above=0.0)
+        self.check_numbers("beta_rec", "beta_kl", "gamma_r", least=0.0)
+        self.check_numbers("mixing", least=0.0, at_most=1.0)
+        for value in self.beta_neg:
+            check_number("--beta-neg", value, least=0.0)
         for one, other in (("level_epochs", "level_steps"), ("ema_decay", "ema_images")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise UserError(f"give {_option(one)} or {_option(other)}, not both.")
-        for name in ("level_epochs", "level_steps"):
-            if self.quick and getattr(self, name) is not None:
-                raise UserError(
-                    f"--quick has a length of its own: leave out {_option(name)}, or --quick."
-                )
         if self.level_steps is not None and self.epochs is not None:
             raise UserError("--level-steps goes with --steps: give that, or --level-epochs.")
         why = "style nets have an optimiser of their own, whose rate is of --learning-rates"
@@ -227,23 +227,39 @@ def _check_images(config: StyleSoftIntroVAE, shape: tuple[int, ...]) -> None:
 
 def build(config: StyleSoftIntroVAE, shape: tuple[int, ...], num_classes: int | None) -> System:
     """Returns the last resolution of these options, and how it is reached."""
+    return _system(config, shape, len(config.resolutions) - 1)
+
+
+def reached(
+    config: StyleSoftIntroVAE,
+    shape: tuple[int, ...],
+    num_classes: int | None,
+    names: Collection[str],
+) -> System:
+    """Returns the last resolution for which a checkpoint has a block, by the names of its arrays."""
+    blocks = {name.split(".")[2] for name in names if name.startswith("params.decoder.")}
+    there = [i for i, side in enumerate(config.resolutions) if f"block_{side}" in blocks]
+    return _system(config, shape, max(there, default=len(config.resolutions) - 1))
+
+
+def _system(config: StyleSoftIntroVAE, shape: tuple[int, ...], i: int) -> System:
+    """Returns resolution i, and how all of them are reached."""
     from jaxvae import nets
     from jaxvae.data.preprocess import at_side
     from jaxvae.presets import parts
 
     _check_images(config, shape)
-    last = config.resolutions[-1]
-    rates = config.of_levels("learning_rate", "learning_rates")
+    side, rates = config.resolutions[i], config.of_levels("learning_rate", "learning_rates")
     return System(
-        level(config, shape[-1], len(config.resolutions) - 1),
-        nets.equalised_adam(rates[-1]),
-        at_side(last, pad=config.pad),
+        level(config, shape[-1], i),
+        nets.equalised_adam(rates[i]),
+        at_side(side, pad=config.pad),
         augment=parts.augmentation(config),
         phases=_phases(config, shape[-1]),
         latent_dim=config.latent_dim,
         pixels="grey",
         likelihood="gaussian",
-        dims=last * last * shape[-1],
+        dims=side * side * shape[-1],
     )
 
 
@@ -322,5 +338,6 @@ def _phases(config: StyleSoftIntroVAE, colours: int) -> Callable[[int, int], lis
 PRESET = Preset(
     StyleSoftIntroVAE,
     build,
+    reached=reached,
     equation="Soft-IntroVAE's, at 4, 8, 16, ... pixels one after the other",
 )

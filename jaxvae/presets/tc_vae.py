@@ -1,7 +1,7 @@
 """The preset `tc_vae`."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from jaxvae.errors import UserError
 from jaxvae.presets.config import VAE, Preset, System
@@ -22,9 +22,12 @@ class TCVAE(VAE):
     convention: Literal["paper", "released"] = "paper"
     """Of mss: the paper's weights, or those that its code fills in."""
 
+    pays_kl: ClassVar[bool] = True
+
     def check(self) -> None:
         """Raises `UserError` for settings that no run can have."""
         super().check()
+        self.check_numbers("alpha", "marginal", least=0.0)
         self.check_default("the parts of the KL are estimated, not free", "free_bits")
         if self.convention == "released" and self.estimator != "mss":
             raise UserError(

@@ -63,6 +63,9 @@ class Translation(Options):
         """Raises `UserError` for settings that no run can have."""
         super().check()
         self.check_counts("content_dim", "class_dim", "shrink")
+        weights = ("beta_rec", *KL, "beta_neg_content", "beta_neg_class", "gamma_r")
+        self.check_numbers(*weights, least=0.0)
+        self.check_numbers("s", above=0.0)
         given = [name for name in OF_FAKES if getattr(self, name) is not None]
         if self.method == "vae" and given:
             words = " and ".join(f"--{name.replace('_', '-')}" for name in given)

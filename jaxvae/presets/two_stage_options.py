@@ -51,7 +51,8 @@ class TwoStageVAE(VAE):
     noise_on_z: bool = True
     """Sample z with the second stage's variance, as released; without it z is its mean."""
 
-    may_differ: ClassVar[tuple[str, ...]] = ("second_steps", "second_epochs")
+    own_lengths: ClassVar[tuple[str, ...]] = ("second_steps", "second_epochs")
+    may_differ: ClassVar[tuple[str, ...]] = own_lengths
 
     def check(self) -> None:
         """Raises `UserError` for settings that no run can have."""

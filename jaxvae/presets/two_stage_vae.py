@@ -23,5 +23,5 @@ PRESET = Preset(
     _later("train"),
     _later("load"),
     (FIRST, SECOND),
-    "-ELBO of log p(x), gamma learned; then -ELBO of log p(z) on z ~ q(z|x); u -> z -> x",
+    equation="-ELBO of log p(x), gamma learned; then -ELBO of log p(z) on z ~ q(z|x); u -> z -> x",
 )

@@ -1,6 +1,7 @@
 """The preset `vamp_vae`."""
 
 import dataclasses
+from typing import ClassVar
 
 from jaxvae.presets.config import VAE, Preset, System
 
@@ -11,6 +12,8 @@ class VampVAE(VAE):
 
     components: int = 500
     """Pseudo-inputs, as many as the prior has components."""
+
+    pays_kl: ClassVar[bool] = True
 
     def check(self) -> None:
         """Raises `UserError` for settings that no run can have."""

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from jaxvae.errors import UserError, check_number
+from jaxvae.errors import UserError
 from jaxvae.presets.config import Number, Options, Preset, System, optional
 
 CODES, SIZE, LEVELS, DECAY, COMMITMENT = 512, 64, (8, 5, 5, 5), 0.99, 0.25
@@ -63,12 +63,12 @@ class VQVAE(Options):
                 raise UserError(
                     f"--{option} is of --quantiser {of}: leave it out with {self.quantiser}."
                 )
-        if self.commitment is not None:
-            check_number("--commitment", self.commitment, least=0.0)
-        if self.decay is not None:
-            check_number("--decay", self.decay, least=0.0, below=1.0)
+        self.check_numbers("commitment", least=0.0)
+        self.check_numbers("decay", least=0.0, below=1.0)
         if self.gamma is not None and self.likelihood != "gaussian":
             raise UserError("--gamma is of --likelihood gaussian: leave it out.")
+        if not isinstance(self.gamma, str):
+            self.check_numbers("gamma", above=0.0)
 
 
 def build(config: VQVAE, shape: tuple[int, ...], num_classes: int | None) -> System:

@@ -14,7 +14,8 @@ How the members share the program (`members`):
                are many times slower.
 
 The default follows this rule; `benchmarks/ensemble.py` measures it. With several devices the
-members are spread over them.
+members are spread over them; where there are more devices than members, several can share the
+batch of each (`batch_devices`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxvae import parallel
 from jaxvae.data.preprocess import Preprocess, make_preprocess
 from jaxvae.data.source import Source, from_arrays
 from jaxvae.errors import UserError, check_count, check_number, check_seed, unknown
@@ -109,6 +111,7 @@ def train_ensemble(
     save_every: int | None = None,
     config: dict[str, Any] | None = None,
     mesh: Mesh | None = None,
+    batch_devices: int = 1,
     steps_per_call: int = STEPS_PER_CALL,
     on_log: Callable[[int, TrainState], None] | None = None,
 ) -> Ensemble:
@@ -139,6 +142,9 @@ def train_ensemble(
             alone).
         config: what describes this run, compared at resume, beside what is known here.
         mesh: of devices for the members; default: all of them.
+        batch_devices: devices that share the batch of a member, a slice each, as in data-parallel
+            training; the members are spread over all devices by so many. The numbers stay those of
+            one device, up to rounding.
         steps_per_call: compiled together.
         on_log: called as (step, train_state) after each log line; the state is reused when it
             returns.
@@ -165,7 +171,7 @@ def train_ensemble(
         source,
         prepare,
         settings,
-        _mesh(mesh, settings),
+        _mesh(mesh, settings, batch_devices, batch_size),
         members,
         steps_per_call,
         on_log,
@@ -226,11 +232,21 @@ def _phases(build: Callable, hyper: dict[str, float], steps: int | None) -> list
     return phases
 
 
-def _mesh(mesh: Mesh | None, settings: list[dict[str, Any]]) -> Mesh:
-    """Returns the mesh of as many devices as cut the members into equal shares."""
+def _mesh(
+    mesh: Mesh | None, settings: list[dict[str, Any]], batch_devices: int, batch_size: int
+) -> Mesh:
+    """Returns the mesh of as many groups of `batch_devices` as cut the members into equal shares."""
+    check_count("batch_devices", batch_devices)
     devices = jax.devices() if mesh is None else list(np.ravel(mesh.devices))
-    count = max(n for n in range(1, len(devices) + 1) if len(settings) % n == 0)
-    return Mesh(np.asarray(devices[:count]), (AXIS,))
+    if batch_devices > len(devices) or batch_size % batch_devices:
+        raise UserError(
+            f"{batch_devices} devices cannot share a batch of {batch_size}: give a batch_devices of "
+            f"at most {len(devices)}, the devices there are, that divides the batch_size."
+        )
+    groups = len(devices) // batch_devices
+    count = max(n for n in range(1, groups + 1) if len(settings) % n == 0)
+    grid = np.asarray(devices[: count * batch_devices]).reshape(count, batch_devices)
+    return Mesh(grid, (AXIS, parallel.AXIS))
 
 
 # ---- data ------------------------------------------------------------------------------------
@@ -286,9 +302,10 @@ def _data(
 
     def prepare(hyper: Tree) -> Preprocess:
         def draw(rng: Array, examples: dict[str, Array]) -> Batch:
+            n, wholes = batch_size // parallel.axis_size(), map(parallel.whole_batch, draws)
+            branches = [lambda rng, draw=draw: draw(rng, n) for draw in wholes]
             if callable(data):
-                return Batch(draws[0](rng, batch_size))
-            branches = [lambda rng, draw=draw: draw(rng, batch_size) for draw in draws]
+                return Batch(branches[0](rng))
             return Batch(jax.lax.switch(hyper["data"], branches, rng))
 
         return draw

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxvae import parallel
 from jaxvae.data.preprocess import Preprocess
 from jaxvae.data.source import Source, batch_indices
 from jaxvae.train.checkpoint import Restored
@@ -19,7 +20,7 @@ from jaxvae.train.step import TrainState, init_state, make_train_step
 from jaxvae.train.training import first_indices
 from jaxvae.types import Array, Batch, Mean, Model, Tree
 
-AXIS = "members"  # of the mesh; not parallel.AXIS, whose collectives must not run here
+AXIS = "members"  # of the mesh, whose other axis, parallel.AXIS, shares the batch of a member
 PARAMETERS = "parameters or optimiser state"  # what is not finite where every metric was
 MODES = ("vmap", "map", "unroll")
 
@@ -146,7 +147,7 @@ class Members:
                 }
                 for number, setting in enumerate(self.settings):
                     indices[number, :count] = rows[setting["seed"]]
-            indices = jax.device_put(indices, self.split)
+            indices = jax.device_put(indices, NamedSharding(self.mesh, _rows(indices)))
             return call(self.hyper, loop_state, self.resident, indices, np.int32(count))
 
         return Loop(advance, max_steps)
@@ -215,9 +216,15 @@ def compile_members(
     mode = _choose(advance, args) if mode is None else mode
     call, each, shared = _all_members(advance, mode), PartitionSpec(AXIS), PartitionSpec()
     if mesh.size > 1:
-        specs = (each, each, shared, each, shared)
+        specs = (each, each, shared, _rows(args[-1]), shared)
         call = jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=each, check_vma=False)
     return jax.jit(call, donate_argnums=1), 1 if mode == "unroll" else max_steps
+
+
+def _rows(indices: np.ndarray) -> PartitionSpec:
+    """Returns how indices [K, S, B] are spread: members over one axis, the batch over the other; data
+    that are drawn have one row, which all of them get."""
+    return PartitionSpec(AXIS, None, parallel.AXIS if indices.shape[-1] > 1 else None)
 
 
 def _one_member(step_of: Callable[[Tree], Callable]) -> Callable:

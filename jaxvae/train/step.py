@@ -290,7 +290,7 @@ def _accumulate(gradient, parts: int, moved, state, rng, batch, carry):
     size = batch.x.shape[0]
     if size % parts:
         raise UserError(
-            f"a batch of {size} (per device) cannot be cut into accumulate={parts} equal parts."
+            f"a batch of {size} (per device) cannot be cut into {parts} equal parts, as accumulate says."
         )
 
     # [B, ...] -> [parts, B / parts, ...], each part spread over all devices of a mesh

@@ -8,7 +8,7 @@ import pytest
 from commands import TINY, refused
 from jaxvae.cli import evaluate as evaluating
 from jaxvae.cli import main
-from jaxvae.presets import config, detect, splits
+from jaxvae.presets import detect, options, splits
 
 
 def train(folder, *more):
@@ -54,7 +54,7 @@ def test_grey_pixels_have_no_bits_per_dimension(tmp_path, capsys):
 
 def test_a_quick_run_is_called_one_and_scores_what_it_was_trained_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(splits, "QUICK_TRAIN", 64)
-    monkeypatch.setattr(config, "QUICK_STEPS", 4)
+    monkeypatch.setattr(options, "QUICK_STEPS", 4)
     folder, scored = tmp_path / "run", []
     words = ["--data", "digits", "--workdir", str(folder), "--quick", *TINY]
     assert main(["train", "vae", *words]) == 0

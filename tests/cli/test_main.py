@@ -78,7 +78,7 @@ from jaxvae.presets.config import VAE
             ["train", "vae", "--workdir", "x", "--posterior", "nomal"],
             "unknown posterior 'nomal'. Did you mean 'normal'?",
         ),
-        (["train", "vae", "--workdir", "x", "--gamma", "0.5"], "use likelihood='gaussian'"),
+        (["train", "vae", "--workdir", "x", "--gamma", "0.5"], "use --likelihood gaussian with it"),
         (["train", "vae", "--workdir", "x", "--beta", "-1"], "--beta must be at least 0, not -1"),
         (
             ["train", "vae", "--workdir", "x", "--learning-rate", "0"],

@@ -14,7 +14,7 @@ from commands import TINY, refused
 from jaxvae import data, writers
 from jaxvae.cli.main import main
 from jaxvae.data import prepare
-from jaxvae.presets import config, splits
+from jaxvae.presets import options, splits
 from jaxvae.train.checkpoint import Checkpoints
 
 PICTURES = ["samples", "reconstructions", "interpolation", "curves", "manifold"]
@@ -103,6 +103,7 @@ def test_loaded_model_gives_the_numbers_of_the_run(trained):
         (["--data", "celeb_a", "--conditional"], "labels"),
         (["--data", "mnist", "--split", "train[:100%]"], "shares examples with the validation"),
         (["--data", "mnist"], "taken holds files but no run of jaxvae"),
+        (["--data", "mnist", "--size", "8"], "--size: only for a folder of images"),
     ],
 )
 def test_a_run_that_cannot_be_is_refused_before_its_data_are_fetched(
@@ -174,7 +175,7 @@ def test_a_schedule_is_recorded_with_its_length_which_is_part_of_the_run(tmp_pat
 
 
 def test_a_quick_run_says_that_it_is_one(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(config, "QUICK_STEPS", 4)
+    monkeypatch.setattr(options, "QUICK_STEPS", 4)
     monkeypatch.setattr(splits, "QUICK_TRAIN", 64)
     words = ["train", "vae", "--quick", "--workdir", str(tmp_path / "run"), *TINY]
     assert main(words) == 0

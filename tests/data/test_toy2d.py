@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvae import models, nets
+from jaxvae import models, nets, parallel
 from jaxvae.data import toy2d
 from jaxvae.errors import UserError
 from jaxvae.train import fit
@@ -106,6 +106,18 @@ def test_fit_on_drawn_batches():
     for pair in batches.values():
         np.testing.assert_array_equal(*pair)
     assert not np.array_equal(batches[0][0], batches[1][0])
+
+
+@pytest.mark.parametrize("name", list(toy2d.TOYS))
+def test_eight_mapped_devices_draw_the_batch_of_one(name):
+    _, preprocess = toy2d.generated(name)
+
+    def x(rng, rows):
+        return preprocess(rng, {"x": rows}).x
+
+    rng, rows = jax.random.key(3), np.zeros((24, 2), np.float32)
+    mapped = jax.pmap(x, axis_name=parallel.AXIS, in_axes=(None, 0))(rng, parallel.shard(rows, 8))
+    np.testing.assert_allclose(mapped.reshape(24, 2), jax.jit(x)(rng, rows), atol=1e-6)
 
 
 def test_unknown_names_and_sizes():

@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxvae import distributions
+from jaxvae.data.preprocess import make_preprocess
 from jaxvae.data.shapes import World
 from jaxvae.errors import UserError
 from jaxvae.metrics import disentangle
@@ -75,6 +77,28 @@ def test_equal_bins_of_a_uniform_code_are_a_closed_form():
     v = np.tile(np.arange(40), 50)[:, None]
     z = np.concatenate([v + 0.0, 0.0 * v], axis=1)
     np.testing.assert_allclose(disentangle.gaps(z, v), np.log(20) / np.log(40), rtol=1e-9)
+
+
+def test_codes_are_of_what_training_gave_the_encoder():
+    """Bytes with noise: the same for the same factors, another one for others."""
+    grey = WORLD._replace(render=lambda factors: factors[:, :2].astype(jnp.float32) / 5.0)
+
+    def encode(params, state, x, cond=None, *, stats="running"):
+        return distributions.Normal(x, x)
+
+    model = Model(lambda *_: ({}, {}), (), encode=encode)
+    factors = np.asarray([[0, 5, 1], [2, 3, 0], [1, 1, 1]] * 4, np.int32)
+    options = {"preprocess": make_preprocess("dequantised"), "batch_size": 4}
+    codes = disentangle.codes_of(model, {}, {}, grey, **options)
+    found, byte = codes(factors), np.rint(255 * factors[:, :2] / 5)
+    noise = 256 * found - byte
+    assert ((noise >= -1e-3) & (noise < 1 + 1e-3)).all() and noise.std() > 0.1
+    np.testing.assert_array_equal(found, codes(factors))
+    assert (found[0] != found[3]).all()
+    other = disentangle.codes_of(model, {}, {}, grey, **options, seed=1)(factors)
+    assert (other != found).all()
+    plain = disentangle.codes_of(model, {}, {}, grey)(factors)
+    np.testing.assert_allclose(plain, factors[:, :2] / 5, rtol=1e-6)
 
 
 def test_codes_of_a_model_are_its_means_whatever_the_batches():

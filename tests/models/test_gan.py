@@ -329,9 +329,14 @@ def test_clipped_weights_stay_inside():
     ("loss", "options"),
     [
         ("ns", {"same_noise": True}),
-        ("mm", {"first": "generator", "same_noise": True}),
-        ("lsgan", {"convention": "released", "prior": "uniform"}),
-        ("wgan", {"first": "generator", "every": 2}),
+        *(
+            pytest.param(*slower, marks=pytest.mark.slow)
+            for slower in (
+                ("mm", {"first": "generator", "same_noise": True}),
+                ("lsgan", {"convention": "released", "prior": "uniform"}),
+                ("wgan", {"first": "generator", "every": 2}),
+            )
+        ),
         ("wgan_gp", {"every": 2, "same_noise": True}),
     ],
 )
@@ -341,6 +346,7 @@ def test_every_loss_keeps_the_contracts(loss, options):
     check_model(model, Batch(jax.random.normal(KEY, (16, 2))))
 
 
+@pytest.mark.slow  # those of the study have their layers, and more
 def test_the_nets_of_the_report_keep_the_contracts():
     batch = Batch(jax.random.uniform(KEY, (16, 4, 4, 1)))
     check_model(gan(*mlp_gan((4, 4, 1), shrink=64), latent_dim=3, first="generator"), batch)

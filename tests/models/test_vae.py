@@ -309,8 +309,8 @@ def test_nets_that_do_not_fit(nets, message):
         ),
         (
             X * 255,
-            r"needs pixels in \[0, 1\]; these run from .* \(bytes: divide by 255\), or use "
-            r"likelihood='gaussian'",
+            r"needs pixels in \[0, 1\]; these run from .* \(bytes: divide by 255\), or use a "
+            r"Gaussian likelihood",
         ),
         (X - 0.5, r"needs pixels in \[0, 1\]; these run from -0"),
         (X.at[0, 0].set(jnp.nan), "x holds values that are not finite"),

@@ -1,5 +1,6 @@
-"""Options as plain data: their lengths, what goes on with a run, and what no run can have."""
+"""Options of VAEs as plain data, quick runs of every preset, and the splits that options name."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,24 +9,12 @@ import pytest
 from jaxvae import data
 from jaxvae.errors import UserError
 from jaxvae.presets import PRESETS, record
-from jaxvae.presets.config import VAE, Options, source
-from jaxvae.presets.two_stage_options import TwoStageVAE
+from jaxvae.presets.config import VAE, Count, Number, Options, source
 
-
-def options(**given):
-    return Options(workdir=Path("run"), **given)
-
-
-@pytest.mark.parametrize(
-    ("given", "steps"),
-    [
-        ({}, 157),  # 20 epochs of 1000 examples, 128 at a time: the last pass is not cut short
-        ({"epochs": 1, "batch_size": 300}, 4),
-        ({"steps": 7}, 7),
-    ],
-)
-def test_steps_of_a_run(given, steps):
-    assert options(**given).lengths(1000) == (steps,)
+PAY_KL = {  # presets whose loss is of a KL, and what they cannot do without
+    **{name: {} for name in ("iwae", "vamp_vae", "tc_vae", "factor_vae", "soft_intro_vae")},
+    "intro_vae": {"m": 1.0},
+}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -35,35 +24,12 @@ def test_a_quick_run_of_any_preset_has_200_steps_a_stage_or_resolution(preset):
     assert sum(quick.lengths(10**6)) == 200 * stages
 
 
-def test_a_longer_run_goes_on_for_as_long_again():
-    longer = options(epochs=3).longer(50)
-    assert (longer.steps, longer.epochs) == (100, None)
-
-
 @pytest.mark.parametrize(
     ("net", "convolves"), [("mlp", False), ("conv", True), ("infogan", True), ("intro", True)]
 )
 def test_nets_that_convolve_say_so(net, convolves):
     assert VAE(workdir=Path("run"), net=net).convolves == convolves
-    assert not options().convolves
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"steps": 3, "epochs": 2}, "give --steps or --epochs, not both"),
-        ({"epochs": 0}, "--epochs must be at least 1, not 0"),
-        ({"keep": 0}, "--keep must be at least 1"),
-        ({"crop": 0}, "--crop must be at least 1"),
-        ({"eval_every": 0}, "--eval-every must be at least 1"),
-        ({"accumulate": 0}, "--accumulate must be at least 1"),
-        ({"seed": -1}, "--seed must be at least 0"),
-        ({"learning_rate": float("nan")}, "--learning-rate must be finite"),
-    ],
-)
-def test_what_no_run_can_have(given, message):
-    with pytest.raises(UserError, match=message):
-        options(**given).check()
+    assert not Options(workdir=Path("run")).convolves
 
 
 @pytest.mark.parametrize(
@@ -75,6 +41,9 @@ def test_what_no_run_can_have(given, message):
         ({"latent_dim": 0}, "--latent-dim must be at least 1"),
         ({"beta_warmup": -1}, "--beta-warmup must be at least 0"),
         ({"free_bits": -0.1}, "--free-bits must be at least 0"),
+        ({"free_bits": 0.1, "posterior": "ar1"}, "--posterior ar1 does not have: leave it out, or"),
+        ({"gamma": 0.3}, "--gamma is the variance of a Gaussian .* use --likelihood gaussian with"),
+        ({"gamma": -0.3, "likelihood": "gaussian"}, "--gamma must be greater than 0, not -0.3"),
     ],
 )
 def test_what_no_vae_can_have(given, message):
@@ -82,22 +51,30 @@ def test_what_no_vae_can_have(given, message):
         VAE(workdir=Path("run"), **given).check()
 
 
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name in PAY_KL])
+def test_a_loss_that_pays_a_kl_refuses_other_posteriors_in_the_words_of_the_command(preset):
+    given = PAY_KL[preset]
+    for posterior in ("ar1-readme", "ar1-released"):
+        config = PRESETS[preset].options(workdir=Path("run"), posterior=posterior, **given)
+        with pytest.raises(UserError, match=f"--posterior {posterior} pays .* use --posterior ar1"):
+            config.check()
+    PRESETS[preset].options(workdir=Path("run"), posterior="ar1", **given).check()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_numbers_out_of_range_are_called_as_on_the_command_line(preset):
+    kind = PRESETS[preset].options
+    numbers = [f.name for f in dataclasses.fields(kind) if f.type in (int, float, Count, Number)]
+    assert {"steps", "learning_rate"} <= set(numbers)
+    for name in numbers:
+        if (preset, name) == ("info_vae", "alpha"):
+            continue  # any number below 1
+        with pytest.raises(UserError, match=f"--{name.replace('_', '-')}"):
+            kind(workdir=Path("run"), **{**PAY_KL.get(preset, {}), name: -1}).check()
+
+
 def test_split_names_of_a_config_are_those_of_its_data():
     page = record.as_dict(VAE(workdir=Path("run")), (8, 8, 1), 10)
     settings = record.from_dict(json.loads(json.dumps(page))).config
     assert source(settings, "valid").size == data.load("digits", "train[1293:]").size
     assert source(settings, "train[:7]").size == 7
-
-
-def test_a_quick_run_has_a_length_of_its_own():
-    quick = options(quick=True)
-    assert quick.lengths(10**6) == (200,)
-    full = quick.longer(200)
-    assert (full.quick, full.workdir, full.steps) == (False, Path("run-full"), None)
-    for given in ({"steps": 3}, {"epochs": 2}):
-        with pytest.raises(UserError, match=f"leave out --{next(iter(given))}, or --quick"):
-            options(quick=True, **given).check()
-    with pytest.raises(UserError, match="leave out --second-steps, or --quick"):
-        TwoStageVAE(workdir=Path("run"), quick=True, second_steps=5).check()
-    two = TwoStageVAE(workdir=Path("run"), quick=True)
-    assert two.lengths(10**6) == (200, 200) and not two.longer(400).quick

@@ -59,5 +59,12 @@ def test_options_in_vain_are_refused(options, message):
         InfoVAE(**{"workdir": Path("run"), "divergence": "gan", **options}).check()
 
 
+@pytest.mark.parametrize("divergence", ["mmd", "gan"])
+def test_weights_that_add_up_to_1_are_a_beta_vae_whatever_floats_say(divergence):
+    InfoVAE(Path("run"), divergence=divergence, alpha=0.7, lambda_mmd=0.3).check()
+    with pytest.raises(UserError, match="--lambda-mmd must be at least 0.3, not 0.2"):
+        InfoVAE(Path("run"), divergence=divergence, alpha=0.7, lambda_mmd=0.2).check()
+
+
 def test_it_builds_the_papers_net():
     assert parameters_of(build(InfoVAE(workdir=Path("run")), (28, 28, 1), 10).model) == 640_804

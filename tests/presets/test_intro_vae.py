@@ -28,7 +28,7 @@ def test_every_weight_of_the_objective_is_an_option(convention, tmp_path, monkey
 
 @pytest.mark.parametrize(
     ("argv", "message"),
-    [([], "intro_vae needs m, the margin"), (["--m", "-1"], "m must be at least 0, not -1")],
+    [([], "an IntroVAE needs --m, the margin"), (["--m", "-1"], "--m must be at least 0, not -1")],
 )
 def test_what_it_refuses(argv, message, tmp_path, capsys):
     assert message in refused_training(capsys, tmp_path, "intro_vae", *argv)

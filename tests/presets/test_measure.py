@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import systems
-from jaxvae.data.preprocess import make_preprocess
+from jaxvae.data import shapes
+from jaxvae.data.preprocess import at_side, make_preprocess
 from jaxvae.errors import UserError
 from jaxvae.presets import measure as measuring
 from jaxvae.presets.config import System
@@ -77,6 +78,18 @@ def test_protocols_say_pixels_seed_draws_and_statistics(measured):
     )
     assert "K=20" in rows["iw_nll"]["protocol"] and "K=20" in rows["bpd"]["protocol"]
     assert all(row["protocol"].endswith(", statistics of a kind") for row in rows.values())
+
+
+def test_scores_are_of_the_images_that_training_saw():
+    """An encoder of 4x4 pixels, trained on images of 8x8 that are averaged, as growing nets are."""
+    model = small()
+    params, state = model.init(jax.random.key(0), Batch(jnp.zeros((2, 4, 4, 1))))
+    shown = source()._replace(world=shapes.world(8))
+    for pixels, said in (("grey", "seed 3"), ("dequantised", "dequantisation with seed 3")):
+        system = System(model, preprocess=at_side(4), pixels=pixels)
+        setting = measuring.Setting(seed=3, batch_size=1000)
+        (row,) = measuring.measure(system, params, state, shown, ("mig",), setting)
+        assert 0.0 <= row["value"] <= 1.0 and row["protocol"].endswith(said)
 
 
 def test_statistics_of_batches_say_how_large_they_are():

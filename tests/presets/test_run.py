@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxvae.errors import UserError
 from jaxvae.presets import run
 from jaxvae.presets.config import VAE, Data, System
 from jaxvae.presets.two_stage_options import TwoStageVAE
@@ -55,6 +56,15 @@ def test_training_is_told_what_the_options_say(told, tmp_path):
     assert (told["preprocess"], told["augment"]) == ("preprocess", "augment")
     assert (told["steps"], told["eval_every"], told["on_log"]) == (100, 10, None)  # ten a run
     assert told["config"] == run.identity(config, data.train)
+
+
+def test_a_batch_of_which_a_loss_needs_the_whole_is_not_cut():
+    system = System(small())
+    run.check_accumulate(VAE(Path("run"), accumulate=2), system)
+    coupled = System(small(aggregate=lambda rng, z: z.sum()))
+    run.check_accumulate(VAE(Path("run")), coupled)
+    with pytest.raises(UserError, match=r"--accumulate 2 cuts .* model's loss is of the whole"):
+        run.check_accumulate(VAE(Path("run"), accumulate=2), coupled)
 
 
 def test_a_model_with_nothing_to_measure_is_trained_without_validation(told, tmp_path):

@@ -48,7 +48,7 @@ def test_it_trains_loads_and_samples(tmp_path):
     ("argv", "message"),
     [
         (["--beta", "2"], "no --beta, --beta-warmup and --free-bits: use --beta-rec"),
-        (["--beta-neg", "-2"], "beta_neg must be at least 0"),
+        (["--beta-neg", "-2"], "--beta-neg must be at least 0"),
         (["--likelihood", "bernoulli"], "likelihood"),
         (["--convention", "relased"], "convention"),
     ],

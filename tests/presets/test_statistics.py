@@ -20,6 +20,7 @@ from jaxvae.metrics import fid
 from jaxvae.metrics.protocols import PROTOCOLS
 from jaxvae.models import verbs
 from jaxvae.presets import parts, statistics
+from jaxvae.presets.config import System
 from jaxvae.train import evaluate, reestimate
 from jaxvae.train.statistics import STATS
 from jaxvae.types import Batch
@@ -61,6 +62,14 @@ def refused(capsys, *words):
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1, err
     return err
+
+
+def test_statistics_that_a_model_does_not_tell_are_refused_in_the_words_of_the_command():
+    pair = nets.from_linen(_Normed((4,))), nets.from_linen(_Normed((4, 4, 1)))
+    model = models.vae(*pair, latent_dim=2)._replace(moments=None)
+    trees = jax.jit(model.init)(jax.random.key(0), Batch(np.zeros((2, 4, 4, 1), np.float32)))
+    with pytest.raises(UserError, match="choose --stats running or batch"):
+        statistics.choose(System(model), *trees, "reestimated", None, seed=0)
 
 
 def train_split():

@@ -14,9 +14,12 @@ from commands import refused
 from jaxvae import nets, writers
 from jaxvae.cli.main import main
 from jaxvae.errors import UserError
+from jaxvae.presets import record
 from jaxvae.presets import run as runs
-from jaxvae.presets.style_soft_intro_vae import StyleSoftIntroVAE, build
-from jaxvae.train import carry_over, fit
+from jaxvae.presets.load import open_run
+from jaxvae.presets.style_soft_intro_vae import StyleSoftIntroVAE, build, level
+from jaxvae.train import TrainState, carry_over, fit
+from jaxvae.train.checkpoint import Checkpoints
 from jaxvae.types import Batch
 from small import one_device
 
@@ -69,6 +72,37 @@ def test_a_run_is_logged_loaded_and_drawn(run):
     model, params, state = jaxvae.load(run)
     assert np.any(np.asarray(state["decoder"]["styles"]["average"]) != 0)
     assert model.sample(params, state, jax.random.key(0), 3).shape == (3, 4, 4, 1)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that was stopped when it had 4 pixels of 8, and its parameters, not trained."""
+    folder = tmp_path_factory.mktemp("style") / "stopped"
+    config = StyleSoftIntroVAE(
+        folder, resolutions=(4, 8), latent_dim=2, start_channels=2, max_channels=2, mapping_layers=1
+    )
+    rng, x = jax.random.key(0), Batch(jnp.zeros((2, 4, 4, 1)))
+    params, state = jax.jit(level(config, 1, 0).init)(rng, x)
+    page = record.as_dict(config, (8, 8, 1), 10)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.save(TrainState(jnp.int32(3), params, state, {}, params, rng), {}, config=page)
+    checkpoints.close()
+    writers.write_json(folder / "config.json", {"config": page, "versions": {}})
+    return folder, params
+
+
+def test_commands_use_the_resolution_that_a_stopped_run_has_reached(stopped, tmp_path, capsys):
+    folder, params = stopped
+    words = ["sample", str(folder), "--n", "3", "--npz", str(tmp_path / "x.npz")]
+    assert main([*words, "--truncation", "0.5"]) == 0
+    assert np.load(tmp_path / "x.npz")["x"].shape == (3, 4, 4, 1)
+    assert main(["reconstruct", *words[1:]]) == 0
+    assert np.load(tmp_path / "x.npz")["x"].shape == (3, 4, 4, 1)
+    jaxvae.export(folder, tmp_path / "out")
+    for place in (folder, tmp_path / "out"):
+        loaded = jaxvae.load(place)
+        jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+    assert open_run(tmp_path / "out").system.dims == open_run(folder, 3).system.dims == 16
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ def test_a_perceptual_error_reads_its_weights_when_it_trains(method, tmp_path, m
             ["--method", "vae", "--beta-neg-class", "1", "--convention", "paper"],
             "has no fakes: leave out --beta-neg-class and --convention with --method vae",
         ),
-        (["--beta-kl-class", "-1"], "beta_kl_class must be at least 0"),
+        (["--beta-kl-class", "-1"], "--beta-kl-class must be at least 0"),
         (["--content-dim", "0"], "--content-dim must be at least 1"),
         (["--channels", "8", "8", "8", "8", "8"], "whose sides 16 divides, not 8x8"),
         (["--error", "squeeze", *NARROW], "at least 17 pixels a side, not 8x8"),

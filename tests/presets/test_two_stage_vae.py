@@ -43,9 +43,9 @@ def test_defaults_are_the_published_nets():
             ["--conditional"],
             "--net infogan takes no labels: use --net mlp, conv or intro with --conditional",
         ),
-        (["--accumulate", "3"], "cannot be cut into accumulate=3 equal parts"),
+        (["--accumulate", "3"], "cannot be cut into 3 equal parts, as accumulate says"),
         (["--batch-size", "30"], "30"),
-        (["--gamma", "0.5", "--likelihood", "bernoulli"], "use likelihood='gaussian'"),
+        (["--gamma", "0.5", "--likelihood", "bernoulli"], "use --likelihood gaussian with it"),
         (
             ["--data", "npz:{odd}"],
             "takes images whose sides 4 divides, not 9x9: resize them. Or use --net mlp or conv.",

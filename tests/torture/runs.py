@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from jaxvae import models, nets, writers
 from jaxvae.cli import evaluate, train, use  # noqa: F401 - forked processes have them
 from jaxvae.cli.main import main
-from jaxvae.data import load
+from jaxvae.data import images, load
 from jaxvae.errors import UserError
 from jaxvae.train.ensemble import train_ensemble
 
@@ -57,6 +57,24 @@ def _ensemble(folder: Path) -> int:
     return 0
 
 
+def _soaked(folder: Path) -> int:
+    """Reads images from the disk at every step, until it is stopped."""
+    images.RESIDENT_BYTES = 0
+    data = ("--data", f"folder:{folder.parent / 'images'}", "--batch-size", "32")
+    often = (
+        "--log-every",
+        "50",
+        "--eval-every",
+        "200",
+        "--save-every",
+        "100",
+        "--steps",
+        str(10**9),
+    )
+    words = ("--hidden", "64", "--latent-dim", "2", "--no-progress", "--workdir", str(folder))
+    return main(["train", "vae", *data, *often, *words])
+
+
 TWO = ("--net", "mlp", "--hidden", "16", "--second-width", "16", "--second-depth", "1")
 RUNS: dict[str, Callable[[Path], int]] = {
     "dense": _words("vae", "--hidden", "16"),
@@ -64,6 +82,7 @@ RUNS: dict[str, Callable[[Path], int]] = {
     "two_stage": _words("two_stage_vae", *TWO),
     "ensemble": _ensemble,
 }
+ALL = {**RUNS, "soaked": _soaked}  # one that never ends by itself
 
 
 def _child(name: str, folder: Path, said: Path, devices: int, limit: int | None) -> None:
@@ -76,7 +95,7 @@ def _child(name: str, folder: Path, said: Path, devices: int, limit: int | None)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     jax.config.update("jax_num_cpu_devices", devices)
     try:
-        code = RUNS[name](folder)
+        code = ALL[name](folder)
     except UserError as error:  # of what is not a command
         print(f"jaxvae: {error}", file=sys.stderr)
         code = 2
@@ -88,7 +107,7 @@ def _child(name: str, folder: Path, said: Path, devices: int, limit: int | None)
 def start(
     name: str, folder: Path, *, said: Path, devices: int = 1, limit: int | None = None
 ) -> multiprocessing.process.BaseProcess:
-    """Returns the process of a run of `RUNS` in `folder`.
+    """Returns the process of a run of `ALL` in `folder`.
 
     Args:
         said: gets what it says.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxvae import writers
 from jaxvae.errors import UserError
 from torture import __main__ as program
-from torture import files, kinds, runs, stops, words
+from torture import files, kinds, runs, soak, stops, words
 from torture.kinds import Kind, Try
 
 pytestmark = [  # a checkpoint that cannot be read leaves coroutines behind
@@ -131,3 +131,37 @@ def test_a_checkpoint_or_a_line_that_is_gone_is_seen(tmp_path):
     (tmp_path / "checkpoints" / "10").rmdir()
     save(3)
     assert stops.kept(*before, tmp_path) == ". had checkpoint 10 and has 3"
+
+
+def soaked(memory, files=(9, 9), threads=(5, 5)):
+    """Returns a minute's counts, of which the last half has other numbers."""
+    halves = [range(30), range(30, 60)]
+    return [
+        soak.Held(second + 0.5, memory[i], files[i], threads[i])
+        for i, half in enumerate(halves)
+        for second in half
+    ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        (soaked((2**30, 2**30 + 2**24)), []),
+        (soaked((2**30, 2**29)), []),
+        (soaked((2**30, 2**30 + 2**25)), ["memory grows from 1024.0 to 1056.0 MiB"]),
+        (soaked((1, 1), files=(9, 10)), ["files grow from 9.0 to 10.0"]),
+        (soaked((1, 1), threads=(5, 60)), ["threads grow from 5.0 to 60.0"]),
+    ],
+)
+def test_what_a_long_run_leaks_is_seen(counts, said):
+    assert soak.grown(counts, 60.0)["lost"] == said
+
+
+@pytest.mark.slow
+def test_a_minute_of_soaking(tmp_path, capsys):
+    out = tmp_path / "soak.json"
+    assert soak.main(["--minutes", "1", "--results", str(out)]) in (0, 1)  # a minute warms up, too
+    found = json.loads(out.read_text())
+    assert found["steps"] > 500 and found["evaluations"] > 2
+    assert found["early"]["files"] == found["late"]["files"] > 3
+    assert "images_read" in found and "evaluations: memory" in capsys.readouterr().out

@@ -138,6 +138,35 @@ def test_members_are_spread_over_the_devices():
         assert_close(spread.train_state, jax.tree.map(lambda x, n=size: x[:n], single.train_state))
 
 
+@pytest.mark.parametrize("mode", ["vmap", "map"])
+def test_devices_share_the_batch_of_a_member(mode):
+    options = {"seeds": range(2), "members": mode, "steps": 5}
+    shared = train(mesh=parallel.make_mesh(), batch_devices=4, **options)
+    leaf = jax.tree.leaves(shared.train_state.params)[0]
+    assert len(leaf.sharding.device_set) == 8
+    assert leaf.addressable_shards[0].data.shape[0] == 1  # a member, on each
+    alone = train(**options)
+    assert_close(shared.train_state, alone.train_state)
+    for have, want in zip(shared.metrics, alone.metrics, strict=True):
+        assert have == pytest.approx(want, rel=1e-5)
+
+
+def test_devices_share_the_examples_of_a_member():
+    options = {"hyper": {"beta": [0.5, 1.0, 2.0]}, "seeds": [1], "steps": 5}
+    shared = train(
+        lambda **h: small(**h), source(), mesh=parallel.make_mesh(), batch_devices=2, **options
+    )
+    assert len(jax.tree.leaves(shared.train_state.params)[0].sharding.device_set) == 6
+    assert_close(shared.train_state, train(lambda **h: small(**h), source(), **options).train_state)
+
+
+@pytest.mark.parametrize("count", [0, 3, 16])
+def test_devices_that_cannot_share_a_batch(count):
+    said = "must be at least 1" if count == 0 else f"{count} devices cannot share a batch"
+    with pytest.raises(UserError, match=said):
+        train(mesh=parallel.make_mesh(), batch_devices=count)
+
+
 def explosive(scale):
     """A VAE whose loss is `scale` times too large, and not a number beyond float32."""
     model = plain(beta_kl=1.0)

@@ -288,7 +288,7 @@ def test_parts_of_a_batch_draw_different_noise():
 
 def test_a_batch_must_have_as_many_equal_parts():
     with pytest.raises(
-        UserError, match=r"a batch of 4 \(per device\) cannot be cut into accumulate=3 equal parts"
+        UserError, match=r"a batch of 4 \(per device\) cannot be cut into 3 equal parts"
     ):
         take(model_of(linear("a")), accumulate=3)
 
