@@ -53,7 +53,8 @@ def comparison(path: PathLike, values: Curves, pictures: dict[str, np.ndarray]) 
 
     Args:
         path: the PNG file.
-        values: run -> metric -> line, as `writers.read_curves` has them by split.
+        values: run -> metric -> line, as `writers.read_curves` has them by split; none of models that
+            have no log.
         pictures: run -> image [H, W, C], such as its samples, where it has one.
 
     Raises:
@@ -61,17 +62,19 @@ def comparison(path: PathLike, values: Curves, pictures: dict[str, np.ndarray]) 
     """
     from matplotlib.figure import Figure
 
-    names = _curve_names(values)
+    names = _curve_names(values) if values else []
     figure = Figure(dpi=150, layout="constrained")
-    parts: Any = figure.subfigures(2, 1) if pictures else (figure, None)
+    both = bool(names and pictures)
+    parts: Any = figure.subfigures(2, 1) if both else (figure, figure)
     upper, lower = parts
-    wide, tall = _draw_curves(upper, values, names)
+    wide, tall = _draw_curves(upper, values, names) if names else (0.0, 0.0)
     for i, (name, picture) in enumerate(pictures.items(), start=1):
         axes = lower.add_subplot(1, len(pictures), i)
         axes.imshow(grid(picture[None], columns=1, pad=0, scale=1), interpolation="none")
         axes.set_title(name, fontsize="medium")
         axes.axis("off")
-    figure.set_size_inches(max(wide, 3.7 * min(len(pictures), 6)), tall * (1 + bool(pictures)))
+    tall = (tall or 3.3) * (1 + both)
+    figure.set_size_inches(max(wide, 3.7 * min(len(pictures), 6)), tall)
     save_figure(path, figure)
 
 

@@ -30,10 +30,10 @@ def damage() -> Iterator[None]:
         raise (type(error) if ours else Damaged)(one_line(text)) from None
 
 
-def one_line(text: str) -> str:
-    """Returns text of a file as one line of at most 200 characters that a terminal can show."""
+def one_line(text: str, length: int = 200) -> str:
+    """Returns text of a file as one line of at most `length` characters that a terminal can show."""
     shown = " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())
-    return shown if len(shown) <= 200 else f"{shown[:197]}..."
+    return shown if len(shown) <= length else f"{shown[: length - 3]}..."
 
 
 def unknown(what: str, name: Any, known: Iterable[str]) -> UserError:

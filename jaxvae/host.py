@@ -1,12 +1,14 @@
 """The machine: the name of its processor, the C library's memory allocator, set for training on a CPU,
-and where compiled programs are kept."""
+where compiled programs are kept, and the commit of this code."""
 
 import ctypes
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,28 @@ def cores() -> str:
     count = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count
     return f"{count} cores" if usable == count else f"{usable} of {count} cores"
+
+
+@functools.cache
+def commit() -> str | None:
+    """Returns the commit of the checkout that this package is in, with "-dirty" where the package
+    differs from it; None where it is in none."""
+    folder = Path(__file__).parent
+
+    def git(*args: str) -> subprocess.CompletedProcess:
+        options = {"capture_output": True, "text": True, "cwd": folder}
+        environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+        return subprocess.run(["git", *args], **options, env=environment, check=False)
+
+    try:
+        if git("ls-files", "--error-unmatch", Path(__file__).name).returncode:
+            return None  # installed, perhaps into an environment inside some other checkout
+        name = git("rev-parse", "--short", "HEAD").stdout.strip()
+        return (
+            name + "-dirty" * bool(git("diff", "--quiet", "HEAD", "--", "*.py").returncode)
+        ) or None
+    except OSError:
+        return None
 
 
 def keep_freed_memory() -> bool:

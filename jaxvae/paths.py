@@ -1,4 +1,5 @@
-"""Where files are kept: a path on a disk, or an address in a bucket such as gs://bucket/run.
+"""Where files are kept: a path on a disk, or an address in a bucket such as gs://bucket/run. And trained
+models that are called by a name, zoo:NAME or hf:USER/NAME, which is no place to write to.
 
 Whoever is given a place calls `path`, and uses what it returns as a `pathlib.Path`. An object store is no
 disk: an object appears whole or not at all and cannot be appended to, and folders are but the beginnings
@@ -15,6 +16,7 @@ from jaxvae.errors import UserError
 
 PathLike = str | os.PathLike[str]
 SCHEMES = ("gs", "s3", "az", "hf")  # those of etils.epath
+NAMED = ("zoo", "hf")  # trained models: of this package, of the Hugging Face Hub
 
 
 def address(place: PathLike) -> str | None:
@@ -24,14 +26,24 @@ def address(place: PathLike) -> str | None:
     return None if found is None else f"{found[1]}://{found[2]}"
 
 
+def named(place: PathLike) -> tuple[str, str] | None:
+    """Returns ("zoo", "vae/mnist") of zoo:vae/mnist, a trained model by its name; None for a place."""
+    kind, colon, name = os.fspath(place).partition(":")
+    return (kind, name) if colon and kind in NAMED and address(place) is None else None
+
+
 def path(place: PathLike) -> Path:
     """Returns `place` to read and write: a `Path`, or of an address a path of etils.epath, which has the
     methods of one.
 
     Raises:
-        UserError: for an address of an unknown kind.
+        UserError: for an address of an unknown kind, and for the name of a trained model.
     """
     where = address(place)
+    if named(place):
+        raise UserError(
+            f"{os.fspath(place)} is the name of a trained model, to be used as RUN: choose a folder."
+        )
     if where is None:
         return Path(place)
     if where.partition(":")[0] not in SCHEMES:
@@ -41,7 +53,10 @@ def path(place: PathLike) -> Path:
 
 
 def resolved(place: PathLike) -> Path:
-    """Returns the whole path of `place`: from the root, without links; an address is whole."""
+    """Returns the whole path of `place`: from the root, without links; an address is whole, and so is
+    a name."""
+    if named(place):
+        return Path(place)
     found = path(place)
     return found if address(found) else found.resolve()
 

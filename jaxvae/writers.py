@@ -195,8 +195,12 @@ def tensorboard(folder: PathLike) -> Callable[[int, str, dict[str, float]], None
 
 def write_json(path: PathLike, obj: Any) -> None:
     """Writes `obj` as indented JSON, in one move. Raises `UserError` where the disk refuses."""
-    text = json.dumps(_plain(obj), indent=2, allow_nan=False)
-    write_bytes(path, f"{text}\n".encode())
+    write_bytes(path, as_bytes(obj))
+
+
+def as_bytes(obj: Any) -> bytes:
+    """Returns the content of the file that `write_json` writes."""
+    return f"{json.dumps(_plain(obj), indent=2, allow_nan=False)}\n".encode()
 
 
 def read_json(path: PathLike) -> Any:
@@ -205,7 +209,7 @@ def read_json(path: PathLike) -> Any:
         text = paths.path(path).read_bytes()
     try:
         return _restore(json.loads(text))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a JSON file ({error}): repair or remove it.") from None
 
 

@@ -191,3 +191,27 @@ def test_a_folder_that_cannot_be_written_is_done_without_unless_it_was_chosen(fr
     monkeypatch.setenv("JAXVAE_CACHE_DIR", str(fresh / "file"))
     with pytest.raises(UserError, match="Not a directory"):
         host.keep_compiled()
+
+
+def test_the_commit_is_that_of_a_checkout_of_this_package(tmp_path, monkeypatch):
+    def git(*args):
+        options = {"cwd": tmp_path, "check": True, "capture_output": True, "text": True}
+        who = ("-c", "user.name=n", "-c", "user.email=e@example.org")
+        return subprocess.run(["git", *who, *args], **options).stdout.strip()
+
+    module = tmp_path / "host.py"
+    module.write_text("one")
+    monkeypatch.setattr(host, "__file__", str(module))
+    find = host.commit.__wrapped__  # what is found once stays for the process
+    assert find() is None  # no repository
+    git("init", "-q")
+    assert find() is None  # installed inside somebody else's checkout
+    git("add", "host.py")
+    git("commit", "-q", "-m", "first")
+    head = git("rev-parse", "--short", "HEAD")
+    (tmp_path / "notes.txt").write_text("no code")
+    assert find() == head
+    module.write_text("two")
+    assert find() == f"{head}-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert find() is None  # no git

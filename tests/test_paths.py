@@ -55,3 +55,17 @@ def test_what_a_bucket_refuses_is_one_line_that_says_what_to_do():
     error = paths.refused("read", "gs://b/x", ValueError("denied"))
     assert "(ValueError: denied). Check the address" in str(error) and "gcloud" in str(error)
     assert "gcloud" not in str(paths.refused("read", "s3://b/x", ValueError("denied")))
+
+
+def test_a_name_of_a_trained_model_is_no_place():
+    for name, found in (
+        ("zoo:vae/mnist", ("zoo", "vae/mnist")),
+        (Path("hf:me/vae"), ("hf", "me/vae")),
+        ("hf://datasets/x", None),  # an address
+        ("runs/zoo:x", None),
+        ("zoo", None),
+    ):
+        assert paths.named(name) == found
+    assert paths.resolved("zoo:vae/mnist") == Path("zoo:vae/mnist")
+    with pytest.raises(UserError, match="zoo:vae/mnist is the name of a trained model"):
+        paths.path("zoo:vae/mnist")

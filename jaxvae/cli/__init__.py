@@ -2,7 +2,7 @@
 
     main       words -> one command; exit codes
     options    the options of every command but `train`
-    train, use, evaluate, compare, export, doctor   the commands
+    train, use, evaluate, compare, export, hub, zoo, doctor   the commands
 
 Stands on everything, imported by nothing else. Help and usage errors import nothing heavy.
 """

@@ -11,7 +11,8 @@ from jaxvae import charts, paths, writers
 from jaxvae.cli import options
 from jaxvae.cli.doctor import table
 from jaxvae.errors import UserError
-from jaxvae.presets import record
+from jaxvae.presets import load as loading
+from jaxvae.presets import record, released
 from jaxvae.train import folder as folders
 from jaxvae.writers import Curves
 
@@ -37,8 +38,10 @@ def run_compare(args: options.Compare) -> int:
     print(table(rows_of(runs)))
     curves = dict(curves_of(name, run) for name, run in runs.items())
     pictures = {name: run.picture for name, run in runs.items() if run.picture is not None}
-    charts.comparison(args.out, {n: lines for n, lines in curves.items() if lines}, pictures)
-    print(args.out)
+    curves = {name: lines for name, lines in curves.items() if lines}
+    if curves or pictures:  # exported models have no curves, and some draw no samples
+        charts.comparison(args.out, curves, pictures)
+        print(args.out)
     return 0
 
 
@@ -48,19 +51,33 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: for a folder without a run, or whose run has not logged anything yet.
     """
-    folder = paths.path(folder)
-    config, stages = folders.read_config(folder), ()
+    folder = loading.place(folder)
+    config, stages = loading.config_of(folder), ()
     if "preset" in config:  # of an older version with today's names and defaults
-        saved = record.from_dict(config, folder)
+        with released.readable(folder):
+            saved = record.from_dict(config, folder)
         config, stages = folders.as_json(record.as_dict(*saved[1:])), saved.preset.stages
     logs = [folder / stage / "metrics.jsonl" for stage in ("", *stages[-1:])]
     lines = [line for log in logs if log.is_file() for line in writers.read(log)]
+    if released.is_released(folder):
+        lines = [_measured(folder)]
     last = {line["split"]: line for line in lines if line.get("split") in SPLITS}
     if not last:
         raise UserError(f"{folder} has no log of a training: compare folders that train has made.")
     curves = writers.read_curves(logs[-1]) if logs[-1].is_file() else {}
     image = folder / "samples.png"
     return Run(folder, config, last, curves, _read_png(image) if image.is_file() else None)
+
+
+def _measured(folder: Path) -> dict[str, Any]:
+    """Returns what an exported model has in place of the last line of a log: its step, and the single
+    numbers of a split that it was evaluated on."""
+    line, page = {"step": loading.step_of(folder)}, released.read_evaluation(folder)
+    if page is None or page.get("split") not in SPLITS:
+        return {**line, "split": "test"}
+    single = {row["metric"]: row["value"] for row in page["metrics"]}
+    single = {name: value for name, value in single.items() if not isinstance(value, list)}
+    return {**line, "split": page["split"], **single}
 
 
 def _read_png(path: Path) -> np.ndarray:

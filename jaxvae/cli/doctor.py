@@ -15,6 +15,7 @@ from jaxvae.metrics import weights
 EXTRAS = {  # what is not installed with jaxvae -> what it is for, how to get it
     "tensorflow": ("TFDS copies in TFRecord form", "pip install 'jaxvae[tf]'"),
     "gcsfs": ("data behind gs://", "pip install 'jaxvae[gcs]'"),
+    "huggingface_hub": ("jaxvae push and pull", "pip install 'jaxvae[hub]'"),
     "tensorboardX": ("train --tensorboard", "pip install 'jaxvae[tensorboard]'"),
 }
 NO_ACCELERATOR = "none: pip install 'jaxvae[cuda13]' for NVIDIA GPUs, 'jaxvae[tpu]' for Cloud TPU"

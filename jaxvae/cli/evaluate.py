@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxvae import data, writers
 from jaxvae.cli import options
-from jaxvae.cli.use import Trained, chosen, open_run, save_npz, source_of
+from jaxvae.cli.use import Trained, beside, chosen, open_run, save_npz, source_of
 from jaxvae.errors import UserError, check_count
 from jaxvae.metrics import fid, ood, protocols
 from jaxvae.presets import detect as detecting
@@ -73,7 +73,7 @@ def run_evaluate(args: options.Evaluate) -> int:
         **({"budget": "quick"} if quick else {}),
         "metrics": rows,
     }
-    path = args.out or args.run / "evaluation.json"
+    path = args.out or beside(args.run, "evaluation.json")
     writers.write_json(path, result)
     print(f"{split.name}, {split.split}, {split.size:,} examples, step {trained.step:,}")
     if quick:

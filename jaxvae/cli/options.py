@@ -36,13 +36,14 @@ Stats = Literal["running", "batch", "reestimated", "reestimated-samples"]
 @dataclasses.dataclass(frozen=True)
 class _OnRun:
     run: Run
-    """Folder of a run, or of an exported model."""
+    """Folder of a run, or of an exported model; or one by its name, zoo:NAME or hf:USER/NAME."""
     step: str = "latest"
     """Checkpoint: latest, best, or a step that was kept."""
     seed: int = 0
     """Seed of the noise."""
     out: File = None
-    """File to write (default: in RUN, named after the command)."""
+    """File to write (default: in RUN, named after the command; of a model by its name in a folder of
+    that name here)."""
     npz: File = None
     """Also write the numbers to this .npz file."""
     data_dir: Folder = None
@@ -167,31 +168,77 @@ class Compare:
     """Put runs side by side: settings that differ, last numbers, curves and samples."""
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN ...")]
-    """Folders of two or more runs."""
+    """Folders of two or more runs, or of exported models; or models by their names, zoo:NAME."""
     out: Path = Path("compare.png")
     """File to draw."""
 
 
+Averages = Annotated[
+    Literal["running", "reestimated", "reestimated-samples"] | None,
+    optional("running|reestimated|reestimated-samples"),
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write a trained model as safetensors and JSON; jaxvae.load reads the folder back."""
+    """Write a trained model as safetensors and JSON with a card; jaxvae.load reads the folder back."""
 
     run: Run
     """Folder of a run."""
     out: Annotated[Path, arg(metavar="DIR")]
-    """Folder to write: model.safetensors and config.json."""
+    """Folder to write: model.safetensors, config.json, README.md, and of the run evaluation.json and
+    samples.png."""
     step: str = "latest"
     """Checkpoint: latest, best, or a step that was kept."""
-    stats: Annotated[
-        Literal["running", "reestimated", "reestimated-samples"] | None,
-        optional("running|reestimated|reestimated-samples"),
-    ] = None
+    stats: Averages = None
     """Averages of BatchNorm to write: those of training, or re-estimated over training data or (in
     the decoder) over samples (default: running; of introspective models reestimated)."""
+    license: Text = None
+    """Under which you release it, as the Hugging Face Hub calls it, such as apache-2.0 (default:
+    unknown)."""
     data_dir: Folder = None
     """Where the files of data sets are (default: as for train)."""
     compilation_cache: Text = None
     """Folder of compiled programs, or none (default: as for train)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Push:
+    """Put a trained model on the Hugging Face Hub, exported first where it is a run."""
+
+    run: Run
+    """Folder of a run, or of an exported model, which is pushed as it is."""
+    name: Annotated[Positional[str], arg(metavar="USER/NAME")]
+    """Repository; made where there is none."""
+    private: bool = False
+    """Make a new repository private."""
+    message: Text = None
+    """Of the commit."""
+    step: Text = None
+    """As for export (default: latest)."""
+    stats: Averages = None
+    """As for export."""
+    license: Text = None
+    """As for export."""
+    data_dir: Folder = None
+    """Where the files of data sets are (default: as for train)."""
+    compilation_cache: Text = None
+    """Folder of compiled programs, or none (default: as for train)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pull:
+    """Fetch a model from the Hugging Face Hub, checked."""
+
+    name: Annotated[Positional[str], arg(metavar="USER/NAME")]
+    """Repository."""
+    out: Folder = None
+    """Folder to write (default: NAME)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Zoo:
+    """List the trained models that come with jaxvae: zoo:NAME in place of RUN uses one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,6 +296,9 @@ COMMANDS = {  # words of the command -> options, module and function
     "evaluate": (Evaluate, "evaluate"),
     "compare": (Compare, "compare"),
     "export": (Export, "export"),
+    "push": (Push, "hub"),
+    "pull": (Pull, "hub"),
+    "zoo": (Zoo, "zoo"),
     "doctor": (Doctor, "doctor"),
     "data prepare": (DataPrepare, "doctor"),
     "data list": (DataList, "doctor"),

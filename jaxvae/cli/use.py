@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxvae import data, nets, plots, writers
+from jaxvae import data, nets, paths, plots, writers
 from jaxvae.cli import options
 from jaxvae.errors import UserError
 from jaxvae.models import verbs
@@ -33,8 +33,9 @@ class Trained(NamedTuple):
 
 
 def open_run(folder: Path, step: str = "latest") -> Trained:
-    """Returns the model of a run or of an exported folder; `step`: "latest", "best" or a number."""
-    wanted = int(step) if step.isdecimal() else step
+    """Returns the model of a run, of an exported folder or of a name; `step`: "latest", "best" or a
+    number."""
+    folder, wanted = loading.place(folder), int(step) if step.isdecimal() else step
     saved, system = loading.open_run(folder, wanted)
     number = loading.step_of(folder, wanted)
     loaded, exported = loading.load(folder, step=number), loading.statistics_of(folder)
@@ -245,12 +246,19 @@ def source_of(args: Any, trained: Trained) -> data.Source:
 
 def _keep(args: Any, name: str, draw: Callable[[Path], None], **arrays: Any) -> int:
     """Writes the arrays, where that is asked for, and the picture; returns the exit code."""
-    path = args.out or args.run / f"{name}.png"
+    path = args.out or beside(args.run, f"{name}.png")
     if args.npz is not None:  # first: there are data of which no picture can be drawn
         save_npz(args.npz, **arrays)
     draw(path)
     print(path)
     return 0
+
+
+def beside(run: Path, name: str) -> Path:
+    """Returns where a command writes a file: into the run's folder, or of a model that is called by
+    its name, such as zoo:vae/mnist, into vae-mnist in the current one."""
+    called = paths.named(run)
+    return run / name if called is None else Path(called[1].replace("/", "-")) / name
 
 
 def save_npz(path: Path, **arrays: Any) -> None:

@@ -15,6 +15,7 @@
     measure    more numbers of it, detect: how it tells its data from others
     statistics whose batch statistics it is used with
     load       a model from a run's folder, and as a folder of its own (export)
+    released   the form of that folder, card its model card; zoo and hub, where there are some
 
 Stands on training; imported by the command line and by `jaxvae.load`. `PRESETS` is all that the
 command line knows of them: a preset of your own is one more entry.

@@ -46,4 +46,4 @@ def build(config: Autoencoder, shape: tuple[int, ...], num_classes: int | None) 
     return parts.system(config, model, num_classes)
 
 
-PRESET = Preset(Autoencoder, build)
+PRESET = Preset(Autoencoder, build, equation="-log p(x | z(x')), x' = x or x with noise")

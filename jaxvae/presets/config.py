@@ -199,6 +199,7 @@ class Preset(NamedTuple):
     # (config, shape, num_classes, names) -> System: what a checkpoint with arrays of these names,
     # "params.decoder...", is of, where a run grows on its way; None: that of `build`
     reached: Callable[[Any, tuple[int, ...], int | None, Collection[str]], System] | None = None
+    equation: str = ""  # what is minimised, in a line; its model card says it
 
 
 def source(config: Options, split: str, data_dir: Path | None = None) -> "Source":

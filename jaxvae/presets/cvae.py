@@ -105,4 +105,6 @@ def optimiser(learning_rate: float = 1e-3, beta1: float = 0.0, weight_decay: flo
     return with_decay(optax.adam(learning_rate, b1=beta1), weight_decay)
 
 
-PRESET = Preset(CVAE, build)
+PRESET = Preset(
+    CVAE, build, equation="-log p(x|z, c) + KL(q(z|x, c) || N(0, I)), c the pixels that are given"
+)

@@ -56,4 +56,6 @@ def build(config: FactorVAE, shape: tuple[int, ...], num_classes: int | None) ->
     return system._replace(tx={**tx, "discriminator": adam})
 
 
-PRESET = Preset(FactorVAE, build)
+PRESET = Preset(
+    FactorVAE, build, equation="rec + KL(q(z|x) || N(0, I)) + tc_weight KL(q(z) || prod_j q(z_j))"
+)

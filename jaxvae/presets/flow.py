@@ -44,4 +44,4 @@ def build(config: Flow, shape: tuple[int, ...], num_classes: int | None) -> Syst
     return System(model, tx, preprocess, augment, pixels=config.pixels)
 
 
-PRESET = Preset(Flow, build)
+PRESET = Preset(Flow, build, equation="-log p(x) = -log N(f(x); 0, I) - log |det df/dx|")

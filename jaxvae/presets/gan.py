@@ -23,6 +23,8 @@ class GAN(Options):
     net: Literal["mlp", "infogan"] = "mlp"
     """Networks: the course report's, or the GAN study's; infogan takes images whose sides 4
     divides."""
+    shrink: int = 1
+    """Divides all widths."""
     latent_dim: int = 100
     """Size of z."""
     prior: Literal["normal", "uniform"] = "normal"
@@ -63,7 +65,7 @@ class GAN(Options):
         """Raises `UserError` for settings that no run can have."""
         super().check()
         self.check_beta1(self.beta1, GAN.beta1)
-        self.check_counts("latent_dim", "every")
+        self.check_counts("shrink", "latent_dim", "every")
         self.check_numbers("penalty", "balance_rate", least=0.0)
         self.check_numbers("gamma", least=0.0, at_most=1.0)
         self.check_numbers("clip", above=0.0)
@@ -95,18 +97,18 @@ def build(config: GAN, shape: tuple[int, ...], num_classes: int | None) -> Syste
     from jaxvae.data.preprocess import make_preprocess
     from jaxvae.presets import optimise, parts
 
-    dtype = jnp.dtype(config.dtype)
+    sizes = {"dtype": jnp.dtype(config.dtype), "shrink": config.shrink}
     if config.net == "mlp":
-        pair = nets.mlp_gan(shape, output="unit" if len(shape) == 3 else "linear", dtype=dtype)
+        pair = nets.mlp_gan(shape, output="unit" if len(shape) == 3 else "linear", **sizes)
     else:
         norm = config.loss not in ("wgan_gp", "dragan")  # whose penalty is of single examples
-        pair = nets.infogan_gan(shape, latent_dim=config.latent_dim, batch_norm=norm, dtype=dtype)
+        pair = nets.infogan_gan(shape, latent_dim=config.latent_dim, batch_norm=norm, **sizes)
     names = ("latent_dim", "convention", "prior", "first", "every", "same_noise")
     options = {name: getattr(config, name) for name in names}
     if config.loss == "began":
         gamma = GAMMA if config.gamma is None else config.gamma
         rate = BALANCE_RATE if config.balance_rate is None else config.balance_rate
-        judge = nets.infogan_autoencoder(shape, dtype=dtype)
+        judge = nets.infogan_autoencoder(shape, **sizes)
         model = models.began(pair[0], judge, gamma=gamma, rate=rate, **options)
     else:
         penalty = PENALTY if config.penalty is None else config.penalty
@@ -123,4 +125,6 @@ def build(config: GAN, shape: tuple[int, ...], num_classes: int | None) -> Syste
     return System(model, tx, make_preprocess(), augment, latent_dim=config.latent_dim)
 
 
-PRESET = Preset(GAN, build)
+PRESET = Preset(
+    GAN, build, equation="min_G max_D E[log D(x)] + E[log(1 - D(G(z)))], or what --loss names"
+)

@@ -85,4 +85,8 @@ def _adversarial(
     return system._replace(tx={**tx, "discriminator": transformation(config, rate)})
 
 
-PRESET = Preset(InfoVAE, build)
+PRESET = Preset(
+    InfoVAE,
+    build,
+    equation="rec + (1 - alpha) KL(q(z|x) || N(0, I)) + (alpha + lambda - 1) D(q(z), N(0, I))",
+)

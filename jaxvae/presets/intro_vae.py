@@ -45,4 +45,8 @@ def build(config: IntroVAE, shape: tuple[int, ...], num_classes: int | None) -> 
     return introspective.system(config, model, pair, num_classes, **weights)
 
 
-PRESET = Preset(IntroVAE, build)
+PRESET = Preset(
+    IntroVAE,
+    build,
+    equation="encoder: rec + beta_kl KL + beta_neg max(0, m - KL(fake)); decoder: rec + beta_neg KL(fake)",
+)

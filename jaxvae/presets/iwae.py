@@ -38,4 +38,4 @@ def build(config: IWAE, shape: tuple[int, ...], num_classes: int | None) -> Syst
     return parts.system(config, model, num_classes)
 
 
-PRESET = Preset(IWAE, build)
+PRESET = Preset(IWAE, build, equation="-E[log 1/K sum_k p(x, z_k) / q(z_k|x)]")

@@ -1,4 +1,5 @@
-"""A run's folder as a model: `jaxvae.load`; and as a folder that anyone can read: `export`."""
+"""A run's folder as a model: `jaxvae.load`; and as a folder that anyone can read (`released`):
+`export`."""
 
 import contextlib
 import re
@@ -12,17 +13,17 @@ import jax.numpy as jnp
 from jaxvae import paths, safetensors, writers
 from jaxvae.errors import UserError, one_line
 from jaxvae.paths import PathLike
-from jaxvae.presets import record, statistics
+from jaxvae.presets import card, hub, record, released, statistics, zoo
 from jaxvae.presets.conditions import example_like
 from jaxvae.presets.config import System
 from jaxvae.presets.record import Saved
 from jaxvae.train import checkpoint
 from jaxvae.train.checkpoint import Checkpoints, Damaged
 from jaxvae.train.folder import read_config
-from jaxvae.train.statistics import OVER
+from jaxvae.train.statistics import OVER, STATS
 from jaxvae.types import Batch, Model, Params, State, Tree
 
-FILE = "model.safetensors"
+FILE = released.MODEL
 
 
 class Loaded(NamedTuple):
@@ -47,6 +48,19 @@ class Opened(NamedTuple):
     system: System
 
 
+def place(run: PathLike) -> Path:
+    """Returns the folder of a model: that of a run, or of a trained model that is called by name,
+    "zoo:vae/mnist" (`zoo`) or "hf:USER/NAME" of the Hugging Face Hub, from where it is then fetched.
+
+    Raises:
+        UserError: for an unknown name, and as `hub.fetch`.
+    """
+    kind, name = paths.named(run) or ("", "")
+    if kind == "zoo":
+        return zoo.folder_of(name)
+    return hub.fetch(name) if kind == "hf" else paths.path(run)
+
+
 def open_run(workdir: PathLike, step: int | str = "latest") -> Opened:
     """Returns what the run in `workdir`, or the exported model, is of.
 
@@ -56,24 +70,31 @@ def open_run(workdir: PathLike, step: int | str = "latest") -> Opened:
     Raises:
         UserError: where no preset made it, and for one stage of a run that is of no use alone.
     """
-    folder, config = paths.resolved(workdir), read_config(workdir)
+    folder, config = paths.resolved(workdir), config_of(workdir)
     if "preset" not in config and (folder.parent / "config.json").is_file():
         raise UserError(
             f"this is the {folder.name} stage of a run, which cannot be used alone: use "
             "the folder it is in."
         )
-    saved = record.from_dict(config, paths.path(workdir))
-    preset, described = saved.preset, saved[1:]
-    if preset.reached is None:
-        return Opened(saved, preset.build(*described))
-    return Opened(saved, preset.reached(*described, _names(workdir, step)))
+    with released.readable(workdir):
+        saved = record.from_dict(config, paths.path(workdir))
+        preset, described = saved.preset, saved[1:]
+        if preset.reached is None:
+            return Opened(saved, preset.build(*described))
+        return Opened(saved, preset.reached(*described, _names(workdir, step)))
+
+
+def config_of(workdir: PathLike) -> dict[str, Any]:
+    """Returns the config of a run or of an exported model; raises `UserError` where there is none."""
+    if released.is_released(workdir):
+        return released.read_page(workdir)["config"]
+    return read_config(workdir)
 
 
 def _names(workdir: PathLike, step: int | str) -> set[str]:
     """Returns the names of the arrays of a checkpoint's model, or of an exported one."""
-    exported = paths.path(workdir) / FILE
-    if exported.is_file():
-        return set(safetensors.read(exported))
+    if released.is_released(workdir):
+        return set(safetensors.read(paths.path(workdir) / FILE))
     checkpoints = checkpoints_of(workdir)
     with _another(checkpoints):
         saved = checkpoints.meta(step_of(workdir, step))["tree"]["model"]
@@ -89,12 +110,8 @@ def step_of(workdir: PathLike, step: int | str = "latest") -> int:
     Raises:
         UserError: where there is no such checkpoint.
     """
-    if (paths.path(workdir) / FILE).is_file():
-        page = paths.path(workdir) / "config.json"
-        exported = writers.read_json(page).get("step", 0)
-        if not isinstance(exported, int):
-            raise UserError(f"{page} is damaged: its step is {exported!r}.")
-        return exported
+    if released.is_released(workdir):
+        return released.read_page(workdir).get("step", 0)
     checkpoints = checkpoints_of(workdir)
     kept = checkpoints.steps()
     if not kept:
@@ -139,8 +156,9 @@ def load(
     A run with a moving average of its parameters gives the average.
 
     Args:
-        workdir: the run's folder, or one that `jaxvae export` wrote (which has one step). That of a
-            two-stage VAE gives both stages, composed; the folder `first` in it is a run of its own.
+        workdir: the run's folder, or one that `jaxvae export` wrote (which has one step), or the name
+            of a trained model, "zoo:NAME" or "hf:USER/NAME" (`place`). That of a two-stage VAE gives
+            both stages, composed; the folder `first` in it is a run of its own.
         step: "latest", "best" (by the validation metric of the run), or a step that was kept; of
             two stages the second's.
         model, example: for runs that `fit` made from a model of your own: that model and a batch in
@@ -154,6 +172,7 @@ def load(
         UserError: where there is no run or no such checkpoint, it is damaged, or it is of another
             model.
     """
+    workdir = place(workdir)
     if stats != "running":
         if stats not in OVER or model is not None:
             raise UserError(
@@ -164,13 +183,16 @@ def load(
     opened = None
     if model is None:
         opened = open_run(workdir, step)
-        model, example = opened.system.model, _example(opened)
+        model = opened.system.model
+        with released.readable(workdir):
+            example = _example(opened)
     elif example is None:
         raise UserError(
             "load needs an example batch beside the model: one in the shape of its data."
         )
-    if (paths.path(workdir) / FILE).is_file():
-        params, state = jax.eval_shape(model.init, jax.random.key(0), example)
+    if released.is_released(workdir):
+        with released.readable(workdir):
+            params, state = jax.eval_shape(model.init, jax.random.key(0), example)
         return Loaded(model, *_read_exported(workdir, {"params": params, "state": state}).values())
     chosen = step_of(workdir, step)
     if opened is not None and opened.saved.preset.load is not None:
@@ -218,14 +240,18 @@ def export(
     step: int | str = "latest",
     stats: str | None = None,
     data_dir: Path | None = None,
+    license: str = card.LICENSE,
+    name: str | None = None,
 ) -> tuple[int, Path]:
-    """Writes `out`/model.safetensors and `out`/config.json from a run; returns the step and the
-    first file.
+    """Writes a run's model to `out` in its released form (`released`): weights as safetensors, settings,
+    numbers and samples where the run has them, and a model card; returns the step and the first file.
 
     Args:
         stats: "running", "reestimated" or "reestimated-samples": whose averages are written; default:
             as the model says. Re-estimated ones need the training data; config.json names them.
         data_dir: where those are; default: as for training.
+        license: under which it is released, as the Hugging Face Hub calls it, such as "apache-2.0".
+        name: what the card calls it, such as "hf:USER/NAME"; default: `out`.
 
     Raises:
         UserError: where there is no run or no such checkpoint, for an `out` that holds something
@@ -236,34 +262,54 @@ def export(
             "statistics of each batch are in no file: export running or re-estimated ones, and say "
             "--stats batch where the model is used."
         )
-    out = paths.path(out)
-    if (paths.path(workdir) / FILE).is_file():
+    workdir, out = place(workdir), paths.path(out)
+    if released.is_released(workdir):
         raise UserError(f"{workdir} is an exported model already: copy the folder.")
-    if out.is_dir() and any(out.iterdir()) and not (out / FILE).is_file():
-        raise UserError(f"{out} holds other files: choose an empty or new folder.")
-    config = read_config(workdir)
+    released.check_target(out)
     number = step_of(workdir, step)
-    loaded = load(workdir, step=number)
+    opened, loaded = open_run(workdir, number), load(workdir, step=number)
     loaded, kept = with_statistics(workdir, loaded, stats, data_dir, number)
-    metrics = checkpoints_of(workdir).meta(number)["metrics"]
-    stages = open_run(workdir, number).saved.preset.stages
     arrays = flatten({"params": loaded.params, "state": loaded.state})
-    writers.write_bytes(
-        out / FILE, safetensors.dump(arrays, {"format": "jaxvae", "step": str(number)})
-    )
-    writers.write_json(
-        out / "config.json",
-        {
-            "config": config,
-            "versions": checkpoint.versions(),
-            "step": number,
-            **({"statistics": kept._asdict()} if kept.about else {}),
-            "metrics": {stages[-1]: metrics} if stages else metrics,
-            "parameters": sum(x.size for name, x in arrays.items() if name.startswith("params.")),
-            "arrays": {name: [list(x.shape), str(x.dtype)] for name, x in arrays.items()},
-        },
-    )
+    page = {**_page(workdir, number, opened.saved), **_described(arrays)}
+    if kept.about:
+        page["statistics"] = kept._asdict()
+    evaluation, picture = released.read_evaluation(workdir), workdir / released.PICTURE
+    files = {FILE: safetensors.dump(arrays, {"format": "jaxvae", "step": str(number)})}
+    if evaluation is not None and evaluation.get("step") == number:
+        evaluation = {key: value for key, value in evaluation.items() if key != "run"}
+        files[released.EVALUATION] = writers.as_bytes(evaluation)
+    else:  # of another checkpoint
+        evaluation = None
+    if number == step_of(workdir) and picture.is_file():
+        files[released.PICTURE] = picture.read_bytes()
+    about = card.About(name or str(out), license, page, evaluation, released.PICTURE in files)
+    files[released.CARD] = card.text(opened.saved, opened.system, about).encode()
+    files[released.CONFIG] = writers.as_bytes(page)
+    released.write(out, files)
     return number, out / FILE
+
+
+def _page(workdir: Path, step: int, saved: Saved) -> released.Page:
+    """Returns what config.json of an exported model says of its run."""
+    metrics, stages = checkpoints_of(workdir).meta(step)["metrics"], saved.preset.stages
+    run = writers.read_json(workdir / released.CONFIG)
+    return {
+        "format": released.FORMAT,
+        "config": run["config"],
+        "command": record.made_by(saved.config),
+        "versions": run.get("versions", {}),
+        "exported_by": checkpoint.versions(),
+        "step": step,
+        "metrics": {stages[-1]: metrics} if stages else metrics,
+    }
+
+
+def _described(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Returns what config.json of an exported model says of its arrays."""
+    return {
+        "parameters": sum(x.size for name, x in arrays.items() if name.startswith("params.")),
+        "arrays": {name: [list(x.shape), str(x.dtype)] for name, x in arrays.items()},
+    }
 
 
 def with_statistics(
@@ -285,13 +331,18 @@ def with_statistics(
 
 def statistics_of(workdir: PathLike) -> Exported:
     """Returns what a folder that `jaxvae export` wrote says of its statistics; nothing of a run."""
-    if not (paths.path(workdir) / FILE).is_file():
+    if not released.is_released(workdir):
         return Exported()
-    page = paths.path(workdir) / "config.json"
     try:
-        return Exported(**writers.read_json(page).get("statistics", {}))
+        found = Exported(**released.read_page(workdir).get("statistics", {}))
     except TypeError:
-        raise UserError(f"{page} is damaged: what it says of statistics cannot be read.") from None
+        found = Exported("", "")
+    if found.name not in STATS or not isinstance(found.about, str):
+        raise UserError(
+            f"{paths.path(workdir) / released.CONFIG} is damaged: what it says of statistics cannot be "
+            "read."
+        )
+    return found
 
 
 def _read_exported(folder: PathLike, template: Tree) -> Tree:

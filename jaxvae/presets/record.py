@@ -40,6 +40,16 @@ def command(config: Options) -> str:
     return shlex.join(words)
 
 
+def made_by(config: Options) -> str:
+    """Returns the command that makes a run of these options, in any folder."""
+    aside = {
+        "workdir": Path("RUN"),
+        "progress": True,
+        "tensorboard": False,
+    }  # they change no number
+    return f"jaxvae {command(dataclasses.replace(config, **aside))}"
+
+
 def _is_default(config: Options, field: dataclasses.Field) -> bool:
     """Returns whether an option has the value that it would have if it were not given."""
     if field.default is dataclasses.MISSING:
@@ -92,7 +102,7 @@ def from_dict(saved: dict[str, Any], workdir: Path = Path()) -> Saved:
     Raises:
         UserError: for a run that no preset made, or that another version of jaxvae made.
     """
-    fields = dict(renewed(saved))
+    fields = {key: value for key, value in renewed(saved).items() if key not in PLACES}
     name = fields.pop("preset", None)
     if name is None:
         raise UserError(

@@ -20,4 +20,6 @@ def build(config: RhoVAE, shape: tuple[int, ...], num_classes: int | None) -> Sy
     return vae.build(config, shape, num_classes)
 
 
-PRESET = Preset(RhoVAE, build)
+PRESET = Preset(
+    RhoVAE, build, equation="-E_q[log p(x|z)] + beta KL(q(z|x) || N(0, I)), cov q = s rho^|i-j|"
+)

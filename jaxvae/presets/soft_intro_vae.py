@@ -51,4 +51,8 @@ def build(config: SoftIntroVAE, shape: tuple[int, ...], num_classes: int | None)
     return introspective.system(config, model, pair, num_classes)
 
 
-PRESET = Preset(SoftIntroVAE, build)
+PRESET = Preset(
+    SoftIntroVAE,
+    build,
+    equation="encoder: -s ELBO(x) + 1/alpha exp(alpha s ELBO(fake)); decoder: s rec(x) - gamma s ELBO(fake)",
+)

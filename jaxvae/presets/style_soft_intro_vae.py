@@ -335,4 +335,9 @@ def _phases(config: StyleSoftIntroVAE, colours: int) -> Callable[[int, int], lis
     return phases
 
 
-PRESET = Preset(StyleSoftIntroVAE, build, reached=reached)
+PRESET = Preset(
+    StyleSoftIntroVAE,
+    build,
+    reached=reached,
+    equation="Soft-IntroVAE's, at 4, 8, 16, ... pixels one after the other",
+)

@@ -55,4 +55,8 @@ def build(config: TCVAE, shape: tuple[int, ...], num_classes: int | None) -> Sys
     return parts.system(config, model, num_classes)._replace(phases=phases)
 
 
-PRESET = Preset(TCVAE, build)
+PRESET = Preset(
+    TCVAE,
+    build,
+    equation="rec + alpha MI(x; z) + beta TC(z) + marginal sum_j KL(q(z_j) || N(0, 1))",
+)

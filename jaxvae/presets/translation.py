@@ -118,4 +118,6 @@ def _error(net: str) -> "Error":
     return error
 
 
-PRESET = Preset(Translation, build)
+PRESET = Preset(
+    Translation, build, equation="Soft-IntroVAE's, with a content and a class z of each image"
+)

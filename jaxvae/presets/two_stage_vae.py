@@ -17,4 +17,11 @@ def _later(name: str) -> Callable[..., Any]:
     return call
 
 
-PRESET = Preset(TwoStageVAE, _later("build"), _later("train"), _later("load"), (FIRST, SECOND))
+PRESET = Preset(
+    TwoStageVAE,
+    _later("build"),
+    _later("train"),
+    _later("load"),
+    (FIRST, SECOND),
+    equation="-ELBO of log p(x), gamma learned; then -ELBO of log p(z) on z ~ q(z|x); u -> z -> x",
+)

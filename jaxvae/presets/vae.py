@@ -13,4 +13,4 @@ def build(config: VAE, shape: tuple[int, ...], num_classes: int | None) -> Syste
     return parts.system(config, model, num_classes)
 
 
-PRESET = Preset(VAE, build)
+PRESET = Preset(VAE, build, equation="-E_q[log p(x|z)] + beta KL(q(z|x) || N(0, I))")

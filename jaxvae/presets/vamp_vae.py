@@ -40,4 +40,4 @@ def build(config: VampVAE, shape: tuple[int, ...], num_classes: int | None) -> S
     return system._replace(tx=tx)
 
 
-PRESET = Preset(VampVAE, build)
+PRESET = Preset(VampVAE, build, equation="rec + beta (log q(z|x) - log 1/K sum_k q(z|u_k))")

@@ -122,4 +122,8 @@ def _quantiser(config: VQVAE) -> Any:
     )
 
 
-PRESET = Preset(VQVAE, build)
+PRESET = Preset(
+    VQVAE,
+    build,
+    equation="-log p(x|e) + |sg(h) - e|^2 + commitment |h - sg(e)|^2, e the entry nearest to h",
+)

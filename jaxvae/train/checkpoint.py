@@ -23,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from jaxvae import paths, writers
+from jaxvae import host, paths, writers
 from jaxvae.errors import UserError
 from jaxvae.paths import PathLike
 from jaxvae.train import lease
@@ -52,13 +52,15 @@ class Restored(NamedTuple):
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the libraries that a result depends on."""
+    """Returns the versions of Python and of the libraries that a result depends on, and the commit of
+    this one where it is a checkout."""
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     found = {"python": platform.python_version()}
     for name in ("jaxvae", *names):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-    return found
+    made_by = host.commit()
+    return found if made_by is None else {**found, "commit": made_by}
 
 
 def describe(tree: Tree) -> dict[str, list]:

@@ -16,6 +16,7 @@ from jaxvae.train.checkpoint import Checkpoints, Damaged, Restored
 from jaxvae.train.step import TrainState
 from jaxvae.types import Tree
 
+EXPORTED = "model.safetensors"  # in the folder of a model without what training needs
 LENGTH = (  # what may differ when a run is resumed
     "steps",
     "epochs",
@@ -69,7 +70,12 @@ def check(workdir: PathLike, run: dict[str, Any] | Identity) -> None:
         taken = path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir())
         if not taken:
             return
-        known = (path / "config.json").is_file()
+        known, exported = (path / "config.json").is_file(), (path / EXPORTED).is_file()
+    if exported:
+        raise UserError(
+            f"{path} holds an exported model, without optimiser and data order: training cannot go on "
+            "there. Choose a new folder."
+        )
     if not known:
         raise UserError(f"{path} holds files but no run of jaxvae: choose an empty or new folder.")
     wanted, may_differ, defaults, renewed = identity(run)

@@ -164,6 +164,7 @@ def test_points_are_drawn_without_a_tanh():
         ({"balance_rate": 0.1, "loss": "wgan"}, "--balance-rate is of --loss began"),
         ({"loss": "began"}, "which is of --net infogan"),
         ({"beta1": 1.0}, "--beta1 must be below 1"),
+        ({"shrink": 0}, "--shrink must be at least 1"),
     ],
 )
 def test_options_of_another_loss_are_refused(options, message):
@@ -177,3 +178,14 @@ def test_images_that_its_nets_do_not_take_are_one_line(tmp_path, capsys):
     assert main([*words, "--workdir", str(tmp_path / "run"), "--no-progress"]) == 2
     said = capsys.readouterr().err
     assert "whose sides 4 divides" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"net": "infogan"}, {"net": "infogan", "loss": "began"}])
+def test_shrink_divides_all_widths(options):
+    def size(shrink):
+        config = GAN(workdir=Path("x"), shrink=shrink, **options)
+        init = build(config, (8, 8, 1), None).model.init
+        params, _ = jax.eval_shape(init, jax.random.key(0), Batch(jnp.zeros((2, 8, 8, 1))))
+        return sum(x.size for x in jax.tree.leaves(params))
+
+    assert size(4) < size(2) / 2 < size(1) / 4

@@ -1,0 +1,34 @@
+"""`jaxvae zoo`."""
+
+from jaxvae.cli import options
+from jaxvae.cli.doctor import table
+from jaxvae.presets import zoo
+
+HEAD = ("", "preset", "data", "size", "number", "made by")
+
+
+def run_zoo(args: options.Zoo) -> int:
+    """Prints the trained models that come with this package; returns the exit code."""
+    found = zoo.entries()
+    if not found:
+        print("this installation has no trained models; `jaxvae pull USER/NAME` fetches one.")
+        return 0
+    print(table([HEAD, *map(row, found)]))
+    print(f"\njaxvae.load('zoo:{found[0].name}'), and zoo:NAME in place of RUN in every command")
+    return 0
+
+
+def row(entry: zoo.Entry) -> tuple[str, ...]:
+    """Returns what is shown of a model."""
+    size = f"{entry.size / 1e6:.2f} MB"
+    return (entry.name, entry.preset, entry.data, size, number(entry), entry.command)
+
+
+def number(entry: zoo.Entry) -> str:
+    """Returns the main number with its unit, with which a protocol begins: "elbo -98.7 nats per
+    example"."""
+    if entry.number is None:
+        return "-"
+    value, protocol = entry.number["value"], entry.number["protocol"]
+    shown = f"{value:.2f}" if isinstance(value, float) else str(value)
+    return f"{entry.number['metric']} {shown} {protocol.split(',')[0]}".strip()

@@ -1,0 +1,137 @@
+"""Released models on the Hugging Face Hub, by `huggingface_hub` (the extra `hub`): `send` and `fetch`.
+
+A repository holds the files of `released.FILES`; whatever else is in it is not fetched, pickles least of
+all. HF_ENDPOINT says where the Hub is, HF_HOME where fetched files are kept.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxvae.errors import UserError, one_line
+from jaxvae.presets import released
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+NEEDED = (released.MODEL, released.CONFIG)
+NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
+
+def fetch(name: str) -> Path:
+    """Returns a folder with the model of the repository USER/NAME, fetched unless it is here already.
+
+    Raises:
+        UserError: for a repository that is not there or holds no model of jaxvae, where the Hub cannot
+            be reached or JAXVAE_OFFLINE forbids it, and without `huggingface_hub`.
+    """
+    check_name(name)
+    if os.environ.get("JAXVAE_OFFLINE", "0") not in ("", "0"):
+        raise UserError(
+            f"{name} is on the Hugging Face Hub, and JAXVAE_OFFLINE forbids to fetch: unset it, or use "
+            "the folder that `jaxvae pull` made."
+        )
+    client = _client()
+    with _refusals("fetch", name):
+        info = client.HfApi(endpoint=_endpoint()).model_info(name)
+        there = [each.rfilename for each in info.siblings or ()]
+    _check_files(name, there)
+    with _refusals("fetch", name):
+        found = [
+            client.hf_hub_download(name, file, revision=info.sha, endpoint=_endpoint())
+            for file in released.FILES
+            if file in there
+        ]
+    return Path(found[0]).parent
+
+
+def _check_files(name: str, there: list[str]) -> None:
+    """Raises `UserError` for a repository without a model of ours; pickles are named."""
+    missing = [file for file in NEEDED if file not in there]
+    pickles = [file for file in there if file.endswith(PICKLES)]
+    if missing and pickles:
+        raise UserError(
+            f"{name} holds pickles ({one_line(', '.join(pickles))}), which can run anything when they "
+            f"are read, and no {missing[0]}: ask its owner for a model from `jaxvae push`."
+        )
+    if missing:
+        raise UserError(
+            f"{name} holds no model of jaxvae: there is no {missing[0]}. Models of `jaxvae push` have one."
+        )
+
+
+def send(folder: Path, name: str, *, private: bool = False, message: str = "") -> str:
+    """Returns the address of the repository USER/NAME after one commit with the released model in
+    `folder`. The repository is made where there is none; an upload that fails
+    changes no file there.
+
+    Args:
+        private: whether a new repository is private.
+
+    Raises:
+        UserError: where the Hub refuses or cannot be reached, without `huggingface_hub`, and for a
+            public repository that was to be private.
+    """
+    check_name(name)
+    client = _client()
+    files = {file: folder / file for file in released.FILES if (folder / file).is_file()}
+    with _refusals("push to", name):
+        hub = client.HfApi(endpoint=_endpoint())
+        hub.create_repo(name, private=private or None, exist_ok=True)
+        changes: list[Any] = [client.CommitOperationAdd(file, path) for file, path in files.items()]
+        info = hub.model_info(name)
+        if private and not info.private:
+            raise UserError(f"{name} is there already, and is public: leave out --private.")
+        there = {each.rfilename for each in info.siblings or ()}
+        gone = sorted((there & set(released.FILES)) - set(files))  # of an earlier model
+        changes += [client.CommitOperationDelete(file) for file in gone]
+        hub.create_commit(name, changes, commit_message=message or "A model of jaxvae")
+    return f"{hub.endpoint}/{name}"
+
+
+def check_name(name: str) -> None:
+    """Raises `UserError` for what is no USER/NAME."""
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"{one_line(name)!r} is no name on the Hugging Face Hub: give USER/NAME, such as me/vae-mnist."
+        )
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+def _client() -> Any:
+    """Returns `huggingface_hub`; raises `UserError` where it is not installed."""
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UserError(
+            "the Hugging Face Hub needs huggingface_hub: pip install 'jaxvae[hub]'."
+        ) from None
+    return huggingface_hub
+
+
+@contextlib.contextmanager
+def _refusals(doing: str, name: str) -> Iterator[None]:
+    """Turns what the Hub, the network or the disk refuses inside the block into a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # the client's, its HTTP library's, and those of its threads
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        why = one_line(str(cause)) or type(cause).__name__
+        raise UserError(f"cannot {doing} {name} ({why}): {_advice(status, doing)}") from None
+
+
+def _advice(status: int | None, doing: str) -> str:
+    log_in = "log in with `hf auth login`"
+    if status in (401, 403):
+        return f"{log_in}, and check that this account may do it."
+    if status == 404:
+        return f"check the name; for a private one {log_in}."
+    again = " No file there has changed." if doing == "push to" else ""
+    return f"check the network, HF_ENDPOINT and the disk, then try again.{again}"
