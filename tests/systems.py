@@ -133,6 +133,12 @@ def unconditional() -> Batch:
 VARIANTS = {
     "iwae": (lambda: models.iwae(*linear_pair(), latent_dim=2, k=3, gradient="dreg"), images),
     "vamp": (lambda: models.vamp(*linear_pair(), latent_dim=2, components=3), unconditional),
+    "ladder_vae": (
+        lambda: models.ladder_vae(
+            nets.mlp((), 6), [nets.mlp((), 4)], nets.mlp((), (4, 4, 1)), latent_dims=(2, 1)
+        ),
+        images,
+    ),
     "tc_vae": (
         lambda: models.tc_vae(
             *linear_pair(), latent_dim=2, data_size=50, estimator="mss", posterior="ar1"

@@ -3,6 +3,7 @@
     vae, likelihoods    the variational auto-encoder, and what its decoder stands for
     rho_vae, info_vae, wae_gan    its kin; kin, what those with losses of their own share
     iwae, vamp          a tighter bound, a prior of its own posteriors
+    ladder_vae          layers of latents
     tc_vae, factor_vae  less total correlation
     autoencoder         codes without a distribution
     vq_vae, fsq, code_prior    codes of a finite set: a table, a grid, their prior
@@ -31,6 +32,7 @@ from jaxvae.models.intro_vae import intro_vae
 from jaxvae.models.introspective import plain_vae
 from jaxvae.models.iwae import iwae
 from jaxvae.models.joint import joint_two_stage
+from jaxvae.models.ladder_vae import ladder_vae
 from jaxvae.models.mixture import fit_mixture, with_mixture
 from jaxvae.models.prior import with_prior
 from jaxvae.models.rho_vae import rho_vae
@@ -76,6 +78,7 @@ __all__ = [
     "iwae",
     "join_stages",
     "joint_two_stage",
+    "ladder_vae",
     "latents",
     "plain_translation",
     "plain_vae",

@@ -2,7 +2,7 @@
 
     layers, moments, spectral    layers with the initialisers of the papers' frameworks,
                        `from_linen`; what BatchNorm sees in a pass; spectral normalisation
-    mlp, conv          for any size of data
+    mlp, conv, ladder  for any size of data
     rho, infogan, wae, resnet, intro, gan, realnvp, doersch, vq, translation    of the papers
     style, style_layers    nets that grow, and their layers and optimiser
 
@@ -15,6 +15,7 @@ from jaxvae.nets.doersch import completion_nets, completion_regressor, tutorial_
 from jaxvae.nets.gan import infogan_autoencoder, infogan_gan, mlp_gan
 from jaxvae.nets.infogan import infogan
 from jaxvae.nets.intro import intro
+from jaxvae.nets.ladder import ladder
 from jaxvae.nets.layers import from_linen
 from jaxvae.nets.mlp import mlp, second_stage
 from jaxvae.nets.moments import has_averages, pool
@@ -41,6 +42,7 @@ __all__ = [
     "infogan_autoencoder",
     "infogan_gan",
     "intro",
+    "ladder",
     "masked_conv",
     "mixed",
     "mlp",
