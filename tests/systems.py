@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxvae import distributions, models, nets, objectives
 from jaxvae.distributions import Bernoulli
 from jaxvae.models import vae
+from jaxvae.models.introspective import squared_error
 from jaxvae.nets.layers import BatchNorm, Dense, from_linen, join
 from jaxvae.types import Aux, Batch, Model, Objective, Terms
 
@@ -152,6 +153,12 @@ VARIANTS = {
     "autoencoder": (
         lambda: models.autoencoder(
             nets.mlp((), 2), nets.mlp((), (4, 4, 1)), latent_dim=2, corruption="mask"
+        ),
+        images,
+    ),
+    "vae_gan": (
+        lambda: models.vae_gan(
+            *linear_pair(), nets.mlp((), 2), latent_dim=2, error=squared_error, beta=0.1
         ),
         images,
     ),

@@ -13,6 +13,7 @@
     prior, mixture      another prior for a trained model
     cvae                images completed
     translation         content and class of images exchanged
+    vae_gan             kept sharp by a discriminator of patches
     gan, began, flow    without an encoder; with an exact density
     verbs               what one does with a trained model of any kind
 
@@ -42,6 +43,7 @@ from jaxvae.models.tc_vae import tc_vae
 from jaxvae.models.translation import plain_translation, translation
 from jaxvae.models.two_stage import join_stages, latents, two_stage
 from jaxvae.models.vae import vae
+from jaxvae.models.vae_gan import vae_gan
 from jaxvae.models.vamp import vamp
 from jaxvae.models.verbs import (
     interpolate,
@@ -95,6 +97,7 @@ __all__ = [
     "traverse",
     "two_stage",
     "vae",
+    "vae_gan",
     "vamp",
     "vq_vae",
     "wae_gan",

@@ -3,8 +3,8 @@
     options    the options that all have
     config     what a preset is, and the options that most have
     vae, rho_vae, info_vae, two_stage_vae, intro_vae, soft_intro_vae, style_soft_intro_vae,
-    translation, cvae, gan, flow, iwae, vamp_vae, ladder_vae, tc_vae, factor_vae, autoencoder, vq_vae    one
-        each
+    translation, cvae, gan, flow, iwae, vamp_vae, ladder_vae, tc_vae, factor_vae, autoencoder,
+    vae_gan, vq_vae    one each
     introspective, two_stage_options    options of two, and of one that is built late
     parts      nets and optimisers that several build
     optimise   an optimiser and the schedule of its rate, by name
@@ -38,6 +38,7 @@ from jaxvae.presets import (
     translation,
     two_stage_vae,
     vae,
+    vae_gan,
     vamp_vae,
     vq_vae,
 )
@@ -53,6 +54,7 @@ PRESETS: dict[str, Preset] = {
     "tc_vae": tc_vae.PRESET,
     "factor_vae": factor_vae.PRESET,
     "autoencoder": autoencoder.PRESET,
+    "vae_gan": vae_gan.PRESET,
     "vq_vae": vq_vae.PRESET,
     "two_stage_vae": two_stage_vae.PRESET,
     "soft_intro_vae": soft_intro_vae.PRESET,
