@@ -131,7 +131,6 @@ def vae_gan(
             Objective(kin.groups, loss),
             Objective((JUDGE,), discriminator_loss, name="discriminator_loss"),
         ),
-        moments=None,
     )
 
 
