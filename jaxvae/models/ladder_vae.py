@@ -12,7 +12,7 @@ N(mu_i, sigma_i^2). Below the top both are merged by their precisions, as if mul
     q(z_L|x) = N(m_L, s_L^2)
 
 What the model hands out as z are the noises e of all layers, side by side from the bottom, whose prior
-is N(0, I), so that whatever takes a VAE's z takes them:
+is N(0, I), so that what decodes, interpolates or weighs a VAE's z takes them:
 
     e_i = (z_i - mu_i) / sigma_i,   e_L = z_L
     q(e_i|z_{i+1}, x) = N(r / (1 + r) (m_i - mu_i) / sigma_i, 1 / (1 + r)),   r = sigma_i^2 / s_i^2
