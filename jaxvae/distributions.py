@@ -314,6 +314,14 @@ def kl(dist: HasKL) -> Array:
     return dist.kl()
 
 
+def kl_at(dist: Distribution, z: Array) -> Array:
+    """Returns KL(dist || N(0, I)) in nats, [B]: its closed form, or without one (`HasKL`) its estimate
+    log q(z) - log N(z; 0, I) at z [B, D], a draw from `dist`."""
+    if isinstance(dist, HasKL):
+        return dist.kl()
+    return dist.log_prob(z) - Normal(jnp.zeros_like(z), jnp.zeros(())).log_prob(z)
+
+
 def penalty(dist: HasKL | HasPenalty, z: Array, batch_size: int | None = None) -> Array:
     """Returns what a VAE's loss pays for a posterior [B]: its KL, or its own `penalty`.
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxvae import distributions, models, nets, objectives
 from jaxvae.distributions import Bernoulli
 from jaxvae.models import vae
+from jaxvae.models.introspective import squared_error
 from jaxvae.nets.layers import BatchNorm, Dense, from_linen, join
 from jaxvae.types import Aux, Batch, Model, Objective, Terms
 
@@ -133,6 +134,12 @@ def unconditional() -> Batch:
 VARIANTS = {
     "iwae": (lambda: models.iwae(*linear_pair(), latent_dim=2, k=3, gradient="dreg"), images),
     "vamp": (lambda: models.vamp(*linear_pair(), latent_dim=2, components=3), unconditional),
+    "ladder_vae": (
+        lambda: models.ladder_vae(
+            nets.mlp((), 6), [nets.mlp((), 4)], nets.mlp((), (4, 4, 1)), latent_dims=(2, 1)
+        ),
+        images,
+    ),
     "tc_vae": (
         lambda: models.tc_vae(
             *linear_pair(), latent_dim=2, data_size=50, estimator="mss", posterior="ar1"
@@ -146,6 +153,12 @@ VARIANTS = {
     "autoencoder": (
         lambda: models.autoencoder(
             nets.mlp((), 2), nets.mlp((), (4, 4, 1)), latent_dim=2, corruption="mask"
+        ),
+        images,
+    ),
+    "vae_gan": (
+        lambda: models.vae_gan(
+            *linear_pair(), nets.mlp((), 2), latent_dim=2, error=squared_error, beta=0.1
         ),
         images,
     ),

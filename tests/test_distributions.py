@@ -73,6 +73,18 @@ def test_normal_kl_by_monte_carlo():
     assert abs(ratio.mean() - float(normal().kl()[0])) < 4.0 * error
 
 
+def test_kl_at_a_draw_is_the_closed_form_or_else_the_ratio_of_densities():
+    class Open:  # a distribution without a KL
+        log_prob = staticmethod(normal().log_prob)
+        sample = staticmethod(normal().sample)
+
+    z = single(X)
+    np.testing.assert_array_equal(distributions.kl_at(normal(), z), normal().kl())
+    q, p = scipy.stats.norm(MEAN, np.exp(0.5 * LOGVAR)), scipy.stats.norm()
+    want = (q.logpdf(X) - p.logpdf(X)).sum(axis=1)
+    np.testing.assert_allclose(distributions.kl_at(Open(), z), want, rtol=1e-5)
+
+
 def test_normal_kl_of_the_prior_is_zero():
     np.testing.assert_array_equal(Normal(jnp.zeros((2, 3)), jnp.zeros((2, 3))).kl(), np.zeros(2))
 

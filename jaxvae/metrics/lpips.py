@@ -214,9 +214,15 @@ def of_reconstructions(
 def check_source(source: Source, net: str) -> None:
     """Raises `UserError` unless a source has images of 1 or 3 channels that are large enough for
     LPIPS(net)."""
-    if len(source.shape) != 3 or source.shape[-1] not in (1, 3):
-        raise UserError(f"LPIPS needs images of 1 or 3 channels, not examples of {source.shape}.")
-    _check_size(source.shape, net, _backbone(net))
+    check_shape(source.shape, net)
+
+
+def check_shape(shape: tuple[int, ...], net: str) -> None:
+    """Raises `UserError` unless examples of `shape` are images of 1 or 3 channels that are large enough
+    for LPIPS(net)."""
+    if len(shape) != 3 or shape[-1] not in (1, 3):
+        raise UserError(f"LPIPS needs images of 1 or 3 channels, not examples of {shape}.")
+    _check_size(shape, net, _backbone(net))
 
 
 def _unit(f: Array) -> Array:

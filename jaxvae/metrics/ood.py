@@ -174,8 +174,9 @@ def with_variance(model: Model, gamma: float) -> Model:
 
     def terms(params, state, rng, batch, *, stats="running"):
         q = encode(params, state, batch.x, batch.cond, stats=stats)
-        p = decode(params, state, distributions.sample(rng, q), batch.cond, stats=stats)
-        return Terms(-distributions.log_prob(p, batch.x), distributions.kl(q))
+        z = distributions.sample(rng, q)
+        p = decode(params, state, z, batch.cond, stats=stats)
+        return Terms(-distributions.log_prob(p, batch.x), distributions.kl_at(q, z))
 
     return model._replace(decode=decode, terms=terms)
 

@@ -3,6 +3,7 @@
     vae, likelihoods    the variational auto-encoder, and what its decoder stands for
     rho_vae, info_vae, wae_gan    its kin; kin, what those with losses of their own share
     iwae, vamp          a tighter bound, a prior of its own posteriors
+    ladder_vae          layers of latents
     tc_vae, factor_vae  less total correlation
     autoencoder         codes without a distribution
     vq_vae, fsq, code_prior    codes of a finite set: a table, a grid, their prior
@@ -12,6 +13,7 @@
     prior, mixture      another prior for a trained model
     cvae                images completed
     translation         content and class of images exchanged
+    vae_gan             kept sharp by a discriminator of patches
     gan, began, flow    without an encoder; with an exact density
     verbs               what one does with a trained model of any kind
 
@@ -31,6 +33,7 @@ from jaxvae.models.intro_vae import intro_vae
 from jaxvae.models.introspective import plain_vae
 from jaxvae.models.iwae import iwae
 from jaxvae.models.joint import joint_two_stage
+from jaxvae.models.ladder_vae import ladder_vae
 from jaxvae.models.mixture import fit_mixture, with_mixture
 from jaxvae.models.prior import with_prior
 from jaxvae.models.rho_vae import rho_vae
@@ -40,6 +43,7 @@ from jaxvae.models.tc_vae import tc_vae
 from jaxvae.models.translation import plain_translation, translation
 from jaxvae.models.two_stage import join_stages, latents, two_stage
 from jaxvae.models.vae import vae
+from jaxvae.models.vae_gan import vae_gan
 from jaxvae.models.vamp import vamp
 from jaxvae.models.verbs import (
     interpolate,
@@ -76,6 +80,7 @@ __all__ = [
     "iwae",
     "join_stages",
     "joint_two_stage",
+    "ladder_vae",
     "latents",
     "plain_translation",
     "plain_vae",
@@ -92,6 +97,7 @@ __all__ = [
     "traverse",
     "two_stage",
     "vae",
+    "vae_gan",
     "vamp",
     "vq_vae",
     "wae_gan",

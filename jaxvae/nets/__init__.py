@@ -2,8 +2,9 @@
 
     layers, moments, spectral    layers with the initialisers of the papers' frameworks,
                        `from_linen`; what BatchNorm sees in a pass; spectral normalisation
-    mlp, conv          for any size of data
-    rho, infogan, wae, resnet, intro, gan, realnvp, doersch, vq, translation    of the papers
+    mlp, conv, ladder  for any size of data
+    rho, infogan, wae, resnet, intro, gan, realnvp, doersch, vq, patch, translation    of the
+                       papers
     style, style_layers    nets that grow, and their layers and optimiser
 
 The only place that knows Flax. Stands on the ground alone; imported by models that bring nets, by
@@ -15,9 +16,11 @@ from jaxvae.nets.doersch import completion_nets, completion_regressor, tutorial_
 from jaxvae.nets.gan import infogan_autoencoder, infogan_gan, mlp_gan
 from jaxvae.nets.infogan import infogan
 from jaxvae.nets.intro import intro
+from jaxvae.nets.ladder import ladder
 from jaxvae.nets.layers import from_linen
 from jaxvae.nets.mlp import mlp, second_stage
 from jaxvae.nets.moments import has_averages, pool
+from jaxvae.nets.patch import patches
 from jaxvae.nets.realnvp import coupling
 from jaxvae.nets.resnet import resnet
 from jaxvae.nets.rho import rho_nets
@@ -41,10 +44,12 @@ __all__ = [
     "infogan_autoencoder",
     "infogan_gan",
     "intro",
+    "ladder",
     "masked_conv",
     "mixed",
     "mlp",
     "mlp_gan",
+    "patches",
     "pool",
     "resnet",
     "rho_nets",

@@ -3,7 +3,8 @@
     options    the options that all have
     config     what a preset is, and the options that most have
     vae, rho_vae, info_vae, two_stage_vae, intro_vae, soft_intro_vae, style_soft_intro_vae,
-    translation, cvae, gan, flow, iwae, vamp_vae, tc_vae, factor_vae, autoencoder, vq_vae    one each
+    translation, cvae, gan, flow, iwae, vamp_vae, ladder_vae, tc_vae, factor_vae, autoencoder,
+    vae_gan, vq_vae    one each
     introspective, two_stage_options    options of two, and of one that is built late
     parts      nets and optimisers that several build
     optimise   an optimiser and the schedule of its rate, by name
@@ -30,6 +31,7 @@ from jaxvae.presets import (
     info_vae,
     intro_vae,
     iwae,
+    ladder_vae,
     rho_vae,
     soft_intro_vae,
     style_soft_intro_vae,
@@ -37,6 +39,7 @@ from jaxvae.presets import (
     translation,
     two_stage_vae,
     vae,
+    vae_gan,
     vamp_vae,
     vq_vae,
 )
@@ -48,9 +51,11 @@ PRESETS: dict[str, Preset] = {
     "info_vae": info_vae.PRESET,
     "iwae": iwae.PRESET,
     "vamp_vae": vamp_vae.PRESET,
+    "ladder_vae": ladder_vae.PRESET,
     "tc_vae": tc_vae.PRESET,
     "factor_vae": factor_vae.PRESET,
     "autoencoder": autoencoder.PRESET,
+    "vae_gan": vae_gan.PRESET,
     "vq_vae": vq_vae.PRESET,
     "two_stage_vae": two_stage_vae.PRESET,
     "soft_intro_vae": soft_intro_vae.PRESET,

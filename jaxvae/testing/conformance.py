@@ -145,7 +145,7 @@ def _evaluation(model: Model, stats: str = "running") -> Callable[..., dict[str,
             q = model.encode(params, state, x, cond, stats=stats)
             z = distributions.sample(rng, q)
             results["z ~ encode(x)"] = z
-            if model.terms is not None or isinstance(q, HasKL):  # an autoencoder's codes have none
+            if isinstance(q, HasKL):  # codes and layers of latents have none in closed form
                 results["kl(encode(x))"] = distributions.kl(q)
         if model.decode is not None and z is not None:
             p = model.decode(params, state, z, cond, stats=stats)

@@ -12,7 +12,8 @@ from jaxvae.presets import PRESETS, record
 from jaxvae.presets.config import VAE, Count, Number, Options, source
 
 PAY_KL = {  # presets whose loss is of a KL, and what they cannot do without
-    **{name: {} for name in ("iwae", "vamp_vae", "tc_vae", "factor_vae", "soft_intro_vae")},
+    **{name: {} for name in ("iwae", "vamp_vae", "vae_gan", "tc_vae", "factor_vae")},
+    "soft_intro_vae": {},
     "intro_vae": {"m": 1.0},
 }
 
