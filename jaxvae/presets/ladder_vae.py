@@ -59,4 +59,8 @@ def build(config: LadderVAE, shape: tuple[int, ...], num_classes: int | None) ->
     return parts.system(config, model, num_classes)._replace(latent_dim=sum(config.latents))
 
 
-PRESET = Preset(LadderVAE, build)
+PRESET = Preset(
+    LadderVAE,
+    build,
+    equation="-log p(x|z_1, ..., z_L) + beta sum_l KL(q(z_l|z_>l, x) || p(z_l|z_>l))",
+)

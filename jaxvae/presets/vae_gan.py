@@ -120,4 +120,8 @@ def with_lpips(error: "Error", net: str, weight: float, weights: Any = None) -> 
     return both
 
 
-PRESET = Preset(VAEGAN, build)
+PRESET = Preset(
+    VAEGAN,
+    build,
+    equation="L(x, x_hat) + beta KL(q(z|x) || N(0, I)) - disc_weight mean_j l_j(x_hat), l_j the logit of patch j",
+)
