@@ -16,7 +16,7 @@ from jaxvae.writers import Curves, PathLike
 Line = tuple[np.ndarray, np.ndarray]  # steps [n], values [n]
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers; lines differ in style too.
-_STYLES = {"train": (BLUE, "-"), "validation": ("#D55E00", "--"), "test": ("#009E73", "-.")}
+_STYLES = {"train": (BLUE, "-"), "valid": ("#D55E00", "--"), "test": ("#009E73", "-.")}
 _MORE_STYLES = (("#CC79A7", ":"), ("#000000", (0, (5, 1))), ("#56B4E9", (0, (3, 1, 1, 1))))
 _MORE_STYLES += (("#E69F00", (0, (1, 1))), ("#009E73", "-"), ("#D55E00", (0, (5, 2, 1, 2))))
 _PANELS = {  # metric -> title, unit, direction
@@ -54,15 +54,15 @@ def comparison(path: PathLike, values: Curves, pictures: dict[str, np.ndarray]) 
     Args:
         path: the PNG file.
         values: run -> metric -> line, as `writers.read_curves` has them by split; none of models that
-            have no log.
+            have no log. Without a finite number there are pictures alone.
         pictures: run -> image [H, W, C], such as its samples, where it has one.
 
     Raises:
-        UserError: where none of these metrics was logged.
+        UserError: where none of these metrics was logged, and where there is nothing at all.
     """
     from matplotlib.figure import Figure
 
-    names = _curve_names(values) if values else []
+    names = _curve_names(values) if _finite(values) or not pictures else []
     figure = Figure(dpi=150, layout="constrained")
     both = bool(names and pictures)
     parts: Any = figure.subfigures(2, 1) if both else (figure, figure)

@@ -57,7 +57,8 @@ def whole_batch(draw: Callable[[Array, int], Array]) -> Callable[[Array, int], A
     """Returns (rng, n) -> x [n, ...] that draws for the global batch on every device of the mapped
     axis, and returns this device's slice; outside `pmap` it is `draw`.
 
-    For data of which a row depends on its place, or that are not drawn from `noise`.
+    For data of which a row depends on its place, or that are not drawn from `noise`. `draw` is plain, not
+    jitted: a trace of it that another place has made is of other rows.
     """
 
     def own(rng: Array, n: int) -> Array:

@@ -6,7 +6,7 @@ and the place of the bytes; the bytes, without gaps.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -74,6 +74,23 @@ def read(path: PathLike) -> dict[str, np.ndarray]:
         UserError: for a file that cannot be read, and one that is not what the format says to the
             byte: names that come twice, bytes that belong to no array or to two.
     """
+    return _read(path, _arrays)
+
+
+def read_metadata(path: PathLike) -> dict[str, Any]:
+    """Returns the text by name that is kept beside the arrays; raises `UserError` as `read`."""
+
+    def beside(content: bytes) -> dict[str, Any]:
+        _arrays(content)  # so that its header is one
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        found = header.get(METADATA)
+        return found if isinstance(found, dict) else {}
+
+    return _read(path, beside)
+
+
+def _read(path: PathLike, what: Callable[[bytes], Any]) -> Any:
+    """Returns `what` of a file's content."""
     try:
         content = paths.path(path).read_bytes()
     except Exception as error:
@@ -84,7 +101,7 @@ def read(path: PathLike) -> dict[str, np.ndarray]:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     try:
         with damage():
-            return _arrays(content)
+            return what(content)
     except Damaged as error:
         raise UserError(f"{path} is damaged ({error}): export it again.") from None
 

@@ -42,7 +42,7 @@ def words(figure):
 
 
 def test_curves_say_what_they_show(tmp_path, drawn):
-    values = {"validation": bound(range(500, 5001, 500)), "train": bound(range(50, 5001, 50))}
+    values = {"valid": bound(range(500, 5001, 500)), "train": bound(range(50, 5001, 50))}
     charts.curves(tmp_path / "curves.png", values)
     [figure] = drawn
     assert words(figure) == [
@@ -50,10 +50,10 @@ def test_curves_say_what_they_show(tmp_path, drawn):
         "rec = -log p(x|z) nats per example, down is better",
         "KL(q(z|x) || p(z)) nats per example, down is better at equal rec",
     ]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["train", "validation"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["train", "valid"]
     train, validation = figure.axes[0].lines
     np.testing.assert_array_equal(train.get_xydata().T, values["train"]["elbo"])
-    np.testing.assert_array_equal(validation.get_xydata().T, values["validation"]["elbo"])
+    np.testing.assert_array_equal(validation.get_xydata().T, values["valid"]["elbo"])
     assert train.get_color() != validation.get_color()
     assert train.get_linestyle() != validation.get_linestyle()
     assert image(tmp_path / "curves.png").shape == (495, 1665, 4)
@@ -109,6 +109,16 @@ def test_from_a_log_to_a_picture_twice_the_same(tmp_path):
     charts.curves(tmp_path / "b.png", curves)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_comparison_without_a_finite_number_has_the_pictures_alone(tmp_path, drawn):
+    nothing = {"a": {"elbo": (np.arange(2), np.full(2, np.nan))}}
+    picture = np.zeros((8, 8, 3), np.uint8)
+    charts.comparison(tmp_path / "c.png", nothing, {"a": picture, "b": picture})
+    assert [axes.get_title() for axes in drawn[0].axes] == ["a", "b"]
+    for values in (nothing, {}):
+        with pytest.raises(UserError, match="no curve to draw"):
+            charts.comparison(tmp_path / "d.png", values, {})
 
 
 def test_pyplot_is_never_imported(tmp_path):

@@ -35,6 +35,7 @@ def entry(first, last, shape, dtype="F32"):
 def test_every_type_is_kept(tmp_path):
     arrays = every_type()
     (tmp_path / "x").write_bytes(safetensors.dump(arrays, {"a": "b"}))
+    assert safetensors.read_metadata(tmp_path / "x") == {"a": "b"}
     found = safetensors.read(tmp_path / "x")
     hostile.same({name: found[name] for name in arrays}, arrays)
     assert list(found) == sorted(arrays) and found["bf16"].dtype == ml_dtypes.bfloat16

@@ -21,9 +21,13 @@ def files() -> tuple[dict[str, bytes], dict]:
     page = {"format": 1, "config": record.as_dict(config, SHAPE, None), "step": 7}
     row = {"metric": "elbo", "value": -9.5, "error": 0.1, "n": 8, "protocol": "nats, one draw"}
     found = {
-        released.MODEL: safetensors.dump(load.flatten({"params": params, "state": state}), {}),
-        released.EVALUATION: json.dumps({"step": 7, "metrics": [row]}).encode(),
-        released.CARD: b"# a model",
+        released.MODEL: safetensors.dump(
+            load.flatten({"params": params, "state": state}), {"format": "jaxvae"}
+        ),
+        released.EVALUATION: json.dumps(
+            {"step": 7, "run": "/home/me/run", "metrics": [row]}
+        ).encode(),
+        released.CARD: b'---\nlicense: "mit"\n---\n# a model',
         released.CONFIG: json.dumps(page).encode(),
     }
     return found, params

@@ -24,7 +24,7 @@ from experiments.budgets import check_budget
 from experiments.course_report import cells, setting, train
 from experiments.course_report.train import Case
 from experiments.runner import Option
-from jaxvae import models, plots, writers
+from jaxvae import charts, models, plots, writers
 from jaxvae.errors import UserError, check_seed
 
 FOLDER = Path(__file__).parent
@@ -46,7 +46,7 @@ def draw(case: Case, target: Path) -> list[Path]:
         made.append(bpd(case, target / "flow.bpd.png"))
     else:
         made.append(target / f"{case.kind}.curves.png")
-        plots.curves(made[-1], train.curves(case))
+        charts.curves(made[-1], train.curves(case))
         if case.kind == "z2":
             made.append(manifold(case, target / "z2.manifold.png"))
     return made

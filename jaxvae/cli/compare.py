@@ -2,6 +2,7 @@
 runs."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from jaxvae import charts, paths, writers
 from jaxvae.cli import options
 from jaxvae.cli.doctor import table
-from jaxvae.errors import UserError
+from jaxvae.errors import Damaged, UserError, damage, one_line
 from jaxvae.presets import load as loading
 from jaxvae.presets import record, released
 from jaxvae.train import folder as folders
@@ -84,12 +85,16 @@ def _read_png(path: Path) -> np.ndarray:
     """Returns a picture [H, W, 3] of bytes; raises `UserError` where it cannot be read."""
     from PIL import Image
 
+    with writers.disk("read", path):
+        content = path.read_bytes()
     try:
-        with writers.disk("read", path):
-            content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
+        with (
+            damage(),
+            warnings.catch_warnings(action="error"),  # of pictures that are too large
+            Image.open(io.BytesIO(content)) as image,
+        ):
             return np.asarray(image.convert("RGB"))
-    except OSError as error:
+    except Damaged as error:
         raise UserError(f"{path} cannot be read ({error}): delete it.") from None
 
 
@@ -128,7 +133,7 @@ def said(value: Any) -> str:
         return NONE
     if isinstance(value, float):
         return f"{value:.5g}"
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return one_line(" ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 def curves_of(name: str, run: Run) -> tuple[str, dict[str, Any]]:

@@ -15,16 +15,19 @@ OF_EXPORT = ("step", "stats", "license", "data_dir")  # options that say how a r
 def run_push(args: options.Push) -> int:
     """Puts a model on the Hub; returns the exit code."""
     hub.check_name(args.name)
+    hub.check_client()
     folder = loading.place(args.run)
     if released.is_released(folder):
         given = [name for name in OF_EXPORT if getattr(args, name) is not None]
         if given:
             raise UserError(
-                f"{args.run} is an exported model, which is pushed as it is: leave out "
+                f"{args.run} is an exported model, whose weights are pushed as they are: leave out "
                 f"--{given[0].replace('_', '-')}."
             )
         _check(folder, str(args.run))
-        return _push(folder, args)
+        with tempfile.TemporaryDirectory() as out:
+            released.write(out, loading.renamed(folder, f"hf:{args.name}"))
+            return _push(Path(out), args)
     with tempfile.TemporaryDirectory() as out:
         step = args.step or "latest"
         loading.export(
@@ -47,11 +50,12 @@ def _push(folder: Path, args: options.Push) -> int:
 
 def run_pull(args: options.Pull) -> int:
     """Fetches a model from the Hub, whole or not at all; returns the exit code."""
-    out = paths.path(args.out or args.name.partition("/")[2] or args.name)
-    hub.check_name(args.name)
+    name = args.name.removeprefix("hf:")
+    hub.check_name(name)
+    out = paths.path(args.out or name.partition("/")[2])
     released.check_target(out)
-    folder = hub.fetch(args.name)
-    _check(folder, f"{args.name} on the Hub")
+    folder = hub.fetch(name)
+    _check(folder, f"{name} on the Hub")
     found = {name: folder / name for name in released.FILES if (folder / name).is_file()}
     released.write(out, {name: path.read_bytes() for name, path in found.items()})
     print(

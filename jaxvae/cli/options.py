@@ -207,7 +207,7 @@ class Push:
     """Put a trained model on the Hugging Face Hub, exported first where it is a run."""
 
     run: Run
-    """Folder of a run, or of an exported model, which is pushed as it is."""
+    """Folder of a run, or of an exported model, which gets a card with its new name."""
     name: Annotated[Positional[str], arg(metavar="USER/NAME")]
     """Repository; made where there is none."""
     private: bool = False

@@ -1,6 +1,8 @@
 """The card of a released model: README.md with the header that the Hugging Face Hub reads."""
 
 import json
+import re
+import shlex
 from typing import Any, NamedTuple
 
 from jaxvae.presets import finish, measure, record
@@ -43,6 +45,12 @@ def text(saved: Saved, system: System, about: About) -> str:
     )
 
 
+def license_of(card: str) -> str:
+    """Returns the licence that a card names in its header, or that nobody has said."""
+    found = re.search(r'^license: ("[^"\\\n]*")$', card.partition("\n---\n")[0], re.MULTILINE)
+    return json.loads(found[1]) if found else LICENSE
+
+
 def _header(saved: Saved, system: System, about: About) -> str:
     """Returns the header: YAML, of which JSON is a part."""
     lists = {
@@ -77,9 +85,10 @@ def _use(saved: Saved, system: System, about: About) -> str:
         lines.append(f"x = {call}, cond)  # {shape}")
     verbs = {"samples": "sample", "reconstructions": "reconstruct", "interpolation": "interpolate"}
     names = finish.pictures(system, saved.shape)
-    commands = [f"jaxvae {verb} {about.name}" for name, verb in verbs.items() if name in names]
+    where = shlex.quote(about.name)
+    commands = [f"jaxvae {verb} {where}" for name, verb in verbs.items() if name in names]
     if measure.available(system):
-        commands.append(f"jaxvae evaluate {about.name}")
+        commands.append(f"jaxvae evaluate {where}")
     python, shell = "\n".join(lines), "\n".join(commands)
     return f"```python\n{python}\n```\n\n```bash\n{shell}\n```\n"
 

@@ -16,11 +16,13 @@ from jaxvae.presets import released
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 NEEDED = (released.MODEL, released.CONFIG)
-NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+NAME = re.compile(r"(?!.*(--|\.\.))(\w([\w.-]*\w)?)/(\w([\w.-]*\w)?)", re.ASCII)
+LONGEST = 96  # characters of a name
 
 
 def fetch(name: str) -> Path:
-    """Returns a folder with the model of the repository USER/NAME, fetched unless it is here already.
+    """Returns a folder with the model of the repository USER/NAME, in the Hub's own cache; the Hub is
+    asked each time which files it has, and only those that are not in the cache are fetched.
 
     Raises:
         UserError: for a repository that is not there or holds no model of jaxvae, where the Hub cannot
@@ -92,10 +94,15 @@ def send(folder: Path, name: str, *, private: bool = False, message: str = "") -
 
 def check_name(name: str) -> None:
     """Raises `UserError` for what is no USER/NAME."""
-    if not NAME.fullmatch(name):
+    if not NAME.fullmatch(name) or len(name) > LONGEST:
         raise UserError(
             f"{one_line(name)!r} is no name on the Hugging Face Hub: give USER/NAME, such as me/vae-mnist."
         )
+
+
+def check_client() -> None:
+    """Raises `UserError` where `huggingface_hub` is not installed."""
+    _client()
 
 
 def _endpoint() -> str | None:

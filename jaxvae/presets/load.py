@@ -88,7 +88,13 @@ def config_of(workdir: PathLike) -> dict[str, Any]:
     """Returns the config of a run or of an exported model; raises `UserError` where there is none."""
     if released.is_released(workdir):
         return released.read_page(workdir)["config"]
-    return read_config(workdir)
+    config = read_config(workdir)
+    if "format" in writers.read_json(paths.path(workdir) / released.CONFIG):
+        raise UserError(
+            f"{workdir} is an exported model without its weights, {released.MODEL}: export, pull or copy "
+            "it again."
+        )
+    return config
 
 
 def _names(workdir: PathLike, step: int | str) -> set[str]:
@@ -111,7 +117,12 @@ def step_of(workdir: PathLike, step: int | str = "latest") -> int:
         UserError: where there is no such checkpoint.
     """
     if released.is_released(workdir):
-        return released.read_page(workdir).get("step", 0)
+        kept = released.read_page(workdir).get("step", 0)
+        if step not in ("latest", kept):
+            raise UserError(
+                f"{workdir} is an exported model, of step {kept} alone: leave out the step {step!r}."
+            )
+        return kept
     checkpoints = checkpoints_of(workdir)
     kept = checkpoints.steps()
     if not kept:
@@ -289,6 +300,28 @@ def export(
     return number, out / FILE
 
 
+def renamed(folder: PathLike, name: str) -> dict[str, bytes]:
+    """Returns the files of a released model with a card that calls it `name`, and no word of the folder
+    where it was evaluated; raises `UserError` for one that cannot be loaded."""
+    folder = paths.path(folder)
+    files = {n: (folder / n).read_bytes() for n in released.FILES if (folder / n).is_file()}
+    page, evaluation = released.read_page(folder), released.read_evaluation(folder)
+    if evaluation is not None and evaluation.get("step") == page.get("step", 0):
+        evaluation = {key: value for key, value in evaluation.items() if key != "run"}
+        files[released.EVALUATION] = writers.as_bytes(evaluation)
+    else:
+        files.pop(released.EVALUATION, None)
+        evaluation = None
+    opened = open_run(folder)
+    license = card.license_of(files.get(released.CARD, b"").decode(errors="replace"))
+    made = {"step": 0, "versions": {}, "command": record.made_by(opened.saved.config)}
+    page = {**made, **_described(safetensors.read(folder / FILE)), **page}  # of an older version
+    about = card.About(name, license, page, evaluation, released.PICTURE in files)
+    with released.readable(folder):
+        files[released.CARD] = card.text(opened.saved, opened.system, about).encode()
+    return files
+
+
 def _page(workdir: Path, step: int, saved: Saved) -> released.Page:
     """Returns what config.json of an exported model says of its run."""
     metrics, stages = checkpoints_of(workdir).meta(step)["metrics"], saved.preset.stages
@@ -337,7 +370,7 @@ def statistics_of(workdir: PathLike) -> Exported:
         found = Exported(**released.read_page(workdir).get("statistics", {}))
     except TypeError:
         found = Exported("", "")
-    if found.name not in STATS or not isinstance(found.about, str):
+    if found.name not in STATS or not isinstance(found.about, str) or not found.about.isprintable():
         raise UserError(
             f"{paths.path(workdir) / released.CONFIG} is damaged: what it says of statistics cannot be "
             "read."

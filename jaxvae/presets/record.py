@@ -1,9 +1,11 @@
 """How options are written down: as the words of a command, as config.json, and back."""
 
 import dataclasses
+import itertools
 import shlex
+import types
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from jaxvae.errors import UserError, unknown
 from jaxvae.presets import PRESETS
@@ -96,6 +98,19 @@ def renewed(saved: dict[str, Any]) -> dict[str, Any]:
     return {**fields, "precision": "float32" if old == "highest" else old}
 
 
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """Returns the values that an option of this type may have, where they are named one by one."""
+    if get_origin(hint) is Annotated:
+        return _choices(get_args(hint)[0])
+    if hint is type(None):
+        return (None,)
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else ()
+    found = [_choices(part) for part in parts]
+    return tuple(itertools.chain(*found)) if all(found) else ()
+
+
 def from_dict(saved: dict[str, Any], workdir: Path = Path()) -> Saved:
     """Returns what `as_dict` recorded, as the options of a run in `workdir`.
 
@@ -131,6 +146,10 @@ def from_dict(saved: dict[str, Any], workdir: Path = Path()) -> Saved:
         heard = OF_NET[net]
         unused = {name for names in OF_NET.values() for name in names} - set(heard)
         values = {name: value for name, value in values.items() if name not in unused}
+    for field in dataclasses.fields(preset.options):
+        choices = _choices(field.type)
+        if field.name in values and choices and values[field.name] not in choices:
+            raise unknown(field.name.replace("_", "-"), values[field.name], map(str, choices))
     try:
         config = preset.options(workdir=workdir, **values)
         config.check()

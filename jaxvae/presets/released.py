@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxvae import paths, writers
+from jaxvae import paths, safetensors, writers
 from jaxvae.errors import UserError, one_line
 from jaxvae.paths import PathLike
 from jaxvae.train.folder import EXPORTED as MODEL
@@ -26,8 +26,11 @@ Page = dict[str, Any]
 
 
 def is_released(folder: PathLike) -> bool:
-    """Returns whether `folder` holds a model in this form."""
-    return (paths.path(folder) / MODEL).is_file()
+    """Returns whether `folder` holds a model in this form; raises `UserError` where that cannot be
+    read."""
+    path = paths.path(folder) / MODEL
+    with writers.disk("read", path):
+        return path.is_file()
 
 
 def read_page(folder: PathLike) -> Page:
@@ -53,7 +56,7 @@ def read_page(folder: PathLike) -> Page:
             f"{FORMAT}: pip install --upgrade jaxvae."
         )
     step = page.get("step", 0)
-    if type(step) is not int:
+    if type(step) is not int or step < 0:
         raise UserError(f"{path} is damaged: its step is {one_line(repr(step))}.")
     return page
 
@@ -99,8 +102,8 @@ def read_evaluation(folder: PathLike) -> Page | None:
 def _is_row(row: Any) -> bool:
     return (
         isinstance(row, dict)
-        and isinstance(row.get("metric"), str)
-        and isinstance(row.get("protocol"), str)
+        and all(isinstance(row.get(name), str) for name in ("metric", "protocol"))
+        and all(row[name].isprintable() for name in ("metric", "protocol"))
         and isinstance(row.get("value"), (int, float, list))
         and isinstance(row.get("error"), (int, float, type(None)))
         and isinstance(row.get("n"), (int, type(None)))
@@ -117,8 +120,20 @@ def check_target(out: PathLike) -> None:
         taken = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if taken and MODEL not in taken:
         raise UserError(f"{out} holds other files: choose an empty or new folder.")
-    if CONFIG in taken:
-        read_page(out)  # model.safetensors is a name that others use, too
+    if CONFIG in taken:  # model.safetensors is a name that others use, too
+        read_page(out)
+    elif taken and not _is_ours(out / MODEL):
+        raise UserError(
+            f"{out} holds weights that are not jaxvae's: choose an empty or new folder."
+        )
+
+
+def _is_ours(path: PathLike) -> bool:
+    """Returns whether `load.export` wrote the weights, as they say themselves."""
+    try:
+        return safetensors.read_metadata(path).get("format") == "jaxvae"
+    except UserError:
+        return False
 
 
 def write(out: PathLike, files: Mapping[str, bytes]) -> None:

@@ -212,11 +212,12 @@ def compile_members(
         max_steps: S; but 1 for "unroll".
         args: hyper, loop_state, data and indices of the first call, with indices [K, 1, B].
     """
-    advance = _one_member(step_of)
+    shared = mesh.size > 1 and mesh.shape.get(parallel.AXIS, 1) > 1
+    advance = _one_member(step_of, branch=not shared)
     mode = _choose(advance, args) if mode is None else mode
-    call, each, shared = _all_members(advance, mode), PartitionSpec(AXIS), PartitionSpec()
+    call, each, whole = _all_members(advance, mode), PartitionSpec(AXIS), PartitionSpec()
     if mesh.size > 1:
-        specs = (each, each, shared, _rows(args[-1]), shared)
+        specs = (each, each, whole, _rows(args[-1]), whole)
         call = jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=each, check_vma=False)
     return jax.jit(call, donate_argnums=1), 1 if mode == "unroll" else max_steps
 
@@ -227,9 +228,14 @@ def _rows(indices: np.ndarray) -> PartitionSpec:
     return PartitionSpec(AXIS, None, parallel.AXIS if indices.shape[-1] > 1 else None)
 
 
-def _one_member(step_of: Callable[[Tree], Callable]) -> Callable:
+def _one_member(step_of: Callable[[Tree], Callable], *, branch: bool) -> Callable:
     """Returns (hyper, loop_state, data, indices [S, B], count) -> loop_state of one member,
-    which stays as it is once it is frozen."""
+    which stays as it is once it is frozen.
+
+    Args:
+        branch: whether a frozen member may skip its steps: not where devices share a batch, as all of
+            them must come to a collective.
+    """
 
     def steps(hyper, loop_state: LoopState, data, indices, count) -> LoopState:
         step = step_of(hyper)
@@ -244,7 +250,9 @@ def _one_member(step_of: Callable[[Tree], Callable]) -> Callable:
 
     def advance(hyper, loop_state: LoopState, data, indices, count) -> LoopState:
         going = _all_below_zero(loop_state.bad)
-        if indices.shape[0] == 1:  # on CPU convolutions are slow inside a branch, as in a loop
+        if (
+            not branch or indices.shape[0] == 1
+        ):  # on CPU convolutions are slow inside a branch, as in a loop
             after = steps(hyper, loop_state, data, indices, count)
             return _where(going, after, loop_state)
         return jax.lax.cond(

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -103,6 +105,10 @@ def test_what_cannot_be_compared(runs, tmp_path, capsys, monkeypatch):
     assert f"{two} has no log of a training" in refused(capsys, "compare", one, two)
     (one / "samples.png").write_bytes(b"no picture")
     assert "samples.png cannot be read" in refused(capsys, "compare", one, two)
+    size = struct.pack(">4sIIBBBBB", b"IHDR", 60_000, 60_000, 8, 2, 0, 0, 0)  # 10 GB of pixels
+    chunk = struct.pack(">I", 13) + size + struct.pack(">I", zlib.crc32(size))
+    (one / "samples.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    assert "samples.png cannot be read (Decompression" in refused(capsys, "compare", one, two)
     assert not (tmp_path / "compare.png").exists()
 
 

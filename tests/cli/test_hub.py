@@ -45,12 +45,17 @@ def test_a_model_goes_there_and_comes_back(there, model, capsys):
     folder, params, files = model
     assert main(["push", str(folder), NAME, "--message", "the first"]) == 0
     assert f"/{NAME}; load it with jaxvae.load('hf:{NAME}')" in capsys.readouterr().out
-    assert {name: there.repos[NAME][name] for name in files} == files
+    sent = dict(there.repos[NAME])
+    assert f'jaxvae.load("hf:{NAME}")' in sent[released.CARD].decode()
+    assert json.loads(sent[released.EVALUATION])["metrics"][0]["metric"] == "elbo"
+    assert b"/home/me" not in b"".join(sent.values())  # where it was evaluated
+    for name in (released.MODEL, released.CONFIG):
+        assert sent[name] == files[name]
     same(jaxvae.load(f"hf:{NAME}"), params)
     assert main(["pull", NAME]) == 0
     assert "jaxvae.load('vae')" in capsys.readouterr().out
     same(jaxvae.load("vae"), params)
-    assert main(["pull", NAME, "--out", "vae"]) == 0  # again, over itself
+    assert main(["pull", f"hf:{NAME}", "--out", "vae"]) == 0  # again, over itself
 
 
 def test_what_is_there_and_cannot_be_used_is_refused_and_nothing_written(

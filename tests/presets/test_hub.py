@@ -116,7 +116,18 @@ def test_a_hub_that_does_not_answer(monkeypatch):
 
 def test_without_the_package_without_a_net_and_without_a_name(monkeypatch, tmp_path):
     assert "JAXVAE_OFFLINE forbids to fetch" in refused(hub.fetch, NAME)
-    for name in ("mnist", "me/", "a/b/c", "../x", "me/x y", "me/x\n"):
+    for name in (
+        "mnist",
+        "me/",
+        "a/b/c",
+        "../x",
+        "me/x y",
+        "me/x\n",
+        "a/b..c",
+        "a/b--c",
+        "a/b.",
+        "a/" + "b" * 95,
+    ):
         assert "give USER/NAME" in refused(hub.fetch, name)
         assert "give USER/NAME" in refused(hub.send, tmp_path, name)
     monkeypatch.delenv("JAXVAE_OFFLINE")

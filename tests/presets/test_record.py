@@ -35,6 +35,10 @@ def test_defaults_that_depend_on_the_net(tmp_path):
         ({"colour": 1, "size_of_z": 2}, "does not know: colour, size_of_z"),
         ({"shape": [8, 0, 1]}, r"config.json is damaged: the shape of the data is \[8, 0, 1\]"),
         ({"num_classes": "ten"}, "the number of classes 'ten'"),
+        ({"optimizer": "multi_transform"}, "unknown optimizer 'multi_transform'"),
+        ({"precision": "float99"}, "unknown precision 'float99'"),
+        ({"norm": "evil"}, "unknown norm 'evil'"),
+        ({"net": ["mlp"]}, "unknown net"),
         ({"latent_dim": {}}, "must be a whole number|is damaged"),
     ],
 )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import hostile
 import jaxvae
 from commands import TINY, refused
-from jaxvae import writers
+from jaxvae import safetensors, writers
 from jaxvae.cli.main import main
 from jaxvae.errors import UserError
 from jaxvae.presets import load as loading
@@ -223,6 +223,44 @@ def test_a_folder_of_somebody_else_is_not_written_over(run, tmp_path):
     with pytest.raises(UserError, match="is not the config of a run of jaxvae"):
         jaxvae.export(run, tmp_path)
     assert (tmp_path / "config.json").read_text() == '{"model_type": "bert"}'
+
+
+def test_weights_of_somebody_else_are_not_written_over_and_ours_are(run, out, tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / released.MODEL).write_bytes(safetensors.dump({"w": np.zeros(2)}, {"format": "pt"}))
+    (theirs / "notes.txt").write_text("mine")
+    before = contents(theirs)
+    with pytest.raises(UserError, match="weights that are not jaxvae's"):
+        loading.export(run, theirs)
+    assert contents(theirs) == before
+    half = shutil.copytree(out, tmp_path / "half")
+    (half / released.CONFIG).unlink()  # a writer was interrupted here
+    loading.export(run, half)
+    assert jaxvae.load(half).params.keys() == jaxvae.load(out).params.keys()
+
+
+def test_what_is_no_step_of_it_and_a_folder_without_weights(copy, capsys):
+    assert "of step 4 alone: leave out" in refused(capsys, "sample", str(copy), "--step", "3")
+    (copy / released.MODEL).unlink()
+    assert "without its weights, model.safetensors" in refused(capsys, "sample", str(copy))
+
+
+@pytest.mark.parametrize("where", ["s3://a/b", "az://a/b", "hf:/a/b", "n" * 300])
+def test_what_cannot_be_looked_at_is_one_line(capsys, where):
+    assert refused(capsys, "sample", where)
+
+
+def test_a_model_of_another_name_has_a_card_of_its_own(copy):
+    found = loading.renamed(copy, "hf:me/x y")
+    card = found[released.CARD].decode()
+    assert 'jaxvae.load("hf:me/x y")' in card and "jaxvae sample 'hf:me/x y'" in card
+    assert card.startswith('---\nlicense: "mit"\n')
+    assert b'"run"' not in found[released.EVALUATION]
+    assert found[released.MODEL] == contents(copy)[released.MODEL]
+    page = json.loads((copy / released.EVALUATION).read_text())
+    (copy / released.EVALUATION).write_text(json.dumps({**page, "step": 1}))
+    assert released.EVALUATION not in loading.renamed(copy, "hf:me/x")
 
 
 def test_an_interrupted_writer_leaves_no_model(out, tmp_path, monkeypatch):

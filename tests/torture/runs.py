@@ -24,6 +24,7 @@ from jaxvae.data import images, load
 from jaxvae.errors import UserError
 from jaxvae.train.ensemble import train_ensemble
 
+SOAKED = 32  # images of a batch of the run that never ends
 PATIENCE = 600.0  # seconds, after which a run hangs
 COMMON = ("--data", "digits", "--batch-size", "32", "--latent-dim", "2", "--no-progress")
 OFTEN = ("--log-every", "10", "--eval-every", "20", "--save-every", "7", "--steps", "60")
@@ -60,7 +61,7 @@ def _ensemble(folder: Path) -> int:
 def _soaked(folder: Path) -> int:
     """Reads images from the disk at every step, until it is stopped."""
     images.RESIDENT_BYTES = 0
-    data = ("--data", f"folder:{folder.parent / 'images'}", "--batch-size", "32")
+    data = ("--data", f"folder:{folder.parent / 'images'}", "--batch-size", str(SOAKED))
     often = (
         "--log-every",
         "50",

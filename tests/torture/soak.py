@@ -7,6 +7,7 @@ sixth (of 30 minutes: 25 to 30 with 5 to 10), open files and threads, too. Linux
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -79,16 +80,16 @@ def soak(seconds: float, place: Path) -> dict[str, Any]:
     begun = time.monotonic()
     while process.exitcode is None and time.monotonic() - begun < seconds:
         process.join(EVERY)
-        if process.exitcode is None:
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
             counts.append(held(process.pid or 0, begun))
     process.terminate()
     code = runs.ended(process)
     if code != 75:
         raise RuntimeError(f"the run ends with {code}: {said.read_text()[-1000:]}")
     lines = writers.read(folder / "metrics.jsonl")
-    evaluations = sum(line["split"] == "validation" for line in lines)
+    evaluations = sum(line["split"] == "valid" for line in lines)
     steps = max(runs.saved(folder).values())
-    done = {"steps": steps, "evaluations": evaluations, "images_read": steps * 32}
+    done = {"steps": steps, "evaluations": evaluations, "images_read": steps * runs.SOAKED}
     return {"seconds": seconds, **done, **grown(counts, seconds)}
 
 
@@ -100,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--results", type=Path, default=program.RESULTS.with_name("soak.json"), metavar="FILE"
     )
     args = parser.parse_args(argv)
+    if args.minutes < 0.5:
+        parser.error("--minutes must be at least 0.5: less tells nothing")
     program.prepare()
     place = Path(tempfile.mkdtemp(prefix="soak-"))
     try:
