@@ -118,6 +118,26 @@ def test_what_narrow_nets_show_of_images():
     assert all(b > a for a, b in zip(auroc, batch, strict=True))
 
 
+def test_what_narrow_nets_show_of_cifar10():
+    found = {}
+    for name, metric, protocol, form in NARROW[:6]:
+        protocol = protocol.format("generator=reestimated") + ", channels / 4, 10 epochs"
+        cells = [f"cifar10/narrow/{method}" for method in ("vae", "soft_intro_vae")]
+        rows = [row("soft_intro_images", cell, metric, protocol) for cell in cells]
+        assert {r.n for r in rows} == {1}
+        found[name] = [r.mean for r in rows]
+        values = " | ".join(format(value, form) for value in found[name])
+        holds("soft_intro_images", f"| {name} | {values} |")
+    samples, again, rec, looks, error, elbo = found.values()
+    for ours in (again, rec, looks):  # "less than half"
+        assert ours[1] < 0.5 * ours[0]
+    holds(
+        "soft_intro_images",
+        f"for {elbo[0] - elbo[1]:.1f} nats of ELBO, of which {error[1] - error[0]:.1f} are the squared",
+    )
+    assert again[1] < samples[1] < samples[0]  # nearest with re-estimated ones
+
+
 def test_what_the_vanilla_net_gains():
     def nats(cell):
         return mean("rho_vae", cell, "test_loss", "nats")
