@@ -118,7 +118,7 @@ def step_of(workdir: PathLike, step: int | str = "latest") -> int:
     """
     if released.is_released(workdir):
         kept = released.read_page(workdir).get("step", 0)
-        if step not in ("latest", kept):
+        if step not in ("latest", "best", kept):
             raise UserError(
                 f"{workdir} is an exported model, of step {kept} alone: leave out the step {step!r}."
             )

@@ -81,7 +81,7 @@ def test_what_is_there_and_cannot_be_used_is_refused_and_nothing_written(
 def test_what_is_not_pushed(there, model, tmp_path, capsys):
     folder, _, files = model
     said = refused(capsys, "push", folder, NAME, "--step", "best")
-    assert "is an exported model, which is pushed as it is: leave out --step." in said
+    assert "is an exported model, whose weights are pushed as they are: leave out --step." in said
     assert "leave out --data-dir." in refused(capsys, "push", folder, NAME, "--data-dir", "x")
     assert "give USER/NAME" in refused(capsys, "push", folder, "vae")
     assert "give USER/NAME" in refused(capsys, "pull", "vae")

@@ -233,7 +233,7 @@ def test_flips_are_of_training_alone(tmp_path):
         (["vae", "--net", "intro", "--norm", "bacth"], "Did you mean 'batch'"),
         (["soft_intro_vae", "--s", "0"], "s must be greater than 0"),
         (["soft_intro_vae", "--alpha", "-1"], "alpha must be greater than 0"),
-        (["soft_intro_vae", "--gamma-fakes", "-1"], "gamma must be at least 0"),
+        (["soft_intro_vae", "--gamma-fakes", "-1"], "--gamma-fakes must be at least 0"),
         (["soft_intro_vae", "--num-vae", "-1"], "--num-vae must be at least 0"),
         (
             ["intro_vae", "--m", "1", "--num-vae", "3", "--epochs", "3", "--batch-size", "128"],

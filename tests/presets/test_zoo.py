@@ -2,6 +2,8 @@
 
 import configparser
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +65,10 @@ def test_they_are_in_the_wheel():
     files = [path for path in zoo.FOLDER.rglob("*") if path.is_file()]
     others = [path for path in files if len(path.relative_to(zoo.FOLDER).parts) != 3]
     assert others == [zoo.FOLDER / "README.md"]
+
+
+def test_every_model_that_the_documentation_names_is_there():
+    root = Path(__file__).parents[2]
+    pages = [root / "README.md", *(root / "docs").glob("*.md"), *root.glob("notebooks/*.ipynb")]
+    named = {name for p in pages for name in re.findall(r"zoo:([a-z_]+/[a-z_0-9]+)", p.read_text())}
+    assert named and named <= set(zoo.names())
