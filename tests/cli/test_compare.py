@@ -106,8 +106,11 @@ def test_what_cannot_be_compared(runs, tmp_path, capsys, monkeypatch):
     (one / "samples.png").write_bytes(b"no picture")
     assert "samples.png cannot be read" in refused(capsys, "compare", one, two)
     size = struct.pack(">4sIIBBBBB", b"IHDR", 60_000, 60_000, 8, 2, 0, 0, 0)  # 10 GB of pixels
-    chunk = struct.pack(">I", 13) + size + struct.pack(">I", zlib.crc32(size))
-    (one / "samples.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    chunks = (
+        struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+        for content in (size, b"IDAT")
+    )
+    (one / "samples.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
     assert "samples.png cannot be read (Decompression" in refused(capsys, "compare", one, two)
     assert not (tmp_path / "compare.png").exists()
 

@@ -37,7 +37,6 @@ def test_defaults_that_depend_on_the_net(tmp_path):
         ({"num_classes": "ten"}, "the number of classes 'ten'"),
         ({"optimizer": "multi_transform"}, "unknown optimizer 'multi_transform'"),
         ({"precision": "float99"}, "unknown precision 'float99'"),
-        ({"norm": "evil"}, "unknown norm 'evil'"),
         ({"net": ["mlp"]}, "unknown net"),
         ({"latent_dim": {}}, "must be a whole number|is damaged"),
     ],
