@@ -101,9 +101,9 @@ def _names(workdir: PathLike, step: int | str) -> set[str]:
     """Returns the names of the arrays of a checkpoint's model, or of an exported one."""
     if released.is_released(workdir):
         return set(safetensors.read(paths.path(workdir) / FILE))
-    checkpoints = checkpoints_of(workdir)
-    with _another(checkpoints):
-        saved = checkpoints.meta(step_of(workdir, step))["tree"]["model"]
+    checkpoints, step = checkpoints_of(workdir), step_of(workdir, step)
+    with _another(checkpoints, step):
+        saved = checkpoints.meta(step)["tree"]["model"]
     return {".".join(re.findall(r"\['([^']*)'\]", path)) for path in saved}
 
 
@@ -220,18 +220,20 @@ def _example(opened: Opened) -> Batch:
 
 
 @contextlib.contextmanager
-def _another(checkpoints: Checkpoints) -> Iterator[None]:
-    """Turns damage of a checkpoint into one line."""
+def _another(checkpoints: Checkpoints, step: int) -> Iterator[None]:
+    """Turns damage of the checkpoint at `step` into one line, which names the others."""
     try:
         yield
     except Damaged as error:
-        raise UserError(f"{error}: choose another step of {checkpoints.steps()}.") from None
+        others = [other for other in checkpoints.steps() if other != step]
+        advice = f": choose another step of {others}." if others else ", and there is no other."
+        raise UserError(f"{error}{advice}") from None
 
 
 def _load_checkpoint(workdir: Path, step: int, model: Model, example: Batch) -> Loaded:
     """Returns `model` with the parameters of one checkpoint, or with their moving average."""
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
-    with _another(checkpoints):
+    with _another(checkpoints, step):
         page = checkpoints.meta(step)
         params, state = jax.eval_shape(model.init, jax.random.key(0), example)
         ema = params if any(path.startswith("['ema']") for path in page["tree"]["model"]) else None

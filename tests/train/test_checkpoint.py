@@ -91,7 +91,7 @@ def test_where_all_are_damaged_nothing_is_overwritten(tmp_path):
     ):
         go(workdir=tmp_path, **options)
     with pytest.raises(
-        UserError, match="checkpoint 10 in .* has changed since it was saved: load another"
+        UserError, match="checkpoint 10 in .* has changed since it was saved, and there is no other"
     ):
         jaxvae.load(tmp_path, model=small(200), example=EXAMPLE)
     assert (tmp_path / "metrics.jsonl").read_bytes() == log

@@ -277,7 +277,7 @@ def test_float_data_are_searched_for_their_range():
         ({"log_every": 0}, "log_every must be at least 1"),
         ({"eval_every": -1}, "eval_every must be at least 1"),
         ({"steps": None}, "fit needs steps"),
-        ({"accumulate": 3}, "cannot be cut into accumulate=3"),
+        ({"accumulate": 3}, "cannot be cut into 3 equal parts, as accumulate says"),
         ({"tx": {"encoder": optax.adam(1e-3)}}, r"objectives move \['decoder', 'encoder'\]"),
         ({"ema_decay": 1.5}, "ema_decay must be below 1"),
         ({"seed": 2**32}, "seed must be below 2\\*\\*32"),

@@ -87,7 +87,7 @@ def test_arrays_that_are_not_finite_where_every_metric_was_are_marked(args):
 
 def test_a_cpu_takes_one_member_after_the_other(args):
     mesh = parallel.make_mesh(jax.devices()[:1])
-    assert members._choose(members._one_member(step_of), args) == "map"
+    assert members._choose(members._one_member(step_of, branch=True), args) == "map"
     assert members.compile_members(step_of, None, mesh, 4, args)[1] == 4
 
 
