@@ -12,7 +12,7 @@ from experiments.runner import Option
 from jaxvae import parallel, writers
 from jaxvae.data import Source
 from jaxvae.errors import UserError, check_seed
-from jaxvae.train import fit
+from jaxvae.train import Phase, fit
 from jaxvae.types import Model
 
 OPTIONS = (
@@ -90,27 +90,27 @@ def finish(case: Case) -> None:
 
 def train(
     case: Case,
-    model: Model,
+    phases: Sequence[Phase],
     tx: Any,
     source: Source,
     preprocess: Any,
     *,
-    steps: int,
     batch_size: int,
     config: dict[str, Any],
     augment: Any = None,
 ) -> Trained:
-    """Returns `model`, trained on all of `source` in the folder of a case, or as it was; what it will
-    cost is printed first."""
+    """Returns the model of the last of `phases`, trained on all of `source` in the folder of a case, or
+    as it was; what each phase will cost is printed first."""
+    steps = sum(phase.steps for phase in phases)
     if not case.smoke and not (case.folder / "config.json").exists():
-        said = cost(model, tx, source, preprocess, steps, batch_size)
-        print(f"  {case.label}{case.suffix}: {said}", flush=True)
+        for phase in phases:
+            said = cost(phase.model, tx, source, preprocess, phase.steps, batch_size)
+            print(f"  {case.label}{case.suffix}: {said}", flush=True)
     with jax.default_matmul_precision("highest"):
         found = fit(
-            model,
+            phases,
             tx,
             source,
-            steps=steps,
             batch_size=batch_size,
             seed=case.seed,
             workdir=case.folder,
@@ -124,7 +124,7 @@ def train(
         )
     finish(case)
     state = found.train_state
-    return Trained(model, state.params, state.state, steps)
+    return Trained(phases[-1].model, state.params, state.state, steps)
 
 
 @runner.command

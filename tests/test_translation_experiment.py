@@ -67,7 +67,8 @@ def test_parameters_of_the_published_nets():
 
 def test_narrow_nets_are_another_protocol():
     for chosen in setting.NARROW.values():
-        assert setting.suffix(chosen) == ", widths / 8, 1 epoch"
+        assert setting.suffix(chosen) == ", widths / 8, 2 epochs"
+        assert (chosen.epochs, chosen.num_vae) == (2, 1)
         assert chosen.beta_neg_class == chosen.beta_neg_content / 2
         kth = setting.PUBLISHED["kth"]
         assert (chosen.beta_rec, chosen.beta_kl) == (kth.beta_rec, kth.beta_kl)
@@ -178,7 +179,7 @@ def test_cells_from_the_command_line(folder, chosen, capsys):
         if "mse" in values:  # another image is not the truth
             assert values["mse_content"] > 0.001 < values["mse_class"]
         for line in lines:
-            assert line["protocol"].endswith(", widths / 8, 1 epoch") == ("narrow" in name)
+            assert line["protocol"].endswith(", widths / 8, 2 epochs") == ("narrow" in name)
     capsys.readouterr()
     figures.main(["--smoke"])
     made = capsys.readouterr().out.split()
@@ -213,7 +214,7 @@ def test_what_is_measured_of_a_translation_is_its_distance_from_the_truth(folder
         want = np.mean((images / 255.0 - truth) ** 2)
         assert measures[name].value == pytest.approx(want, rel=1e-4)
     assert measures["lpips_content"].value > 1e-4 < measures["lpips_class"].value
-    assert measures["lpips"].protocol == "squeeze, translations of test images, widths / 8, 1 epoch"
+    assert measures["lpips"].protocol == "squeeze, translations of test images, widths / 8, 2 epochs"
     assert {m.n for m in measures.values()} == {cells.SMOKE_PAIRS}
 
 
@@ -285,6 +286,10 @@ def test_nothing_trained_is_said(folder, capsys):
 def test_costs_can_be_counted_without_data_or_weights(folder):
     for cell in cells.CELLS:
         assert cell.needs.steps > 0 and cell.needs.protocols
-        [part] = cell.needs.parts()
-        assert part.steps == cell.needs.steps
+        parts = cell.needs.parts()
+        assert sum(part.steps for part in parts) == cell.needs.steps
+        plain_first = "narrow/soft" in cell.name
+        assert [len(part.model.objectives) for part in parts] == (
+            [1, 2] if plain_first else [1] if cell.name.endswith("/vae") else [2]
+        )
     assert writers.read_json(ROOT / "expected.json")["cells"]

@@ -18,7 +18,7 @@ from experiments.soft_intro_images.setting import Setting
 from jaxvae import data
 from jaxvae.data import Source, sets
 from jaxvae.data.preprocess import Preprocess, flip, make_preprocess
-from jaxvae.train import reestimate
+from jaxvae.train import Phase, reestimate
 from jaxvae.train.statistics import OVER
 from jaxvae.types import State
 
@@ -109,8 +109,8 @@ def trained(case: Case) -> Trained:
         "seed": case.seed,
     }
     augment, batch_size = flip if chosen.flip else None, chosen.batch_size
-    options = {"steps": steps, "batch_size": batch_size, "config": config, "augment": augment}
-    return runs.train(case, model, tx, train, prepare, **options)
+    options = {"batch_size": batch_size, "config": config, "augment": augment}
+    return runs.train(case, [Phase(model, steps)], tx, train, prepare, **options)
 
 
 def steps_of(chosen: Setting, size: int) -> int:

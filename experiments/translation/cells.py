@@ -178,7 +178,7 @@ def _cell(case: Case, name: str) -> Cell:
         accelerator=published.shrink == 1,
         steps=train.steps_of(published, published.images),
         net=f"{published.shape}, widths / {published.shrink}, {case.method}",
-        parts=lambda: [train.part(case)],
+        parts=lambda: train.parts(case),
         protocols=_protocols(case),
         stopped=stopped,
     )

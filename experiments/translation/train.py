@@ -105,12 +105,12 @@ def of_case(case: Case, split: str) -> Paired:
 def trained(case: Case) -> Trained:
     """Returns the model of a case, trained on all of "train"; what it will cost is printed first."""
     train, chosen = of_case(case, "train").source, case.setting
-    model = setting.build(case.method, chosen, train.shape)
-    steps = SMOKE_STEPS if case.smoke else steps_of(chosen, train.size)
+    epoch = SMOKE_STEPS / chosen.epochs if case.smoke else train.size / chosen.batch_size
     tx, prepare = setting.optimiser(chosen), make_preprocess()
     config = {"method": case.method, **chosen._asdict(), "seed": case.seed}
-    options = {"steps": steps, "batch_size": chosen.batch_size, "config": config}
-    return runs.train(case, model, tx, train, prepare, **options)
+    options = {"batch_size": chosen.batch_size, "config": config}
+    phases = setting.phases(case.method, chosen, train.shape, epoch)
+    return runs.train(case, phases, tx, train, prepare, **options)
 
 
 def steps_of(chosen: Setting, size: int) -> int:
@@ -118,10 +118,10 @@ def steps_of(chosen: Setting, size: int) -> int:
     return math.ceil(chosen.epochs * size / chosen.batch_size)
 
 
-def part(case: Case) -> Part:
-    """Returns the training of a case, to count and to time it; no data and no weights are read, so that a
-    perceptual error is counted as a squared one."""
+def parts(case: Case) -> list[Part]:
+    """Returns the phases of a case's training, to count and to time them; no data and no weights are
+    read, so that a perceptual error is counted as a squared one."""
     chosen = case.published
-    model = setting.build(case.method, chosen, chosen.shape, squared_error)
-    x = batch(chosen.batch_size, *chosen.shape)
-    return Part(model, setting.optimiser(chosen), x, steps_of(chosen, chosen.images))
+    epoch, x = chosen.images / chosen.batch_size, batch(chosen.batch_size, *chosen.shape)
+    phases = setting.phases(case.method, chosen, chosen.shape, epoch, squared_error)
+    return [Part(phase.model, setting.optimiser(chosen), x, phase.steps) for phase in phases]
