@@ -77,6 +77,14 @@ def pytest_runtest_setup(item):
 
 
 @pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session):
+    """What was imported stays: the garbage collector need not walk through it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item):
     jax.config.update("jax_default_matmul_precision", None)  # commands set it for their process
     jax.config.update("jax_disable_most_optimizations", QUICK)

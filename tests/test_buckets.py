@@ -36,6 +36,7 @@ def without_rates(path):
     return [{k: v for k, v in line.items() if k != "images_per_s"} for line in lines]
 
 
+@pytest.mark.slow
 # Orbax leaves futures behind whose event loop is closed when a write is refused
 @pytest.mark.usefixtures("swept")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

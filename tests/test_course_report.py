@@ -96,6 +96,7 @@ def ran(tmp_path_factory):
         train.trained.cache_clear()
 
 
+@pytest.mark.slow
 def test_every_number_of_the_report_is_measured(ran):
     found = {(r["cell"], r["metric"], r["protocol"]): r for r in table.load(ran, "smoke")[0]}
     assert all(np.isfinite(line["value"]) for line in found.values())
@@ -111,6 +112,7 @@ def test_every_number_of_the_report_is_measured(ran):
     assert ("mnist/flow", "bpd", "valid") in found and ("mnist/flow", "bpd", "test") in found
 
 
+@pytest.mark.slow
 def test_losses_are_means_of_an_epoch(ran):
     """One line of the log for each epoch, of all its steps."""
     lines = writers.read(ran / "runs" / "smoke" / "gan.seed0" / "metrics.jsonl")
@@ -118,6 +120,7 @@ def test_losses_are_means_of_an_epoch(ran):
     assert steps == [21, 42]  # 1,293 digits in batches of 64
 
 
+@pytest.mark.slow
 def test_runs_are_kept_with_samples_on_the_way_and_not_trained_again(ran, monkeypatch, capsys):
     case = Case("gan", smoke=True)
     assert {path.name for path in case.folder.glob("samples.*.png")} == {
@@ -134,6 +137,7 @@ def test_runs_are_kept_with_samples_on_the_way_and_not_trained_again(ran, monkey
     (case.folder / "finished").touch()
 
 
+@pytest.mark.slow
 def test_figures_of_smoke_runs(ran, monkeypatch, capsys):
     figures.main(["--smoke"])
     made = capsys.readouterr().out.split()

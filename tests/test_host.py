@@ -52,6 +52,7 @@ def run(code: str, *args: str, **env: str) -> list[str]:
     ).stdout.split()
 
 
+@pytest.mark.slow
 @glibc
 def test_kept_memory_is_not_faulted_in_again_and_changes_no_bit():
     _, before, value = run(FAULTS, "leave")

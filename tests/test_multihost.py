@@ -147,6 +147,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_notice_to_one_process_stops_all_at_one_step_and_one_process_goes_on(tmp_path, capfd):
     """By the commands alone: two processes of two devices train, SIGTERM to the second saves and exits
     with 75 in both, and this process with its eight devices ends the run."""

@@ -45,6 +45,7 @@ def test_every_cells_model_has_its_parameters(net):
         ), method
 
 
+@pytest.mark.slow
 def test_the_published_starts_have_cells_of_one_epoch():
     measures = cells._smoke("info_uniform", "ar1-released", 0)[0]
     assert [m.protocol for m in measures] == ["rho-vae-released, epoch 1", *["nats, epoch 1"] * 3]
@@ -156,6 +157,7 @@ def test_a_frozen_decoder_stays():
     )
 
 
+@pytest.mark.slow
 def test_a_killed_cell_goes_on_and_ends_as_if_it_never_was(tmp_path, monkeypatch):
     cell = "digits", "info", "ar1-released", 0
     whole = cells._measure(*cell, tmp_path / "whole", smoke=True)

@@ -12,6 +12,7 @@ TINY = ["--rounds", "1", "--steps", "2", "--width", "8"]
 needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 
 
+@pytest.mark.slow
 @needs_two_cores
 def test_a_tiny_measurement_is_kept_with_its_ratio(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "RESULTS", tmp_path)

@@ -12,6 +12,7 @@ def test_the_published_nets_are_measured():
     assert soft_intro.parameters(1) == soft_intro.PARAMETERS == 3_382_848 + 2_382_531
 
 
+@pytest.mark.slow
 def test_a_tiny_step_runs_and_counts_its_work():
     step, flops = soft_intro.ours(X, 64)
     values = [float(step()["squared_error"]) for _ in range(2)]

@@ -125,15 +125,13 @@ def test_protocols_have_all_modes_of_the_generator():
 # ---- a tiny run ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.large
 @pytest.mark.parametrize(
     "chosen",
     [
         ["mnist/narrow/vae"],
-        pytest.param(
-            ["cifar10/narrow/soft_intro_vae", "svhn/conditional", "cifar10-svhn/soft_intro_vae"],
-            marks=pytest.mark.slow,
-        ),
+        ["cifar10/narrow/soft_intro_vae", "svhn/conditional", "cifar10-svhn/soft_intro_vae"],
     ],
     ids=["one", "more"],
 )

@@ -69,6 +69,7 @@ def test_images_of_fashion_mnist_are_padded():
     assert x.any() and not x[:, :2].any() and not x[:, :, -2:].any()
 
 
+@pytest.mark.slow
 def test_a_tiny_run_grows_is_measured_and_drawn(tmp_path, monkeypatch, capsys):
     for module in (cells, figures, train):
         monkeypatch.setattr(module, "FOLDER", tmp_path)

@@ -41,6 +41,7 @@ def lines_of(folder, kind):
     return [line for path in paths for line in writers.read(path)]
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_stopped_goes_on_with_its_seeds_whatever_is_asked(
     folder, monkeypatch, capsys
 ):

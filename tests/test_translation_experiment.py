@@ -214,7 +214,9 @@ def test_what_is_measured_of_a_translation_is_its_distance_from_the_truth(folder
         want = np.mean((images / 255.0 - truth) ** 2)
         assert measures[name].value == pytest.approx(want, rel=1e-4)
     assert measures["lpips_content"].value > 1e-4 < measures["lpips_class"].value
-    assert measures["lpips"].protocol == "squeeze, translations of test images, widths / 8, 2 epochs"
+    assert (
+        measures["lpips"].protocol == "squeeze, translations of test images, widths / 8, 2 epochs"
+    )
     assert {m.n for m in measures.values()} == {cells.SMOKE_PAIRS}
 
 

@@ -230,17 +230,11 @@ def test_a_budget_is_a_protocol():
 
 
 @pytest.mark.large
-@pytest.mark.parametrize(
-    "methods",
-    [
-        ("learned_gamma", "gmm", "two_stage"),
-        pytest.param((*setting.STAGE_ONE, *setting.ON_STAGE_ONE), marks=pytest.mark.slow),
-    ],
-    ids=["a few", "all"],
-)
-def test_methods_on_tiny_runs(folder, capsys, methods):
+@pytest.mark.slow
+def test_methods_on_tiny_runs(folder, capsys):
     """Cells of a data set, through the command: stages are shared, costs are said first, numbers
     have their protocol."""
+    methods = (*setting.STAGE_ONE, *setting.ON_STAGE_ONE)
     argv = [
         "--smoke",
         "--protocol",
@@ -319,6 +313,7 @@ def test_weights_are_asked_for_before_anything_is_trained(folder, monkeypatch, c
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_reconstructions_are_drawn_in_the_mode_of_the_protocol(folder):
     case = train.Case("mnist", 0, Budget(), True)
     stage, seen = train.stage_one(case, "learned_gamma"), []
@@ -394,6 +389,7 @@ def test_mistakes_of_the_figures_are_one_line(folder, argv, message, capsys):
     assert message in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_figures_say_which_net_and_budget_they_are_of(folder, monkeypatch):
     drawn = []
     monkeypatch.setattr(figures, "_save", lambda path, figure: drawn.append(figure) or path)
@@ -439,6 +435,7 @@ def test_distance_from_the_curve():
     np.testing.assert_allclose(found, t, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_toy_runs_and_is_drawn(tmp_path):
     for method in toy.METHODS:
         ks, distance = toy.run(method, 0, True)

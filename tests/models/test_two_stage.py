@@ -21,6 +21,7 @@ from small import one_device
 from two_stages import RNG, SHAPE, D, first, images, linear, second, source
 
 
+@pytest.mark.slow  # a learned-gamma VAE with small nets: test_systems.py
 @pytest.mark.large
 def test_the_first_stage_passes_the_conformance_suite():
     """With spectral norm, transposed convolutions and TensorFlow's BatchNorm; the second is an

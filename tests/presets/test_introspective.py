@@ -81,6 +81,7 @@ def test_every_checkpoint_of_both_phases_loads_and_samples(trained):
     assert np.abs(labels - seen[1]).max() > 1e-4  # the label matters
 
 
+@pytest.mark.slow  # of phases in general: train/test_training.py
 def test_stopped_in_either_phase_it_ends_with_the_same_bits(images, trained, tmp_path, monkeypatch):
     folder, fit = tmp_path / "run", run.fit
     for stop in (1, 5):  # which is heard a step later

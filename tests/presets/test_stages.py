@@ -180,7 +180,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("stage", ["first", "second"])
+@pytest.mark.parametrize("stage", [pytest.param("first", marks=pytest.mark.slow), "second"])
 def test_run_killed_in_a_stage_ends_as_one_never_killed(trained, tmp_path, monkeypatch, stage):
     """At the line of step 20 nothing after step 10 is saved."""
     append = writers.append
