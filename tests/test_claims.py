@@ -265,6 +265,19 @@ def test_what_the_second_stage_gains():
         f"on Fashion-MNIST ({cross[1]} against {second[1]})",
         f"as far as its samples ({back['cross_entropy'][1]})",
     )
+    found = [line for line in read("two_stage")[0] if line["cell"].startswith("mnist/gan_")]
+    known = {
+        line["cell"]: line["value"] for line in read("two_stage")[0] if line["metric"] == "fid"
+    }
+    gan = {line["cell"]: round(line["value"]) for line in found}
+    ours = {name: value for name, value in known.items() if name.startswith("mnist/")}
+    assert max(v for name, v in ours.items() if name not in gan) < min(gan.values())
+    assert {line["steps"] for line in found} == {gans.length("gan_ns", "mnist", 60_000, 0.05)[0]}
+    holds(
+        "two_stage",
+        f"937 steps of the discriminator: {gan['mnist/gan_ns']} (non-saturating, whose samples are "
+        f"grey still) and {gan['mnist/gan_wgan_gp']} (WGAN-GP), behind every VAE here.",
+    )
 
 
 def test_the_toys_steps():
