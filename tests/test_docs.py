@@ -1,6 +1,8 @@
 """The documentation site: every page has its place, every link leads somewhere, every public module is
 in the API. The site itself is built by `make docs`."""
 
+import dataclasses
+import importlib
 import importlib.util
 import re
 import sys
@@ -9,6 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from jaxvae.cli.options import COMMANDS
+from jaxvae.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("**/*.md"))
@@ -142,3 +147,29 @@ def test_the_navigation_gets_what_is_made():
     assert made["Guides"] == [{"Data": "data.md"}]
     assert {"api/index.md", "api/models.md"} <= set(made["API"])
     assert "mkdocs" not in sys.modules  # which tests do not need
+
+
+def test_what_stands_in_our_column_beside_other_libraries_exists():
+    """In `peers.md`: a public name, a command, an option of some preset, or the experiments."""
+    rows = re.findall(
+        r"^\| (?!---)([^|]+)\|([^|]*)\|", (ROOT / "docs" / "peers.md").read_text(), re.M
+    )
+    options = {
+        f"--{field.name.replace('_', '-')}"
+        for preset in PRESETS.values()
+        for field in dataclasses.fields(preset.options)
+    }
+    names = [name for _, cell in rows for name in re.findall(r"`([^`]+)`", cell)]
+    assert len(names) > 40
+    for name in names:
+        if name.startswith("--"):
+            assert name in options, name
+        elif name.startswith("jaxvae "):
+            assert name.split()[1] in [*COMMANDS, "train"], name
+        elif name == "experiments":
+            assert (ROOT / name / "README.md").exists()
+        else:
+            module, _, attribute = name.rpartition(".")
+            assert callable(getattr(importlib.import_module(f"jaxvae.{module}"), attribute)) or (
+                name == "distributions.CONVENTIONS"
+            ), name
