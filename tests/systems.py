@@ -158,7 +158,12 @@ VARIANTS = {
     ),
     "vae_gan": (
         lambda: models.vae_gan(
-            *linear_pair(), nets.mlp((), 2), latent_dim=2, error=squared_error, beta=0.1
+            *linear_pair(),
+            nets.mlp((), 2),
+            latent_dim=2,
+            error=squared_error,
+            beta=0.1,
+            last="Dense_0/kernel",
         ),
         images,
     ),

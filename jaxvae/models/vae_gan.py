@@ -8,8 +8,13 @@ with l_j(x) the logit that patch j of x is data. L is a sum over pixels, of abso
 another error, such as one with n LPIPS(x, x_hat) added, n the numbers of an example; the KL is a sum over
 latents, so that the papers' weights of the KL, near 1e-6, are ours.
 
-The released code multiplies `weight` by the ratio of the norms of two gradients at the decoder's last
-layer (Esser et al., Eq. 7); here it is fixed: nets do not say which layer is their last.
+As published, `weight` is multiplied by the ratio of the norms of two gradients at the decoder's last
+layer W (Esser et al., Eq. 7, with the released code's bound):
+
+    lambda = min(|d/dW mean L(x, x_hat)| / (|d/dW mean l(x_hat)| + 1e-4), 1e4)
+
+through which nothing is differentiated. Nets do not say which layer is their last, so that is done
+where `last` names its kernel.
 
 Sources: Larsen et al. 2016 (arXiv 1512.09300), the name; Esser et al. 2021 (arXiv 2012.09841), section
 3.1; Rombach et al. 2022 (arXiv 2112.10752), section 3.1 and appendix G; Lim & Ye 2017 (arXiv
@@ -19,12 +24,14 @@ Sources: Larsen et al. 2016 (arXiv 1512.09300), the name; Esser et al. 2021 (arX
 import jax
 import jax.numpy as jnp
 
-from jaxvae import distributions, objectives
+from jaxvae import distributions, objectives, parallel
 from jaxvae.errors import UserError, check_count, check_number
 from jaxvae.models.introspective import Error, Passes, errors_of
 from jaxvae.models.kin import JUDGE, kin_of
 from jaxvae.objectives import Weight
 from jaxvae.types import Array, Aux, Batch, Model, Net, Objective, Params, Posterior, State
+
+FLOOR, MOST = 1e-4, 1e4  # of the ratio of gradients, as released
 
 
 def absolute_error(x: Array, x_hat: Array) -> Array:
@@ -42,6 +49,7 @@ def vae_gan(
     beta: Weight = 1e-6,
     weight: float = 1.0,
     start: int = 0,
+    last: str | None = None,
     posterior: str | Posterior = "normal",
 ) -> Model:
     """Returns a VAE-GAN: two objectives, the autoencoder's and, of the same reconstructions, the
@@ -58,16 +66,21 @@ def vae_gan(
         weight: of the discriminator, >= 0; it may be traced. The error is a sum over pixels, the
             discriminator's term a mean over patches.
         start: steps of the autoencoder alone, in which the discriminator rests.
+        last: where in the decoder's parameters the kernel of its last layer is, "Conv_1/kernel": `weight`
+            is then multiplied by the ratio lambda of the batch, over all devices, which costs a second
+            pass of decoder and discriminator.
         posterior: "normal", "ar1", or a `Posterior` whose loss is its KL.
 
     Returns:
         A `Model` whose evaluation is that of a Gaussian `vae` with variance 1/2, in nats, with the
         metrics `loss`, `error`, `squared_error`, `kl`, `adversary` (without its weight, 0 before
-        `start`), `discriminator_loss`, `on_data` and `on_fakes`: mean logits.
+        `start`), `adversary_weight` where it varies, `discriminator_loss`, `on_data` and `on_fakes`: mean
+        logits.
 
     Raises:
         UserError: for weights below zero, a start below 0, a posterior with a `penalty`, and as `vae`;
-            when initialised, for a discriminator without a number for each example.
+            when initialised, for a discriminator without a number for each example, and a decoder
+            without parameters at `last`.
     """
     check_number("weight", weight, least=0.0)
     objectives.check_weight("beta", beta)
@@ -102,7 +115,30 @@ def vae_gan(
                 f"the discriminator must return logits [batch, ...], not shape {shape}: it has no "
                 "patch, or no row, for each example."
             )
+        if last is not None and last not in (leaves := _by_path(params["decoder"])):
+            raise UserError(
+                f"the decoder has no parameters at last={last!r}: choose one of {', '.join(leaves)}."
+            )
         return params, state
+
+    def ratio(params: Params, state: State, rng: Array, batch: Batch, last: str) -> Array:
+        """Returns lambda []."""
+        fixed = jax.lax.stop_gradient(params)
+
+        def means(kernel: Array) -> tuple[Array, Array]:
+            decoder = _with_leaf(fixed["decoder"], last, kernel)
+            net: Passes = kin.passes({**fixed, "decoder": decoder}, state, rng, batch)
+            x_hat = net.D(net.draw(net.E(batch.x)))
+            logits = judge(fixed, state, x_hat, net.key())[0]
+            return jnp.mean(error(batch.x, x_hat)), jnp.mean(logits)
+
+        (one, _), pull = jax.vjp(means, _by_path(fixed["decoder"])[last])
+        pay, rest = jnp.ones_like(one), jnp.zeros_like(one)
+        of_error, of_judge = (
+            jnp.linalg.norm(parallel.mean(pull(seeds)[0]).ravel())
+            for seeds in ((pay, rest), (rest, pay))
+        )
+        return jax.lax.stop_gradient(jnp.minimum(of_error / (of_judge + FLOOR), MOST))
 
     def loss(params, state, rng, batch: Batch, step, carry):
         net: Passes = kin.passes(params, state, rng, batch)
@@ -115,7 +151,10 @@ def vae_gan(
         metrics |= distributions.metrics(q)
         if callable(beta):
             metrics["beta"] = part
-        value = objectives.beta_elbo_loss(paid, kl, part) + weight * adversary
+        factor = jnp.asarray(weight, jnp.float32)
+        if last is not None:
+            factor = metrics["adversary_weight"] = factor * ratio(params, state, rng, batch, last)
+        value = objectives.beta_elbo_loss(paid, kl, part) + factor * adversary
         return value, Aux(net.state, metrics, x_hat)
 
     def discriminator_loss(params, state, rng, batch: Batch, step, carry):
@@ -139,6 +178,21 @@ def hinge(data: Array, fakes: Array) -> Array:
     patches [B, P]; 1 where all are 0, and 0 where all are beyond 1 on their side."""
     real = jnp.mean(jax.nn.relu(1.0 - data), axis=1)
     return 0.5 * (real + jnp.mean(jax.nn.relu(1.0 + fakes), axis=1))
+
+
+def _by_path(tree: Params) -> dict[str, Array]:
+    """Returns the leaves of parameters by their paths, "Conv_1/kernel"."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _with_leaf(tree: Params, name: str, value: Array) -> Params:
+    """Returns `tree` with another leaf at a path."""
+    leaves, form = jax.tree.flatten(tree)
+    names = list(_by_path(tree))
+    return form.unflatten(
+        value if at == name else leaf for at, leaf in zip(names, leaves, strict=True)
+    )
 
 
 def _on(step: Array, start: int) -> Array:

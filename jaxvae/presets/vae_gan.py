@@ -9,6 +9,7 @@ from jaxvae.presets.config import VAE, Number, Preset, System, optional
 
 if TYPE_CHECKING:
     from jaxvae.models.introspective import Error
+    from jaxvae.types import Net
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,8 @@ class VAEGAN(VAE):
     """Weight of the KL."""
     disc_weight: float = 1.0
     """Weight of the discriminator in the autoencoder's loss."""
+    disc_adaptive: bool = False
+    """Multiply it by the ratio of the gradients at the decoder's last layer, as published."""
     disc_start: int = 0
     """Steps of the autoencoder alone."""
     disc_channels: Annotated[tuple[int, ...] | None, optional("N ...")] = None
@@ -72,8 +75,10 @@ def build(config: VAEGAN, shape: tuple[int, ...], num_classes: int | None) -> Sy
         lpips.check_shape(shape, config.perceptual)
         weight = 1.0 if config.perceptual_weight is None else config.perceptual_weight
         error = with_lpips(error, config.perceptual, weight)
+    encoder, decoder = parts.nets_of(config, shape, num_classes)
     model = models.vae_gan(
-        *parts.nets_of(config, shape, num_classes),
+        encoder,
+        decoder,
         judge,
         latent_dim=config.latent_dim,
         posterior=config.posterior,
@@ -81,6 +86,7 @@ def build(config: VAEGAN, shape: tuple[int, ...], num_classes: int | None) -> Sy
         beta=parts.beta_of(config, config.beta),
         weight=config.disc_weight,
         start=config.disc_start,
+        last=last_kernel(config, decoder, num_classes) if config.disc_adaptive else None,
     )
     system = parts.system(config, model, num_classes)
     rate = config.disc_learning_rate
@@ -88,6 +94,20 @@ def build(config: VAEGAN, shape: tuple[int, ...], num_classes: int | None) -> Sy
     adam = optax.adam(optimise.rate_of(config, rate), b1=0.5, b2=0.9)
     tx = {**dict.fromkeys(groups(model), system.tx), "discriminator": adam}
     return system._replace(tx=tx)
+
+
+def last_kernel(config: VAEGAN, decoder: "Net", num_classes: int | None) -> str:
+    """Returns where the kernel of the decoder's last layer is: Flax numbers layers of a kind in the order
+    of their calls, and decoders that convolve end in a convolution."""
+    import jax
+    import jax.numpy as jnp
+
+    cond = jnp.zeros((1, num_classes or 0)) if config.conditional else None
+    z = jnp.zeros((1, config.latent_dim))
+    layers = jax.eval_shape(decoder.init, jax.random.key(0), z, cond)[0]
+    kind = "Dense" if config.net == "mlp" else "Conv"
+    numbers = [int(name.split("_")[1]) for name in layers if name.startswith(f"{kind}_")]
+    return f"{kind}_{max(numbers)}/kernel"
 
 
 def with_lpips(error: "Error", net: str, weight: float, weights: Any = None) -> "Error":

@@ -8,6 +8,7 @@ import pytest
 from jaxvae import nets
 from jaxvae.errors import UserError
 from jaxvae.models import vae_gan
+from jaxvae.models.introspective import squared_error
 from jaxvae.models.vae_gan import absolute_error, hinge
 from jaxvae.types import Batch, Net
 
@@ -97,6 +98,63 @@ def test_before_its_start_the_discriminator_rests():
     assert float(of_s["discriminator"]["s"]) == 0.0
     np.testing.assert_allclose(grads["decoder"]["w"], 1 / 3, rtol=1e-5)
     assert np.any(of_judge["on_data"])  # what it would say is logged
+
+
+def linear(function, kernel):
+    """A net with one layer, "out"."""
+    init = lambda rng, x, cond=None: ({"out": {"kernel": jnp.asarray(kernel, jnp.float32)}}, {})  # noqa: E731
+    return Net(
+        init, lambda p, s, x, *, cond=None, rng=None, train: (function(p["out"]["kernel"], x), s)
+    )
+
+
+def adaptive(last="out/kernel", judge=((1.0, -1.0), (0.5, 2.0)), **options):
+    """z = (a x_1, a x_2) nearly, x_hat = z W, logits x_hat V."""
+
+    def up(p, x):
+        return jnp.concatenate([p["a"] * x, jnp.full(x.shape, -40.0)], axis=1)
+
+    nets = fixed(up, a=0.5), linear(lambda w, z: z @ w, W), linear(lambda v, x: x @ v, judge)
+    chosen = {"latent_dim": 2, "beta": 0.0, "weight": 3.0, "error": squared_error, "start": START}
+    return vae_gan(*nets, **chosen | {"last": last, **options})
+
+
+W = np.asarray([[0.7, -0.2], [0.1, 0.4]])
+
+
+def test_the_weight_follows_the_gradients_at_the_last_layer_by_hand():
+    """Eq. 7 of Esser et al.; nothing is differentiated through it."""
+    (loss, metrics, grads), _ = walk(adaptive(), START)
+    x, v = np.float64(BATCH.x), np.asarray([[1.0, -1.0], [0.5, 2.0]])
+    z = 0.5 * x
+    x_hat = z @ W
+    of_error = z.T @ (2.0 * (x_hat - x)) / 3
+    of_judge = z.T @ np.tile(v.mean(axis=1), (3, 1)) / 3
+    want = 3.0 * np.linalg.norm(of_error) / (np.linalg.norm(of_judge) + 1e-4)
+    np.testing.assert_allclose(metrics["adversary_weight"], want, rtol=1e-5)
+    adversary = -(x_hat @ v).mean(axis=1)
+    np.testing.assert_allclose(metrics["adversary"], adversary, rtol=1e-5)
+    error = ((x - x_hat) ** 2).sum(axis=1)
+    np.testing.assert_allclose(loss, error + want * adversary, rtol=1e-5)
+    by_kernel = of_error - want * of_judge
+    np.testing.assert_allclose(grads["decoder"]["out"]["kernel"], by_kernel, rtol=1e-4)
+
+
+def test_a_discriminator_without_a_gradient_gets_at_most_ten_thousand():
+    (_, metrics, _), _ = walk(adaptive(judge=((0.0, 0.0), (0.0, 0.0))), START)
+    x = np.float64(BATCH.x)
+    of_error = np.linalg.norm(0.5 * x.T @ (2.0 * (0.5 * x @ W - x)) / 3)
+    np.testing.assert_allclose(metrics["adversary_weight"], 3.0 * of_error / 1e-4, rtol=1e-4)
+    big = lambda x, x_hat: 1e4 * squared_error(x, x_hat)  # noqa: E731
+    (_, metrics, _), _ = walk(adaptive(judge=((0.0, 0.0), (0.0, 0.0)), error=big), START)
+    np.testing.assert_allclose(metrics["adversary_weight"], 3e4)
+
+
+def test_a_last_layer_that_does_not_exist_is_named():
+    with pytest.raises(
+        UserError, match=r"no parameters at last='Conv_9/kernel': choose one of out/kernel"
+    ):
+        adaptive(last="Conv_9/kernel").init(jax.random.key(0), BATCH)
 
 
 def test_the_hinge_by_hand():

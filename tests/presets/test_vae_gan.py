@@ -10,7 +10,8 @@ import pytest
 from jaxvae.errors import UserError
 from jaxvae.metrics import lpips
 from jaxvae.models.introspective import squared_error
-from jaxvae.presets.vae_gan import VAEGAN, build, with_lpips
+from jaxvae.presets import parts
+from jaxvae.presets.vae_gan import VAEGAN, build, last_kernel, with_lpips
 from jaxvae.types import Batch
 
 OPTIONS = {"workdir": Path("run"), "net": "mlp", "hidden": (3,), "latent_dim": 2}
@@ -43,6 +44,39 @@ def test_options_reach_the_model():
             for name in ("encoder", "discriminator")
         ]
     np.testing.assert_allclose(moves, (-0.1, -0.5), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "last"),
+    [
+        ({}, "Dense_1/kernel"),
+        ({"net": "conv", "channels": (2, 3)}, "Conv_1/kernel"),
+        ({"net": "conv", "channels": (2, 3), "conditional": True}, "Conv_1/kernel"),
+        ({"net": "intro", "channels": (2, 3), "hidden": None}, "Conv_7/kernel"),
+    ],
+    ids=["mlp", "conv", "conditional", "intro"],
+)
+def test_the_last_layer_of_each_net(options, last):
+    """It has as many outputs as the image has channels, or numbers; the metric says that it is used."""
+    classes = 3 if options.get("conditional") else None
+    shape = (28, 28, 1)
+    config = VAEGAN(**{**OPTIONS, **options}, disc_channels=(2,), disc_adaptive=True)
+    _, decoder = parts.nets_of(config, shape, classes)
+    assert last_kernel(config, decoder, classes) == last
+    model = build(config, shape, classes).model
+    cond = None if classes is None else jnp.zeros((2, classes))
+    batch = Batch(jnp.zeros((2, *shape)), cond)
+
+    def run(rng):
+        params, state = model.init(rng, batch)
+        _, aux = model.objectives[0].loss(params, state, rng, batch, jnp.int32(0), None)
+        layer = params["decoder"]
+        for name in last.split("/"):
+            layer = layer[name]
+        return layer, aux.metrics["adversary_weight"]
+
+    layer, weight = jax.eval_shape(run, jax.random.key(0))
+    assert layer.shape[-1] in (1, 28 * 28) and weight.shape == ()
 
 
 def test_lpips_is_added_in_the_scale_of_a_sum(monkeypatch):
