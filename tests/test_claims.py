@@ -314,3 +314,23 @@ def test_nats_are_of_so_many_test_images(name):
     ]
     assert {line["n"] for line in lines} == {10_000}
     assert "10,000 test images" in page(name)
+
+
+def test_losses_of_the_gan_of_the_course_report():
+    protocol = "mean of the {} epoch, 5 % of the epochs"
+
+    def ends(name):
+        [first, last] = (
+            mean("course_report", "mnist/gan", name, protocol.format(which))
+            for which in ("first", "last")
+        )
+        return first, last
+
+    judge, generator = ends("discriminator_loss"), ends("generator_loss")
+    holds(
+        "course_report",
+        f"loss goes from {judge[0]:.3f} in the first epoch to {judge[1]:.3f} in the last, the "
+        f"generator's from {generator[0]:.3f} to {generator[1]:.3f}",
+    )
+    blind = math.log(2.0)
+    assert judge[0] < judge[1] < 2 * blind < blind + 1.0 and generator[0] > generator[1] > blind
