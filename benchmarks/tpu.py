@@ -7,7 +7,8 @@
 
 The TPU's compiler is in libtpu, CUDA's in jax-cuda12-pjrt; both compile ahead of time for a topology
 by name, with shapes for arrays. An entry is CASE/PROGRAM/TOPOLOGY/PRECISION. A case is a preset with
-its own options on MNIST's shape, or one of `MORE`; of a preset with stages, each of them. Programs:
+its own options on MNIST's shape, or one of `MORE`; of a preset with stages, each of them; or one of
+`LARGE`, the style-based net at its largest images, with and without rematerialisation. Programs:
 
     step, step_pmap          a training step, jitted over the mesh and pmapped
     resident, streamed       the compiled loop of many steps over data on the chips, and sent in blocks
@@ -100,6 +101,19 @@ MORE = {  # case -> (preset, data set, options)
     "gan-infogan": ("gan", "mnist", {"net": "infogan"}),
     "soft_intro_vae-cifar10": ("soft_intro_vae", "cifar10", {"net": "intro", "latent_dim": 128}),
 }
+SIDES = {  # of the style-based net's largest images -> its own options, as published
+    256: {"batch_size": 16},
+    1024: {"batch_size": 4, "start_channels": 16},
+}
+LARGE = {  # case -> the same, with the side of images in place of a data set; of each the step alone
+    f"style-{side}{'-remat' if remat else ''}": (
+        "style_soft_intro_vae",
+        side,
+        {"resolutions": tuple(2**k for k in range(2, 11) if 2**k <= side), "remat": remat, **own},
+    )
+    for side, own in SIDES.items()
+    for remat in (False, True)
+}
 
 
 # ---- programs ----------------------------------------------------------------------------------
@@ -125,11 +139,18 @@ class Work(NamedTuple):
         )
 
 
-def cases() -> dict[str, tuple[str, str, dict[str, Any]]]:
-    """Returns (preset, data set, options) of each case: every preset as it is, and `MORE`."""
+def cases() -> dict[str, tuple[str, str | int, dict[str, Any]]]:
+    """Returns (preset, data set or side, options) of each case: every preset as it is, `MORE` and
+    `LARGE`."""
     from jaxvae.presets import PRESETS
 
-    return {name: (name, "mnist", NEEDED.get(name, {})) for name in PRESETS} | MORE
+    known = {name: (name, "mnist", NEEDED.get(name, {})) for name in PRESETS}
+    return {**known, **MORE, **LARGE}
+
+
+def programs(case: str) -> tuple[str, ...]:
+    """Returns the names of a case's programs."""
+    return ("step",) if case in LARGE else tuple(PROGRAMS)
 
 
 def systems(case: str, precision: str) -> Iterator[tuple[str, Any, Any, Any]]:
@@ -140,10 +161,15 @@ def systems(case: str, precision: str) -> Iterator[tuple[str, Any, Any, Any]]:
     from jaxvae import data
     from jaxvae.presets import PRESETS, stages
 
-    preset, data_set, more = cases()[case]
+    preset, chosen, more = cases()[case]
+    data_set = "mnist" if isinstance(chosen, int) else chosen
     config = PRESETS[preset].options(Path("-"), data=data_set, precision=precision, **more)
     config.check()
-    source = data.load(f"fake_{data_set}", "train")
+    if isinstance(chosen, int):
+        image = jnp.zeros((1, chosen, chosen, 3), jnp.uint8)
+        source = data.from_arrays(image, name=f"images of {chosen} pixels")
+    else:
+        source = data.load(f"fake_{data_set}", "train")
     system = PRESETS[preset].build(config, source.shape, source.num_classes)
     if not PRESETS[preset].stages:
         yield case, config, system, source
@@ -499,7 +525,7 @@ def wanted(platform: str) -> list[str]:
         for precision in PRECISIONS
         for case in cases()
         for name in names(case)
-        for program in PROGRAMS
+        for program in programs(case)
     ]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from experiments.rho_vae import search
 from experiments.soft_intro_2d import setting as plane
+from experiments.translation import setting as setting_of_translation
 from experiments.two_stage import gans, toy
 from jaxvae import table
 
@@ -334,3 +335,23 @@ def test_losses_of_the_gan_of_the_course_report():
     )
     blind = math.log(2.0)
     assert judge[0] < judge[1] < 2 * blind < blind + 1.0 and generator[0] > generator[1] > blind
+
+
+def test_what_narrow_nets_show_of_translation():
+    ending = "translations of test images, widths / 8, 2 epochs"
+
+    def of(method, metric):
+        protocol = ending if metric.startswith("mse") else f"squeeze, {ending}"
+        return mean("translation", f"mnist/narrow/{method}", metric, protocol)
+
+    look = [of(method, "lpips") for method in ("vae", "soft_intro_vae")]
+    error = [of(method, "mse") for method in ("vae", "soft_intro_vae")]
+    as_it_is = of("vae", "lpips_class"), of("vae", "mse_class")
+    assert look[0] < as_it_is[0] < look[1] and max(error) < as_it_is[1]
+    holds(
+        "translation",
+        f"the plain VAE is ahead by LPIPS, {look[0]:.3f} to {look[1]:.3f} from the truth, and a little "
+        f"behind by the squared error, {error[0]:.4f} to {error[1]:.4f}.",
+        f"with its own digit, is at {as_it_is[0]:.3f} and {as_it_is[1]:.4f}:",
+        f"From step {setting_of_translation.NARROW['mnist'].num_vae * 60_000 // 32:,} on",
+    )
