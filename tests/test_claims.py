@@ -355,3 +355,24 @@ def test_what_narrow_nets_show_of_translation():
         f"with its own digit, is at {as_it_is[0]:.3f} and {as_it_is[1]:.4f}:",
         f"From step {setting_of_translation.NARROW['mnist'].num_vae * 60_000 // 32:,} on",
     )
+
+
+def test_what_completions_of_a_column_show():
+    ending = "given the column, binarised, 25 % of the steps"
+    errors = f"squared distance, K=10 means, {ending}"
+    names = ("best_of_k", "mean_error", "diversity")
+    drawn, blur = (
+        [mean("tutorial", f"mnist/column/{method}", name, errors) for name in names]
+        for method in ("cvae", "regressor")
+    )
+    assert drawn[0] < blur[0] == blur[1] < drawn[1] and blur[2] < 1e-9 < drawn[2]
+    nats = f"nats, grey pixels, {ending}"
+    bound = mean("tutorial", "mnist/column/cvae", "elbo", nats)
+    of_blur = mean("tutorial", "mnist/column/regressor", "log_prob", nats)
+    holds(
+        "tutorial",
+        f"differ (a variance of {drawn[2]:.1f}, summed over pixels)",
+        f"than the regressor's answer ({drawn[0]:.1f} to {blur[0]:.1f}), one of them in the mean "
+        f"farther ({drawn[1]:.1f})",
+        f"missing pixels is {bound:.1f} nats, the regressor's log-likelihood {of_blur:.1f}.",
+    )
