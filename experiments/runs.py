@@ -103,9 +103,10 @@ def train(
     as it was; what each phase will cost is printed first."""
     steps = sum(phase.steps for phase in phases)
     if not case.smoke and not (case.folder / "config.json").exists():
-        for phase in phases:
+        for number, phase in enumerate(phases, 1):
             said = cost(phase.model, tx, source, preprocess, phase.steps, batch_size)
-            print(f"  {case.label}{case.suffix}: {said}", flush=True)
+            which = f", phase {number} of {len(phases)}" if len(phases) > 1 else ""
+            print(f"  {case.label}{case.suffix}{which}: {said}", flush=True)
     with jax.default_matmul_precision("highest"):
         found = fit(
             phases,

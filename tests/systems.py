@@ -158,12 +158,13 @@ VARIANTS = {
     ),
     "vae_gan": (
         lambda: models.vae_gan(
-            *linear_pair(),
-            nets.mlp((), 2),
-            latent_dim=2,
-            error=squared_error,
-            beta=0.1,
-            last="Dense_0/kernel",
+            *linear_pair(), nets.mlp((), 2), latent_dim=2, error=squared_error, beta=0.1
+        ),
+        images,
+    ),
+    "adaptive vae_gan": (
+        lambda: models.vae_gan(
+            *linear_pair(), nets.mlp((), 2), latent_dim=2, beta=0.1, last="Dense_0/kernel"
         ),
         images,
     ),

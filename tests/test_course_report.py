@@ -159,6 +159,7 @@ def weightless(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_without_weights_the_distance_alone_is_not_measured(ran, weightless, capsys):
     found = cells.gan(Case("gan", smoke=True))
     assert [m.metric for m in found] == 2 * ["generator_loss"] + 2 * ["discriminator_loss"]

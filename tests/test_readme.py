@@ -133,8 +133,8 @@ def smoke_run(name, cells=()):
     assert not any("--smoke" in path.read_text() for path in (folder / "results").glob("*.jsonl"))
 
 
-# Their own tests make a smoke run, too, without a process for it.
-OWN = set(A_FEW) - {"rho_vae"}
+# Their own tests make a smoke run without a process for it, or, of nets that take long, do so with the slow ones.
+OWN = set(A_FEW) - {"rho_vae", "soft_intro_images"}
 
 
 @pytest.mark.parametrize(

@@ -88,16 +88,17 @@ NARROW_OPTIONS = {
     "level_steps": STEPS,
     "steps": 3 * STEPS,
     "num_vae": 1,
-    # of images of 1,024 values and 64 latents. With the published weights, of 196,608 values, 512 latents
-    # and s = 5e-6, the error counts for nothing here, and all images come out alike
-    "s": 1 / 1024,
+    # the published weights are of images of up to 196,608 values, 512 latents and s = 5e-6
+    "s": 1 / 1024,  # 1 / number of values of an image
     "beta_rec": 10.0,
     "beta_kl": 1.0,
-    "beta_neg": (16.0,),
+    "beta_neg": (16.0,),  # s beta_neg is the same for both
 }
 NARROW = {
     "fashion_mnist/narrow": Setting("fashion_mnist", NARROW_OPTIONS, pad=2),
-    "cifar10/narrow": Setting("cifar10", NARROW_OPTIONS | {"flip": True}),
+    "cifar10/narrow": Setting(
+        "cifar10", NARROW_OPTIONS | {"flip": True, "s": 1 / 3072, "beta_neg": (48.0,)}
+    ),
 }
 SETTINGS = PUBLISHED | NARROW
 

@@ -8,13 +8,13 @@ with l_j(x) the logit that patch j of x is data. L is a sum over pixels, of abso
 another error, such as one with n LPIPS(x, x_hat) added, n the numbers of an example; the KL is a sum over
 latents, so that the papers' weights of the KL, near 1e-6, are ours.
 
-As published, `weight` is multiplied by the ratio of the norms of two gradients at the decoder's last
-layer W (Esser et al., Eq. 7, with the released code's bound):
+With `last`, which names the kernel W of the decoder's last layer, `weight` is multiplied by the ratio of the
+norms of two gradients there (Esser et al., Eq. 7, with the released code's constants; the paper has 1e-6 and
+no bound):
 
     lambda = min(|d/dW mean L(x, x_hat)| / (|d/dW mean l(x_hat)| + 1e-4), 1e4)
 
-through which nothing is differentiated. Nets do not say which layer is their last, so that is done
-where `last` names its kernel.
+through which nothing is differentiated.
 
 Sources: Larsen et al. 2016 (arXiv 1512.09300), the name; Esser et al. 2021 (arXiv 2012.09841), section
 3.1; Rombach et al. 2022 (arXiv 2112.10752), section 3.1 and appendix G; Lim & Ye 2017 (arXiv
@@ -67,8 +67,9 @@ def vae_gan(
             discriminator's term a mean over patches.
         start: steps of the autoencoder alone, in which the discriminator rests.
         last: where in the decoder's parameters the kernel of its last layer is, "Conv_1/kernel": `weight`
-            is then multiplied by the ratio lambda of the batch, over all devices, which costs a second
-            pass of decoder and discriminator.
+            is then multiplied by the ratio lambda, over all devices, of the batch, or of each of its
+            parts where gradients are accumulated. It costs a second pass of decoder and discriminator,
+            before `start`, too. Of a kernel that the decoder does not use it is 0.
         posterior: "normal", "ar1", or a `Posterior` whose loss is its KL.
 
     Returns:
@@ -80,7 +81,7 @@ def vae_gan(
     Raises:
         UserError: for weights below zero, a start below 0, a posterior with a `penalty`, and as `vae`;
             when initialised, for a discriminator without a number for each example, and a decoder
-            without parameters at `last`.
+            without parameters at `last`, or with several.
     """
     check_number("weight", weight, least=0.0)
     objectives.check_weight("beta", beta)
@@ -96,9 +97,9 @@ def vae_gan(
     )
 
     def judge(params: Params, state: State, x: Array, rng: Array | None) -> tuple[Array, State]:
-        """Returns the logits of patches [B, P], and the state after this pass."""
+        """Returns the logits of patches [B, P] in float32, and the state after this pass."""
         logits, new = discriminator.apply(params[JUDGE], state[JUDGE], x, rng=rng, train=True)
-        return logits.reshape(len(x), -1), {**state, JUDGE: new}
+        return logits.reshape(len(x), -1).astype(jnp.float32), {**state, JUDGE: new}
 
     def init(rng: Array, batch: Batch) -> tuple[Params, State]:
         rng_base, rng_judge = jax.random.split(rng)
@@ -115,24 +116,24 @@ def vae_gan(
                 f"the discriminator must return logits [batch, ...], not shape {shape}: it has no "
                 "patch, or no row, for each example."
             )
-        if last is not None and last not in (leaves := _by_path(params["decoder"])):
-            raise UserError(
-                f"the decoder has no parameters at last={last!r}: choose one of {', '.join(leaves)}."
-            )
+        if last is not None:
+            _place(params["decoder"], last)
         return params, state
 
     def ratio(params: Params, state: State, rng: Array, batch: Batch, last: str) -> Array:
         """Returns lambda []."""
         fixed = jax.lax.stop_gradient(params)
+        leaves, form = jax.tree.flatten(fixed["decoder"])
+        place = _place(fixed["decoder"], last)
 
         def means(kernel: Array) -> tuple[Array, Array]:
-            decoder = _with_leaf(fixed["decoder"], last, kernel)
+            decoder = form.unflatten([*leaves[:place], kernel, *leaves[place + 1 :]])
             net: Passes = kin.passes({**fixed, "decoder": decoder}, state, rng, batch)
             x_hat = net.D(net.draw(net.E(batch.x)))
             logits = judge(fixed, state, x_hat, net.key())[0]
-            return jnp.mean(error(batch.x, x_hat)), jnp.mean(logits)
+            return jnp.mean(error(batch.x, x_hat)).astype(jnp.float32), jnp.mean(logits)
 
-        (one, _), pull = jax.vjp(means, _by_path(fixed["decoder"])[last])
+        (one, _), pull = jax.vjp(means, leaves[place])
         pay, rest = jnp.ones_like(one), jnp.zeros_like(one)
         of_error, of_judge = (
             jnp.linalg.norm(parallel.mean(pull(seeds)[0]).ravel())
@@ -180,19 +181,20 @@ def hinge(data: Array, fakes: Array) -> Array:
     return 0.5 * (real + jnp.mean(jax.nn.relu(1.0 + fakes), axis=1))
 
 
-def _by_path(tree: Params) -> dict[str, Array]:
-    """Returns the leaves of parameters by their paths, "Conv_1/kernel"."""
+def _place(tree: Params, name: str) -> int:
+    """Returns which leaf of parameters is at a path, "Conv_1/kernel".
+
+    Raises:
+        UserError: where none is, or several are.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _with_leaf(tree: Params, name: str, value: Array) -> Params:
-    """Returns `tree` with another leaf at a path."""
-    leaves, form = jax.tree.flatten(tree)
-    names = list(_by_path(tree))
-    return form.unflatten(
-        value if at == name else leaf for at, leaf in zip(names, leaves, strict=True)
-    )
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    if names.count(name) != 1:
+        found = "several" if name in names else "no"
+        raise UserError(
+            f"the decoder has {found} parameters at last={name!r}: choose one of {', '.join(names)}."
+        )
+    return names.index(name)
 
 
 def _on(step: Array, start: int) -> Array:

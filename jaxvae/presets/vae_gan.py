@@ -33,7 +33,7 @@ class VAEGAN(VAE):
     disc_weight: float = 1.0
     """Weight of the discriminator in the autoencoder's loss."""
     disc_adaptive: bool = False
-    """Multiply it by the ratio of the gradients at the decoder's last layer, as published."""
+    """Multiply it by the ratio of the gradients at the decoder's last layer, as in the released code."""
     disc_start: int = 0
     """Steps of the autoencoder alone."""
     disc_channels: Annotated[tuple[int, ...] | None, optional("N ...")] = None
@@ -102,8 +102,8 @@ def last_kernel(config: VAEGAN, decoder: "Net", num_classes: int | None) -> str:
     import jax
     import jax.numpy as jnp
 
-    cond = jnp.zeros((1, num_classes or 0)) if config.conditional else None
-    z = jnp.zeros((1, config.latent_dim))
+    cond = jnp.zeros((2, num_classes or 0)) if config.conditional else None
+    z = jnp.zeros((2, config.latent_dim))  # BatchNorm starts with more than one row
     layers = jax.eval_shape(decoder.init, jax.random.key(0), z, cond)[0]
     kind = "Dense" if config.net == "mlp" else "Conv"
     numbers = [int(name.split("_")[1]) for name in layers if name.startswith(f"{kind}_")]

@@ -41,7 +41,7 @@ def check_model(
     | gradients      | finite losses and gradients; no group of `wrt` whose gradient is zero everywhere       |
     | wrt            | an objective moves no group outside its `wrt`                                          |
     | determinism    | the same key gives the same result, bitwise (on a GPU: to rounding), traced anew       |
-    | jit            | losses, metrics and state: compiled = not compiled                                     |
+    | jit            | losses, metrics, state and carry: compiled = not compiled (gradients: not compared)    |
     | traces         | ten steps, one trace, finite metrics                                                   |
     | devices        | one device = all devices, by `jit_step` and by `pmap_step` (where there are several)   |
     | checkpoint     | save and restore give the same training state, bitwise, and the same next step         |
@@ -249,8 +249,8 @@ def _check_jit(compiled: list[tuple[Array, Aux]], plain: list[tuple[Array, Aux]]
     for (loss, aux), (loss_of_plain, aux_of_plain) in zip(compiled, plain, strict=True):
         assert_close(
             "a compiled objective differs from the one not compiled",
-            {"loss": loss, "metrics": aux.metrics, "state": aux.state},
-            {"loss": loss_of_plain, "metrics": aux_of_plain.metrics, "state": aux_of_plain.state},
+            {"loss": loss, **aux._asdict()},
+            {"loss": loss_of_plain, **aux_of_plain._asdict()},
         )
 
 

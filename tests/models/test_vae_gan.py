@@ -108,13 +108,15 @@ def linear(function, kernel):
     )
 
 
-def adaptive(last="out/kernel", judge=((1.0, -1.0), (0.5, 2.0)), **options):
+def adaptive(last="out/kernel", judge=((1.0, -1.0), (0.5, 2.0)), decoder=None, **options):
     """z = (a x_1, a x_2) nearly, x_hat = z W, logits x_hat V."""
+    judge = judge if isinstance(judge, Net) else linear(lambda v, x: x @ v, judge)
+    decoder = linear(lambda w, z: z @ w, W) if decoder is None else decoder
 
     def up(p, x):
         return jnp.concatenate([p["a"] * x, jnp.full(x.shape, -40.0)], axis=1)
 
-    nets = fixed(up, a=0.5), linear(lambda w, z: z @ w, W), linear(lambda v, x: x @ v, judge)
+    nets = fixed(up, a=0.5), decoder, judge
     chosen = {"latent_dim": 2, "beta": 0.0, "weight": 3.0, "error": squared_error, "start": START}
     return vae_gan(*nets, **chosen | {"last": last, **options})
 
@@ -155,6 +157,21 @@ def test_a_last_layer_that_does_not_exist_is_named():
         UserError, match=r"no parameters at last='Conv_9/kernel': choose one of out/kernel"
     ):
         adaptive(last="Conv_9/kernel").init(jax.random.key(0), BATCH)
+
+
+def test_a_discriminator_of_another_type_is_weighed_too():
+    model = adaptive()
+    half = linear(lambda v, x: (x @ v).astype(jnp.bfloat16), ((1.0, -1.0), (0.5, 2.0)))
+    (_, want, _), _ = walk(model, START)
+    (_, metrics, _), _ = walk(adaptive(judge=half), START)
+    np.testing.assert_allclose(metrics["adversary_weight"], want["adversary_weight"], rtol=1e-2)
+
+
+def test_two_leaves_at_one_path_are_refused():
+    net = linear(lambda w, z: z @ w, W)
+    init = lambda *args: (net.init(*args)[0] | {"out/kernel": jnp.zeros(())}, {})  # noqa: E731
+    with pytest.raises(UserError, match="has several parameters at last='out/kernel'"):
+        adaptive(decoder=net._replace(init=init)).init(jax.random.key(0), BATCH)
 
 
 def test_the_hinge_by_hand():

@@ -47,16 +47,17 @@ def test_options_reach_the_model():
 
 
 @pytest.mark.parametrize(
-    ("options", "last"),
+    ("options", "last", "outputs"),
     [
-        ({}, "Dense_1/kernel"),
-        ({"net": "conv", "channels": (2, 3)}, "Conv_1/kernel"),
-        ({"net": "conv", "channels": (2, 3), "conditional": True}, "Conv_1/kernel"),
-        ({"net": "intro", "channels": (2, 3), "hidden": None}, "Conv_7/kernel"),
+        ({}, "Dense_1/kernel", 28 * 28),
+        ({"net": "conv", "channels": (2, 3)}, "Conv_1/kernel", 1),
+        ({"net": "conv", "channels": (2, 3), "conditional": True}, "Conv_1/kernel", 1),
+        ({"net": "intro", "channels": (2, 3), "hidden": None}, "Conv_7/kernel", 1),
+        ({"net": "infogan", "hidden": None}, "Conv_1/kernel", 1),
     ],
-    ids=["mlp", "conv", "conditional", "intro"],
+    ids=["mlp", "conv", "conditional", "intro", "infogan"],
 )
-def test_the_last_layer_of_each_net(options, last):
+def test_the_last_layer_of_each_net(options, last, outputs):
     """It has as many outputs as the image has channels, or numbers; the metric says that it is used."""
     classes = 3 if options.get("conditional") else None
     shape = (28, 28, 1)
@@ -76,7 +77,7 @@ def test_the_last_layer_of_each_net(options, last):
         return layer, aux.metrics["adversary_weight"]
 
     layer, weight = jax.eval_shape(run, jax.random.key(0))
-    assert layer.shape[-1] in (1, 28 * 28) and weight.shape == ()
+    assert layer.shape[-1] == outputs and weight.shape == ()
 
 
 def test_lpips_is_added_in_the_scale_of_a_sum(monkeypatch):
