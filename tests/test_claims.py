@@ -377,3 +377,17 @@ def test_what_completions_of_a_column_show():
         f"farther ({drawn[1]:.1f})",
         f"missing pixels is {bound:.1f} nats, the regressor's log-likelihood {of_blur:.1f}.",
     )
+
+
+def test_what_the_narrow_style_based_net_shows():
+    ending = "channels 8 to 32, 2,400 steps each of 8, 16 and 32 pixels"
+
+    def of(metric, protocol):
+        return mean("soft_intro_style", "fashion_mnist/narrow", metric, f"{protocol}, {ending}")
+
+    look, distance, kl = of("lpips", "squeeze"), of("fid", "squeezenet"), of("kl", "nats")
+    holds(
+        "soft_intro_style",
+        f"lose its pattern: LPIPS {look:.3f}.",
+        f"(FID {distance:,.0f} by SqueezeNet). The KL of test images is {kl:.1f} nats for 64 latents",
+    )
