@@ -21,6 +21,8 @@ Sources: Larsen et al. 2016 (arXiv 1512.09300), the name; Esser et al. 2021 (arX
 1705.02894), the hinge.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -96,10 +98,7 @@ def vae_gan(
         pay_kl="VAE-GANs",
     )
 
-    def judge(params: Params, state: State, x: Array, rng: Array | None) -> tuple[Array, State]:
-        """Returns the logits of patches [B, P] in float32, and the state after this pass."""
-        logits, new = discriminator.apply(params[JUDGE], state[JUDGE], x, rng=rng, train=True)
-        return logits.reshape(len(x), -1).astype(jnp.float32), {**state, JUDGE: new}
+    judge = _judge_of(discriminator)
 
     def init(rng: Array, batch: Batch) -> tuple[Params, State]:
         rng_base, rng_judge = jax.random.split(rng)
@@ -107,39 +106,24 @@ def vae_gan(
         of_judge, judge_state = discriminator.init(rng_judge, batch.x)
         params, state = {**params, JUDGE: of_judge}, {**state, JUDGE: judge_state}
 
-        def logits() -> Array:
-            return discriminator.apply(of_judge, judge_state, batch.x, train=False)[0]
-
-        shape = jax.eval_shape(logits).shape
-        if shape[:1] != batch.x.shape[:1] or 0 in shape:
-            raise UserError(
-                f"the discriminator must return logits [batch, ...], not shape {shape}: it has no "
-                "patch, or no row, for each example."
-            )
+        _check_logits(
+            lambda: discriminator.apply(of_judge, judge_state, batch.x, train=False)[0], batch
+        )
         if last is not None:
             _place(params["decoder"], last)
         return params, state
 
-    def ratio(params: Params, state: State, rng: Array, batch: Batch, last: str) -> Array:
-        """Returns lambda []."""
+    def factor_of(params: Params, state: State, rng: Array, batch: Batch, last: str) -> Array:
+        """Returns weight lambda []."""
         fixed = jax.lax.stop_gradient(params)
-        leaves, form = jax.tree.flatten(fixed["decoder"])
-        place = _place(fixed["decoder"], last)
 
-        def means(kernel: Array) -> tuple[Array, Array]:
-            decoder = form.unflatten([*leaves[:place], kernel, *leaves[place + 1 :]])
+        def means(decoder: Params) -> tuple[Array, Array]:
             net: Passes = kin.passes({**fixed, "decoder": decoder}, state, rng, batch)
             x_hat = net.D(net.draw(net.E(batch.x)))
             logits = judge(fixed, state, x_hat, net.key())[0]
             return jnp.mean(error(batch.x, x_hat)).astype(jnp.float32), jnp.mean(logits)
 
-        (one, _), pull = jax.vjp(means, leaves[place])
-        pay, rest = jnp.ones_like(one), jnp.zeros_like(one)
-        of_error, of_judge = (
-            jnp.linalg.norm(parallel.mean(pull(seeds)[0]).ravel())
-            for seeds in ((pay, rest), (rest, pay))
-        )
-        return jax.lax.stop_gradient(jnp.minimum(of_error / (of_judge + FLOOR), MOST))
+        return weight * ratio(means, fixed["decoder"], last)
 
     def loss(params, state, rng, batch: Batch, step, carry):
         net: Passes = kin.passes(params, state, rng, batch)
@@ -152,24 +136,17 @@ def vae_gan(
         metrics |= distributions.metrics(q)
         if callable(beta):
             metrics["beta"] = part
-        factor = jnp.asarray(weight, jnp.float32)
+        factor: Array | float = weight
         if last is not None:
-            factor = metrics["adversary_weight"] = factor * ratio(params, state, rng, batch, last)
+            factor = metrics["adversary_weight"] = factor_of(params, state, rng, batch, last)
         value = objectives.beta_elbo_loss(paid, kl, part) + factor * adversary
         return value, Aux(net.state, metrics, x_hat)
-
-    def discriminator_loss(params, state, rng, batch: Batch, step, carry):
-        rng_data, rng_fakes = jax.random.split(rng)
-        data, state = judge(params, state, batch.x, rng_data)
-        fakes, state = judge(params, state, jax.lax.stop_gradient(carry), rng_fakes)
-        metrics = {"on_data": jnp.mean(data, axis=1), "on_fakes": jnp.mean(fakes, axis=1)}
-        return _on(step, start) * hinge(data, fakes), Aux(state, metrics)
 
     return kin.base._replace(
         init=init,
         objectives=(
             Objective(kin.groups, loss),
-            Objective((JUDGE,), discriminator_loss, name="discriminator_loss"),
+            Objective((JUDGE,), _loss_of(judge, start), name="discriminator_loss"),
         ),
     )
 
@@ -179,6 +156,57 @@ def hinge(data: Array, fakes: Array) -> Array:
     patches [B, P]; 1 where all are 0, and 0 where all are beyond 1 on their side."""
     real = jnp.mean(jax.nn.relu(1.0 - data), axis=1)
     return 0.5 * (real + jnp.mean(jax.nn.relu(1.0 + fakes), axis=1))
+
+
+def _judge_of(discriminator: Net) -> Callable:
+    """Returns (params, state, x, rng) -> the logits of patches [B, P] in float32, and the state after
+    this pass."""
+
+    def judge(params: Params, state: State, x: Array, rng: Array | None) -> tuple[Array, State]:
+        logits, new = discriminator.apply(params[JUDGE], state[JUDGE], x, rng=rng, train=True)
+        return logits.reshape(len(x), -1).astype(jnp.float32), {**state, JUDGE: new}
+
+    return judge
+
+
+def _loss_of(judge: Callable, start: int) -> Callable:
+    """Returns the discriminator's loss, of the reconstructions that the autoencoder's hands on."""
+
+    def discriminator_loss(params, state, rng, batch: Batch, step, carry):
+        rng_data, rng_fakes = jax.random.split(rng)
+        data, state = judge(params, state, batch.x, rng_data)
+        fakes, state = judge(params, state, jax.lax.stop_gradient(carry), rng_fakes)
+        metrics = {"on_data": jnp.mean(data, axis=1), "on_fakes": jnp.mean(fakes, axis=1)}
+        return _on(step, start) * hinge(data, fakes), Aux(state, metrics)
+
+    return discriminator_loss
+
+
+def ratio(means: Callable, decoder: Params, last: str) -> Array:
+    """Returns lambda [] for `means`, decoder's parameters -> (mean error, mean logit): the ratio of the
+    norms of their gradients at the leaf `last`, through which nothing is differentiated."""
+    leaves, form = jax.tree.flatten(decoder)
+    place = _place(decoder, last)
+    (one, _), pull = jax.vjp(
+        lambda kernel: means(form.unflatten([*leaves[:place], kernel, *leaves[place + 1 :]])),
+        leaves[place],
+    )
+    pay, rest = jnp.ones_like(one), jnp.zeros_like(one)
+    of_error, of_judge = (
+        jnp.linalg.norm(parallel.mean(pull(seeds)[0]).ravel())
+        for seeds in ((pay, rest), (rest, pay))
+    )
+    return jax.lax.stop_gradient(jnp.minimum(of_error / (of_judge + FLOOR), MOST))
+
+
+def _check_logits(logits: Callable[[], Array], batch: Batch) -> None:
+    """Raises `UserError` unless a discriminator has a logit for each example."""
+    shape = jax.eval_shape(logits).shape
+    if shape[:1] != batch.x.shape[:1] or 0 in shape:
+        raise UserError(
+            f"the discriminator must return logits [batch, ...], not shape {shape}: it has no patch, "
+            "or no row, for each example."
+        )
 
 
 def _place(tree: Params, name: str) -> int:
