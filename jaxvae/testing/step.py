@@ -1,5 +1,5 @@
-"""What `check_model` tries of a model's training step: what it moves, that it repeats, on one device
-and on many, and before and after a checkpoint."""
+"""What `check_model` tries of a model's training step: what it moves, that it repeats, compiled or
+not, on one device and on many, and before and after a checkpoint."""
 
 import tempfile
 from collections.abc import Callable
@@ -101,6 +101,13 @@ def check_repeats(subject: Subject) -> None:
     )
 
 
+def _check_jit(subject: Subject) -> None:
+    compiled, plain = (
+        step(subject.start, subject.batch) for step in (subject.compiled, subject.step)
+    )
+    assert_close("the compiled step differs from the one not compiled", compiled, plain)
+
+
 def _check_traces(subject: Subject) -> None:
     _, metrics = _steps(subject.compiled, subject.start, subject.batch, STEPS)
     times = len(subject.traces)
@@ -154,6 +161,7 @@ def _check_checkpoint(subject: Subject) -> None:
 
 
 CHECKS = {  # property -> what raises AssertionError unless it holds
+    "jit": _check_jit,
     "traces": _check_traces,
     "devices": _check_devices,
     "checkpoint": _check_checkpoint,

@@ -57,7 +57,7 @@ def test_a_loss_that_knows_whether_it_is_compiled():
     def value(each, params, rng, batch):
         return each * (2.0 if isinstance(batch.x, jax.core.Tracer) else 1.0)
 
-    fails(toy(value), "^jit: a compiled objective differs")
+    fails(toy(value), "^jit: the compiled step differs")
 
 
 def test_a_state_whose_type_is_settled_only_by_the_first_step():
