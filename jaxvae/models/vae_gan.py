@@ -113,24 +113,13 @@ def vae_gan(
             _place(params["decoder"], last)
         return params, state
 
-    def factor_of(params: Params, state: State, rng: Array, batch: Batch, last: str) -> Array:
-        """Returns weight lambda []."""
-        fixed = jax.lax.stop_gradient(params)
-
-        def means(decoder: Params) -> tuple[Array, Array]:
-            net: Passes = kin.passes({**fixed, "decoder": decoder}, state, rng, batch)
-            x_hat = net.D(net.draw(net.E(batch.x)))
-            logits = judge(fixed, state, x_hat, net.key())[0]
-            return jnp.mean(error(batch.x, x_hat)).astype(jnp.float32), jnp.mean(logits)
-
-        return weight * ratio(means, fixed["decoder"], last)
-
     def loss(params, state, rng, batch: Batch, step, carry):
         net: Passes = kin.passes(params, state, rng, batch)
         q = net.E(batch.x)
-        x_hat = net.D(net.draw(q))
+        z, rng_decoder, rng_judge = net.draw(q), net.key(), net.key()
+        x_hat = net.D(z, rng_decoder)
         paid, kl = error(batch.x, x_hat), distributions.kl(q)
-        adversary = -_on(step, start) * jnp.mean(judge(params, state, x_hat, net.key())[0], axis=1)
+        adversary = -_on(step, start) * jnp.mean(judge(params, state, x_hat, rng_judge)[0], axis=1)
         part = objectives.weight_at(beta, step)
         metrics = errors_of(error, batch.x, x_hat, paid) | {"kl": kl, "adversary": adversary}
         metrics |= distributions.metrics(q)
@@ -138,7 +127,15 @@ def vae_gan(
             metrics["beta"] = part
         factor: Array | float = weight
         if last is not None:
-            factor = metrics["adversary_weight"] = factor_of(params, state, rng, batch, last)
+            fixed, z = jax.lax.stop_gradient((params, z))
+
+            def means(decoder: Params) -> tuple[Array, Array]:
+                again: Passes = kin.passes({**fixed, "decoder": decoder}, state, rng, batch)
+                x_hat = again.D(z, rng_decoder)
+                logits = judge(fixed, state, x_hat, rng_judge)[0]
+                return jnp.mean(error(batch.x, x_hat)).astype(jnp.float32), jnp.mean(logits)
+
+            factor = metrics["adversary_weight"] = weight * ratio(means, fixed["decoder"], last)
         value = objectives.beta_elbo_loss(paid, kl, part) + factor * adversary
         return value, Aux(net.state, metrics, x_hat)
 
