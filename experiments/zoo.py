@@ -21,7 +21,7 @@ from experiments.needs import duration
 from experiments.runner import Option
 from jaxvae import errors, paths, table, writers
 from jaxvae.errors import UserError
-from jaxvae.presets import load, released, zoo
+from jaxvae.presets import export, load, released, zoo
 
 SETTINGS = Path(__file__).with_name("zoo.json")
 SETTING = "setting.json"  # in the folder of a model: what it was trained with
@@ -96,7 +96,7 @@ def make(each: Wanted, root: Path, runs: Path) -> None:
     command("train", preset, *words, "--workdir", str(run), "--no-progress")
     if each.evaluate is not None:
         command("evaluate", str(run), *shlex.split(each.evaluate))
-    load.export(run, out, license=each.license, name=f"zoo:{each.name}")
+    export.export(run, out, license=each.license, name=f"zoo:{each.name}")
     writers.write_json(out / SETTING, each.setting)
     files = {path.name: path.read_bytes() for path in sorted(out.iterdir())}
     there = sum(size_of(root / name) for name in zoo.names(root) if name != each.name)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:  # what `__getattr__` below imports, for type checkers and edi
         writers,
     )
     from jaxvae.errors import UserError
-    from jaxvae.presets.load import export, load
+    from jaxvae.presets.export import export
+    from jaxvae.presets.load import load
     from jaxvae.train.step import TrainState
     from jaxvae.types import Aux, Batch, Likelihood, Mean, Model, Net, Objective, Posterior, Terms
 
@@ -49,7 +50,7 @@ _NAMES = {
     "Terms": "types",
     "UserError": "errors",
     "load": "presets.load",
-    "export": "presets.load",
+    "export": "presets.export",
     "TrainState": "train.step",
 }
 __all__ = [

@@ -11,6 +11,7 @@ from jaxvae.cli.main import parse
 from jaxvae.cli.options import Evaluate
 from jaxvae.errors import UserError
 from jaxvae.presets import PRESETS, load, released, zoo
+from jaxvae.presets import export as exporting
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def settings(tmp_path, monkeypatch):
 
     monkeypatch.setattr(making, "SETTINGS", path)
     monkeypatch.setattr(making, "command", lambda *words: called.append(words))
-    monkeypatch.setattr(load, "export", export)
+    monkeypatch.setattr(exporting, "export", export)
     return path, tmp_path / "zoo", called
 
 
@@ -76,7 +77,7 @@ def test_what_the_zoo_does_not_take_stays_outside(settings, capsys, monkeypatch)
     def export(run, out, **options):
         released.write(out, {released.MODEL: b"x" * 100})
 
-    monkeypatch.setattr(load, "export", export)
+    monkeypatch.setattr(exporting, "export", export)
     monkeypatch.setattr(making, "ALL", 50)
     with pytest.raises(SystemExit) as end:
         run(settings, "--only", "gan/toy")

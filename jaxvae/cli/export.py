@@ -2,7 +2,7 @@
 
 from jaxvae import paths
 from jaxvae.cli.options import Export
-from jaxvae.presets.load import export
+from jaxvae.presets.export import export
 
 
 def run_export(args: Export) -> int:

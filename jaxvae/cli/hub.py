@@ -6,7 +6,7 @@ from pathlib import Path
 from jaxvae import paths
 from jaxvae.cli import options
 from jaxvae.errors import UserError
-from jaxvae.presets import hub, released
+from jaxvae.presets import export, hub, released
 from jaxvae.presets import load as loading
 
 OF_EXPORT = ("step", "stats", "license", "data_dir")  # options that say how a run is exported
@@ -26,11 +26,11 @@ def run_push(args: options.Push) -> int:
             )
         _check(folder, str(args.run))
         with tempfile.TemporaryDirectory() as out:
-            released.write(out, loading.renamed(folder, f"hf:{args.name}"))
+            released.write(out, export.renamed(folder, f"hf:{args.name}"))
             return _push(Path(out), args)
     with tempfile.TemporaryDirectory() as out:
         step = args.step or "latest"
-        loading.export(
+        export.export(
             folder,
             out,
             step=int(step) if step.isdecimal() else step,

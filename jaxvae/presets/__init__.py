@@ -15,7 +15,8 @@
     finish     pictures and held-out numbers of a finished run
     measure    more numbers of it, detect: how it tells its data from others
     statistics whose batch statistics it is used with
-    load       a model from a run's folder, and as a folder of its own (export)
+    load       a model from a run's folder, or from a released one
+    export     a run's model as a folder of its own
     released   the form of that folder, card its model card; zoo and hub, where there are some
 
 Stands on training; imported by the command line and by `jaxvae.load`. `PRESETS` is all that the

@@ -1,5 +1,4 @@
-"""A run's folder as a model: `jaxvae.load`; and as a folder that anyone can read (`released`):
-`export`."""
+"""A run's folder, or a released one, as a model: `jaxvae.load`."""
 
 import contextlib
 import re
@@ -13,11 +12,10 @@ import jax.numpy as jnp
 from jaxvae import paths, safetensors, writers
 from jaxvae.errors import UserError, one_line
 from jaxvae.paths import PathLike
-from jaxvae.presets import card, hub, record, released, statistics, zoo
+from jaxvae.presets import hub, record, released, statistics, zoo
 from jaxvae.presets.conditions import example_like
 from jaxvae.presets.config import System
 from jaxvae.presets.record import Saved
-from jaxvae.train import checkpoint
 from jaxvae.train.checkpoint import Checkpoints, Damaged
 from jaxvae.train.folder import read_config
 from jaxvae.train.statistics import OVER, STATS
@@ -244,107 +242,6 @@ def _load_checkpoint(workdir: Path, step: int, model: Model, example: Batch) -> 
         )
         trees = checkpoints.restore_tree(step, "model", template, page)
     return Loaded(model, trees["ema"] if ema is not None else trees["params"], trees["state"])
-
-
-def export(
-    workdir: PathLike,
-    out: PathLike,
-    *,
-    step: int | str = "latest",
-    stats: str | None = None,
-    data_dir: Path | None = None,
-    license: str = card.LICENSE,
-    name: str | None = None,
-) -> tuple[int, Path]:
-    """Writes a run's model to `out` in its released form (`released`): weights as safetensors, settings,
-    numbers and samples where the run has them, and a model card; returns the step and the first file.
-
-    Args:
-        stats: "running", "reestimated" or "reestimated-samples": whose averages are written; default:
-            as the model says. Re-estimated ones need the training data; config.json names them.
-        data_dir: where those are; default: as for training.
-        license: under which it is released, as the Hugging Face Hub calls it, such as "apache-2.0".
-        name: what the card calls it, such as "hf:USER/NAME"; default: `out`.
-
-    Raises:
-        UserError: where there is no run or no such checkpoint, for an `out` that holds something
-            else, and as `statistics.choose`.
-    """
-    if stats == "batch":
-        raise UserError(
-            "statistics of each batch are in no file: export running or re-estimated ones, and say "
-            "--stats batch where the model is used."
-        )
-    workdir, out = place(workdir), paths.path(out)
-    if released.is_released(workdir):
-        raise UserError(f"{workdir} is an exported model already: copy the folder.")
-    released.check_target(out)
-    number = step_of(workdir, step)
-    opened, loaded = open_run(workdir, number), load(workdir, step=number)
-    loaded, kept = with_statistics(workdir, loaded, stats, data_dir, number)
-    arrays = flatten({"params": loaded.params, "state": loaded.state})
-    page = {**_page(workdir, number, opened.saved), **_described(arrays)}
-    if kept.about:
-        page["statistics"] = kept._asdict()
-    evaluation, picture = released.read_evaluation(workdir), workdir / released.PICTURE
-    files = {FILE: safetensors.dump(arrays, {"format": "jaxvae", "step": str(number)})}
-    if evaluation is not None and evaluation.get("step") == number:
-        evaluation = {key: value for key, value in evaluation.items() if key != "run"}
-        files[released.EVALUATION] = writers.as_bytes(evaluation)
-    else:  # of another checkpoint
-        evaluation = None
-    if number == step_of(workdir) and picture.is_file():
-        files[released.PICTURE] = picture.read_bytes()
-    about = card.About(name or str(out), license, page, evaluation, released.PICTURE in files)
-    files[released.CARD] = card.text(opened.saved, opened.system, about).encode()
-    files[released.CONFIG] = writers.as_bytes(page)
-    released.write(out, files)
-    return number, out / FILE
-
-
-def renamed(folder: PathLike, name: str) -> dict[str, bytes]:
-    """Returns the files of a released model with a card that calls it `name`, and no word of the folder
-    where it was evaluated; raises `UserError` for one that cannot be loaded."""
-    folder = paths.path(folder)
-    files = {n: (folder / n).read_bytes() for n in released.FILES if (folder / n).is_file()}
-    page, evaluation = released.read_page(folder), released.read_evaluation(folder)
-    if evaluation is not None and evaluation.get("step") == page.get("step", 0):
-        evaluation = {key: value for key, value in evaluation.items() if key != "run"}
-        files[released.EVALUATION] = writers.as_bytes(evaluation)
-    else:
-        files.pop(released.EVALUATION, None)
-        evaluation = None
-    opened = open_run(folder)
-    license = card.license_of(files.get(released.CARD, b"").decode(errors="replace"))
-    made = {"step": 0, "versions": {}, "command": record.made_by(opened.saved.config)}
-    page = {**made, **_described(safetensors.read(folder / FILE)), **page}  # of an older version
-    about = card.About(name, license, page, evaluation, released.PICTURE in files)
-    with released.readable(folder):
-        files[released.CARD] = card.text(opened.saved, opened.system, about).encode()
-    return files
-
-
-def _page(workdir: Path, step: int, saved: Saved) -> released.Page:
-    """Returns what config.json of an exported model says of its run."""
-    metrics, stages = checkpoints_of(workdir).meta(step)["metrics"], saved.preset.stages
-    run = writers.read_json(workdir / released.CONFIG)
-    return {
-        "format": released.FORMAT,
-        "config": run["config"],
-        "command": record.made_by(saved.config),
-        "versions": run.get("versions", {}),
-        "exported_by": checkpoint.versions(),
-        "step": step,
-        "metrics": {stages[-1]: metrics} if stages else metrics,
-    }
-
-
-def _described(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Returns what config.json of an exported model says of its arrays."""
-    return {
-        "parameters": sum(x.size for name, x in arrays.items() if name.startswith("params.")),
-        "arrays": {name: [list(x.shape), str(x.dtype)] for name, x in arrays.items()},
-    }
 
 
 def with_statistics(

@@ -6,7 +6,7 @@
     samples.png         where it draws some
     README.md           its card
 
-`load.export` writes one, `load.load` reads it; `zoo` and `hub` are where there are some. Training
+`export.export` writes one, `load.load` reads it; `zoo` and `hub` are where there are some. Training
 cannot go on from it: optimiser, keys and order of data are not there.
 """
 
@@ -129,7 +129,7 @@ def check_target(out: PathLike) -> None:
 
 
 def _is_ours(path: PathLike) -> bool:
-    """Returns whether `load.export` wrote the weights, as they say themselves."""
+    """Returns whether `export.export` wrote the weights, as they say themselves."""
     try:
         return safetensors.read_metadata(path).get("format") == "jaxvae"
     except UserError:

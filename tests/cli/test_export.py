@@ -1,4 +1,4 @@
-"""`jaxvae export`: what it asks `load.export` for, and what it says."""
+"""`jaxvae export`: what it asks `export.export` for, and what it says."""
 
 from pathlib import Path
 

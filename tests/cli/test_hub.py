@@ -13,7 +13,7 @@ import untrained
 from commands import refused
 from jaxvae.cli import hub as commands
 from jaxvae.cli.main import main
-from jaxvae.presets import load as loading
+from jaxvae.presets import export as exporting
 from jaxvae.presets import released
 
 # huggingface_hub uploads by a call that its own HTTP library has replaced
@@ -110,7 +110,7 @@ def test_a_run_is_exported_under_its_name_and_pushed(tmp_path, monkeypatch, caps
         seen.append((sorted(path.name for path in folder.iterdir()), name, options))
         return f"https://hub/{name}"
 
-    monkeypatch.setattr(loading, "export", export)
+    monkeypatch.setattr(exporting, "export", export)
     monkeypatch.setattr(commands.hub, "send", send)
     words = ["push", str(tmp_path), NAME, "--step", "30", "--license", "mit", "--private"]
     assert main(words) == 0

@@ -19,8 +19,8 @@ from commands import TINY, refused
 from jaxvae import safetensors, writers
 from jaxvae.cli.main import main
 from jaxvae.errors import UserError
+from jaxvae.presets import export, released, zoo
 from jaxvae.presets import load as loading
-from jaxvae.presets import released, zoo
 
 TRAIN = [
     "train",
@@ -232,11 +232,11 @@ def test_weights_of_somebody_else_are_not_written_over_and_ours_are(run, out, tm
     (theirs / "notes.txt").write_text("mine")
     before = contents(theirs)
     with pytest.raises(UserError, match="weights that are not jaxvae's"):
-        loading.export(run, theirs)
+        export.export(run, theirs)
     assert contents(theirs) == before
     half = shutil.copytree(out, tmp_path / "half")
     (half / released.CONFIG).unlink()  # a writer was interrupted here
-    loading.export(run, half)
+    export.export(run, half)
     assert jaxvae.load(half).params.keys() == jaxvae.load(out).params.keys()
 
 
@@ -249,18 +249,6 @@ def test_what_is_no_step_of_it_and_a_folder_without_weights(copy, capsys):
 @pytest.mark.parametrize("where", ["s3://a/b", "az://a/b", "hf:/a/b", "n" * 300])
 def test_what_cannot_be_looked_at_is_one_line(capsys, where):
     assert refused(capsys, "sample", where)
-
-
-def test_a_model_of_another_name_has_a_card_of_its_own(copy):
-    found = loading.renamed(copy, "hf:me/x y")
-    card = found[released.CARD].decode()
-    assert 'jaxvae.load("hf:me/x y")' in card and "jaxvae sample 'hf:me/x y'" in card
-    assert card.startswith('---\nlicense: "mit"\n')
-    assert b'"run"' not in found[released.EVALUATION]
-    assert found[released.MODEL] == contents(copy)[released.MODEL]
-    page = json.loads((copy / released.EVALUATION).read_text())
-    (copy / released.EVALUATION).write_text(json.dumps({**page, "step": 1}))
-    assert released.EVALUATION not in loading.renamed(copy, "hf:me/x")
 
 
 def test_an_interrupted_writer_leaves_no_model(out, tmp_path, monkeypatch):
