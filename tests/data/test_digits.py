@@ -1,12 +1,20 @@
 """The digits that come with scikit-learn."""
 
+import subprocess
 import sys
 
 import numpy as np
 import pytest
+from sklearn import datasets
 
 from jaxvae import data
+from jaxvae.data import digits
 from jaxvae.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def unread():
+    digits._table.cache_clear()
 
 
 def test_digits():
@@ -24,7 +32,30 @@ def test_digits():
     np.testing.assert_array_equal(parts[2].arrays["x"], test.arrays["x"])
 
 
+@pytest.mark.parametrize("file", [digits.FILE, "datasets/elsewhere.csv.gz"])
+def test_they_are_scikit_learns_own(monkeypatch, file):
+    monkeypatch.setattr(digits, "FILE", file)
+    theirs = datasets.load_digits()
+    parts = [digits.read(split) for split in ("train", "test")]
+    x, label = (np.concatenate(each) for each in zip(*parts, strict=True))
+    np.testing.assert_array_equal(np.rint(x[..., 0] * (16 / 255)), theirs.images)
+    np.testing.assert_array_equal(label, theirs.target)
+    assert x.dtype == np.uint8 and label.dtype == np.int32
+
+
+def test_to_read_them_imports_nothing_of_scikit_learn():
+    program = """
+import sys
+from jaxvae import data
+data.load("digits", "train")
+print(sorted(name for name in sys.modules if name.startswith("sklearn")))
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_digits_without_scikit_learn(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(UserError, match="pip install scikit-learn"):
         data.load("digits", "train")
