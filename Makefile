@@ -56,14 +56,7 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
-	$(BIN)/python -m benchmarks.step_time
-	$(BIN)/python -m benchmarks.input
-	$(BIN)/python -m benchmarks.ar1
-	$(BIN)/python -m benchmarks.ensemble
-	$(BIN)/python -m benchmarks.side_by_side
-	$(BIN)/python -m benchmarks.infogan
-	$(BIN)/python -m benchmarks.soft_intro
-	$(BIN)/python -m benchmarks.fid
+	$(BIN)/python -m benchmarks
 
 # mkdocs reads the package's text and does not import it.
 docs: $(RUN)

@@ -14,7 +14,6 @@ take no longer than K of them in turn. Each program has a process of its own; th
 
 import argparse
 import functools
-import json
 import threading
 import time
 
@@ -213,17 +212,11 @@ def table() -> str:
         "each against one alone |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for path in sorted(measure.RESULTS.glob("ensemble.*.json")):
-        result = json.loads(path.read_text())
+    for result in measure.kept("ensemble"):
         rates = {name: rate["median"] for name, rate in result["rates"].items()}
-        device = (
-            f"{result['device']}, {result['cores']} cores"
-            if result["platform"] == "cpu"
-            else result["device"]
-        )
         costs = ", ".join(f"{name} {cost:.2f}" for name, cost in result["cost_per_member"].items())
         lines.append(
-            f"| {device} | {rates['one']:.1f} | {rates['pytorch_eager']:.1f} | "
+            f"| {measure.where(result)} | {rates['one']:.1f} | {rates['pytorch_eager']:.1f} | "
             f"{result['speed_ratio']['pytorch_eager']:.2f} | {costs} |"
         )
     return "\n".join(

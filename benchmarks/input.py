@@ -11,7 +11,6 @@ draws (example times sample) a second.
 """
 
 import argparse
-import json
 import resource
 import tempfile
 import time
@@ -160,8 +159,7 @@ def routes(place: Path, seconds: float) -> tuple[dict, dict[str, float]]:
 def table() -> str:
     """Returns the kept results as Markdown."""
     lines = ["| device | route | per second | host MiB |", "| --- | --- | ---: | ---: |"]
-    for path in sorted(measure.RESULTS.glob("input.*.json")):
-        result = json.loads(path.read_text())
+    for result in measure.kept("input"):
         for name, rate in result["rates"].items():
             lines.append(
                 f"| {result['device']} | {name} | {rate['median']:,.0f} | "

@@ -175,6 +175,18 @@ def machine(*, exact: bool = False) -> dict[str, Any]:
     return {**where, "versions": versions}
 
 
+def where(result: dict[str, Any]) -> str:
+    """Returns on which device a result was measured, in words."""
+    if result["platform"] == "cpu":
+        return f"{result['device']}, {result['cores']} cores"
+    return result["device"]
+
+
+def kept(name: str) -> list[dict[str, Any]]:
+    """Returns the results of a benchmark, one for each platform."""
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{name}.*.json"))]
+
+
 def busy_cores(seconds: float = 1.0) -> float:
     """Returns how many cores are at work now, before anything of ours is, or nan where the system
     does not say."""

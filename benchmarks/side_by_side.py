@@ -12,7 +12,6 @@ other programs use the figures are printed and not kept.
 """
 
 import contextlib
-import json
 import subprocess
 import sys
 import time
@@ -136,10 +135,9 @@ def table() -> str:
     """Returns the kept results as Markdown."""
     lines = ["| device | cells | side by side, steps/s | one after the other | ratio |"]
     lines.append("| --- | --- | ---: | ---: | ---: |")
-    for path in sorted(measure.RESULTS.glob("side_by_side.*.json")):
-        result = json.loads(path.read_text())
+    for result in measure.kept("side_by_side"):
         both = " | ".join(f"{rate['median']:.1f}" for rate in result["rates"].values())
-        device, pair = f"{result['device']}, {result['cores']} cores", ", ".join(result["cells"])
+        device, pair = measure.where(result), ", ".join(result["cells"])
         lines.append(f"| {device} | {pair} | {both} | {result['ratio']:.2f} |")
     return "\n".join(lines)
 

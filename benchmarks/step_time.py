@@ -11,7 +11,6 @@ the fused Adam. `fit` includes gathering and scaling bytes, shuffling and the lo
 
 import argparse
 import functools
-import json
 import tempfile
 from pathlib import Path
 
@@ -119,20 +118,14 @@ def table() -> str:
         "`fit` / step |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for path in sorted(measure.RESULTS.glob("step_time.*.json")):
-        result = json.loads(path.read_text())
+    for result in measure.kept("step_time"):
         rates = [
             f"{result['rates'][name]['median']:,.0f}"
             for name in ("step", "pytorch_eager", "pytorch_eager_fused_adam", "pytorch_compiled")
         ]
-        device = (
-            f"{result['device']}, {result['cores']} cores"
-            if result["platform"] == "cpu"
-            else result["device"]
-        )
         ratio = f"{result['speed_ratio']['pytorch_eager']:.2f}"
         lines.append(
-            f"| {device} | {' | '.join(rates)} | {ratio} | {result['fit_share_of_step']:.0%} |"
+            f"| {measure.where(result)} | {' | '.join(rates)} | {ratio} | {result['fit_share_of_step']:.0%} |"
         )
     return "\n".join([*lines, "", "Images per second, batch 128, float32; medians."])
 

@@ -18,6 +18,7 @@ import runpy
 import shlex
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,15 +109,19 @@ def refilled(text: str, root: Path, failed: list[str]) -> str:
     return BLOCK.sub(fill, text)
 
 
-def refill(root: Path) -> Refilled:
+def refill(root: Path, paths: Iterable[Path] | None = None) -> Refilled:
     """Returns which READMEs were written, after refilling their blocks; one that cannot be refilled
     stays as it is, and the others go on.
+
+    Args:
+        root: as in `printed`.
+        paths: of READMEs; default: all (`pages`).
 
     Raises:
         UserError: where the disk refuses.
     """
     changed, failed = [], []
-    for path in pages(root):
+    for path in pages(root) if paths is None else paths:
         problems: list[str] = []
         before = path.read_bytes().decode()
         now = refilled(before, root, problems)

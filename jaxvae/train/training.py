@@ -133,16 +133,28 @@ class Training:
         return train_state._replace(params=params, state=state, ema=ema, opt_state=opt_state)
 
     def _templates(self) -> list[tuple[TrainState, Tree]]:
-        """Returns shape and place of state and sums in each phase."""
-        state, found = jax.eval_shape(lambda: self.initial), []
+        """Returns shape and place of state and sums in each phase.
+
+        All have their place before a step is asked for its shapes: a trace of it is one for places,
+        too, and the compiled loop is to find it.
+        """
+
+        def placed(tree: Tree) -> Any:
+            place = self.everywhere
+            return jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree
+            )
+
+        state, found = placed(self.initial), []
         for i, (step, example) in enumerate(zip(self.steps, self.examples, strict=True)):
             if self.plan.restarts(i):
                 state = jax.eval_shape(lambda s, e, i=i: self._restart(i, s, e), state, example)
+                state = placed(state)
             self._check_parameters(i, state)
-            sums = jax.eval_shape(lambda: empty_sums(step, state, example))  # noqa: B023
-            found.append((state, sums))
-        place = self.everywhere
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), found)
+            batch = placed(example)
+            sums = jax.eval_shape(lambda: empty_sums(step, state, batch))  # noqa: B023
+            found.append((state, placed(sums)))
+        return found
 
     def _check_parameters(self, i: int, state: TrainState) -> None:
         """Raises `UserError` where phase i has a model of other parameters and does not say how

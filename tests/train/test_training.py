@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import jaxvae
-from jaxvae import models, nets, types, writers
+from jaxvae import models, nets, parallel, types, writers
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.errors import UserError
 from jaxvae.train import Phase, evaluate, fit, training
@@ -41,6 +41,32 @@ def bits(result):
 def log_of(folder):
     lines = writers.read(folder / "metrics.jsonl")
     return [{k: v for k, v in line.items() if k != "images_per_s"} for line in lines]
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("convolves", [False, True], ids=["mlp", "conv"])
+def test_a_phase_traces_its_losses_once(convolves, devices):
+    """For their shapes, for the loop, and for the single step where nets convolve on a CPU."""
+    traced = []
+
+    def counted(model, name):
+        def loss(*args):
+            traced.append(name)
+            return objective.loss(*args)
+
+        (objective,) = model.objectives
+        return model._replace(objectives=(objective._replace(loss=loss),))
+
+    def model(name):
+        encoder, decoder = nets.mlp((4,), 4), nets.mlp((4,), SHAPE)
+        if convolves:
+            encoder = nets.conv_encoder(4, channels=(2,), hidden=4)
+            decoder = nets.conv_decoder(SHAPE, channels=(2,), hidden=4)
+        return counted(models.vae(encoder, decoder, latent_dim=2), name)
+
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    go([Phase(model("first"), 5), Phase(model("second"), 5)], mesh=mesh)
+    assert traced == ["first", "second"]
 
 
 def test_a_grown_net_starts_from_what_was_learned_and_its_own_fresh_part():

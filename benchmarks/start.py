@@ -1,0 +1,152 @@
+"""Seconds from `jaxvae train ...` to the first step in its log: of a first start, whose programs are
+compiled, and of a second one, which finds them in the cache.
+
+    python -m benchmarks.start [--rounds 3] [--only NAME]... [--table]
+
+Each start is a process of its own with everything that a user waits for: Python, the libraries, the
+data, initial parameters, the compiled loop. Each round begins with an empty cache (`--compilation-cache`);
+the second start is a new run with the same command. Runs are of one step on generated data of the
+shape of MNIST or CIFAR-10. `bare` is Python that imports JAX and jaxvae's training and does nothing:
+no start is shorter.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measure
+from experiments.runner import command
+from jaxvae.errors import UserError, check_count, unknown
+from jaxvae.table import grid
+
+BARE = "import jax, jaxvae.train, jaxvae.cli.main; jax.devices()"
+PROGRAM = "from jaxvae.cli.main import main; raise SystemExit(main())"
+CASES = {
+    "vae": "vae --data fake_mnist",
+    "gan": "gan --data fake_mnist",
+    "two_stage_vae": "two_stage_vae --data fake_mnist",
+    "soft_intro_vae": "soft_intro_vae --data fake_mnist",
+    "soft_intro_vae, intro": "soft_intro_vae --net intro --data fake_cifar10 --batch-size 32",
+}
+STARTS = ("first", "second")
+LIMIT = 1800.0  # seconds for one start
+
+
+def first_step(words: Sequence[str], cache: Path, place: Path) -> float:
+    """Returns the seconds from the start of `jaxvae` with `words` to the first line of its log, and
+    waits until it has ended, so that all of its programs are in the cache.
+
+    Raises:
+        UserError: where it fails, with its last line.
+    """
+    run, said = place / "run", place / "said"
+    options = ["--steps", "1", "--no-progress", "--workdir", str(run)]
+    options += ["--compilation-cache", str(cache)]
+    with said.open("w") as out:
+        begun = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, "train", *words, *options], stdout=out, stderr=out
+        )
+        try:
+            while not logged(run) and process.poll() is None:
+                time.sleep(0.005)
+                if time.perf_counter() - begun > LIMIT:
+                    raise UserError(f"`{' '.join(words)}` has no step after {LIMIT:g} seconds.")
+            seconds = time.perf_counter() - begun
+            code = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+    if code or not logged(run):
+        last = (said.read_text().strip().splitlines() or ["it says nothing"])[-1]
+        raise UserError(f"`{' '.join(words)}` ends with {code}: {last}")
+    return seconds
+
+
+def logged(run: Path) -> bool:
+    """Returns whether a run, or the first of its stages, has a line in its log."""
+    return any(path.stat().st_size for path in run.rglob("metrics.jsonl"))
+
+
+def bare() -> float:
+    """Returns the seconds that a Python with the libraries takes."""
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-c", BARE], check=True)
+    return time.perf_counter() - begun
+
+
+def starts(words: Sequence[str], rounds: int) -> dict[str, list[float]]:
+    """Returns the seconds of each start, by `STARTS`."""
+    found: dict[str, list[float]] = {name: [] for name in STARTS}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory(prefix="start-") as folder:
+            place = Path(folder)
+            for name in STARTS:
+                found[name].append(first_step(words, place / "cache", place))
+                shutil.rmtree(place / "run")
+    return found
+
+
+def table() -> str:
+    """Returns the kept results as Markdown."""
+    rows = []
+    for result in measure.kept("start"):
+        for name, found in result["seconds"].items():
+            first, second = (found[start]["median"] for start in STARTS)
+            of_bare = result["bare"]["median"]
+            rest = (first - of_bare) / max(second - of_bare, 1e-9)
+            values = (f"{x:.1f}" for x in (first, second, first / second, of_bare, rest))
+            rows.append([measure.where(result), f"`train {CASES[name]}`", *values])
+    head = ("device", "", "first, s", "second, s", "ratio", "bare, s", "ratio without bare")
+    return grid([head, *rows], range(2, 7), True) + "\n\nSeconds to the first step; medians."
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", action="store_true", help="print the kept results as Markdown")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", action="append", metavar="NAME", help=", ".join(CASES))
+    args = parser.parse_args(argv)
+    if args.table:
+        print(table())
+        return
+    check_count("--rounds", args.rounds)
+    for name in args.only or ():
+        if name not in CASES:
+            raise unknown("program", name, CASES)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # the user's choice comes before ours
+    alone = [bare() for _ in range(1 + args.rounds)][1:]
+    print(f"bare: {statistics.median(alone):.2f} s", flush=True)
+    seconds: dict[str, Any] = {}
+    for name in args.only or CASES:
+        found = starts(CASES[name].split(), args.rounds)
+        seconds[name] = measure.summary(found)
+        first, second = (seconds[name][start]["median"] for start in STARTS)
+        said = f"{first:.1f} s, then {second:.1f} s: {first / second:.1f}x"
+        print(f"{name}: {said}", flush=True)
+    only = "".join(f" --only {json.dumps(name)}" for name in args.only or ())
+    result = {
+        "benchmark": "start",
+        "unit": "s",
+        "rounds": args.rounds,
+        **measure.machine(),
+        "bare": measure.summary({"bare": alone})["bare"],
+        "seconds": seconds,
+        "command": f"python -m benchmarks.start --rounds {args.rounds}{only}",
+    }
+    print(measure.write("start", result))
+
+
+if __name__ == "__main__":
+    main()
