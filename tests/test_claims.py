@@ -341,6 +341,22 @@ def test_losses_of_the_gan_of_the_course_report():
     assert judge[0] < judge[1] < 2 * blind < blind + 1.0 and generator[0] > generator[1] > blind
 
 
+def test_bits_per_dimension_of_the_flow():
+    last = "valid, moved; at the end"
+    [published] = (
+        entry["value"]
+        for entry in read("course_report")[1]["cells"]
+        if entry["cell"] == "mnist/flow" and entry["protocol"] == last
+    )
+    moved, still = (mean("course_report", "mnist/flow", "bpd", at) for at in (last, "test"))
+    assert still < moved < published <= 1.85
+    holds(
+        "course_report",
+        f"one seed: {moved:.3f} bits per dimension of the moved validation images in the end, where "
+        f"the report's curve ends at {published}; {still:.3f} of the test images as they are.",
+    )
+
+
 def test_what_narrow_nets_show_of_translation():
     ending = "translations of test images, widths / 8, 2 epochs"
 
