@@ -7,7 +7,7 @@
     <!-- end -->
 
 What stands between the two marks is what the command prints. The README beside the folder of the
-experiments has such blocks, and so have theirs. Commands run in this process: most of what they
+experiments has such blocks, and so have theirs and pages of docs/. Commands run in this process: most of what they
 need is loaded once for all of them.
 """
 
@@ -40,10 +40,10 @@ class Refilled(NamedTuple):
 
 
 def pages(root: Path) -> list[Path]:
-    """Returns the READMEs that may have blocks: beside the folder of the experiments, of the
-    benchmarks, and in each experiment."""
+    """Returns the pages that may have blocks: the README beside the folder of the experiments, that
+    of the benchmarks, those of docs/, and the README of each experiment."""
     beside = [root.parent / "README.md", root.parent / "benchmarks" / "README.md"]
-    found = [*beside, *sorted(root.glob("*/README.md"))]
+    found = [*beside, *sorted(root.parent.glob("docs/*.md")), *sorted(root.glob("*/README.md"))]
     return [path for path in found if path.is_file()]
 
 

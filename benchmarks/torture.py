@@ -1,0 +1,116 @@
+"""The full run of `tests/torture`: hundreds of kills, requests to stop, damaged files and nonsensical
+commands, and half an hour of training that may not grow.
+
+    python -m benchmarks.torture [--only NAME]... [--table]
+
+Each part is `python -m torture` (or `torture.soak`) in tests/ with a number of rounds, and keeps its
+counts in results/torture.NAME.json, with what was lost. A part that loses something ends with exit
+code 1, and the others go on. All of it takes two hours on two cores.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measure
+from experiments.runner import command
+from jaxvae.errors import unknown
+from jaxvae.table import grid
+
+ROOT = Path(__file__).parents[1]
+LONG = "600"  # minutes, which no part reaches: rounds end it
+FILES = ("npz", "images", "idx", "array_record", "tar", "weights", "config")
+
+
+def kinds(*names: str, rounds: int) -> list[str]:
+    """Returns the words of a part that has so many rounds of each kind."""
+    each = [word for name in names for word in ("--kind", name)]
+    return ["torture", *each, "--rounds", str(rounds), "--minutes", LONG]
+
+
+PARTS = {
+    "kill": kinds("kill", rounds=60),
+    "sigterm": kinds("sigterm", rounds=8),
+    "disturbed": kinds("full_disk", "other_devices", "two_writers", rounds=8),
+    "checkpoint": kinds("checkpoint", rounds=10),
+    "files": kinds(*FILES, rounds=15),
+    "command_line": kinds("command_line", rounds=10),
+    "soak": ["torture.soak", "--minutes", "30"],
+}
+SAID = {
+    "kill": "kill -9 at a random moment of a run, which then goes on to the same bits",
+    "sigterm": "SIGTERM at a random moment, the same",
+    "full_disk": "a disk without room for the run, then with room",
+    "other_devices": "the run goes on with another number of devices",
+    "two_writers": "two processes want the same folder",
+    "checkpoint": "a file of a checkpoint with flipped, cut or strange bytes",
+    "config": "a config.json of that kind, or with other values",
+    "command_line": "a command line that hypothesis makes up",
+}
+
+
+def kept(name: str) -> dict[str, Any] | None:
+    """Returns the counts of a part, or None."""
+    path = measure.RESULTS / f"torture.{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def table() -> str:
+    """Returns the kept counts as Markdown, then what the soak found."""
+    rows = []
+    for name in PARTS:
+        for kind, found in ((kept(name) or {}).get("kinds") or {}).items():
+            outcomes = ", ".join(f"{n} {what}" for what, n in found["outcomes"].items())
+            what = SAID.get(kind, f"a damaged file: {kind}")
+            rows.append((what, *(f"{found[c]:,}" for c in ("tries", "survived", "lost")), outcomes))
+    head = ("mishap", "tries", "survived", "lost", "what came of them")
+    parts = [grid([head, *rows], (1, 2, 3), True)]
+    soaked = kept("soak")
+    if soaked is not None:
+        early, late = soaked["early"], soaked["late"]
+        parts.append(
+            f"Training from images on a disk for {soaked['seconds'] / 60:.0f} minutes, "
+            f"{soaked['steps']:,} steps, {soaked['evaluations']:,} evaluations: memory "
+            f"{early['memory'] / 2**20:.1f} MiB in the second sixth of the time, "
+            f"{late['memory'] / 2**20:.1f} MiB in the last; open files {early['files']:.1f}, "
+            f"{late['files']:.1f}; threads {early['threads']:.1f}, {late['threads']:.1f}."
+        )
+    return "\n\n".join(parts)
+
+
+def run(name: str) -> bool:
+    """Runs a part; returns whether nothing was lost."""
+    results = measure.RESULTS / f"torture.{name}.json"
+    words = [sys.executable, "-m", *PARTS[name], "--results", str(results)]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    env = {**os.environ, "PYTHONPATH": path}
+    print(f"\n{name}", flush=True)
+    return subprocess.run(words, cwd=ROOT / "tests", env=env, check=False).returncode == 0
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", action="store_true", help="print the kept counts as Markdown")
+    parser.add_argument("--only", action="append", metavar="NAME", help=", ".join(PARTS))
+    args = parser.parse_args(argv)
+    if args.table:
+        print(table())
+        return
+    for name in args.only or ():
+        if name not in PARTS:
+            raise unknown("part", name, PARTS)
+    lost = [name for name in args.only or PARTS if not run(name)]
+    print(f"\n{table()}")
+    if lost:
+        print(f"something is lost, or a part failed: {', '.join(lost)}", file=sys.stderr)
+    raise SystemExit(1 if lost else 0)
+
+
+if __name__ == "__main__":
+    main()
