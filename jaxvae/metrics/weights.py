@@ -162,10 +162,12 @@ def read(path: places.PathLike) -> StateDict:
         raise UserError(f"{path} is not a file of weights: they end in {', '.join(SUFFIXES)}.")
     with writers.disk("read", path):
         if path.suffix in (".pth", ".pt"):
-            return torch_files.read(path)
-        if path.suffix == ".npz":
-            return _npz(path)
-        return safetensors.read(path)
+            found = torch_files.read(path)
+        else:
+            found = _npz(path) if path.suffix == ".npz" else safetensors.read(path)
+    if not found:
+        raise UserError(f"{path} is not a whole file of weights (it holds none): fetch it again.")
+    return found
 
 
 def _npz(path: Path) -> StateDict:

@@ -7,7 +7,7 @@ import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from jaxvae.errors import UserError, unknown
+from jaxvae.errors import UserError, one_line, unknown
 from jaxvae.presets import PRESETS
 from jaxvae.presets.config import OF_NET, PLACES, Options, Preset
 
@@ -111,6 +111,27 @@ def _choices(hint: Any) -> tuple[Any, ...]:
     return tuple(itertools.chain(*found)) if all(found) else ()
 
 
+def _is(value: Any, hint: Any) -> bool:
+    """Returns whether a value is of the type of an option; a whole number is a float, too."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind is Annotated:
+        return _is(value, parts[0])
+    if kind is Literal:
+        return value in parts
+    if kind in (Union, types.UnionType):
+        return any(_is(value, part) for part in parts)
+    if kind is tuple:
+        if not isinstance(value, tuple):
+            return False
+        each = parts[:1] * len(value) if parts[-1] is ... else parts
+        return len(each) == len(value) and all(map(_is, value, each))
+    if isinstance(value, bool):
+        return hint is bool
+    if hint is float:
+        return isinstance(value, (int, float))
+    return isinstance(value, hint)
+
+
 def from_dict(saved: dict[str, Any], workdir: Path = Path()) -> Saved:
     """Returns what `as_dict` recorded, as the options of a run in `workdir`.
 
@@ -150,6 +171,9 @@ def from_dict(saved: dict[str, Any], workdir: Path = Path()) -> Saved:
         choices = _choices(field.type)
         if field.name in values and choices and values[field.name] not in choices:
             raise unknown(field.name.replace("_", "-"), values[field.name], map(str, choices))
+        if field.name in values and not _is(values[field.name], field.type):
+            said = one_line(repr(values[field.name]))
+            raise UserError(f"{workdir / 'config.json'} is damaged: {field.name} is {said}.")
     try:
         config = preset.options(workdir=workdir, **values)
         config.check()

@@ -92,6 +92,20 @@ def test_npz_files_that_hold_something_else(tmp_path):
         weights.read(path)
 
 
+@pytest.mark.parametrize("kind", ["npz", "safetensors", *hostile.WRITERS])
+def test_a_file_without_any_arrays_is_refused(tmp_path, kind):
+    """As an archive is whose list of parts a flipped byte has hidden."""
+    path = tmp_path / f"w.{kind if kind in ('npz', 'safetensors') else 'pth'}"
+    if kind == "npz":
+        np.savez(path)
+    elif kind == "safetensors":
+        path.write_bytes(safetensors.dump({}, {}))
+    else:
+        hostile.WRITERS[kind](path, {})
+    with pytest.raises(UserError, match=r"\(it holds none\): fetch it again|damaged|not a whole"):
+        weights.read(path)
+
+
 def test_other_files(tmp_path):
     with pytest.raises(UserError, match="they end in .pth"):
         weights.read(tmp_path / "w.h5")

@@ -1,5 +1,6 @@
 """Options as the words of a command, as config.json, and back."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -38,13 +39,41 @@ def test_defaults_that_depend_on_the_net(tmp_path):
         ({"optimizer": "multi_transform"}, "unknown optimizer 'multi_transform'"),
         ({"precision": "float99"}, "unknown precision 'float99'"),
         ({"net": ["mlp"]}, "unknown net"),
-        ({"latent_dim": {}}, "must be a whole number|is damaged"),
+        ({"latent_dim": {}}, r"config.json is damaged: latent_dim is \{\}\."),
+        ({"latent_dim": 2.0}, "is damaged: latent_dim is 2.0."),
+        ({"latent_dim": True}, "is damaged: latent_dim is True."),
+        ({"hidden": None}, "is damaged: hidden is None."),
+        ({"hidden": 8}, "is damaged: hidden is 8."),
+        ({"hidden": [8, "8"]}, r"is damaged: hidden is \(8, '8'\)\."),
+        ({"data": 3}, "is damaged: data is 3."),
+        ({"conditional": 1}, "is damaged: conditional is 1."),
+        ({"gamma": "learnt"}, "is damaged: gamma is 'learnt'."),
     ],
 )
 def test_a_page_that_no_run_of_ours_wrote(change, message):
     page = record.as_dict(VAE(workdir=Path("run")), (8, 8, 1), 10) | change
     with pytest.raises(UserError, match=message):
         record.from_dict(page, Path("run"))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_default_is_of_the_type_of_its_option(name):
+    for field in dataclasses.fields(PRESETS[name].options):
+        if field.default is not dataclasses.MISSING:
+            assert record._is(field.default, field.type), field.name
+
+
+def test_a_whole_number_is_a_float_and_a_pair_is_no_triple(tmp_path):
+    page = record.as_dict(PRESETS["vae"].options(Path()), (8, 8, 1), None)
+    assert (
+        record.from_dict(
+            {**page, "beta": 4, "likelihood": "gaussian", "gamma": "learned"}
+        ).config.beta
+        == 4
+    )
+    page = record.as_dict(PRESETS["cvae"].options(Path()), (28, 28, 1), None)
+    with pytest.raises(UserError, match=r"hidden is \(8, 8\)"):
+        record.from_dict({**page, "hidden": [8, 8]})
 
 
 def test_every_option_with_a_default_has_it_recorded_but_for_places():

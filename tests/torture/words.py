@@ -48,8 +48,9 @@ def words_of(place: Path) -> st.SearchStrategy[list[str]]:
 
     def after(head):
         words, cls = head
-        one = st.tuples(st.sampled_from(names_of(cls)) | st.text(max_size=8), value).map(list)
-        alone = (st.sampled_from(names_of(cls)) | value).map(lambda word: [word])
+        names = st.sampled_from(names_of(cls)) if names_of(cls) else st.nothing()
+        one = st.tuples(names | st.text(max_size=8), value).map(list)
+        alone = (names | value).map(lambda word: [word])
         some = st.lists(one | alone, min_size=1, max_size=4)
         end = ["--workdir", str(place / "run")] if words[0] == "train" else [str(place / "none")]
         return some.map(lambda parts: [*words, *(w for part in parts for w in part), *end])
