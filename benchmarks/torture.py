@@ -41,6 +41,7 @@ PARTS = {
     "files": kinds(*FILES, rounds=15),
     "command_line": kinds("command_line", rounds=10),
     "soak": ["torture.soak", "--minutes", "30"],
+    "soak_often": ["torture.soak", "--minutes", "30", "--often"],
 }
 SAID = {
     "kill": "kill -9 at a random moment of a run, which then goes on to the same bits",
@@ -70,11 +71,14 @@ def table() -> str:
             rows.append((what, *(f"{found[c]:,}" for c in ("tries", "survived", "lost")), outcomes))
     head = ("mishap", "tries", "survived", "lost", "what came of them")
     parts = [grid([head, *rows], (1, 2, 3), True)]
-    soaked = kept("soak")
-    if soaked is not None:
+    for name, every in (("soak", "thousand"), ("soak_often", "hundred")):
+        soaked = kept(name)
+        if soaked is None:
+            continue
         early, late = soaked["early"], soaked["late"]
         parts.append(
-            f"Training from images on a disk for {soaked['seconds'] / 60:.0f} minutes, "
+            f"Training from images on a disk for {soaked['seconds'] / 60:.0f} minutes, a checkpoint "
+            f"every {every} steps: "
             f"{soaked['steps']:,} steps, {soaked['evaluations']:,} evaluations: memory "
             f"{early['memory'] / 2**20:.1f} MiB in the second sixth of the time, "
             f"{late['memory'] / 2**20:.1f} MiB in the last; open files {early['files']:.1f}, "

@@ -2,6 +2,7 @@
 run has ended."""
 
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -58,7 +59,7 @@ def _ensemble(folder: Path) -> int:
     return 0
 
 
-def _soaked(folder: Path) -> int:
+def _soaked(folder: Path, *, save_every: int) -> int:
     """Reads images from the disk at every step, until it is stopped."""
     images.RESIDENT_BYTES = 0
     data = ("--data", f"folder:{folder.parent / 'images'}", "--batch-size", str(SOAKED))
@@ -68,7 +69,7 @@ def _soaked(folder: Path) -> int:
         "--eval-every",
         "200",
         "--save-every",
-        "100",
+        str(save_every),
         "--steps",
         str(10**9),
     )
@@ -83,7 +84,11 @@ RUNS: dict[str, Callable[[Path], int]] = {
     "two_stage": _words("two_stage_vae", *TWO),
     "ensemble": _ensemble,
 }
-ALL = {**RUNS, "soaked": _soaked}  # one that never ends by itself
+SOAKS = {  # which never end by themselves
+    "soaked": functools.partial(_soaked, save_every=1000),
+    "soaked_often": functools.partial(_soaked, save_every=100),
+}
+ALL = {**RUNS, **SOAKS}
 
 
 def _child(name: str, folder: Path, said: Path, devices: int, limit: int | None) -> None:
