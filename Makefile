@@ -18,7 +18,7 @@ help:
 	@echo "make lint     check the style"
 	@echo "make format   put the style right, as far as a program can"
 	@echo "make docs     build the documentation (site/index.html)"
-	@echo "make bench    measure speed against PyTorch (benchmarks/results)"
+	@echo "make bench    measure speed, much of it against PyTorch, on a quiet machine (benchmarks/results)"
 	@echo "make tpu      compile every preset for TPUs, which need not be there (.venv-tpu, benchmarks/results)"
 	@echo "make cuda     the same for GPUs (.venv-cuda)"
 

@@ -3,9 +3,9 @@
     make bench
     python -m benchmarks [--only NAME]... [--table]
 
-Each has a process of its own, with its defaults. One that fails, as where the machine is not quiet,
-keeps what was measured before, and the others go on. In the end the table is printed, and so are
-the tables in README.md and benchmarks/README.md.
+Each has a process of its own, with its defaults. Of one that fails, as those do that compare with
+PyTorch where the machine is not quiet, the result from before stays, and the others go on. In the end
+the table is printed, and so are the tables in README.md and benchmarks/README.md.
 """
 
 import argparse
@@ -35,10 +35,10 @@ NAMES = (
     "scaling",
 )
 WHAT = {
-    "step_time": "VAE, MLP, batch 128",
-    "infogan": "first stage, InfoGAN net, batch 100",
-    "soft_intro": "Soft-IntroVAE, CIFAR-10's residual nets, batch 32",
-    "ensemble": "Soft-IntroVAE in the plane, batch 512",
+    "step_time": "VAE, MLP",
+    "infogan": "first stage, InfoGAN net",
+    "soft_intro": "Soft-IntroVAE, CIFAR-10's residual nets",
+    "ensemble": "Soft-IntroVAE in the plane",
     "fid": "features of",
 }
 RIVALS = {
@@ -51,12 +51,20 @@ RIVALS = {
 def contests(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     """Returns what was timed against PyTorch in a result: (what, our program, PyTorch, its program),
     programs by their names in its rates."""
-    what = WHAT[result["benchmark"]]
+    what, size = WHAT[result["benchmark"]], result["batch_size"]
     if result["benchmark"] == "fid":
         return [
-            (f"{what} {net}", f"extract/{net}/jaxvae", "eager", f"extract/{net}/torch")
+            (
+                f"{what} {net}, batch {size[net]}",
+                f"extract/{net}/jaxvae",
+                "eager",
+                f"extract/{net}/torch",
+            )
             for net in result["speed_ratio"]
         ]
+    if result.get("shrink", 1) != 1:
+        what += f" / {result['shrink']}"
+    what += f", batch {size}"
     ours = "one" if result["benchmark"] == "ensemble" else "step"
     return [(what, ours, RIVALS[name], name) for name in result["speed_ratio"]]
 
@@ -77,12 +85,12 @@ def table() -> str:
                 where, unit = measure.where(result), result["unit"]
                 ratio = f"{rates[ours] / rates[theirs]:.2f}"
                 rows.append((where, what, unit, both[0], rival, both[1], ratio))
+    said = "Medians."
+    if left:
+        said += f" In one process with PyTorch, and to be measured again: {'; '.join(left)}."
+    if not rows:
+        return f"{measure.NOTHING} {said}"
     head = ("device", "", "unit", "jaxvae", "PyTorch", "its rate", "ratio")
-    said = (
-        f"Medians. Not by turns, and to be measured again: {'; '.join(left)}."
-        if left
-        else "Medians."
-    )
     return grid([head, *rows], (3, 5, 6), True) + f"\n\n{said}"
 
 

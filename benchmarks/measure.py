@@ -20,6 +20,7 @@ from jaxvae.train.step import init_state, make_train_step
 from jaxvae.types import Batch, Model
 
 RESULTS = Path(__file__).parent / "results"
+NOTHING = "Not run yet."  # in place of a table
 
 
 def alternate(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

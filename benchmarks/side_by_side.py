@@ -135,7 +135,10 @@ def table() -> str:
     """Returns the kept results as Markdown."""
     lines = ["| device | cells | side by side, steps/s | one after the other | ratio |"]
     lines.append("| --- | --- | ---: | ---: | ---: |")
-    for result in measure.kept("side_by_side"):
+    kept = measure.kept("side_by_side")
+    if not kept:
+        return measure.NOTHING
+    for result in kept:
         both = " | ".join(f"{rate['median']:.1f}" for rate in result["rates"].values())
         device, pair = measure.where(result), ", ".join(result["cells"])
         lines.append(f"| {device} | {pair} | {both} | {result['ratio']:.2f} |")
@@ -187,9 +190,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"  {name:<20} {r['median']:>8.2f} steps/s  ({r['min']:.2f} to {r['max']:.2f})")
     print(f"  side by side against one after the other: {ratio:.2f}x")
     if busy > 0.5:  # cores that others use are not halves
-        print(f"not kept: {busy:.1f} of these cores were at work; measure on a quiet machine")
-    else:
-        print(measure.write("side_by_side", result))
+        raise UserError(
+            f"not kept: {busy:.1f} of these cores were at work; measure on a quiet machine."
+        )
+    print(measure.write("side_by_side", result))
 
 
 if __name__ == "__main__":

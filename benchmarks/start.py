@@ -1,17 +1,17 @@
 """Seconds from `jaxvae train ...` to the first step in its log: of a first start, whose programs are
 compiled, and of a second one, which finds them in the cache.
 
-    python -m benchmarks.start [--rounds 3] [--only NAME]... [--table]
+    python -m benchmarks.start [--rounds 3] [--table]
+    python -m benchmarks.start --only NAME...          # printed and not kept
 
 Each start is a process of its own with everything that a user waits for: Python, the libraries, the
 data, initial parameters, the compiled loop. Each round begins with an empty cache (`--compilation-cache`);
 the second start is a new run with the same command. Runs are of one step on generated data of the
-shape of MNIST or CIFAR-10. `bare` is Python that imports JAX and jaxvae's training and does nothing:
-no start is shorter.
+shape of MNIST or CIFAR-10. `bare` is Python until it has imported JAX and jaxvae's training and knows
+its devices: no start is shorter.
 """
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -28,7 +28,7 @@ from experiments.runner import command
 from jaxvae.errors import UserError, check_count, unknown
 from jaxvae.table import grid
 
-BARE = "import jax, jaxvae.train, jaxvae.cli.main; jax.devices()"
+BARE = "import jax, jaxvae.train, jaxvae.cli.main; jax.devices(); print(1, flush=True)"
 PROGRAM = "from jaxvae.cli.main import main; raise SystemExit(main())"
 CASES = {
     "vae": "vae --data fake_mnist",
@@ -39,6 +39,7 @@ CASES = {
 }
 STARTS = ("first", "second")
 LIMIT = 1800.0  # seconds for one start
+BUSY = 0.3  # cores that may be at work before
 
 
 def first_step(words: Sequence[str], cache: Path, place: Path) -> float:
@@ -54,7 +55,10 @@ def first_step(words: Sequence[str], cache: Path, place: Path) -> float:
     with said.open("w") as out:
         begun = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, "train", *words, *options], stdout=out, stderr=out
+            [sys.executable, "-c", PROGRAM, "train", *words, *options],
+            stdout=out,
+            stderr=out,
+            env=environment(),
         )
         try:
             while not logged(run) and process.poll() is None:
@@ -80,8 +84,21 @@ def logged(run: Path) -> bool:
 def bare() -> float:
     """Returns the seconds that a Python with the libraries takes."""
     begun = time.perf_counter()
-    subprocess.run([sys.executable, "-c", BARE], check=True)
-    return time.perf_counter() - begun
+    words = [sys.executable, "-c", BARE]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment()) as process:
+        said = process.stdout.readline() if process.stdout is not None else b""
+        seconds = time.perf_counter() - begun
+    if not said:
+        raise UserError("Python cannot import jax and jaxvae here: see above.")
+    return seconds
+
+
+def environment() -> dict[str, str]:
+    """Returns the surroundings of a start: nobody else has chosen a cache, or what goes into it."""
+    chosen = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
+    chosen += tuple(name for name in os.environ if name.startswith("JAX_PERSISTENT_CACHE_"))
+    kept = {name: value for name, value in os.environ.items() if name not in chosen}
+    return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **kept}
 
 
 def starts(words: Sequence[str], rounds: int) -> dict[str, list[float]]:
@@ -103,9 +120,13 @@ def table() -> str:
         for name, found in result["seconds"].items():
             first, second = (found[start]["median"] for start in STARTS)
             of_bare = result["bare"]["median"]
-            rest = (first - of_bare) / max(second - of_bare, 1e-9)
-            values = (f"{x:.1f}" for x in (first, second, first / second, of_bare, rest))
+            values = [f"{x:.1f}" for x in (first, second, first / second, of_bare)]
+            values.append(
+                f"{(first - of_bare) / (second - of_bare):.1f}" if second > of_bare else ""
+            )
             rows.append([measure.where(result), f"`train {CASES[name]}`", *values])
+    if not rows:
+        return measure.NOTHING
     head = ("device", "", "first, s", "second, s", "ratio", "bare, s", "ratio without bare")
     return grid([head, *rows], range(2, 7), True) + "\n\nSeconds to the first step; medians."
 
@@ -124,8 +145,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in args.only or ():
         if name not in CASES:
             raise unknown("program", name, CASES)
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # the user's choice comes before ours
+    if (busy := measure.busy_cores()) > BUSY:
+        raise UserError(
+            f"{busy:.1f} cores are at work already: let nothing else run on this machine, and measure "
+            "again."
+        )
     alone = [bare() for _ in range(1 + args.rounds)][1:]
     print(f"bare: {statistics.median(alone):.2f} s", flush=True)
     seconds: dict[str, Any] = {}
@@ -135,7 +159,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         first, second = (seconds[name][start]["median"] for start in STARTS)
         said = f"{first:.1f} s, then {second:.1f} s: {first / second:.1f}x"
         print(f"{name}: {said}", flush=True)
-    only = "".join(f" --only {json.dumps(name)}" for name in args.only or ())
+    if args.only:  # for a look: a table of some would stand for all
+        return
     result = {
         "benchmark": "start",
         "unit": "s",
@@ -143,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         **measure.machine(),
         "bare": measure.summary({"bare": alone})["bare"],
         "seconds": seconds,
-        "command": f"python -m benchmarks.start --rounds {args.rounds}{only}",
+        "command": f"python -m benchmarks.start --rounds {args.rounds}",
     }
     print(measure.write("start", result))
 

@@ -2,7 +2,7 @@
 
 python -m experiments --list [--cell C]...               every cell: state, cost here, what it lacks
 python -m experiments --hours H [--cell C]... [--jobs N] runs what fits, the most telling first
-python -m experiments --page                             writes experiments/README.md and the tables of all READMEs anew
+python -m experiments --page                             writes experiments/README.md and the tables of all pages anew
 
 A cell is named EXPERIMENT/CELL here, such as 'soft_intro_2d/rings/vae', or by a glob.
 """
@@ -34,7 +34,7 @@ OPTIONS = (
         "page",
         False,
         bool,
-        "write experiments/README.md and the tables of all READMEs anew, and print what changed",
+        "write experiments/README.md and the tables of all pages anew, and print what changed",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""What READMEs show of commands, printed anew: tables that nobody types.
+"""What pages show of commands, printed anew: tables that nobody types.
 
     <!-- table: python -m experiments.vae --table --markdown -->
 
@@ -33,9 +33,9 @@ BLOCK = re.compile(  # a mention of the first mark inside a line opens nothing
 
 
 class Refilled(NamedTuple):
-    """What became of the blocks of some READMEs."""
+    """What became of the blocks of some pages."""
 
-    changed: list[Path]  # READMEs that were written
+    changed: list[Path]  # pages that were written
     failed: list[str]  # why a block stays as it is
 
 
@@ -110,12 +110,12 @@ def refilled(text: str, root: Path, failed: list[str]) -> str:
 
 
 def refill(root: Path, paths: Iterable[Path] | None = None) -> Refilled:
-    """Returns which READMEs were written, after refilling their blocks; one that cannot be refilled
+    """Returns which pages were written, after refilling their blocks; one that cannot be refilled
     stays as it is, and the others go on.
 
     Args:
         root: as in `printed`.
-        paths: of READMEs; default: all (`pages`).
+        paths: of pages; default: all (`pages`).
 
     Raises:
         UserError: where the disk refuses.

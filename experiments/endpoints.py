@@ -43,6 +43,7 @@ def draw(folder: Path, path: Path, metric: str, unit: str) -> bool:
         _panel(axes, published[cell], protocols)
         axes.set(title=cell, xlabel=f"{metric}, {unit}")
         plots.plain_axes(axes)
+        axes.locator_params(axis="x", nbins=6)
     plots.save_figure(path, figure)
     return True
 

@@ -15,6 +15,7 @@ def keep(folder, name, rates, ratios, **more):
     page = {
         "benchmark": name,
         "unit": "images/s",
+        "batch_size": 7,
         "device": "A chip",
         "cores": 2,
         "platform": "cpu",
@@ -44,7 +45,9 @@ def test_the_table_has_what_was_measured_by_turns(results):
     keep(results, "infogan", steps, ["pytorch_eager", "pytorch_compiled"], alone={})
     keep(results, "ensemble", {"one": 5.0, "pytorch_eager": 2.0}, ["pytorch_eager"], alone={})
     nets = {"extract/squeezenet/jaxvae": 30.0, "extract/squeezenet/torch": 40.0}
-    keep(results, "fid", nets, ["squeezenet"], alone={})
+    keep(results, "fid", nets, ["squeezenet"], alone={}, batch_size={"squeezenet": 3})
+    small = {"step": 8.0, "pytorch_eager": 8.0}
+    keep(results, "soft_intro", small, ["pytorch_eager"], alone={}, shrink=4)
     keep(results, "step_time", {"step": 1.0, "pytorch_eager": 1.0}, ["pytorch_eager"])
     head, _, *rows, _, last = every.table().splitlines()
     assert head.count("|") == 8
@@ -52,10 +55,13 @@ def test_the_table_has_what_was_measured_by_turns(results):
     assert tails == [
         "300 | eager | 150 | 2.00 |",
         "300 | compiled | 200 | 1.50 |",
+        "8.0 | eager | 8.0 | 1.00 |",
         "5.0 | eager | 2.0 | 2.50 |",
         "30.0 | eager | 40.0 | 0.75 |",
     ]
-    assert last == "Medians. Not by turns, and to be measured again: step_time on A chip, 2 cores."
+    assert "residual nets / 4, batch 7 |" in rows[2] and "squeezenet, batch 3 |" in rows[4]
+    again = "In one process with PyTorch, and to be measured again: step_time on A chip, 2 cores."
+    assert last == f"Medians. {again}"
 
 
 def test_one_that_fails_leaves_the_others_and_is_said(results, monkeypatch, capsys):

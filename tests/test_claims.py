@@ -341,6 +341,18 @@ def test_losses_of_the_gan_of_the_course_report():
     assert judge[0] < judge[1] < 2 * blind < blind + 1.0 and generator[0] > generator[1] > blind
 
 
+def test_the_vae_of_two_dimensions_of_the_course_report():
+    at = "binarised by split and index, seed 0; test"
+    kl, elbo = (mean("course_report", "mnist/z2", name, at) for name in ("kl", "elbo"))
+    assert (
+        len({line["seed"] for line in read("course_report")[0] if line["cell"] == "mnist/z2"}) == 1
+    )
+    holds(
+        "course_report",
+        f"two dimensions, one seed: {kl:.2f} nats of KL and an ELBO of {elbo:.2f} on the test images.",
+    )
+
+
 def test_bits_per_dimension_of_the_flow():
     last = "valid, moved; at the end"
     [published] = (

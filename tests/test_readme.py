@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import blocks as tables
 from jaxvae.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -75,13 +76,12 @@ def test_links_and_pictures_are_there(page):
 def test_tables_are_what_their_commands_print(monkeypatch, capsys):
     """A table in a README is never typed: `<!-- table: COMMAND -->` ... `<!-- end -->`."""
     monkeypatch.chdir(ROOT)
-    beside = [PAGES[0], ROOT / "benchmarks" / "README.md"]
-    pages = [*beside, *sorted((ROOT / "experiments").glob("*/README.md"))]
+    pages = tables.pages(ROOT / "experiments")
     found = [
         re.findall(r"<!-- table: (.*?) -->\n\n(.*?)\n*<!-- end -->", page.read_text(), re.DOTALL)
         for page in pages
     ]
-    assert found[0]
+    assert pages[0] == PAGES[0] and found[0]
     for command, text in itertools.chain(*found):
         words = shlex.split(command)
         assert words[:2] == ["python", "-m"]

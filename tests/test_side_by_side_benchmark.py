@@ -65,9 +65,11 @@ def test_on_a_busy_machine_nothing_is_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(side_by_side.measure, "busy_cores", lambda: 2.0)
     found = {"side_by_side": [4.0, 6.0], "one_after_the_other": [2.0, 2.0]}
     monkeypatch.setattr(side_by_side, "rates", lambda *args: found)
-    side_by_side.main(TINY)
-    out = capsys.readouterr().out
-    assert "side by side against one after the other: 2.50x\nnot kept: 2.0 of these cores" in out
+    with pytest.raises(SystemExit) as end:
+        side_by_side.main(TINY)
+    said = capsys.readouterr()
+    assert said.out.endswith("side by side against one after the other: 2.50x\n")
+    assert end.value.code == 2 and said.err.startswith("not kept: 2.0 of these cores")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -30,6 +30,49 @@ def test_a_command_that_fails_is_said_with_its_last_line(tmp_path):
         start.first_step(["vae", "--dat", "x"], tmp_path / "cache", tmp_path)
 
 
+def test_the_clock_stops_at_the_first_line_of_the_log(tmp_path, monkeypatch):
+    program = """
+import sys, time
+from pathlib import Path
+run = Path(sys.argv[sys.argv.index("--workdir") + 1])
+time.sleep(0.3)
+run.mkdir()
+(run / "metrics.jsonl").write_text("{}")
+time.sleep(1.5)
+(run / "ended").touch()
+"""
+    monkeypatch.setattr(start, "PROGRAM", program)
+    assert 0.3 <= start.first_step(["vae"], tmp_path / "cache", tmp_path) < 1.5
+    assert (tmp_path / "run" / "ended").is_file()  # what is compiled later is in the cache, too
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("print('Done.')", "`vae` ends with 0: Done."),
+        ("raise SystemExit(3)", "`vae` ends with 3: it says nothing"),
+        ("import time; time.sleep(60)", "`vae` has no step after 0.5 seconds."),
+    ],
+)
+def test_a_run_without_a_step_is_said(program, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(start, "PROGRAM", program)
+    monkeypatch.setattr(start, "LIMIT", 0.5)
+    with pytest.raises(UserError, match=f"^{said}$"):
+        start.first_step(["vae"], tmp_path / "cache", tmp_path)
+
+
+def test_nobody_else_has_chosen_a_cache(monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/theirs")
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "60")
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "0")
+    assert not [name for name in start.environment() if "CACHE" in name and name.startswith("JAX_")]
+    monkeypatch.setattr(start, "BARE", "print(1, flush=True); import time; time.sleep(2)")
+    assert start.bare() < 2.0
+    monkeypatch.setattr(start, "BARE", "")
+    with pytest.raises(UserError, match="cannot import"):
+        start.bare()
+
+
 def test_each_round_has_a_cache_of_its_own_and_two_runs(monkeypatch):
     seen = []
 
@@ -47,18 +90,32 @@ def test_each_round_has_a_cache_of_its_own_and_two_runs(monkeypatch):
 
 def test_what_is_kept_is_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    assert start.table() == measure.NOTHING
+    monkeypatch.setattr(measure, "busy_cores", lambda: 0.1)
+    monkeypatch.setattr(start, "CASES", {"gan": "gan", "vae": "vae"})
     monkeypatch.setattr(start, "bare", lambda: 2.0)
-    monkeypatch.setattr(start, "starts", lambda words, rounds: {"first": [14.0], "second": [4.0]})
+    monkeypatch.setattr(
+        start,
+        "starts",
+        lambda words, rounds: {"first": [14.0], "second": [4.0 if words == ["gan"] else 2.0]},
+    )
     start.main(["--rounds", "1", "--only", "gan"])
     assert "gan: 14.0 s, then 4.0 s: 3.5x" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    start.main(["--rounds", "1"])
     kept = json.loads((tmp_path / "start.cpu.json").read_text())
-    assert kept["command"] == 'python -m benchmarks.start --rounds 1 --only "gan"'
+    assert kept["command"] == "python -m benchmarks.start --rounds 1"
+    capsys.readouterr()
     start.main(["--table"])
-    assert "| 14.0 | 4.0 | 3.5 | 2.0 | 6.0 |" in capsys.readouterr().out
+    rows = capsys.readouterr().out.splitlines()[2:4]
+    assert rows[0].endswith("| `train gan` | 14.0 | 4.0 | 3.5 | 2.0 | 6.0 |")
+    assert rows[1].endswith("| `train vae` | 14.0 | 2.0 | 7.0 | 2.0 |  |")
+    monkeypatch.setattr(measure, "busy_cores", lambda: 1.5)
     for words, said in (
         (["--only", "gna"], "unknown program 'gna'. Did you mean 'gan'?"),
         (["--rounds", "0"], "--rounds must be"),
+        ([], "1.5 cores are at work already"),
     ):
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit) as end:
             start.main(words)
-        assert said in capsys.readouterr().err
+        assert end.value.code == 2 and said in capsys.readouterr().err

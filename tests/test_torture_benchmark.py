@@ -1,7 +1,9 @@
 """The full run of the mishaps: its parts, and the table of what they counted."""
 
 import json
+import types
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,7 @@ def test_all_kinds_are_in_some_part():
     assert sorted(asked) == sorted(known) and set(torture.SAID) | set(torture.FILES) == known
 
 
+@pytest.mark.slow
 def test_a_part_is_run_kept_and_shown(results, monkeypatch, capsys):
     monkeypatch.setitem(torture.PARTS, "files", torture.kinds("npz", rounds=1))
     with pytest.raises(SystemExit) as end:
@@ -37,11 +40,24 @@ def test_a_part_is_run_kept_and_shown(results, monkeypatch, capsys):
 
 def test_what_is_lost_is_said_and_the_others_go_on(results, monkeypatch, capsys):
     ran = []
-    monkeypatch.setattr(torture, "run", lambda name: ran.append(name) or name != "kill")
+
+    def run(words, *, env, **_):
+        assert env["PYTHONPATH"].endswith("/mine")
+        kind = words[words.index("--kind") + 1] if "--kind" in words else "soak"
+        ran.append(kind)
+        if kind != "sigterm":  # which dies without counts; those of before are not taken for its
+            Path(words[-1]).write_text("{}")
+        return types.SimpleNamespace(returncode=int(kind in ("kill", "sigterm")))
+
+    (results / "torture.sigterm.json").write_text("{}")
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    monkeypatch.setattr(torture.subprocess, "run", run)
+    monkeypatch.setattr(torture, "table", str)
     with pytest.raises(SystemExit) as end:
         torture.main([])
-    assert end.value.code == 1 and ran == list(torture.PARTS)
-    assert "something is lost, or a part failed: kill" in capsys.readouterr().err
+    assert end.value.code == 1 and len(ran) == len(torture.PARTS)
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["kill has lost something", "sigterm ends with 1 and has no counts"]
     with pytest.raises(SystemExit):
         torture.main(["--only", "kills"])
     assert "unknown part 'kills'. Did you mean 'kill'?" in capsys.readouterr().err
@@ -53,6 +69,6 @@ def test_the_soak_is_shown_in_a_sentence(results):
     page |= {"early": held, "late": {**held, "memory": 2**29 + 2**20}}
     (results / "torture.soak.json").write_text(json.dumps(page))
     assert torture.table().endswith(
-        "for 30 minutes, a checkpoint every thousand steps: 12,345 steps, 67 evaluations: memory 512.0 MiB in the second sixth of the "
-        "time, 513.0 MiB in the last; open files 30.0, 30.0; threads 50.0, 50.0."
+        "for 30 minutes, a checkpoint every thousand steps: 12,345 steps, 67 evaluations: memory "
+        "512.0 MiB in the second sixth of the time, 513.0 MiB in the last; open files 30.0, 30.0; threads 50.0, 50.0."
     )

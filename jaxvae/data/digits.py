@@ -6,11 +6,12 @@ They are the test part of "Optical Recognition of Handwritten Digits" (Alpaydin 
 
 import functools
 import importlib.util
+import zlib
 from pathlib import Path
 
 import numpy as np
 
-from jaxvae.errors import UserError
+from jaxvae.errors import UserError, one_line
 
 # The first and the last of them: ours, as there is no official split.
 COUNTS = {"train": 1437, "test": 360}
@@ -28,17 +29,38 @@ def read(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _table() -> np.ndarray:
-    """Returns [n, 65] int32: 64 levels and the label. The file is read where it lies: to import
-    scikit-learn takes as long as all else before a run's first step."""
-    found = importlib.util.find_spec("sklearn")
-    if found is None:
+    """Returns [n, 65] int32: 64 levels and the label. The file is read where it lies: importing
+    scikit-learn takes a second of every start."""
+    file = next((file for where in _places() if (file := Path(where, FILE)).is_file()), None)
+    try:
+        if file is None:  # one that keeps them elsewhere
+            from sklearn.datasets import load_digits
+
+            digits = load_digits()
+            table = np.column_stack([digits.data, digits.target])
+        else:
+            table = np.loadtxt(file, delimiter=",")
+    except ImportError:
         raise UserError(
             "the digits come with scikit-learn, which is missing: pip install scikit-learn."
-        )
-    path = Path(*(found.submodule_search_locations or ()), FILE)
-    if path.is_file():
-        return np.loadtxt(path, delimiter=",", dtype=np.int32)
-    from sklearn.datasets import load_digits  # one that keeps them elsewhere
+        ) from None
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise _damaged(one_line(str(error))) from None
+    if table.shape != (sum(COUNTS.values()), 65):
+        raise _damaged(f"a table of {table.shape}")
+    return table.astype(np.int32)
 
-    digits = load_digits()
-    return np.column_stack([digits.data, digits.target]).astype(np.int32)
+
+def _places() -> list[str]:
+    """Returns the folders of scikit-learn; none where it is not installed."""
+    try:
+        found = importlib.util.find_spec("sklearn")
+    except ValueError:  # something else that calls itself so
+        return []
+    return list(found.submodule_search_locations or ()) if found is not None else []
+
+
+def _damaged(why: str) -> UserError:
+    return UserError(
+        f"the digits of scikit-learn are damaged ({why}): pip install --force-reinstall scikit-learn."
+    )

@@ -1,7 +1,11 @@
 """The digits that come with scikit-learn."""
 
+import gzip
 import subprocess
 import sys
+import types
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,5 +61,44 @@ print(sorted(name for name in sys.modules if name.startswith("sklearn")))
 
 def test_digits_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(UserError, match="pip install scikit-learn"):
         data.load("digits", "train")
+
+
+@pytest.mark.parametrize("kind", ["folder", "module", "broken", "stub"])
+def test_what_only_calls_itself_scikit_learn_is_not_read(kind, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    (tmp_path / "datasets" / "data").mkdir(parents=True)  # beside it, and not its own
+    (tmp_path / digits.FILE).write_bytes(gzip.compress(b"1,1\n"))
+    if kind == "folder":
+        (tmp_path / "sklearn").mkdir()
+    elif kind == "module":
+        (tmp_path / "sklearn.py").write_text("")
+    elif kind == "broken":
+        (tmp_path / "sklearn").mkdir()
+        (tmp_path / "sklearn" / "__init__.py").write_text("raise ImportError('broken')")
+    else:
+        monkeypatch.setitem(sys.modules, "sklearn", types.ModuleType("sklearn"))
+    with pytest.raises(UserError, match="pip install scikit-learn"):
+        data.load("digits", "train")
+
+
+@pytest.mark.parametrize("cut", [0.5, 0.0, None])
+def test_a_damaged_file_is_one_line(cut, tmp_path, monkeypatch):
+    [place] = digits._places()
+    content = Path(place, digits.FILE).read_bytes()
+    short = b"\n".join(gzip.decompress(content).splitlines()[:100])
+    (tmp_path / digits.FILE).parent.mkdir(parents=True)
+    changed = gzip.compress(short) if cut is None else content[: int(cut * len(content))]
+    (tmp_path / digits.FILE).write_bytes(changed)
+    monkeypatch.setattr(digits, "_places", lambda: [str(tmp_path / "none"), str(tmp_path)])
+    with (
+        warnings.catch_warnings(action="ignore"),  # of NumPy, for a file without lines
+        pytest.raises(UserError, match="damaged .*: pip install --force-reinstall") as error,
+    ):
+        data.load("digits", "train")
+    assert "\n" not in str(error.value)

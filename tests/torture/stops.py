@@ -73,16 +73,23 @@ def safe_lines(folder: Path) -> tuple[dict[str, list[str]], dict[str, int]]:
 
 
 def stopped(rng: np.random.Generator, place: Path, *, ask: bool) -> Iterator[Try]:
-    """Yields a try for each time that a run is killed, or asked to stop, at a random moment."""
+    """Yields a try for each time that a run is killed, or asked to stop, at a random moment; one that
+    ends before has its end checked, and another one begins."""
     name = str(rng.choice(list(RUNS)))
     _, seconds = whole(name, place)
-    folder, said, tries = place / "run", place / "said", []
+    said, tries, begun = place / "said", [], 0
+    folder = place / "run0"
     before: tuple[dict[str, list[str]], dict[str, int]] = ({}, {})
-    for _ in range(STOPS):
+    while len(tries) < STOPS and begun < 4 * STOPS:
+        begun, at = begun + 1, time.perf_counter()
         process = runs.start(name, folder, said=said)
         process.join(rng.uniform(0.0, seconds))
         if process.exitcode is not None:
-            break
+            seconds = min(seconds, time.perf_counter() - at)  # it is shorter than it was
+            if (wrong := finish(name, folder, place)) is not None:
+                tries = [*tries[:-1], lost(f"after {len(tries)} stops: {wrong}")]
+            folder, before = place / f"run{begun}", ({}, {})
+            continue
         (process.terminate if ask else process.kill)()
         code = runs.ended(process)
         wrong = None if code in ((75, 0, -15) if ask else (0, -9)) else said.read_text()[-500:]
