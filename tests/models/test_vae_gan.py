@@ -142,6 +142,47 @@ def test_the_weight_follows_the_gradients_at_the_last_layer_by_hand():
     np.testing.assert_allclose(grads["decoder"]["out"]["kernel"], by_kernel, rtol=1e-4)
 
 
+def noisy(function, kernel):
+    """As `linear`, of an input that is dropped out by half; counts its passes in its state."""
+
+    def apply(p, s, x, *, cond=None, rng=None, train):
+        if rng is not None:
+            x = jnp.where(jax.random.bernoulli(rng, 0.5, x.shape), 2.0 * x, 0.0)
+        return function(p["out"]["kernel"], x), {"passes": s["passes"] + 1}
+
+    def init(rng, x, cond=None):
+        return {"out": {"kernel": jnp.asarray(kernel, jnp.float32)}}, {"passes": jnp.int32(0)}
+
+    return Net(init, apply)
+
+
+def test_the_weight_is_of_the_very_passes_that_the_loss_makes():
+    """With dropout in both nets: the gradients of what is logged, at the same noise, give it."""
+    decoder = noisy(lambda w, z: z @ w, W)
+    judge = noisy(lambda v, x: x @ v, [[1.0, -1.0], [0.5, 2.0]])
+    model = adaptive(decoder=decoder, judge=judge)
+    params, state = model.init(jax.random.key(0), BATCH)
+    keys = jax.random.split(jax.random.key(5), 4)
+
+    @jax.jit
+    def found(rng):
+        def logged(kernel, name):
+            now = {**params, "decoder": {"out": {"kernel": kernel}}}
+            _, aux = model.objectives[0].loss(now, state, rng, BATCH, jnp.int32(START), None)
+            return jnp.mean(aux.metrics[name]), aux
+
+        kernel = params["decoder"]["out"]["kernel"]
+        of_error, aux = jax.grad(logged, has_aux=True)(kernel, "squared_error")
+        of_judge, _ = jax.grad(logged, has_aux=True)(kernel, "adversary")
+        want = 3.0 * jnp.linalg.norm(of_error) / (jnp.linalg.norm(of_judge) + 1e-4)
+        return want, aux.metrics["adversary_weight"], aux.state["decoder"]["passes"]
+
+    want, weight, passes = jax.vmap(found)(keys)
+    np.testing.assert_allclose(weight, want, rtol=1e-5)
+    assert len(np.unique(weight)) > 1  # the noise tells
+    np.testing.assert_array_equal(passes, 1)  # the second pass leaves no trace
+
+
 def test_a_discriminator_without_a_gradient_gets_at_most_ten_thousand():
     (_, metrics, _), _ = walk(adaptive(judge=((0.0, 0.0), (0.0, 0.0))), START)
     x = np.float64(BATCH.x)

@@ -69,6 +69,22 @@ def test_a_phase_traces_its_losses_once(convolves, devices):
     assert traced == ["first", "second"]
 
 
+def test_a_phase_that_grows_and_averages_traces_its_loss_once():
+    traced = []
+
+    def counted(hidden):
+        def loss(*args):
+            traced.append(hidden)
+            return objective.loss(*args)
+
+        model = small(hidden)
+        (objective,) = model.objectives
+        return model._replace(objectives=(objective._replace(loss=loss),))
+
+    go([Phase(counted(8), 5), Phase(counted(16), 5, grow=corner)], ema_decay=0.9)
+    assert traced == [8, 16]
+
+
 def test_a_grown_net_starts_from_what_was_learned_and_its_own_fresh_part():
     before = go([Phase(small(8), EDGE)]).train_state
     after = go(growing(1, optax.sgd(0.0))).train_state
