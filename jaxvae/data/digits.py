@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,8 +37,8 @@ def _table() -> np.ndarray:
         if file is None:  # one that keeps them elsewhere
             from sklearn.datasets import load_digits
 
-            digits = load_digits()
-            table = np.column_stack([digits.data, digits.target])
+            bunch: Any = load_digits()
+            table = np.column_stack([bunch.data, bunch.target])
         else:
             table = np.loadtxt(file, delimiter=",")
     except ImportError:
