@@ -71,7 +71,7 @@ def table() -> str:
             rows.append((what, *(f"{found[c]:,}" for c in ("tries", "survived", "lost")), outcomes))
     head = ("mishap", "tries", "survived", "lost", "what came of them")
     parts = [grid([head, *rows], (1, 2, 3), True) if rows else measure.NOTHING]
-    for name, every in (("soak", "thousand"), ("soak_often", "hundred")):
+    for name, every in (("soak", "4,000"), ("soak_often", "100")):
         soaked = kept(name)
         if soaked is None:
             continue

@@ -59,7 +59,7 @@ def _ensemble(folder: Path) -> int:
     return 0
 
 
-def _soaked(folder: Path, *, save_every: int) -> int:
+def _soaked(folder: Path, *, eval_every: int, save_every: int) -> int:
     """Reads images from the disk at every step, until it is stopped."""
     images.RESIDENT_BYTES = 0
     data = ("--data", f"folder:{folder.parent / 'images'}", "--batch-size", str(SOAKED))
@@ -67,7 +67,7 @@ def _soaked(folder: Path, *, save_every: int) -> int:
         "--log-every",
         "50",
         "--eval-every",
-        "200",
+        str(eval_every),
         "--save-every",
         str(save_every),
         "--steps",
@@ -85,8 +85,8 @@ RUNS: dict[str, Callable[[Path], int]] = {
     "ensemble": _ensemble,
 }
 SOAKS = {  # which never end by themselves
-    "soaked": functools.partial(_soaked, save_every=1000),
-    "soaked_often": functools.partial(_soaked, save_every=100),
+    "soaked": functools.partial(_soaked, eval_every=4000, save_every=4000),
+    "soaked_often": functools.partial(_soaked, eval_every=200, save_every=100),
 }
 ALL = {**RUNS, **SOAKS}
 
