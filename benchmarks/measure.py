@@ -8,7 +8,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ import jax
 
 from benchmarks import contest
 from jaxvae import host
+from jaxvae.errors import UserError, unknown
 from jaxvae.train.step import init_state, make_train_step
 from jaxvae.types import Batch, Model
 
 RESULTS = Path(__file__).parent / "results"
 NOTHING = "Not run yet."  # in place of a table
+BUSY = 0.3  # cores that others may use
 
 
 def alternate(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -186,6 +188,23 @@ def where(result: dict[str, Any]) -> str:
 def kept(name: str) -> list[dict[str, Any]]:
     """Returns the results of a benchmark, one for each platform."""
     return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{name}.*.json"))]
+
+
+def chosen(what: str, names: Sequence[str] | None, known: Collection[str]) -> Collection[str]:
+    """Returns the names that a command line asks for, all of `known` for none; raises `UserError` for
+    another `what`."""
+    for name in names or ():
+        if name not in known:
+            raise unknown(what, name, known)
+    return names or known
+
+
+def check_quiet(busy: float) -> None:
+    """Raises `UserError` where so many cores were at work before anything of ours was."""
+    if busy > BUSY:
+        raise UserError(
+            f"not kept: {busy:.1f} of these cores were at work; measure on a quiet machine."
+        )
 
 
 def busy_cores(seconds: float = 1.0) -> float:

@@ -13,6 +13,7 @@ program has a process of its own; they take turns (`benchmarks.contest`), and me
 
 import argparse
 import functools
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -23,9 +24,8 @@ import numpy as np
 import optax
 
 from benchmarks import contest, measure, step_time
-from benchmarks.measure import NOTHING
 from experiments.runner import command
-from jaxvae import Batch, models, nets, parallel
+from jaxvae import Batch, models, parallel
 from jaxvae.errors import UserError, check_count
 from jaxvae.table import grid
 from jaxvae.train import init_state, make_train_step
@@ -37,12 +37,8 @@ COUNTS = (1, 2, 4, 8)
 
 def model(name: str):
     """Returns the model of a program."""
-    if name == "vae":
-        return step_time.model()
-    latent_dim = step_time.LATENT_DIM
-    encoder = nets.mlp((400,), 2 * latent_dim, heads=2, init="xavier")
-    decoder = nets.mlp((400,), (784,), init="xavier")
-    return models.soft_intro_vae(encoder, decoder, latent_dim=latent_dim)
+    of = models.vae if name == "vae" else models.soft_intro_vae
+    return of(*step_time.pair(), latent_dim=step_time.LATENT_DIM)
 
 
 def stepper(name: str, devices: Sequence[Any], form: str) -> Callable[[], Any]:
@@ -79,13 +75,13 @@ def program(name: str, count: int, form: str, seconds: float) -> contest.Program
     return measure.program(stepper(name, devices[:count], form), SIZES[name], seconds)
 
 
-def present() -> int:
+def present() -> float:
     """Returns how many devices there are, asked in a process of its own: a TPU or GPU that this one
     holds is not there for the programs. Any number is simulated on a CPU."""
     words = [sys.executable, "-c", "import jax; print(jax.default_backend(), jax.device_count())"]
     said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     platform, count = said.split()[-2:]
-    return max(COUNTS) if platform == "cpu" else int(count)
+    return math.inf if platform == "cpu" else int(count)
 
 
 def table() -> str:
@@ -102,7 +98,7 @@ def table() -> str:
                 shown = ["" if rate is None else f"{rate / one:.2f}" for rate in found]
                 rows.append([measure.where(result), name, form, f"{one:,.0f}", *shown])
     if not rows:
-        return NOTHING
+        return measure.NOTHING
     head = ("device", "step", "form", "images/s of one", *(f"on {count}" for count in counts))
     said = "The same global batch; on a CPU the devices are simulated and share its cores; medians."
     return f"{grid([head, *rows], range(3, len(head)), True)}\n\n{said}"
@@ -131,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"--devices {count} does not divide {sorted(SIZES.values())} images.")
     there = present()
     counts = sorted({1, *(args.devices or (count for count in COUNTS if count <= there))})
-    if counts[-1] > there and there < max(COUNTS):
+    if counts[-1] > there:
         raise UserError(f"--devices {counts[-1]}: there are {there}.")
     rates: dict[str, Any] = {}
     alone: dict[str, float] = {}

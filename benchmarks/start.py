@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks import measure
 from experiments.runner import command
-from jaxvae.errors import UserError, check_count, unknown
+from jaxvae.errors import UserError, check_count
 from jaxvae.table import grid
 
 BARE = "import jax, jaxvae.train, jaxvae.cli.main; jax.devices(); print(1, flush=True)"
@@ -39,7 +39,6 @@ CASES = {
 }
 STARTS = ("first", "second")
 LIMIT = 1800.0  # seconds for one start
-BUSY = 0.3  # cores that may be at work before
 
 
 def first_step(words: Sequence[str], cache: Path, place: Path) -> float:
@@ -142,18 +141,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(table())
         return
     check_count("--rounds", args.rounds)
-    for name in args.only or ():
-        if name not in CASES:
-            raise unknown("program", name, CASES)
-    if (busy := measure.busy_cores()) > BUSY:
-        raise UserError(
-            f"{busy:.1f} cores are at work already: let nothing else run on this machine, and measure "
-            "again."
-        )
+    names = measure.chosen("program", args.only, CASES)
+    measure.check_quiet(measure.busy_cores())
     alone = [bare() for _ in range(1 + args.rounds)][1:]
     print(f"bare: {statistics.median(alone):.2f} s", flush=True)
     seconds: dict[str, Any] = {}
-    for name in args.only or CASES:
+    for name in names:
         found = starts(CASES[name].split(), args.rounds)
         seconds[name] = measure.summary(found)
         first, second = (seconds[name][start]["median"] for start in STARTS)

@@ -27,9 +27,14 @@ BATCH_SIZE, LATENT_DIM = 128, 10
 PARAMETERS = 640_804
 
 
-def model(shape=(784,)):
+def pair(shape=(784,)):
+    """Returns encoder and decoder."""
     encoder = nets.mlp((400,), 2 * LATENT_DIM, heads=2, init="xavier")
-    return models.vae(encoder, nets.mlp((400,), shape, init="xavier"), latent_dim=LATENT_DIM)
+    return encoder, nets.mlp((400,), shape, init="xavier")
+
+
+def model(shape=(784,)):
+    return models.vae(*pair(shape), latent_dim=LATENT_DIM)
 
 
 def ours(x: np.ndarray, vae=None):

@@ -132,11 +132,9 @@ class Work(NamedTuple):
 
     def placed(self, tree: Any, sharding: Any) -> Any:
         """Returns shapes placed by `sharding`."""
-        import jax
+        from jaxvae import parallel
 
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-        )
+        return parallel.shapes(tree, sharding)
 
 
 def cases() -> dict[str, tuple[str, str | int, dict[str, Any]]]:

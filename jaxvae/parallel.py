@@ -118,6 +118,12 @@ def put(tree: Tree, sharding: NamedSharding) -> Tree:
     return jax.tree.map(place, tree)
 
 
+def shapes(tree: Tree, sharding: jax.sharding.Sharding) -> Any:
+    """Returns the shapes and types of `tree` as if `sharding` had placed it: a template, or what to
+    trace with."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
 def local_rows(sharding: NamedSharding, size: int) -> slice:
     """Returns the rows of a global batch of `size` that this process's devices hold under
     `sharding`, which cuts axis 0."""

@@ -114,7 +114,7 @@ def test_what_is_kept_is_shown(tmp_path, monkeypatch, capsys):
     for words, said in (
         (["--only", "gna"], "unknown program 'gna'. Did you mean 'gan'?"),
         (["--rounds", "0"], "--rounds must be"),
-        ([], "1.5 cores are at work already"),
+        ([], "not kept: 1.5 of these cores were at work"),
     ):
         with pytest.raises(SystemExit) as end:
             start.main(words)

@@ -69,6 +69,7 @@ def test_the_soak_is_shown_in_a_sentence(results):
     page |= {"early": held, "late": {**held, "memory": 2**29 + 2**20}}
     (results / "torture.soak.json").write_text(json.dumps(page))
     assert torture.table().endswith(
-        "for 30 minutes, a checkpoint every 4,000 steps: 12,345 steps, 67 evaluations: memory "
-        "512.0 MiB in the second sixth of the time, 513.0 MiB in the last; open files 30.0, 30.0; threads 50.0, 50.0."
+        "for 30 minutes, a checkpoint every 100 steps: 12,345 steps, 67 evaluations: memory "
+        "512.0 MiB in the second sixth of the time, 513.0 MiB in the last; open files 30.0, 30.0; "
+        "threads 50.0, 50.0: nothing grows."
     )

@@ -31,7 +31,7 @@ def read(split: str) -> tuple[np.ndarray, np.ndarray]:
 @functools.cache
 def _table() -> np.ndarray:
     """Returns [n, 65] int32: 64 levels and the label. The file is read where it lies: importing
-    scikit-learn takes a second of every start."""
+    scikit-learn would slow every start."""
     file = next((file for where in _places() if (file := Path(where, FILE)).is_file()), None)
     try:
         if file is None:  # one that keeps them elsewhere

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxvae import paths, safetensors, writers
+from jaxvae import parallel, paths, safetensors, writers
 from jaxvae.errors import UserError, one_line
 from jaxvae.paths import PathLike
 from jaxvae.presets import hub, record, released, statistics, zoo
@@ -236,10 +236,7 @@ def _load_checkpoint(workdir: Path, step: int, model: Model, example: Batch) -> 
         params, state = jax.eval_shape(model.init, jax.random.key(0), example)
         ema = params if any(path.startswith("['ema']") for path in page["tree"]["model"]) else None
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        template = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-            {"params": params, "state": state, "ema": ema},
-        )
+        template = parallel.shapes({"params": params, "state": state, "ema": ema}, device)
         trees = checkpoints.restore_tree(step, "model", template, page)
     return Loaded(model, trees["ema"] if ema is not None else trees["params"], trees["state"])
 

@@ -168,12 +168,12 @@ def from_dict(saved: dict[str, Any], workdir: Path = Path()) -> Saved:
         unused = {name for names in OF_NET.values() for name in names} - set(heard)
         values = {name: value for name, value in values.items() if name not in unused}
     for field in dataclasses.fields(preset.options):
-        choices = _choices(field.type)
-        if field.name in values and choices and values[field.name] not in choices:
+        if field.name not in values or _is(values[field.name], field.type):
+            continue
+        if choices := _choices(field.type):
             raise unknown(field.name.replace("_", "-"), values[field.name], map(str, choices))
-        if field.name in values and not _is(values[field.name], field.type):
-            said = one_line(repr(values[field.name]))
-            raise UserError(f"{workdir / 'config.json'} is damaged: {field.name} is {said}.")
+        said = one_line(repr(values[field.name]))
+        raise UserError(f"{workdir / 'config.json'} is damaged: {field.name} is {said}.")
     try:
         config = preset.options(workdir=workdir, **values)
         config.check()

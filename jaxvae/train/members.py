@@ -56,9 +56,7 @@ class Members:
         keys = jnp.stack([jax.random.key(setting["seed"]) for setting in settings])
         init = jax.jit(jax.vmap(self._init), out_shardings=self.split)
         self.initial: TrainState | None = init(self.hyper, jax.device_put(keys, self.split))
-        self.shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.split), self.initial
-        )
+        self.shapes = parallel.shapes(self.initial, self.split)
         empty = (jax.vmap(lambda h, t, i=i: self._empty(h, t, i)) for i in range(len(plan.phases)))
         self.empty = [jax.jit(each, out_shardings=self.split) for each in empty]
 
@@ -91,9 +89,7 @@ class Members:
         """Returns shape and place of what `pack` returns in phase i."""
         sums, bad = jax.eval_shape(self.empty[i], self.hyper, self.shapes)
         beside = {"sums": sums, "bad": bad, "step": self.shapes.step}
-        beside = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.split), beside
-        )
+        beside = parallel.shapes(beside, self.split)
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         step = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
         return self.shapes._replace(step=step), beside

@@ -139,21 +139,15 @@ class Training:
         too, and the compiled loop is to find it.
         """
 
-        def placed(tree: Tree) -> Any:
-            place = self.everywhere
-            return jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree
-            )
-
-        state, found = placed(self.initial), []
+        state, found = parallel.shapes(self.initial, self.everywhere), []
         for i, (step, example) in enumerate(zip(self.steps, self.examples, strict=True)):
             if self.plan.restarts(i):
                 state = jax.eval_shape(lambda s, e, i=i: self._restart(i, s, e), state, example)
-                state = placed(state)
+                state = parallel.shapes(state, self.everywhere)
             self._check_parameters(i, state)
-            batch = placed(example)
+            batch = parallel.shapes(example, self.everywhere)
             sums = jax.eval_shape(lambda: empty_sums(step, state, batch))  # noqa: B023
-            found.append((state, placed(sums)))
+            found.append((state, parallel.shapes(sums, self.everywhere)))
         return found
 
     def _check_parameters(self, i: int, state: TrainState) -> None:

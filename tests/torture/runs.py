@@ -2,7 +2,6 @@
 run has ended."""
 
 import contextlib
-import functools
 import json
 import multiprocessing
 import os
@@ -59,7 +58,7 @@ def _ensemble(folder: Path) -> int:
     return 0
 
 
-def _soaked(folder: Path, *, eval_every: int, save_every: int) -> int:
+def _soaked(folder: Path) -> int:
     """Reads images from the disk at every step, until it is stopped."""
     images.RESIDENT_BYTES = 0
     data = ("--data", f"folder:{folder.parent / 'images'}", "--batch-size", str(SOAKED))
@@ -67,9 +66,9 @@ def _soaked(folder: Path, *, eval_every: int, save_every: int) -> int:
         "--log-every",
         "50",
         "--eval-every",
-        str(eval_every),
+        "200",
         "--save-every",
-        str(save_every),
+        "100",
         "--steps",
         str(10**9),
     )
@@ -84,11 +83,7 @@ RUNS: dict[str, Callable[[Path], int]] = {
     "two_stage": _words("two_stage_vae", *TWO),
     "ensemble": _ensemble,
 }
-SOAKS = {  # which never end by themselves
-    "soaked": functools.partial(_soaked, eval_every=4000, save_every=4000),
-    "soaked_often": functools.partial(_soaked, eval_every=200, save_every=100),
-}
-ALL = {**RUNS, **SOAKS}
+ALL = {**RUNS, "soaked": _soaked}  # one that never ends by itself
 
 
 def _child(name: str, folder: Path, said: Path, devices: int, limit: int | None) -> None:

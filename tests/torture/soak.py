@@ -1,12 +1,9 @@
 """One long run that streams images from the disk, evaluates and saves, while what it holds is counted.
 
-    python -m torture.soak [--minutes 30] [--often] [--results FILE]     # in tests/
+    python -m torture.soak [--minutes 30] [--results FILE]     # in tests/
 
 What it holds may not grow: memory of the last sixth of the time is compared with that of the second
 sixth (of 30 minutes: 25 to 30 with 5 to 10), open files and threads, too. Linux only: /proc says it.
-It evaluates and saves every 4,000 steps. With --often it saves every hundred and evaluates every 200,
-which saves, too: TensorStore 0.1.86 keeps 13 KiB each time that it is asked for its metrics, and
-Orbax asks four times for a checkpoint, which then shows.
 """
 
 import argparse
@@ -71,15 +68,15 @@ def grown(counts: Sequence[Held], seconds: float) -> dict[str, Any]:
     return {"early": early._asdict(), "late": late._asdict(), "lost": lost}
 
 
-def soak(seconds: float, place: Path, name: str = "soaked") -> dict[str, Any]:
-    """Returns what `grown` says of a run of `runs.SOAKS` that is stopped after so many seconds, with
-    the steps and evaluations that it came to."""
+def soak(seconds: float, place: Path) -> dict[str, Any]:
+    """Returns what `grown` says of the run "soaked" that is stopped after so many seconds, with
+    the steps, evaluations and checkpoints that it came to."""
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, SIDE, SIDE, 1), np.uint8)
     (place / "images").mkdir()
     for i, image in enumerate(images):
         plots.save_png(place / "images" / f"{i:05d}.png", image)
     folder, said, counts = place / "run", place / "said", []
-    process = runs.start(name, folder, said=said)
+    process = runs.start("soaked", folder, said=said)
     begun = time.monotonic()
     while process.exitcode is None and time.monotonic() - begun < seconds:
         process.join(EVERY)
@@ -103,9 +100,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--results", type=Path, default=program.RESULTS.with_name("soak.json"), metavar="FILE"
     )
-    parser.add_argument(
-        "--often", action="store_true", help="save every 100 steps, evaluate every 200"
-    )
     args = parser.parse_args(argv)
     if args.minutes < 0.5:
         parser.error("--minutes must be at least 0.5: less tells nothing")
@@ -113,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     place = Path(tempfile.mkdtemp(prefix="soak-"))
     try:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(place / "cache")
-        found = soak(60 * args.minutes, place, "soaked_often" if args.often else "soaked")
+        found = soak(60 * args.minutes, place)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     args.results.parent.mkdir(parents=True, exist_ok=True)
