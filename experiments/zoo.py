@@ -25,11 +25,12 @@ from jaxvae.presets import export, load, released, zoo
 
 SETTINGS = Path(__file__).with_name("zoo.json")
 SETTING = "setting.json"  # in the folder of a model: what it was trained with
+RUNS = Path("runs/zoo")
 LARGEST, ALL = 3_000_000, 20_000_000  # bytes of a model, and of all of them
 OPTIONS = (
     Option("only", None, str, "only NAME, or a glob of it", repeatable=True),
     Option("list", False, bool, "each model: whether it is there, what it costs, its settings"),
-    Option("runs", "runs/zoo", Path, "folder of the runs"),
+    Option("runs", RUNS, Path, "folder of the runs"),
 )
 
 

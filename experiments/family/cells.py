@@ -1,0 +1,101 @@
+"""Every model of the zoo, trained by `jaxvae train` and measured by `jaxvae evaluate`, seed after seed.
+
+elbo, rec, kl, active_units    nats per image of the test split, one draw of z
+iw_nll       -log p(x), the importance-weighted bound of K draws; nats per image
+log_prob     exact, of a flow, with bpd, bits per dimension of bytes
+completions  of a model that completes images
+lpips        between images and their reconstructions, of models without a likelihood
+fid          Fréchet distance of samples, offline protocol, of models without an encoder
+
+A run stays in `experiments.zoo`'s folder, that of seed 0 for the zoo to export.
+"""
+
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from experiments import zoo
+from experiments.family import setting
+from experiments.needs import Needs, Part, unfinished
+from experiments.runner import Cell, Measure
+from experiments.zoo import Wanted
+from jaxvae import writers
+from jaxvae.cli import use
+from jaxvae.metrics import weights
+from jaxvae.presets import PRESETS
+
+FOLDER = Path(__file__).parent
+SHAPE = (28, 28, 1)  # of MNIST and Fashion-MNIST
+CLASSES = 10
+EVALUATION, IMAGES = "evaluation.json", "digits.npz"  # of a run, of smoke runs
+
+
+def folder(each: Wanted, seed: int, smoke: bool) -> Path:
+    """Returns the folder of a run."""
+    name = each.name + (f".seed{seed}" if seed else "")
+    return FOLDER / "smoke" / "runs" / name if smoke else zoo.RUNS / name
+
+
+def run(each: Wanted, seed: int, smoke: bool) -> list[Measure]:
+    """Trains and measures, each by its command in a process of its own."""
+    place = folder(each, seed, smoke)
+    words = setting.train_words(each, seed)
+    if smoke:
+        use.save_npz(images := FOLDER / "smoke" / IMAGES, **setting.enlarged_digits())
+        words = setting.smoke_words(each, seed, images)
+    zoo.command("train", *words, "--workdir", str(place), "--no-progress")
+    zoo.command("evaluate", str(place), *setting.evaluate_words(each, seed, smoke))
+    found = writers.read_json(place / EVALUATION)
+    steps, precision = found["step"], found["precision"]
+    return [
+        Measure(row["metric"], row["protocol"], row["value"], row["n"], steps, precision)
+        for row in found["metrics"]
+    ]
+
+
+def check(each: Wanted, smoke: bool) -> None:
+    """Raises `UserError` where weights of a metric are missing."""
+    for name in setting.weights(each):
+        weights.locate(name)
+
+
+def parts(each: Wanted) -> list[Part]:
+    """Returns what is trained, one stretch after the other."""
+    config = setting.options(each)
+    system = PRESETS[each.train.split()[0]].build(config, SHAPE, CLASSES)
+    size = setting.examples(config.data)
+    (steps,) = config.lengths(size)
+    examples = {
+        "x": jax.ShapeDtypeStruct((config.batch_size, *SHAPE), np.uint8),
+        "y": jax.ShapeDtypeStruct((config.batch_size,), np.int32),
+    }
+    seen = jax.eval_shape(system.preprocess, jax.random.key(0), examples)
+    phases = system.phases(steps, size) if system.phases else ()
+    stretches = [(phase.model, phase.steps) for phase in phases] or [(system.model, steps)]
+    return [Part(model, system.tx, seen, some) for model, some in stretches]
+
+
+def needs(each: Wanted) -> Needs:
+    """Returns what a cell needs. What stages train one after the other is not known before."""
+    config, stages = setting.options(each), PRESETS[each.train.split()[0]].stages
+    return Needs(
+        (config.data,),
+        setting.weights(each),
+        steps=sum(config.lengths(setting.examples(config.data))),
+        net=each.name.split("/")[0],
+        parts=None if stages else functools.partial(parts, each),
+        stopped=lambda seed: unfinished(folder(each, seed, False), EVALUATION),
+    )
+
+
+CELLS = [
+    Cell(
+        setting.name(each),
+        functools.partial(run, each),
+        check=functools.partial(check, each),
+        needs=needs(each),
+    )
+    for each in zoo.wanted()
+]

@@ -1,0 +1,72 @@
+"""python -m experiments.family.figures: pictures of every model of the zoo, into figures/.
+
+Each is a strip: samples, images above their reconstructions, and ways from one image to another, as
+far as the model can. Images are of the test split, which must be here (JAXVAE_DATA_DIR).
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from experiments import runner
+from experiments.family import setting
+from experiments.family.cells import FOLDER
+from experiments.runner import Option
+from experiments.zoo import wanted
+from jaxvae import plots
+from jaxvae.cli.use import Trained, open_run
+from jaxvae.models import verbs
+from jaxvae.presets import zoo
+from jaxvae.presets.conditions import of_samples
+from jaxvae.presets.config import source
+
+ROWS, COLUMNS = 4, 8  # of images, in each part of a strip
+GAP = 12  # px between parts
+OPTIONS = (Option("only", None, str, "only NAME, or a glob of it", repeatable=True),)
+
+
+def parts(trained: Trained, seed: int = 0) -> list[np.ndarray]:
+    """Returns the parts of a strip, images [ROWS * COLUMNS, H, W, C] each."""
+    model, params, state = trained.loaded
+    system, rng, n = trained.system, jax.random.key(seed), ROWS * COLUMNS
+    test, found = source(trained.config, "test"), []
+    batch = system.preprocess(rng, test.read(np.arange(n)))
+    if model.sample is not None:
+        found.append(model.sample(params, state, rng, n, of_samples(system, batch, n)))
+    if model.encode is not None and model.decode is not None:
+        x_hat = verbs.reconstruct(model, params, state, batch)
+        half = [np.asarray(x).reshape(n, *x.shape[1:])[: n // 2] for x in (batch.x, x_hat)]
+        pairs = [x.reshape(ROWS // 2, COLUMNS, *x.shape[1:]) for x in half]
+        found.append(np.stack(pairs, 1).reshape(n, *batch.x.shape[1:]))
+        ends = [jax.tree.map(lambda v, at=at: v[at : at + ROWS], batch) for at in (0, ROWS)]
+        path = verbs.interpolate(model, params, state, *ends, points=COLUMNS)
+        found.append(np.asarray(path).reshape(n, *path.shape[2:]))
+    elif system.on_examples is None and model.prior is not None and model.decode is not None:
+        path = verbs.interpolate_draws(model, params, state, rng, ROWS, points=COLUMNS)
+        found.append(np.asarray(path).reshape(n, *path.shape[2:]))
+    return [np.asarray(x) for x in found]
+
+
+def strip(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the parts side by side, on white."""
+    grids = [plots.grid(x, columns=COLUMNS, pad=1, scale=1) for x in images]
+    gap = np.full((grids[0].shape[0], GAP, grids[0].shape[2]), 255, np.uint8)
+    return np.concatenate([piece for each in grids for piece in (each, gap)][:-1], axis=1)
+
+
+@runner.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draws every model that is there."""
+    args = runner.parse("experiments.family.figures", "Draws the models of the zoo.", OPTIONS, argv)
+    for each in wanted(args.only):
+        if each.name not in zoo.names():
+            print(f"{each.name}: not in the zoo, so it is not drawn")
+            continue
+        path = FOLDER / "figures" / f"{setting.name(each).replace('/', '.')}.png"
+        plots.save_png(path, strip(parts(open_run(zoo.folder_of(each.name)))))
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

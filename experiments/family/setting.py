@@ -1,0 +1,76 @@
+"""How each model of the family is trained: the settings of the zoo, whose models are the first seeds.
+
+`experiments/zoo.json` has them as words of `jaxvae train` and `jaxvae evaluate`: dense nets of one
+hidden layer of 100 to 128 units where a model can have those, Adam at 1e-3, batch 128, and as many
+passes over the training split as the words say. They are ours: no paper has such a table.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+
+from experiments.zoo import Wanted
+from jaxvae import data
+from jaxvae.cli.main import parse
+from jaxvae.presets import PRESETS
+from jaxvae.presets.config import Options
+
+SHORT = ("--steps", "8", "--log-every", "4", "--batch-size", "64")  # of a smoke run
+LEFT_OUT = ("--data", "--epochs", "--num-vae")  # of the words, by a smoke run
+FEW = {"iw_nll": ("--k", "2"), "fid": ("--samples", "16")}  # of a smoke run's metrics
+WEIGHTS = {"fid": ("squeezenet",), "lpips": ("squeezenet", "lpips_squeeze")}  # that metrics need
+
+
+def name(each: Wanted) -> str:
+    """Returns the name of a cell, "mnist/vae" of the model "vae/mnist"."""
+    model, of = each.name.split("/")
+    return f"{of}/{model}"
+
+
+def train_words(each: Wanted, seed: int) -> list[str]:
+    """Returns the words after `jaxvae train`."""
+    return [*shlex.split(each.train), "--seed", str(seed)]
+
+
+def smoke_words(each: Wanted, seed: int, images: Path) -> list[str]:
+    """Returns those of a smoke run on the images of a file."""
+    words = train_words(each, seed)
+    dropped = {i + k for i, word in enumerate(words) if word in LEFT_OUT for k in (0, 1)}
+    kept = [word for i, word in enumerate(words) if i not in dropped]
+    return [*kept, *SHORT, "--data", f"npz:{images}"]
+
+
+def enlarged_digits() -> dict[str, np.ndarray]:
+    """Returns the embedded digits at the size of MNIST's: each pixel three times, and a margin."""
+    source = data.load("digits", "train[:500]")
+    found = source.read(np.arange(source.size))
+    x = np.repeat(np.repeat(found["x"], 3, axis=1), 3, axis=2)
+    return {"x": np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0))), "label": found["label"]}
+
+
+def evaluate_words(each: Wanted, seed: int, smoke: bool) -> list[str]:
+    """Returns the words after `jaxvae evaluate RUN`; the last one of an option counts."""
+    words = shlex.split(each.evaluate or "")
+    few = [word for metric, more in FEW.items() if metric in words for word in more]
+    return [*words, *(few if smoke else ()), "--seed", str(seed)]
+
+
+def weights(each: Wanted) -> tuple[str, ...]:
+    """Returns the weights that its metrics need, by the names of `jaxvae.metrics.weights`."""
+    words = shlex.split(each.evaluate or "")
+    return tuple(need for metric in words for need in WEIGHTS.get(metric, ()))
+
+
+def options(each: Wanted) -> Options:
+    """Returns the options of a model as the command line reads them."""
+    preset, *words = shlex.split(each.train)
+    return parse(PRESETS[preset].options, [*words, "--workdir", "."], "jaxvae train")
+
+
+def examples(of: str) -> int:
+    """Returns how many examples a run of a data set trains on: its split is "train[:N]"."""
+    found = re.fullmatch(r"train\[:(\d+)\]", data.splits(of).train)
+    assert found, of
+    return int(found[1])
