@@ -109,6 +109,7 @@ A_FEW = {
     "soft_intro_images": ["mnist-fashion_mnist/vae"],  # as above: test_soft_intro_images.py
     "soft_intro_style": ["fashion_mnist/narrow"],
     "translation": ["mnist/narrow/vae"],  # as above: test_translation_experiment.py
+    "family": ["mnist/wae_gan"],  # as above: test_family_experiment.py
 }
 
 
@@ -146,7 +147,10 @@ def test_every_experiment_runs_a_smoke_run(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", sorted(set(A_FEW) - {"course_report", "two_stage", "soft_intro_images", "translation"})
+    "name",
+    sorted(
+        set(A_FEW) - {"course_report", "two_stage", "soft_intro_images", "translation", "family"}
+    ),
 )
 def test_every_cell_runs_a_smoke_run(name):
     smoke_run(name)

@@ -1,0 +1,73 @@
+"""python -m experiments.family.gallery: the zoo as a table in Markdown, pictures and numbers.
+
+Numbers are the means over seeds of the result lines; cost is what training and measuring a seed
+took, and on what.
+"""
+
+import statistics
+from collections.abc import Sequence
+
+from experiments import runner
+from experiments.family import setting
+from experiments.family.cells import FOLDER
+from experiments.needs import duration
+from experiments.runner import Option
+from experiments.zoo import Wanted, size_of, wanted
+from jaxvae import table
+from jaxvae.presets import zoo
+from jaxvae.table import Record, Row
+
+METRICS = ("elbo", "iw_nll", "log_prob", "bpd", "best_of_k", "mean_error", "lpips", "fid")
+WIDTH = 540  # px of a picture on the page
+HEAD = ("model", "samples; images above reconstructions; interpolations", "measured", "cost")
+OPTIONS = (
+    Option("only", None, str, "only NAME, or a glob of it", repeatable=True),
+    Option("up", "../", str, "from the page to the folder that holds experiments/"),
+)
+
+
+def numbers(rows: Sequence[Row]) -> str:
+    """Returns the numbers of a model, those of `METRICS` that it has."""
+    found = sorted((r for r in rows if r.metric in METRICS), key=lambda r: METRICS.index(r.metric))
+    return "<br>".join(f"{row.metric} {table.ours(row)}" for row in found)
+
+
+def cost(lines: Sequence[Record]) -> str:
+    """Returns what a seed took, on average, where it was measured; nothing without result lines."""
+    if not lines:
+        return ""
+    seconds = {line["seed"]: line["seconds"] for line in lines}
+    return duration(statistics.mean(seconds.values()))
+
+
+def row(each: Wanted, rows: Sequence[Row], lines: Sequence[Record], up: str) -> tuple[str, ...]:
+    """Returns the row of a model that is in the zoo."""
+    cell = setting.name(each)
+    mine = [r for r in rows if r.cell == cell]
+    picture = f"{up}experiments/{FOLDER.name}/figures/{cell.replace('/', '.')}.png"
+    size = f"{size_of(zoo.folder_of(each.name)) / 1e6:.1f} MB"
+    spent = [
+        text for text in (cost([line for line in lines if line["cell"] == cell]), size) if text
+    ]
+    image = f'<img src="{picture}" alt="pictures of {each.name}" width="{WIDTH}">'
+    return f"`zoo:{each.name}`", image, numbers(mine), "<br>".join(spent)
+
+
+@runner.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table of the models that are in the zoo."""
+    about = "Prints the zoo as a table in Markdown."
+    args = runner.parse("experiments.family.gallery", about, OPTIONS, argv)
+    lines, expected = table.load(FOLDER)
+    rows, there = table.join(lines, expected), zoo.names()
+    shown = [row(e, rows, lines, args.up) for e in wanted(args.only) if e.name in there]
+    print(table.grid([HEAD, *shown], (), True))
+    kinds = sorted({line["device"] for line in lines})
+    if kinds:
+        print(
+            f"\nMeans over seeds ± their standard deviation (number of seeds). Cost: {'; '.join(kinds)}."
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The family on one data set: its cells are the zoo's settings, run by commands; its pictures and its
+gallery are of what is there."""
+
+import numpy as np
+import pytest
+
+from experiments import zoo
+from experiments.family import cells, figures, gallery, setting
+from jaxvae import data, plots, writers
+from jaxvae.cli.main import main
+from jaxvae.cli.use import open_run
+from jaxvae.errors import UserError
+from jaxvae.metrics import weights
+from jaxvae.presets import PRESETS
+
+MODELS = zoo.wanted()
+
+
+@pytest.mark.parametrize("each", MODELS, ids=lambda each: each.name)
+def test_settings_are_words_of_the_commands(each):
+    config = setting.options(each)
+    config.check()
+    said = cells.needs(each)
+    assert said.data == (config.data,) and setting.name(each).startswith(f"{config.data}/")
+    assert said.steps == sum(config.lengths(55_000)) > 1000
+    assert set(said.weights) <= set(weights.KNOWN)
+    if PRESETS[each.train.split()[0]].stages:
+        assert said.parts is None
+    else:
+        found = said.parts()
+        assert sum(part.steps for part in found) == said.steps
+        assert found[-1].batch.x.shape == (config.batch_size, 28, 28, 1)
+
+
+def test_a_smoke_run_has_its_own_data_and_length(tmp_path):
+    each = next(e for e in MODELS if e.name == "soft_intro_vae/mnist")
+    assert {"--epochs", "--num-vae"} <= set(setting.train_words(each, 2))
+    words = setting.smoke_words(each, 2, tmp_path / "digits.npz")
+    assert not {"--epochs", "--num-vae", "mnist", "30", "5"} & set(words)
+    assert words.count("--data") == 1 and words[-1] == f"npz:{tmp_path / 'digits.npz'}"
+    assert words[words.index("--seed") + 1] == "2" and "--hidden" in words
+    assert "--k" not in setting.evaluate_words(each, 2, True)
+    iwae = next(e for e in MODELS if e.name == "iwae/mnist")
+    words = setting.evaluate_words(iwae, 1, True)
+    assert words[-4:] == ["--k", "2", "--seed", "1"]
+    assert setting.evaluate_words(iwae, 1, False).count("--k") == 1
+    images = setting.enlarged_digits()["x"]
+    assert images.shape == (500, 28, 28, 1) and images.dtype == np.uint8
+    small = data.load("digits", "train[:500]").read(np.arange(500))["x"]
+    assert np.array_equal(images[:, 3:26:3, 3:26:3], small) and not images[:, :2].any()
+
+
+def test_a_cell_keeps_what_the_commands_measured(tmp_path, monkeypatch):
+    def command(*words):
+        assert main(list(words)) == 0
+
+    monkeypatch.setattr(cells, "FOLDER", tmp_path)
+    monkeypatch.setattr(zoo, "command", command)
+    each = next(e for e in MODELS if e.name == "vae/mnist")
+    measures = cells.run(each, 1, True)
+    place = cells.folder(each, 1, True)
+    assert place == tmp_path / "smoke" / "runs" / "vae" / "mnist.seed1"
+    found = writers.read_json(place / cells.EVALUATION)
+    assert [(m.metric, m.value, m.n) for m in measures] == [
+        (row["metric"], row["value"], row["n"]) for row in found["metrics"]
+    ]
+    assert {m.metric for m in measures} == {"elbo", "rec", "kl", "active_units", "iw_nll"}
+    assert {m.steps for m in measures} == {8} and {m.precision for m in measures} == {
+        "float32, highest"
+    }
+    assert "K=2" in next(m.protocol for m in measures if m.metric == "iw_nll")
+
+
+def test_runs_of_the_first_seed_are_the_zoos():
+    each = MODELS[0]
+    assert cells.folder(each, 0, False) == zoo.RUNS / each.name
+    assert cells.folder(each, 1, False) == zoo.RUNS / f"{each.name}.seed1"
+
+
+def test_missing_weights_are_said_before_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXVAE_WEIGHTS_DIR", str(tmp_path))
+    monkeypatch.setattr(weights, "folders", lambda data_dir=None: [tmp_path])
+    gan = next(e for e in MODELS if e.name == "gan/mnist")
+    with pytest.raises(UserError, match="weights fetch squeezenet"):
+        cells.check(gan, False)
+    cells.check(MODELS[0], False)  # needs none
+
+
+# ---- pictures --------------------------------------------------------------------------------------
+
+
+def test_a_strip_has_all_that_a_model_can_do(tmp_path, monkeypatch):
+    test = data.from_arrays(**setting.enlarged_digits())
+    monkeypatch.setattr(figures, "source", lambda config, split: test)
+    monkeypatch.setattr(figures, "FOLDER", tmp_path)
+    found = figures.parts(open_run("zoo:vae/mnist"))
+    n = figures.ROWS * figures.COLUMNS
+    assert [x.shape for x in found] == [(n, 28, 28, 1)] * 3
+    samples, pairs, ways = (x.reshape(figures.ROWS, figures.COLUMNS, 28, 28) for x in found)
+    originals = test.read(np.arange(n))["x"].reshape(-1, 28, 28) / np.float32(255)
+    assert np.allclose(pairs[0], originals[:8]) and np.allclose(pairs[2], originals[8:16])
+    assert 0 < np.abs(pairs[1] - pairs[0]).mean() < 0.5  # decoded, below what it is of
+    assert np.abs(np.diff(ways, axis=1)).max(axis=(1, 2, 3)).min() > 0.01  # each row moves
+    assert samples.std(axis=(0, 1)).max() > 0.1
+    strip = figures.strip(found)
+    grid = plots.grid(found[0], columns=figures.COLUMNS, pad=1, scale=1)
+    assert strip.shape[1] == 3 * grid.shape[1] + 2 * figures.GAP
+    figures.main(["--only", "vae/mnist"])
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["mnist.vae.png"]
+
+
+def test_the_gallery_has_a_row_for_each_model_that_is_there(capsys, monkeypatch):
+    lines = [
+        {"cell": "mnist/vae", "seed": s, "metric": m, "protocol": "p", "value": v + s, "n": 10}
+        | {"seconds": 60.0 + 60 * s, "device": "a core (cpu)"}
+        for s in (0, 1)
+        for m, v in (("kl", 20.0), ("iw_nll", 99.0), ("elbo", -100.0))
+    ]
+    monkeypatch.setattr(gallery.table, "load", lambda folder: (lines, {"cells": []}))
+    gallery.main(["--only", "vae/mnist", "--up", ""])
+    _, _, row, _, about = capsys.readouterr().out.splitlines()
+    assert "`zoo:vae/mnist`" in row and 'src="experiments/family/figures/mnist.vae.png"' in row
+    shown = row.split(" | ")[2]
+    assert shown.startswith("elbo -99.5") and "<br>iw_nll 99.5" in shown and "kl" not in shown
+    assert row.split(" | ")[3].startswith("90 s<br>0.9 MB")
+    assert "(2)" in shown and about.endswith("a core (cpu).")
