@@ -78,8 +78,9 @@ def run_evaluate(args: options.Evaluate) -> int:
     print(f"{split.name}, {split.split}, {split.size:,} examples, step {trained.step:,}")
     if quick:
         print("  trained with --quick: these numbers compare with nothing")
+    width = max([13, *(len(row["metric"]) for row in rows)])
     for row in rows:
-        print(f"  {row['metric']:<13} {_shown(row):<24} {row['protocol']}")
+        print(f"  {row['metric']:<{width}} {_shown(row):<24} {row['protocol']}")
     print(*([about] if about else []), path, sep="\n")
     if detections:
         picture = path.with_name("auroc.png")

@@ -25,6 +25,7 @@ Metric = Literal[
     "mig",
     "factor_vae_score",
     "beta_vae_score",
+    "dci",
     "auroc",
     "fid",
     "kid",

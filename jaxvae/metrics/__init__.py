@@ -8,6 +8,7 @@
     ood                  data of another kind: scores, AUROC, histograms
     completion           images completed: best of K, mean error, diversity
     disentangle          whether single latents stand for single factors: MIG, two scores
+    dci                  disentanglement, completeness, informativeness
     latent               what a posterior and the latents of a data set look like
     grid2d               distances of sets of points in the plane
 

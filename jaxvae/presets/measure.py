@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxvae.data import Source
 from jaxvae.errors import UserError
-from jaxvae.metrics import completion, disentangle, likelihood, lpips
+from jaxvae.metrics import completion, dci, disentangle, likelihood, lpips
 from jaxvae.presets.conditions import example_like
 from jaxvae.presets.config import System
 from jaxvae.types import Params, State
@@ -22,6 +22,7 @@ SCORES = {  # of data whose factors are known
     "mig": disentangle.mig,
     "factor_vae_score": disentangle.factor_vae_score,
     "beta_vae_score": disentangle.beta_vae_score,
+    "dci": dci.dci,
 }
 
 
@@ -80,8 +81,9 @@ def measure(
 
     Args:
         metrics: of log_prob, elbo (with rec and kl), kl_per_dim, active_units, completions (best_of_k,
-            mean_error and diversity), iw_nll, bpd, lpips; mig, factor_vae_score and beta_vae_score of
-            new draws of data whose factors are known.
+            mean_error and diversity), iw_nll, bpd, lpips; mig, factor_vae_score, beta_vae_score and dci
+            (disentanglement, completeness and informativeness) of new draws of data whose factors are
+            known.
         progress: called as (examples done, examples in all) where it takes long.
 
     Raises:
@@ -241,9 +243,11 @@ def _scores(
     pixels = "" if system.pixels == "grey" else f", {_pixels(system, setting.seed)}"
     rows = []
     for name in (name for name in SCORES if name in metrics):
-        score = SCORES[name](codes, source.world, seed=setting.seed)
-        record = _record(name, score.value, None, source, f"{score.protocol}{pixels}")
-        rows.append(record | {"n": score.n})
+        found = SCORES[name](codes, source.world, seed=setting.seed)
+        several = found._asdict() if isinstance(found, dci.Scores) else {name: found}
+        for metric, score in several.items():
+            record = _record(metric, score.value, None, source, f"{score.protocol}{pixels}")
+            rows.append(record | {"n": score.n})
     return rows
 
 

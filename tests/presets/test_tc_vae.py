@@ -48,10 +48,24 @@ def test_evaluate_measures_the_gap_and_says_how(run):
     assert "20 equal bins" in row["protocol"]
 
 
+def test_evaluate_measures_disentanglement_completeness_and_informativeness(run, capsys):
+    assert main(["evaluate", str(run), "--metrics", "dci", "mig"]) == 0
+    rows = json.loads((run / "evaluation.json").read_text())["metrics"]
+    names = ["mig", "disentanglement", "completeness", "informativeness"]
+    assert [row["metric"] for row in rows] == names
+    assert [row["n"] for row in rows] == [10_000, 10_000, 10_000, 5_000]
+    assert all(-0.01 < row["value"] <= 1.0 for row in rows)
+    assert "lasso" in rows[1]["protocol"] and "1 - NRMSE" in rows[3]["protocol"]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert len(said) == 4 and len({line.index(line.split()[1]) for line in said}) == 1  # a column
+
+
 def test_scores_need_known_factors():
     system = build(TCVAE(workdir=Path("run")), (8, 8, 1), None)
     with pytest.raises(UserError, match="beta_vae_score need data whose factors are known"):
         measure.check(system, data.load("digits", "test"), ("beta_vae_score",), measure.Setting())
+    with pytest.raises(UserError, match="dci need data whose factors are known"):
+        measure.check(system, data.load("digits", "test"), ("dci",), measure.Setting())
 
 
 def test_the_loss_in_training_has_the_size_of_the_training_split():
