@@ -3,7 +3,7 @@
     model.safetensors   parameters and state, by name
     config.json         settings, step, versions and commit, the command
     evaluation.json     its numbers, each with protocol and n, where `jaxvae evaluate` was run
-    samples.png         where it draws some
+    samples.png         64 samples of it, where they can be drawn
     README.md           its card
 
 `export.export` writes one, `load.load` reads it; `zoo` and `hub` are where there are some. Training
