@@ -58,7 +58,12 @@ def place(run: PathLike) -> Path:
     kind, name = paths.named(run) or ("", "")
     if kind == "zoo":
         return zoo.folder_of(name)
-    return hub.fetch(name) if kind == "hf" else paths.path(run)
+    if kind == "hf":
+        return hub.fetch(name)
+    found = paths.path(run)
+    if str(run) in zoo.names() and not found.exists():
+        raise UserError(f"there is no folder {run}: the trained model of this name is zoo:{run}.")
+    return found
 
 
 def open_run(workdir: PathLike, step: int | str = "latest") -> Opened:

@@ -18,6 +18,7 @@ from jaxvae import paths, safetensors, writers
 from jaxvae.errors import UserError, one_line
 from jaxvae.paths import PathLike
 from jaxvae.train.folder import EXPORTED as MODEL
+from jaxvae.train.folder import no_run
 
 FORMAT = 1  # of config.json; one without a number is of the first
 CONFIG, EVALUATION, PICTURE, CARD = "config.json", "evaluation.json", "samples.png", "README.md"
@@ -43,7 +44,7 @@ def read_page(folder: PathLike) -> Page:
     with writers.disk("read", path):
         known = path.is_file()
     if not known:
-        raise UserError(f"{folder} holds no run of jaxvae: there is no {CONFIG} in it.")
+        raise no_run(folder)
     page = writers.read_json(path)
     if not isinstance(page, dict) or not isinstance(page.get("config"), dict):
         raise UserError(f"{path} is not the config of a run of jaxvae.")
