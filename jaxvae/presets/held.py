@@ -12,7 +12,8 @@ from jaxvae.errors import UserError, one_line
 from jaxvae.paths import PathLike
 from jaxvae.presets.options import LAYERS, WIDTH, Options
 
-LAYERS_PER_ARRAY, MORE = 4, 16  # in a net: layers within layers, and some without arrays
+LAYERS_PER_ARRAY = 4  # in a net: there are layers within layers
+MORE = 16  # layers without arrays, and lists of options that the net leaves alone
 
 
 class Held(NamedTuple):
@@ -29,19 +30,18 @@ class Held(NamedTuple):
 
 def check(config: Options, held: Held) -> None:
     """Raises `UserError` for options that ask for a larger net than weights are of: one of more layers
-    (`Layers`, and the length of every list) than they have arrays, or wider (`Width`) than their
-    largest."""
+    (`Layers`, and the length of every list) than they have arrays and `MORE`, or wider (`Width`) than
+    their largest."""
+    most = len(held.shapes) + MORE
     for field in dataclasses.fields(config):
         value: Any = getattr(config, field.name)
         marks = getattr(field.type, "__metadata__", ())
         if value is None or value == field.default:
             continue
         if isinstance(value, tuple):
-            if len(value) > len(held.shapes):
+            if len(value) > most:
                 raise _too_large(f"{field.name} has {len(value):,} entries", held)
-        elif (LAYERS in marks and value > len(held.shapes)) or (
-            WIDTH in marks and value > held.largest
-        ):
+        elif (LAYERS in marks and value > most) or (WIDTH in marks and value > held.largest):
             raise _too_large(f"{field.name} is {one_line(f'{value:,}', 40)}", held)
 
 
