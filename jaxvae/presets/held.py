@@ -14,6 +14,7 @@ from jaxvae.presets.options import LAYERS, WIDTH, Options
 
 LAYERS_PER_ARRAY = 4  # in a net: there are layers within layers
 MORE = 16  # layers without arrays, and lists of options that the net leaves alone
+SMALL = 1024  # a width that costs nothing, whatever the weights are
 
 
 class Held(NamedTuple):
@@ -41,7 +42,9 @@ def check(config: Options, held: Held) -> None:
         if isinstance(value, tuple):
             if len(value) > most:
                 raise _too_large(f"{field.name} has {len(value):,} entries", held)
-        elif (LAYERS in marks and value > most) or (WIDTH in marks and value > held.largest):
+        elif (LAYERS in marks and value > most) or (
+            WIDTH in marks and value > max(held.largest, SMALL)
+        ):
             raise _too_large(f"{field.name} is {one_line(f'{value:,}', 40)}", held)
 
 
