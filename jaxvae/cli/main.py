@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(argv)
     except UserError as error:
-        print(f"jaxvae: {error}", file=sys.stderr)
+        line = " ".join(str(error).splitlines())  # a name may have several
+        print(f"jaxvae: {line}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         return 1
@@ -143,6 +144,8 @@ def parse(cls, args: Sequence[str], prog: str):
         option = arg.split("=")[0].replace("_", "-")
         if option.startswith("--") and option not in (*names, *flags, "--help"):
             raise unknown("option", option, [*names, *flags])
+        if "=" in arg and option.removeprefix("--").replace("-", "_") in switches:
+            raise UserError(f"{option} takes no value: give {option} or --no-{option[2:]}.")
     problem = io.StringIO()
     try:
         with contextlib.redirect_stderr(problem):
@@ -150,7 +153,7 @@ def parse(cls, args: Sequence[str], prog: str):
     except SystemExit as end:
         if end.code in (0, None):
             raise
-        raise _mistake(problem.getvalue(), prog) from None
+        raise _mistake(problem.getvalue(), prog, _words(cls)) from None
     values = {f.name: getattr(found, f.name) for f in dataclasses.fields(cls)}
     places = {name: _placed(value) for name, value in values.items()}
     changed = {name: value for name, value in places.items() if value is not values[name]}
@@ -166,8 +169,22 @@ def _placed(value: Any) -> Any:
     return paths.path(value) if isinstance(value, Path) and paths.address(value) else value
 
 
-def _mistake(box: str, prog: str) -> UserError:
-    """Returns the error that says in one line what tyro's box says in many."""
+def _words(cls: Any) -> list[str]:
+    """Returns the names of a command's words that belong to no option, such as RUN."""
+    import dataclasses
+
+    from tyro.conf import Positional
+
+    return [
+        next(mark.metavar for mark in marks if getattr(mark, "metavar", None))
+        for field in dataclasses.fields(cls)
+        if Positional in (marks := getattr(field.type, "__metadata__", ()))
+    ]
+
+
+def _mistake(box: str, prog: str, words: Sequence[str]) -> UserError:
+    """Returns the error that says in one line what tyro's box says in many; `words` are those that the
+    command takes without an option."""
     text = _one_line(box)
     choice = re.match(
         r"invalid choice '(.*?)' for argument '(--\S+)'\. Expected one of \((.*?)\)", text
@@ -183,6 +200,18 @@ def _mistake(box: str, prog: str) -> UserError:
         return UserError(
             f"{kind[1]} takes {kind[2]}, not {kind[3]!r}. `{prog} --help` explains it."
         )
+    number = re.match(r"Error parsing (--\S+): invalid literal for int\(\).*?: '(.*)'", text)
+    if number:
+        return UserError(f"{number[1]} takes INT, not {number[2]!r}. `{prog} --help` explains it.")
+    several = re.match(r"Error parsing (--\S+): Could not find valid parse for .*?: \[(.*)\]", text)
+    if several:
+        return UserError(f"{several[1]} does not take {several[2]}. `{prog} --help` explains it.")
+    extra = re.match(r"Unrecognized options: (.*)\.$", text)
+    if extra:
+        usage = " ".join([prog, *words])
+        return UserError(
+            f"what {extra[1]} is for is not clear: `{usage}` takes no more than options."
+        )
     missing = re.match(r"Missing from [^:]*: (--\S+ \S+)", text)
     if missing:
         return UserError(f"{missing[1]} is required. `{prog} --help` lists the options.")
@@ -193,7 +222,8 @@ def _mistake(box: str, prog: str) -> UserError:
     place = re.match(r"Missing (?:from [^:]*: (\S+)|value for argument '(\w+)')", text)
     if place:
         word = (place[1] or place[2]).upper()
-        return UserError(f"{word} is required, as in `{prog} {word}`. `{prog} --help` explains it.")
+        usage = " ".join([prog, *(words or [word])])
+        return UserError(f"{word} is required, as in `{usage}`. `{prog} --help` explains it.")
     return UserError(f"{text} `{prog} --help` lists the options.")
 
 

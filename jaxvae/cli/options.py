@@ -187,8 +187,8 @@ class Export:
     run: Run
     """Folder of a run."""
     out: Annotated[Path, arg(metavar="DIR")]
-    """Folder to write: model.safetensors, config.json, README.md, and of the run evaluation.json and
-    samples.png."""
+    """Folder to write: model.safetensors, config.json, README.md, samples.png, and of the run
+    evaluation.json."""
     step: str = "latest"
     """Checkpoint: latest, best, or a step that was kept."""
     stats: Averages = None

@@ -36,8 +36,8 @@ def open_run(folder: Path, step: str = "latest") -> Trained:
     """Returns the model of a run, of an exported folder or of a name; `step`: "latest", "best" or a
     number."""
     folder, wanted = loading.place(folder), int(step) if step.isdecimal() else step
-    saved, system = loading.open_run(folder, wanted)
     number = loading.step_of(folder, wanted)
+    saved, system, _ = loading.open_run(folder, number)
     loaded, exported = loading.load(folder, step=number), loading.statistics_of(folder)
     return Trained(saved.config, system, loaded, saved.shape, number, exported)
 

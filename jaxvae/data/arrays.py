@@ -1,5 +1,6 @@
 """Arrays from anywhere as sources: .npz archives, plain iterators."""
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -65,22 +66,34 @@ def npz(
         labels = np.atleast_1d(labels)
         if len(labels):  # a part may lack the last class of the file
             every_row = np.zeros((len(labels), 1), np.uint8)
-            num_classes = from_arrays(every_row, labels, num_classes=num_classes).num_classes
+            with _of(path):
+                num_classes = from_arrays(every_row, labels, num_classes=num_classes).num_classes
         if len(labels) != len(values):
             raise UserError(
                 f"{path} holds {len(labels)} labels and {len(values)} examples: give one label "
                 "per example."
             )
         labels = labels[part]
-    source = from_arrays(values[part], labels, name=name, split=split, num_classes=num_classes)
+    with _of(path):
+        source = from_arrays(values[part], labels, name=name, split=split, num_classes=num_classes)
     return source._replace(origin=str(path), indices=range(part.start, part.stop))
+
+
+@contextlib.contextmanager
+def _of(path: Path) -> Iterator[None]:
+    """Names the file in what is refused of its arrays."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _keys(path: Path, keys: list[str], x: str | None, label: str | None) -> tuple[str, str | None]:
     """Returns the keys of the examples and of the labels (None: there are none)."""
     only = keys[0] if len(keys) == 1 else None
     x = x or next((k for k in ("x", "x_train", "images", "arr_0") if k in keys), only)
-    label = label or next((k for k in ("label", "y", "y_train", "labels") if k in keys), None)
+    others = [k for k in keys if k != x]
+    label = label or next((k for k in ("label", "y", "y_train", "labels") if k in others), None)
     listed = one_line(", ".join(keys))
     for key in filter(None, (x, label)):
         if key not in keys:

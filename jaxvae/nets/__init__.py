@@ -2,6 +2,7 @@
 
     layers, moments, spectral    layers with the initialisers of the papers' frameworks,
                        `from_linen`; what BatchNorm sees in a pass; spectral normalisation
+    bounds             how many layers a net may have
     mlp, conv, ladder  for any size of data
     rho, infogan, wae, resnet, intro, gan, realnvp, doersch, vq, patch, translation    of the
                        papers
@@ -11,6 +12,7 @@ The only place that knows Flax. Stands on the ground alone; imported by models t
 presets, experiments and users. A net of your own needs none of this: any pair of functions will do.
 """
 
+from jaxvae.nets.bounds import TooManyLayers, at_most
 from jaxvae.nets.conv import conv_decoder, conv_encoder
 from jaxvae.nets.doersch import completion_nets, completion_regressor, tutorial_vae
 from jaxvae.nets.gan import infogan_autoencoder, infogan_gan, mlp_gan
@@ -31,6 +33,8 @@ from jaxvae.nets.vq import masked_conv, vq_nets
 from jaxvae.nets.wae import wae
 
 __all__ = [
+    "TooManyLayers",
+    "at_most",
     "completion_nets",
     "completion_regressor",
     "conv_decoder",

@@ -15,7 +15,7 @@
     finish     pictures and held-out numbers of a finished run
     measure    more numbers of it, detect: how it tells its data from others
     statistics whose batch statistics it is used with
-    load       a model from a run's folder, or from a released one
+    load       a model from a run's folder, or from a released one; held, how large its weights let it be
     export     a run's model as a folder of its own
     released   the form of that folder, card its model card; zoo and hub, where there are some
 

@@ -27,16 +27,16 @@ def of_examples(batch: Batch, n: int) -> Array | None:
     return shown[jnp.arange(n) % len(shown)]
 
 
-def of_samples(system: System, batch: Batch, n: int) -> Array | None:
+def of_samples(system: System, batch: Batch | None, n: int) -> Array | None:
     """Returns what n samples are conditioned on [n, ...], and None where they are not.
 
     Args:
         system: what a run is of.
-        batch: held-out examples, preprocessed.
+        batch: held-out examples, preprocessed; None will do where samples are not conditioned on any.
     """
     if system.classes is not None:
         return of_classes(system.classes, n)
-    return None if system.on_examples is None else of_examples(batch, n)
+    return None if system.on_examples is None or batch is None else of_examples(batch, n)
 
 
 def example_like(preprocess: Preprocess, shape: tuple[int, ...], num_classes: int | None) -> Batch:

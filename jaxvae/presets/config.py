@@ -22,10 +22,13 @@ from jaxvae.presets.options import WITH_BETA1 as WITH_BETA1
 from jaxvae.presets.options import WITH_MOMENTUM as WITH_MOMENTUM
 from jaxvae.presets.options import Count as Count
 from jaxvae.presets.options import Folder as Folder
+from jaxvae.presets.options import Layers as Layers
 from jaxvae.presets.options import Number as Number
 from jaxvae.presets.options import Optimizer as Optimizer
 from jaxvae.presets.options import Options as Options
 from jaxvae.presets.options import Text as Text
+from jaxvae.presets.options import Width as Width
+from jaxvae.presets.options import WidthOrNone as WidthOrNone
 from jaxvae.presets.options import optional as optional
 
 if TYPE_CHECKING:
@@ -97,7 +100,7 @@ class VAE(Options):
     """Activation of hidden layers: relu, leaky_relu, tanh, elu, sigmoid, softplus, identity."""
     init: str = "torch"
     """Initialiser: torch, glorot, xavier, normal0.02."""
-    latent_dim: int = 10
+    latent_dim: Width = 10
     """Size of z; with 2, the run also draws the latent manifold."""
     posterior: str = "normal"
     """Family of q(z|x): normal, ar1, ar1-readme, ar1-released."""

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from jaxvae.errors import UserError
-from jaxvae.presets.config import Count, Number, Options, Preset, System
+from jaxvae.presets.config import Count, Number, Options, Preset, System, WidthOrNone
 
 LATENT_DIM = 30
 
@@ -25,7 +25,7 @@ class CVAE(Options):
     """Pixels to complete: as they are, or drawn as 0 or 1 at every visit."""
     hidden: tuple[int, int, int] = (1000, 500, 250)
     """Widths of the encoder's hidden layers, reversed in the decoder."""
-    latent_dim: Count = None
+    latent_dim: WidthOrNone = None
     """Size of z (default: 30)."""
     beta1: float = 0.0
     """First decay of Adam and its kin."""

@@ -1,19 +1,28 @@
 """A run's model as a folder that anyone can read (`released`): `jaxvae.export`."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from jaxvae import paths, safetensors, writers
+import jax
+import numpy as np
+
+from jaxvae import paths, plots, safetensors, writers
 from jaxvae.errors import UserError
 from jaxvae.paths import PathLike
-from jaxvae.presets import card, record, released
+from jaxvae.presets import card, conditions, finish, record, released, statistics
+from jaxvae.presets.config import source
 from jaxvae.presets.load import (
     FILE,
+    Exported,
+    Loaded,
+    Opened,
     checkpoints_of,
     flatten,
     load,
     open_run,
     place,
+    statistics_of,
     step_of,
     with_statistics,
 )
@@ -32,7 +41,8 @@ def export(
     name: str | None = None,
 ) -> tuple[int, Path]:
     """Writes a run's model to `out` in its released form (`released`): weights as safetensors, settings,
-    numbers and samples where the run has them, and a model card; returns the step and the first file.
+    numbers where the run has them, samples of this model, and a model card; returns the step and the
+    first file.
 
     Args:
         stats: "running", "reestimated" or "reestimated-samples": whose averages are written; default:
@@ -61,12 +71,12 @@ def export(
     page = {**_page(workdir, number, opened.saved), **_described(arrays)}
     if kept.about:
         page["statistics"] = kept._asdict()
-    evaluation, picture = _evaluation(workdir, number), workdir / released.PICTURE
+    evaluation, picture = _evaluation(workdir, number), _samples(opened, loaded, kept, data_dir)
     files = {FILE: safetensors.dump(arrays, {"format": "jaxvae", "step": str(number)})}
     if evaluation is not None:
         files[released.EVALUATION] = writers.as_bytes(evaluation)
-    if number == step_of(workdir) and picture.is_file():
-        files[released.PICTURE] = picture.read_bytes()
+    if picture is not None:
+        files[released.PICTURE] = picture
     about = card.About(name or str(out), license, page, evaluation, released.PICTURE in files)
     files[released.CARD] = card.text(opened.saved, opened.system, about).encode()
     files[released.CONFIG] = writers.as_bytes(page)
@@ -75,16 +85,20 @@ def export(
 
 
 def renamed(folder: PathLike, name: str) -> dict[str, bytes]:
-    """Returns the files of a released model with a card that calls it `name`, and no word of the folder
-    where it was evaluated; raises `UserError` for one that cannot be loaded."""
+    """Returns the files of a released model with a card that calls it `name`, samples drawn anew, and no
+    word of the folder where it was evaluated; raises `UserError` for one that cannot be loaded."""
     folder = paths.path(folder)
     files = {n: (folder / n).read_bytes() for n in released.FILES if (folder / n).is_file()}
     page = released.read_page(folder)
     evaluation = _evaluation(folder, page.get("step", 0))
-    files.pop(released.EVALUATION, None)
+    for name_of_file in (released.EVALUATION, released.PICTURE):
+        files.pop(name_of_file, None)
     if evaluation is not None:
         files[released.EVALUATION] = writers.as_bytes(evaluation)
     opened = open_run(folder)
+    picture = _samples(opened, load(folder), statistics_of(folder))
+    if picture is not None:
+        files[released.PICTURE] = picture
     license = card.license_of(files.get(released.CARD, b"").decode(errors="replace"))
     made = {"step": 0, "versions": {}, "command": record.made_by(opened.saved.config)}
     page = {**made, **_described(safetensors.read(folder / FILE)), **page}  # of an older version
@@ -92,6 +106,35 @@ def renamed(folder: PathLike, name: str) -> dict[str, bytes]:
     with released.readable(folder):
         files[released.CARD] = card.text(opened.saved, opened.system, about).encode()
     return files
+
+
+def _samples(
+    opened: Opened, loaded: Loaded, exported: Exported, data_dir: Path | None = None
+) -> bytes | None:
+    """Returns a picture of samples of this model, with the statistics that it is exported with, or those
+    that it says: the one in a run's folder may be of another step, and drawn with any options. None
+    where none can be drawn, and where it takes data that are not here."""
+    (_, config, shape, _), system, _ = opened
+    model, params, state = loaded
+    if model.sample is None or "samples" not in finish.pictures(system, shape):
+        return None
+    stats, batch = "running", None
+    try:
+        if not exported.about:
+            needed = statistics.needs_data(system, state, None, samples=True)
+            train = statistics.training_data(config, data_dir) if needed else None
+            options: dict[str, Any] = {"seed": config.seed, "samples": True}
+            _, state, stats, _ = statistics.choose(system, params, state, None, train, **options)
+        if system.on_examples is not None:
+            batch = finish.shown(system, source(config, "test", data_dir), config.seed)
+    except UserError:
+        return None
+    cond = conditions.of_samples(system, batch, finish.SAMPLES)
+    x = model.sample(params, state, jax.random.key(config.seed), finish.SAMPLES, cond, stats=stats)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / released.PICTURE
+        plots.samples(path, np.asarray(x))
+        return path.read_bytes()
 
 
 def _evaluation(folder: Path, step: int) -> dict[str, Any] | None:

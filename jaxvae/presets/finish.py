@@ -17,8 +17,9 @@ from jaxvae.presets.config import QUICK, Data, Options, System
 from jaxvae.presets.statistics import Chosen, choose
 from jaxvae.train import Fit, evaluate
 from jaxvae.train.step import is_measurable
-from jaxvae.types import Params, State
+from jaxvae.types import Batch, Params, State
 
+SAMPLES = 64  # in samples.png
 NUMBERS = {  # of the test split, and which way is better
     "elbo": "up is better",
     "log_prob": "up is better",
@@ -96,6 +97,12 @@ def pictures(system: System, shape: tuple[int, ...]) -> list[str]:
     return [name for name, can in able.items() if can]
 
 
+def shown(system: System, source: Source, seed: int) -> Batch:
+    """Returns the examples that pictures are drawn of."""
+    count = min(SAMPLES, source.size)
+    return system.preprocess(jax.random.key(seed), source.read(np.arange(count)))
+
+
 def draw(
     workdir: Path,
     system: System,
@@ -108,11 +115,10 @@ def draw(
 ) -> None:
     """Draws the pictures of a run into its folder; samples with a state of their own."""
     model, rng = system.model, jax.random.key(seed)
-    count = min(64, source.size)
-    batch = system.preprocess(rng, source.read(np.arange(count)))
-    cond = of_samples(system, batch, 64)
+    batch = shown(system, source, seed)
+    count, cond = len(batch.x), of_samples(system, batch, SAMPLES)
     if "samples" in names and model.sample is not None:
-        x = model.sample(params, state_of_samples, rng, 64, cond)
+        x = model.sample(params, state_of_samples, rng, SAMPLES, cond)
         plots.samples(workdir / "samples.png", np.asarray(x))
     if "reconstructions" in names:
         x_hat = verbs.reconstruct(model, params, state, batch)

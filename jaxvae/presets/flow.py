@@ -3,14 +3,14 @@
 import dataclasses
 from typing import Literal
 
-from jaxvae.presets.config import Number, Options, Preset, System
+from jaxvae.presets.config import Layers, Number, Options, Preset, System
 
 
 @dataclasses.dataclass(frozen=True)
 class Flow(Options):
     """Train a normalising flow with affine couplings (Dinh et al. 2017)."""
 
-    couplings: int = 8
+    couplings: Layers = 8
     """Affine couplings, whose checkerboard masks take turns."""
     hidden: tuple[int, ...] = (1024, 1024)
     """Widths of each coupling's hidden layers."""

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from jaxvae.errors import UserError
-from jaxvae.presets.config import Number, Options, Preset, System
+from jaxvae.presets.config import Number, Options, Preset, System, Width
 
 PENALTY, CLIP, GAMMA, BALANCE_RATE = 10.0, 0.01, 0.75, 1e-3
 OF_LOSS = {  # options that few losses have
@@ -25,7 +25,7 @@ class GAN(Options):
     divides."""
     shrink: int = 1
     """Divides all widths."""
-    latent_dim: int = 100
+    latent_dim: Width = 100
     """Size of z."""
     prior: Literal["normal", "uniform"] = "normal"
     """Of z: N(0, I), or U(-1, 1)."""

@@ -7,10 +7,12 @@ all. HF_ENDPOINT says where the Hub is, HF_HOME where fetched files are kept.
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxvae import writers
 from jaxvae.errors import UserError, one_line
 from jaxvae.presets import released
 
@@ -24,19 +26,36 @@ def fetch(name: str) -> Path:
     """Returns a folder with the model of the repository USER/NAME, in the Hub's own cache; the Hub is
     asked each time which files it has, and only those that are not in the cache are fetched.
 
+    Where JAXVAE_OFFLINE or HF_HUB_OFFLINE forbids to ask it, it is the model that was fetched last; so it
+    is, with a line on stderr, where the Hub cannot be reached.
+
     Raises:
-        UserError: for a repository that is not there or holds no model of jaxvae, where the Hub cannot
-            be reached or JAXVAE_OFFLINE forbids it, and without `huggingface_hub`.
+        UserError: for a repository that is not there or holds no model of jaxvae, for one that is not in
+            the cache where the Hub cannot or must not be asked, and without `huggingface_hub`.
     """
     check_name(name)
-    if os.environ.get("JAXVAE_OFFLINE", "0") not in ("", "0"):
-        raise UserError(
-            f"{name} is on the Hugging Face Hub, and JAXVAE_OFFLINE forbids to fetch: unset it, or use "
-            "the folder that `jaxvae pull` made."
-        )
     client = _client()
+    if forbids := _offline(client):
+        found = _fetched(client, name)
+        if found is None:
+            raise UserError(
+                f"{name} is on the Hugging Face Hub and not in its cache here, and {forbids} forbids to "
+                "fetch: unset it, or use the folder that `jaxvae pull` made."
+            )
+        return found
+    timeout = client.constants.HF_HUB_ETAG_TIMEOUT
+    try:
+        info = client.HfApi(endpoint=_endpoint()).model_info(name, timeout=timeout)
+    except Exception as error:
+        answered = (_status(error) or 500) < 500
+        found = None if answered else _fetched(client, name)
+        if found is None:
+            with _refusals("fetch", name):
+                raise
+        why = one_line(str(error)) or type(error).__name__
+        print(f"jaxvae: {name} is as it was fetched last: no Hub ({why}).", file=sys.stderr)
+        return found
     with _refusals("fetch", name):
-        info = client.HfApi(endpoint=_endpoint()).model_info(name)
         there = [each.rfilename for each in info.siblings or ()]
     _check_files(name, there)
     with _refusals("fetch", name):
@@ -45,7 +64,30 @@ def fetch(name: str) -> Path:
             for file in released.FILES
             if file in there
         ]
-    return Path(found[0]).parent
+    folder = Path(found[0]).parent
+    _remember(folder)
+    return folder
+
+
+def _offline(client: Any) -> str | None:
+    """Returns what in the environment forbids to ask the Hub."""
+    if os.environ.get("JAXVAE_OFFLINE", "0") not in ("", "0"):
+        return "JAXVAE_OFFLINE"
+    return "HF_HUB_OFFLINE" if client.constants.HF_HUB_OFFLINE else None
+
+
+def _fetched(client: Any, name: str) -> Path | None:
+    """Returns the folder in the cache of the model that was fetched last; asks nobody."""
+    found = [client.try_to_load_from_cache(name, file) for file in NEEDED]
+    return Path(found[0]).parent if all(isinstance(path, str) for path in found) else None
+
+
+def _remember(folder: Path) -> None:
+    """Notes in the cache, as the Hub's client does, that a snapshot is what the main branch is at."""
+    place = folder.parents[1] / "refs" / "main"
+    with contextlib.suppress(OSError, UserError):  # a cache that is only read
+        if not place.is_file() or place.read_text() != folder.name:
+            writers.write_bytes(place, folder.name.encode())
 
 
 def _check_files(name: str, there: list[str]) -> None:
@@ -128,10 +170,20 @@ def _refusals(doing: str, name: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # the client's, its HTTP library's, and those of its threads
-        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-        status = getattr(getattr(cause, "response", None), "status_code", None)
+        cause = _cause(error)
         why = one_line(str(cause)) or type(cause).__name__
-        raise UserError(f"cannot {doing} {name} ({why}): {_advice(status, doing)}") from None
+        raise UserError(
+            f"cannot {doing} {name} ({why}): {_advice(_status(error), doing)}"
+        ) from None
+
+
+def _cause(error: BaseException) -> BaseException:
+    return error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+
+
+def _status(error: BaseException) -> int | None:
+    """Returns the HTTP status with which the Hub refused; None where it did not answer."""
+    return getattr(getattr(_cause(error), "response", None), "status_code", None)
 
 
 def _advice(status: int | None, doing: str) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxvae.errors import UserError, check_count
-from jaxvae.presets.config import VAE, Preset, System
+from jaxvae.presets.config import VAE, Layers, Preset, System
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +14,7 @@ class LadderVAE(VAE):
     """Size of each layer of latents, from the bottom; z is all of them side by side."""
     hidden: tuple[int, ...] = (512, 256, 128, 64, 32)
     """Width of the dense layers below each layer of latents, bottom-up and top-down."""
-    depth: int = 2
+    depth: Layers = 2
     """Dense layers below each layer of latents."""
 
     def check(self) -> None:

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jaxvae import parallel, paths, safetensors, writers
 from jaxvae.errors import UserError, one_line
 from jaxvae.paths import PathLike
-from jaxvae.presets import hub, record, released, statistics, zoo
+from jaxvae.presets import held, hub, record, released, statistics, zoo
 from jaxvae.presets.conditions import example_like
 from jaxvae.presets.config import System
+from jaxvae.presets.held import Held
 from jaxvae.presets.record import Saved
 from jaxvae.train.checkpoint import Checkpoints, Damaged
 from jaxvae.train.folder import read_config
@@ -44,6 +45,7 @@ class Opened(NamedTuple):
 
     saved: Saved
     system: System
+    held: Held | None = None  # what its weights hold; None before the first checkpoint
 
 
 def place(run: PathLike) -> Path:
@@ -56,7 +58,12 @@ def place(run: PathLike) -> Path:
     kind, name = paths.named(run) or ("", "")
     if kind == "zoo":
         return zoo.folder_of(name)
-    return hub.fetch(name) if kind == "hf" else paths.path(run)
+    if kind == "hf":
+        return hub.fetch(name)
+    found = paths.path(run)
+    if str(run) in zoo.names() and not found.exists():
+        raise UserError(f"there is no folder {run}: the trained model of this name is zoo:{run}.")
+    return found
 
 
 def open_run(workdir: PathLike, step: int | str = "latest") -> Opened:
@@ -77,9 +84,13 @@ def open_run(workdir: PathLike, step: int | str = "latest") -> Opened:
     with released.readable(workdir):
         saved = record.from_dict(config, paths.path(workdir))
         preset, described = saved.preset, saved[1:]
+        there = _held(workdir, preset.stages, step)
+        if there is not None:
+            held.check(saved.config, there)
         if preset.reached is None:
-            return Opened(saved, preset.build(*described))
-        return Opened(saved, preset.reached(*described, _names(workdir, step)))
+            return Opened(saved, preset.build(*described), there)
+        names = {} if there is None else there.shapes
+        return Opened(saved, preset.reached(*described, names), there)
 
 
 def config_of(workdir: PathLike) -> dict[str, Any]:
@@ -95,14 +106,25 @@ def config_of(workdir: PathLike) -> dict[str, Any]:
     return config
 
 
-def _names(workdir: PathLike, step: int | str) -> set[str]:
-    """Returns the names of the arrays of a checkpoint's model, or of an exported one."""
+def _held(workdir: PathLike, stages: tuple[str, ...], step: int | str) -> Held | None:
+    """Returns what a checkpoint's model holds, of a run of stages that of each, or an exported one;
+    None where there is no checkpoint yet."""
     if released.is_released(workdir):
-        return set(safetensors.read(paths.path(workdir) / FILE))
-    checkpoints, step = checkpoints_of(workdir), step_of(workdir, step)
-    with _another(checkpoints, step):
-        saved = checkpoints.meta(step)["tree"]["model"]
-    return {".".join(re.findall(r"\['([^']*)'\]", path)) for path in saved}
+        arrays = safetensors.read(paths.path(workdir) / FILE)
+        return Held(workdir, {name: x.shape for name, x in arrays.items()})
+    shapes, folder = {}, paths.path(workdir)
+    for stage in stages or ("",):
+        checkpoints = Checkpoints(folder / stage / "checkpoints", read_only=True)
+        if not checkpoints.steps():
+            return None
+        is_last = not stages or stage == stages[-1]
+        number = step_of(workdir, step) if is_last else checkpoints.steps()[-1]
+        with _another(checkpoints, number):
+            saved = checkpoints.meta(number)["tree"]["model"]
+        for path, (shape, _) in saved.items():
+            name = ".".join(re.findall(r"\['([^']*)'\]", path))
+            shapes[f"{stage}.{name}" if stages else name] = tuple(shape)
+    return Held(workdir, shapes)
 
 
 def step_of(workdir: PathLike, step: int | str = "latest") -> int:
@@ -136,8 +158,7 @@ def step_of(workdir: PathLike, step: int | str = "latest") -> int:
 def checkpoints_of(workdir: PathLike) -> Checkpoints:
     """Returns the checkpoints of a run, to read; of a run of stages those of the last. Raises
     `UserError` before that has begun."""
-    folder = paths.path(workdir)
-    config = read_config(folder)
+    folder, config = paths.path(workdir), config_of(workdir)
     stages = record.from_dict(config).preset.stages if "preset" in config else ()
     if not stages:
         return Checkpoints(folder / "checkpoints", read_only=True)
@@ -189,9 +210,9 @@ def load(
                 "the command line; of a model of your own use train.reestimate."
             )
         return with_statistics(workdir, load(workdir, step=step), stats, data_dir, step)[0]
-    opened = None
+    opened, chosen = None, step_of(workdir, step)
     if model is None:
-        opened = open_run(workdir, step)
+        opened = open_run(workdir, chosen)
         model = opened.system.model
         with released.readable(workdir):
             example = _example(opened)
@@ -201,14 +222,21 @@ def load(
         )
     if released.is_released(workdir):
         with released.readable(workdir):
-            params, state = jax.eval_shape(model.init, jax.random.key(0), example)
+            params, state = _started(model, example, opened)
         return Loaded(model, *_read_exported(workdir, {"params": params, "state": state}).values())
-    chosen = step_of(workdir, step)
     if opened is not None and opened.saved.preset.load is not None:
         return opened.saved.preset.load(
             paths.path(workdir), chosen, opened.saved.config, opened.system
         )
-    return _load_checkpoint(paths.path(workdir), chosen, model, example)
+    started = _started(model, example, opened)
+    return _load_checkpoint(paths.path(workdir), chosen, model, *started)
+
+
+def _started(model: Model, example: Batch, opened: Opened | None) -> tuple[Params, State]:
+    """Returns the shapes of parameters and state, of which nothing is computed."""
+    bound = opened and opened.held and held.bounded(opened.held)
+    with bound or contextlib.nullcontext():
+        return jax.eval_shape(model.init, jax.random.key(0), example)
 
 
 def _example(opened: Opened) -> Batch:
@@ -228,12 +256,14 @@ def _another(checkpoints: Checkpoints, step: int) -> Iterator[None]:
         raise UserError(f"{error}{advice}") from None
 
 
-def _load_checkpoint(workdir: Path, step: int, model: Model, example: Batch) -> Loaded:
-    """Returns `model` with the parameters of one checkpoint, or with their moving average."""
+def _load_checkpoint(
+    workdir: Path, step: int, model: Model, params: Params, state: State
+) -> Loaded:
+    """Returns `model`, whose parameters and state have these shapes, with the parameters of one
+    checkpoint, or with their moving average."""
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     with _another(checkpoints, step):
         page = checkpoints.meta(step)
-        params, state = jax.eval_shape(model.init, jax.random.key(0), example)
         ema = params if any(path.startswith("['ema']") for path in page["tree"]["model"]) else None
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         template = parallel.shapes({"params": params, "state": state, "ema": ema}, device)
@@ -250,7 +280,7 @@ def with_statistics(
 ) -> tuple[Loaded, Exported]:
     """Returns a run's model at `step` with the averages of `stats`, as for `export`, and which they
     are."""
-    saved, system = open_run(workdir, step)
+    saved, system, _ = open_run(workdir, step)
     needed = statistics.needs_data(system, loaded.state, stats)
     train = statistics.training_data(saved.config, data_dir) if needed else None
     trees = (loaded.params, loaded.state)

@@ -29,6 +29,12 @@ Text = Annotated[str | None, optional("STR")]
 Folder = Annotated[Path | None, optional("DIR")]
 Number = Annotated[float | None, optional("FLOAT")]
 
+# options that say how large nets are (`held`): of so many layers, so wide
+LAYERS, WIDTH = "layers", "width"
+Layers = Annotated[int, LAYERS]
+Width = Annotated[int, WIDTH]
+WidthOrNone = Annotated[int | None, optional("N"), WIDTH]
+
 # where things lie and who computes does not describe a run
 PLACES = (
     "workdir",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import shlex
 import types
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from jaxvae.errors import UserError, one_line, unknown
 from jaxvae.presets import PRESETS
 from jaxvae.presets.config import OF_NET, PLACES, Options, Preset
+
+AXES, NUMBERS = 8, 2**26  # of one example, at most
 
 
 class Saved(NamedTuple):
@@ -148,11 +151,12 @@ def from_dict(saved: dict[str, Any], workdir: Path = Path()) -> Saved:
     if not isinstance(name, str) or name not in PRESETS:
         raise unknown("preset", name, PRESETS)
     shape, num_classes = fields.pop("shape", None), fields.pop("num_classes", None)
-    is_shape = isinstance(shape, list) and all(isinstance(n, int) and n > 0 for n in shape)
+    is_shape = isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape)
+    is_shape = is_shape and len(shape) <= AXES and math.prod(shape) <= NUMBERS
     if not is_shape or not (num_classes is None or isinstance(num_classes, int)):
         raise UserError(
-            f"{workdir / 'config.json'} is damaged: the shape of the data is {shape!r}, the number "
-            f"of classes {num_classes!r}."
+            f"{workdir / 'config.json'} is damaged: the shape of the data is "
+            f"{one_line(repr(shape))}, the number of classes {one_line(repr(num_classes))}."
         )
     preset = PRESETS[name]
     unheard = sorted(set(fields) - {field.name for field in dataclasses.fields(preset.options)})

@@ -3,7 +3,7 @@
     model.safetensors   parameters and state, by name
     config.json         settings, step, versions and commit, the command
     evaluation.json     its numbers, each with protocol and n, where `jaxvae evaluate` was run
-    samples.png         where it draws some
+    samples.png         64 samples of it, where they can be drawn
     README.md           its card
 
 `export.export` writes one, `load.load` reads it; `zoo` and `hub` are where there are some. Training
@@ -18,6 +18,7 @@ from jaxvae import paths, safetensors, writers
 from jaxvae.errors import UserError, one_line
 from jaxvae.paths import PathLike
 from jaxvae.train.folder import EXPORTED as MODEL
+from jaxvae.train.folder import no_run
 
 FORMAT = 1  # of config.json; one without a number is of the first
 CONFIG, EVALUATION, PICTURE, CARD = "config.json", "evaluation.json", "samples.png", "README.md"
@@ -43,7 +44,7 @@ def read_page(folder: PathLike) -> Page:
     with writers.disk("read", path):
         known = path.is_file()
     if not known:
-        raise UserError(f"{folder} holds no run of jaxvae: there is no {CONFIG} in it.")
+        raise no_run(folder)
     page = writers.read_json(path)
     if not isinstance(page, dict) or not isinstance(page.get("config"), dict):
         raise UserError(f"{path} is not the config of a run of jaxvae.")

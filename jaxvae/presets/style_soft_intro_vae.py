@@ -7,7 +7,17 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from jaxvae.errors import UserError, check_number
-from jaxvae.presets.config import QUICK_STEPS, Count, Number, Options, Preset, System, optional
+from jaxvae.presets.config import (
+    QUICK_STEPS,
+    Count,
+    Layers,
+    Number,
+    Options,
+    Preset,
+    System,
+    Width,
+    optional,
+)
 
 if TYPE_CHECKING:
     from jaxvae.types import Model
@@ -28,13 +38,13 @@ class StyleSoftIntroVAE(Options):
     """Sides of the images, in pixels, one after the other; each doubles the one before."""
     pad: int = 0
     """Black pixels around each image, e.g. 2 for those of 28."""
-    latent_dim: int = 512
+    latent_dim: Width = 512
     """Size of z and of the styles."""
     start_channels: int = 64
     """Channels at the last resolution, twice as many at each half of it."""
     max_channels: int = 512
     """Channels at most."""
-    mapping_layers: int = 8
+    mapping_layers: Layers = 8
     """Dense layers from z to the styles."""
     remat: bool = False
     """Compute features again for gradients, to save memory."""

@@ -5,7 +5,7 @@ import functools
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from jaxvae.errors import UserError
-from jaxvae.presets.config import Number, Options, Preset, System, optional
+from jaxvae.presets.config import Number, Options, Preset, System, Width, optional
 
 if TYPE_CHECKING:
     from jaxvae.models.introspective import Error
@@ -24,9 +24,9 @@ class Translation(Options):
     error: Literal["squared", "vgg", "squeeze"] = "squared"
     """Of reconstructions: of pixels, or of pixels and features of VGG16, or of SqueezeNet where VGG's
     weights are not there."""
-    content_dim: int = 128
+    content_dim: Width = 128
     """Size of the content's latent."""
-    class_dim: int = 256
+    class_dim: Width = 256
     """Size of the class's latent."""
     channels: Annotated[tuple[int, ...] | None, optional("N ...")] = None
     """Channels of the encoders' convolutions, of which each after the first halves the sides (default:

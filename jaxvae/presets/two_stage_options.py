@@ -8,7 +8,7 @@ from tyro.conf import arg
 
 from jaxvae import writers
 from jaxvae.errors import UserError
-from jaxvae.presets.config import VAE, Count, Number
+from jaxvae.presets.config import VAE, Count, Layers, Number, Width
 
 FIRST, SECOND = "first", "second"  # folders in RUN
 FIRST_STEP = "first_step"  # in the second stage's config: whose latents it was trained on
@@ -21,7 +21,7 @@ class TwoStageVAE(VAE):
     net: Literal["mlp", "conv", "infogan", "intro"] = "infogan"
     """Networks of the first stage; infogan takes images whose sides 4 divides, intro square ones of
     28, 32, 64, 128, 256, 512 or 1024 pixels, others with --channels."""
-    latent_dim: int = 64
+    latent_dim: Width = 64
     """Size of z, and of u behind it; with 2, the run also draws the manifold of u."""
     likelihood: Literal["bernoulli", "gaussian"] = "gaussian"
     """Family of p(x|z); the second stage's is Gaussian."""
@@ -44,9 +44,9 @@ class TwoStageVAE(VAE):
     --lr-halve-every)."""
     second_lr_steps: Count = None
     """Steps of the second stage at which its learning rates are down (default: its length)."""
-    second_width: int = 1024
+    second_width: Width = 1024
     """Width of the second stage's hidden layers."""
-    second_depth: int = 3
+    second_depth: Layers = 3
     """Number of them, each way."""
     noise_on_z: bool = True
     """Sample z with the second stage's variance, as released; without it z is its mean."""

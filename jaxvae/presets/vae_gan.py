@@ -5,7 +5,7 @@ import functools
 import math
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from jaxvae.presets.config import VAE, Number, Preset, System, optional
+from jaxvae.presets.config import VAE, Number, Preset, System, Width, optional
 
 if TYPE_CHECKING:
     from jaxvae.models.introspective import Error
@@ -18,7 +18,7 @@ class VAEGAN(VAE):
 
     net: Literal["mlp", "conv", "infogan", "intro"] = "conv"
     """Networks of encoder and decoder, as of the preset vae; the data are images."""
-    latent_dim: int = 64
+    latent_dim: Width = 64
     """Size of z."""
     likelihood: Literal["bernoulli", "gaussian"] = "gaussian"
     """Of evaluation alone, with variance 1/2."""

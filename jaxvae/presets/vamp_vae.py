@@ -3,14 +3,14 @@
 import dataclasses
 from typing import ClassVar
 
-from jaxvae.presets.config import VAE, Preset, System
+from jaxvae.presets.config import VAE, Preset, System, Width
 
 
 @dataclasses.dataclass(frozen=True)
 class VampVAE(VAE):
     """Train a VAE whose prior mixes its posteriors at learned inputs (Tomczak & Welling 2018)."""
 
-    components: int = 500
+    components: Width = 500
     """Pseudo-inputs, as many as the prior has components."""
 
     pays_kl: ClassVar[bool] = True

@@ -4,7 +4,16 @@ import dataclasses
 from typing import Annotated, Any, Literal
 
 from jaxvae.errors import UserError
-from jaxvae.presets.config import Number, Options, Preset, System, optional
+from jaxvae.presets.config import (
+    Layers,
+    Number,
+    Options,
+    Preset,
+    System,
+    Width,
+    WidthOrNone,
+    optional,
+)
 
 CODES, SIZE, LEVELS, DECAY, COMMITMENT = 512, 64, (8, 5, 5, 5), 0.99, 0.25
 OF_QUANTISER = {  # options that few quantisers have
@@ -22,9 +31,9 @@ class VQVAE(Options):
 
     quantiser: Literal["loss", "ema", "fsq"] = "loss"
     """A table moved by the loss or by moving averages, or finite scalar quantisation."""
-    codes: Annotated[int | None, optional("N")] = None
+    codes: WidthOrNone = None
     """Entries of the table (default: 512)."""
-    code_size: Annotated[int | None, optional("N")] = None
+    code_size: WidthOrNone = None
     """Numbers of an entry (default: 64)."""
     commitment: Number = None
     """Weight of the encoder's distance from its entries (default: 0.25)."""
@@ -32,11 +41,11 @@ class VQVAE(Options):
     """Of the moving averages (default: 0.99)."""
     levels: Annotated[tuple[int, ...] | None, optional("N ...")] = None
     """Of fsq: levels of each dimension (default: 8 5 5 5)."""
-    channels: int = 128
+    channels: Width = 128
     """Of the convolutions."""
-    halvings: int = 2
+    halvings: Layers = 2
     """How often the image is halved before its positions have a code each."""
-    blocks: int = 2
+    blocks: Layers = 2
     """Residual blocks, each way."""
     likelihood: Literal["bernoulli", "gaussian"] = "gaussian"
     """Family of p(x|z)."""

@@ -136,6 +136,17 @@ def hold(workdir: PathLike | None, run: dict[str, Any] | Identity) -> Iterator[F
         yield Folder(path, check_held)
 
 
+def no_run(workdir: PathLike) -> UserError:
+    """Returns the error for a place without a run, which says what is there."""
+    place = paths.path(workdir)
+    with writers.disk("read", place):
+        if place.is_dir():
+            why = "there is no config.json in it"
+        else:
+            why = "it is a file, not a folder" if place.exists() else "there is no such folder"
+    return UserError(f"{workdir} holds no run of jaxvae: {why}.")
+
+
 def read_config(workdir: PathLike) -> dict[str, Any]:
     """Returns the config of the run in `workdir`.
 
@@ -146,7 +157,7 @@ def read_config(workdir: PathLike) -> dict[str, Any]:
     with writers.disk("read", workdir):
         known = page.is_file()
     if not known:
-        raise UserError(f"{workdir} holds no run of jaxvae: there is no config.json in it.")
+        raise no_run(workdir)
     content = writers.read_json(page)
     if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
         raise UserError(f"{page} is not the config of a run of jaxvae.")

@@ -37,6 +37,27 @@ from jaxvae.presets.config import VAE
             "RUN is required, as in `jaxvae evaluate RUN`. `jaxvae evaluate --help` explains it.",
         ),
         (["evaluate", "--run", "x"], "RUN is required, as in `jaxvae evaluate RUN`."),
+        (["push", "x"], "USER/NAME is required, as in `jaxvae push RUN USER/NAME`."),
+        (
+            ["sample", "x", "y"],
+            "what y is for is not clear: `jaxvae sample RUN` takes no more than options.",
+        ),
+        (
+            ["zoo", "list"],
+            "what list is for is not clear: `jaxvae zoo` takes no more than options.",
+        ),
+        (["sample", "x", "--n", "many"], "--n takes INT, not 'many'. `jaxvae sample --help`"),
+        (
+            ["train", "vae", "--workdir", "x", "--hidden", "9", "a"],
+            "--hidden does not take '9', 'a'. `jaxvae train vae --help` explains it.",
+        ),
+        (
+            ["train", "vae", "--workdir", "x", "--conditional=yes"],
+            "--conditional takes no value: give --conditional or --no-conditional.",
+        ),
+        (["sample", "no\nwhere"], "no where holds no run of jaxvae: there is no such folder."),
+        (["sample", "vae/mnist"], "the trained model of this name is zoo:vae/mnist."),
+        (["sample", __file__], "holds no run of jaxvae: it is a file, not a folder."),
         (["export", "x"], "--out DIR is required. `jaxvae export --help` lists the options."),
         (["train", "vae", "--workdir", "x", "--steps", "many"], "--steps takes INT, not 'many'"),
         (["train", "vae", "--workdir", "s3://bucket/x"], "must be on a local or mounted disk"),

@@ -36,6 +36,16 @@ def test_npz_and_its_keys(tmp_path):
     assert "label runs from -1" in refused(data.npz, tmp_path / "g.npz")
 
 
+def test_what_is_refused_of_an_npz_names_the_file(tmp_path):
+    file = tmp_path / "some.npz"
+    np.savez(file, x=np.zeros(5, np.uint8))
+    assert refused(data.npz, file).startswith(f"{file}: x must be [n, ...] with at least two axes")
+    np.savez(file, x=np.zeros((5, 2), np.uint8), label=np.zeros(5))
+    assert refused(data.npz, file).startswith(f"{file}: label must be whole numbers")
+    np.savez(file, y=np.zeros((5, 3), np.float32))  # the only array is the examples
+    assert data.npz(file).shape == (3,) and data.npz(file).num_classes is None
+
+
 def test_damaged_npz_files_end_in_one_line(tmp_path):
     rng = np.random.default_rng(0)
     x, label = rng.integers(0, 256, (5, 2, 2, 1), np.uint8), np.arange(5)

@@ -3,6 +3,7 @@ changes nothing, what is no model of ours is refused in a line."""
 
 import sys
 
+import huggingface_hub
 import pytest
 
 import fake_hub
@@ -112,6 +113,59 @@ def test_a_hub_that_does_not_answer(monkeypatch):
     monkeypatch.delenv("JAXVAE_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert "check the network, HF_ENDPOINT and the disk" in refused(hub.fetch, NAME)
+
+
+@pytest.mark.parametrize("forbids", ["JAXVAE_OFFLINE", "HF_HUB_OFFLINE"])
+def test_without_a_net_a_model_is_as_it_was_fetched_last(there, folder, monkeypatch, forbids):
+    def offline(is_so):
+        if forbids == "JAXVAE_OFFLINE":
+            monkeypatch.setenv(forbids, str(int(is_so)))
+        else:
+            monkeypatch.setattr(huggingface_hub.constants, forbids, is_so)
+
+    first = hub.send(folder, NAME) and hub.fetch(NAME)
+    (folder / released.MODEL).write_bytes(b"other weights")
+    hub.send(folder, NAME)
+    asked = list(there.asked)
+    offline(True)
+    assert hub.fetch(NAME) == first
+    assert f"not in its cache here, and {forbids} forbids" in refused(hub.fetch, "me/other")
+    assert there.asked == asked  # nobody
+    offline(False)
+    second = hub.fetch(NAME)
+    offline(True)
+    assert hub.fetch(NAME) == second != first
+    (second / released.CONFIG).unlink()  # half of it
+    assert "forbids to fetch" in refused(hub.fetch, NAME)
+
+
+def test_a_model_that_was_fetched_outlives_its_hub(there, folder, monkeypatch, capsys):
+    hub.send(folder, NAME)
+    found, asked = hub.fetch(NAME), len(there.asked)
+    assert hub.fetch(NAME) == found  # asked once, and nothing fetched again
+    assert [line.split()[1] for line in there.asked[asked:]] == [f"/api/models/{NAME}"]
+    there.refuses = lambda asked: 403  # an answer is no net that is down
+    assert "cannot fetch" in refused(hub.fetch, NAME)
+    there.refuses = lambda asked: 501
+    assert hub.fetch(NAME) == found
+    capsys.readouterr()
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert hub.fetch(NAME) == found
+    said = capsys.readouterr().err
+    assert said.startswith(f"jaxvae: {NAME} is as it was fetched last: no Hub (")
+    assert said.count("\n") == 1
+    assert "check the network" in refused(hub.fetch, "me/other")
+
+
+def test_a_cache_that_cannot_be_written_is_read(there, folder, monkeypatch):
+    hub.send(folder, NAME)
+    found = hub.fetch(NAME)
+    note = found.parents[1] / "refs" / "main"
+    assert note.read_text() == found.name
+    note.unlink()
+    note.parent.rmdir()
+    note.parent.write_text("in the way")
+    assert hub.fetch(NAME) == found
 
 
 def test_without_the_package_without_a_net_and_without_a_name(monkeypatch, tmp_path):

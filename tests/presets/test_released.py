@@ -121,17 +121,40 @@ def test_the_python_of_the_card_runs_and_its_commands_are_understood(out, run, m
     assert words == [["jaxvae", verb, str(out)] for verb in verbs]
 
 
-def test_numbers_and_samples_of_another_checkpoint_are_left_out(run, tmp_path):
+def test_numbers_of_another_checkpoint_are_left_out(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     page = json.loads((copy / "evaluation.json").read_text())
     (copy / "evaluation.json").write_text(json.dumps({**page, "step": 2}))
-    (copy / "samples.png").unlink()
     folder = shutil.copytree(run.parent / "out", tmp_path / "out")  # of an earlier model
     jaxvae.export(copy, folder, name="hf:me/vae")
-    assert set(contents(folder)) == {"model.safetensors", "config.json", "README.md"}
+    assert set(contents(folder)) == set(released.FILES) - {"evaluation.json"}
     text = (folder / "README.md").read_text()
-    assert "has not been evaluated: `jaxvae evaluate RUN`" in text and "samples.png" not in text
+    assert "has not been evaluated: `jaxvae evaluate RUN`" in text
     assert 'license: "unknown"' in text and 'jaxvae.load("hf:me/vae")' in text
+
+
+def test_samples_are_of_the_step_and_never_those_of_other_options(run, out, tmp_path):
+    copy, drawn = shutil.copytree(run, tmp_path / "copy"), contents(out)["samples.png"]
+    assert main(["sample", str(copy), "--seed", "9", "--n", "4"]) == 0
+    assert (copy / "samples.png").read_bytes() != drawn
+    jaxvae.export(copy, tmp_path / "again")
+    assert contents(tmp_path / "again")["samples.png"] == drawn
+    (copy / "samples.png").unlink()
+    jaxvae.export(copy, tmp_path / "again")
+    assert contents(tmp_path / "again")["samples.png"] == drawn
+    earlier, *_, last = sorted(int(path.name) for path in (copy / "checkpoints").glob("[0-9]*"))
+    jaxvae.export(copy, tmp_path / "earlier", step=earlier)
+    assert earlier < last and contents(tmp_path / "earlier")["samples.png"] != drawn
+    # a released one is a folder that commands draw into
+    assert main(["sample", str(tmp_path / "again"), "--seed", "9", "--n", "4"]) == 0
+    assert export.renamed(tmp_path / "again", "hf:me/x")["samples.png"] == drawn
+
+
+def test_a_card_without_a_picture_where_none_can_be_drawn(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(export.finish, "pictures", lambda *_: ["curves"])
+    jaxvae.export(run, tmp_path / "out")
+    assert "samples.png" not in contents(tmp_path / "out")
+    assert "samples.png" not in (tmp_path / "out" / "README.md").read_text()
 
 
 # ---- commands on it ------------------------------------------------------------------------------

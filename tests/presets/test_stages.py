@@ -78,6 +78,14 @@ def copy(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "run")
 
 
+@pytest.mark.parametrize("entries", [{"hidden": [8] * 100_000}, {"second_depth": 10**9}])
+def test_settings_are_bounded_by_the_arrays_of_both_stages(copy, capsys, entries):
+    page = json.loads((copy / "config.json").read_text())
+    page["config"] |= entries
+    (copy / "config.json").write_text(json.dumps(page))
+    assert "settings ask for a larger net than the weights" in refused(capsys, "sample", copy)
+
+
 def refused(capsys, *argv):
     """Returns the one line that `jaxvae argv` ends with."""
     capsys.readouterr()

@@ -146,3 +146,8 @@ def test_folder_that_cannot_be_written(where, message):
 def test_read_config_needs_a_run(tmp_path):
     with pytest.raises(UserError, match="there is no config.json in it"):
         folder.read_config(tmp_path)
+    with pytest.raises(UserError, match="holds no run of jaxvae: there is no such folder"):
+        folder.read_config(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="holds no run of jaxvae: it is a file, not a folder"):
+        folder.read_config(tmp_path / "file")
