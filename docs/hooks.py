@@ -27,15 +27,18 @@ def modules(folder: Path) -> list[str]:
 
 def api_pages() -> dict[str, str]:
     """Returns place on the site -> Markdown of the API: the ground, then a page for each room."""
-    pages = {"api/index.md": "# jaxvae\n\n" + _entries(["jaxvae", *modules(PACKAGE)])}
+    pages = {"api/index.md": _entries("jaxvae", modules(PACKAGE))}
     for room in ROOMS:
-        names = [f"jaxvae.{room}", *modules(PACKAGE / room)]
-        pages[f"api/{room}.md"] = f"# jaxvae.{room}\n\n{_entries(names)}"
+        pages[f"api/{room}.md"] = _entries(f"jaxvae.{room}", modules(PACKAGE / room))
     return pages
 
 
-def _entries(names: list[str]) -> str:
-    return "".join(f"::: {name}\n\n" for name in names)
+def _entries(room: str, names: list[str]) -> str:
+    """Returns Markdown: the room is the page's heading; what it only imports stands in its modules."""
+    own = "    options:\n      heading_level: 1\n"
+    own += "      members: false\n" if room != "jaxvae" else ""
+    entries = "".join(f"::: {name}\n\n" for name in names)
+    return f"---\ntitle: {room}\n---\n\n::: {room}\n{own}\n{entries}"
 
 
 def places() -> dict[str, str]:
