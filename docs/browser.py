@@ -40,6 +40,13 @@ WINDOWS = ((1400, False), (768, True), (390, False))  # width in pixels, dark
 TALLEST = 8000  # pixels of a page in its picture
 PATIENCE = 60  # seconds without a word of the browser
 
+WORDS = {  # measured -> what is said of it
+    "beyond": "overflows",
+    "broken": "broken",
+    "split": "broken amid",
+    "squeezed": "squeezed",
+}
+
 MEASURE = """(async () => {
   await document.fonts.ready
   document.querySelectorAll("img").forEach(i => { i.loading = "eager" })
@@ -49,6 +56,8 @@ MEASURE = """(async () => {
     (getComputedStyle(e).overflowX !== "visible" || hidden(e.parentElement))
   const beyond = e => e.getBoundingClientRect().right > innerWidth + 1 && !hidden(e.parentElement)
   const split = c => !/[\\s-]/.test(c.textContent) && c.getClientRects().length > 1
+  const squeezed = c => c.innerText.trim().split(/\\s+/).length >= 8 &&
+    c.clientWidth < 7 * parseFloat(getComputedStyle(c).fontSize)
   const all = s => [...document.querySelectorAll(".md-content " + s)]
   return {
     width: innerWidth, scroll: document.documentElement.scrollWidth,
@@ -56,6 +65,7 @@ MEASURE = """(async () => {
     beyond: all("*").filter(beyond).map(place),
     broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.src),
     split: all("td > code").filter(split).map(place),
+    squeezed: all("td").filter(squeezed).map(place),
   }
 })()"""
 
@@ -187,7 +197,7 @@ def faults(page: Page, base: str) -> list[str]:
     found = []
     if m["scroll"] > m["width"]:
         found.append(f"{m['scroll']} pixels wide in a window of {m['width']}")
-    for key, words in (("beyond", "overflows"), ("broken", "broken"), ("split", "broken amid")):
+    for key, words in WORDS.items():
         found += [f"{words}: {each}" for each in m[key]]
     for event in page.events:
         kind, params = event["method"], event.get("params", {})

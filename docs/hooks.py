@@ -15,6 +15,7 @@ PACKAGE = ROOT / "jaxvae"
 ROOMS = ("models", "nets", "data", "metrics", "train", "presets", "testing", "cli")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 IMAGE = re.compile(r'(<img [^>]*src=")([^"]+)(")')  # as Markdown allows it, for its width
+CELL = re.compile(r"<td([^>]*)>(.*?)</td>", re.DOTALL)
 PICTURES = (".png", ".svg", ".jpg")
 
 
@@ -95,6 +96,16 @@ def rewritten(text: str, file: str, place: str, known: dict[str, str]) -> str:
     )
 
 
+def roomy(html: str) -> str:
+    """Returns HTML in which cells of eight words or more have the class "long": room in narrow windows."""
+
+    def cell(match: re.Match) -> str:
+        words = re.sub(r"<[^>]+>", "", match[2]).split()
+        return f'<td class="long"{match[1]}>{match[2]}</td>' if len(words) >= 8 else match[0]
+
+    return CELL.sub(cell, html)
+
+
 def broken(site: Path) -> list[str]:
     """Returns "page: link" for every link, picture and anchor of a built site that is not there."""
     pages = {page.resolve(): page.read_text() for page in site.rglob("*.html")}
@@ -150,6 +161,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     place = page.file.src_uri
     file = next((f for f, p in known.items() if p == place and f != "README.md"), None)
     return markdown if file is None else rewritten(markdown, file, place, known)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Returns a page's HTML with room for long cells."""
+    return roomy(html)
 
 
 def on_post_build(config: Any) -> None:

@@ -11,7 +11,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BASE = "http://127.0.0.1:1/"
-GOOD = {"width": 390, "scroll": 390, "height": 10, "beyond": [], "broken": [], "split": []}
+GOOD = {
+    "width": 390,
+    "scroll": 390,
+    "height": 10,
+    "beyond": [],
+    "broken": [],
+    "split": [],
+    "squeezed": [],
+}
 
 
 def load():
@@ -88,12 +96,20 @@ def test_every_fault_is_said():
         event("Runtime.consoleAPICalled", type="error", args=[{"value": "told"}]),
         event("Runtime.consoleAPICalled", type="log", args=[{"value": "fine"}]),
     ]
-    bad = page(events, scroll=500, beyond=["pre x"], broken=["y.png"], split=["code z"])
+    bad = page(
+        events,
+        scroll=500,
+        beyond=["pre x"],
+        broken=["y.png"],
+        split=["code z"],
+        squeezed=["td a b"],
+    )
     assert browser.faults(bad, BASE) == [
         "500 pixels wide in a window of 390",
         "overflows: pre x",
         "broken: y.png",
         "broken amid: code z",
+        "squeezed: td a b",
         "leaves the site: https://example.org/font",
         "error: Uncaught",
         f"error: 404 {BASE}x",
@@ -154,7 +170,7 @@ def test_a_chromium_sees_what_is_wrong(tmp_path):
     site.mkdir(), out.mkdir()
     (site / "index.html").write_text(
         '<body class="md-content"><div style="width:2000px">wide</div><img src="gone.png">'
-        '<table style="width:40px;table-layout:fixed"><td><code style="word-break:break-all">'
+        '<table style="width:40px;table-layout:fixed"><td>a b c d e f g h<td><code style="word-break:break-all">'
         'models.translation</code></table><script>console.error("told"); none()</script>'
         '<link rel="stylesheet" href="http://localhost:1/foreign.css">'
     )
