@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-dev
 RUN := $(VENV)/.ready
 
-.PHONY: help demo test torture lint format bench docs tpu cuda clean
+.PHONY: help demo test torture lint format bench docs screenshots tpu cuda clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make lint     check the style"
 	@echo "make format   put the style right, as far as a program can"
 	@echo "make docs     build the documentation (site/index.html)"
+	@echo "make screenshots  the same, and look at every page in a Chromium, wide and narrow (screenshots/)"
 	@echo "make bench    measure speed, much of it against PyTorch, on a quiet machine (benchmarks/results)"
 	@echo "make tpu      compile every preset for TPUs, which need not be there (.venv-tpu, benchmarks/results)"
 	@echo "make cuda     the same for GPUs (.venv-cuda)"
@@ -63,6 +64,9 @@ docs: $(RUN)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
+screenshots: docs
+	$(BIN)/python docs/browser.py
+
 # Environments of their own: the compilers are large. What is compiled already is not compiled again.
 tpu:
 	$(MAKE) --no-print-directory VENV=.venv-tpu .venv-tpu/.ready-dev
@@ -78,4 +82,4 @@ cuda:
 	.venv-cuda/bin/python -m benchmarks.tpu --cuda --minutes $(MINUTES)
 
 clean:
-	rm -rf site $(VENV) .venv-tpu .venv-cuda .jax_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf site screenshots $(VENV) .venv-tpu .venv-cuda .jax_cache .pytest_cache .ruff_cache build dist *.egg-info

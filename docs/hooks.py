@@ -15,6 +15,7 @@ PACKAGE = ROOT / "jaxvae"
 ROOMS = ("models", "nets", "data", "metrics", "train", "presets", "testing", "cli")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 IMAGE = re.compile(r'(<img [^>]*src=")([^"]+)(")')  # as Markdown allows it, for its width
+CELL = re.compile(r"<td([^>]*)>(.*?)</td>", re.DOTALL)
 PICTURES = (".png", ".svg", ".jpg")
 
 
@@ -27,15 +28,18 @@ def modules(folder: Path) -> list[str]:
 
 def api_pages() -> dict[str, str]:
     """Returns place on the site -> Markdown of the API: the ground, then a page for each room."""
-    pages = {"api/index.md": "# jaxvae\n\n" + _entries(["jaxvae", *modules(PACKAGE)])}
+    pages = {"api/index.md": _entries("jaxvae", modules(PACKAGE))}
     for room in ROOMS:
-        names = [f"jaxvae.{room}", *modules(PACKAGE / room)]
-        pages[f"api/{room}.md"] = f"# jaxvae.{room}\n\n{_entries(names)}"
+        pages[f"api/{room}.md"] = _entries(f"jaxvae.{room}", modules(PACKAGE / room))
     return pages
 
 
-def _entries(names: list[str]) -> str:
-    return "".join(f"::: {name}\n\n" for name in names)
+def _entries(room: str, names: list[str]) -> str:
+    """Returns Markdown: the room is the page's heading; what it only imports stands in its modules."""
+    own = "    options:\n      heading_level: 1\n"
+    own += "      members: false\n" if room != "jaxvae" else ""
+    entries = "".join(f"::: {name}\n\n" for name in names)
+    return f"---\ntitle: {room}\n---\n\n::: {room}\n{own}\n{entries}"
 
 
 def places() -> dict[str, str]:
@@ -90,6 +94,16 @@ def rewritten(text: str, file: str, place: str, known: dict[str, str]) -> str:
     return "".join(
         part if part.startswith("```") else IMAGE.sub(image, LINK.sub(link, part)) for part in parts
     )
+
+
+def roomy(html: str) -> str:
+    """Returns HTML in which cells of eight words or more have the class "long": room in narrow windows."""
+
+    def cell(match: re.Match) -> str:
+        words = re.sub(r"<[^>]+>", "", match[2]).split()
+        return f'<td class="long"{match[1]}>{match[2]}</td>' if len(words) >= 8 else match[0]
+
+    return CELL.sub(cell, html)
 
 
 def broken(site: Path) -> list[str]:
@@ -147,6 +161,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     place = page.file.src_uri
     file = next((f for f, p in known.items() if p == place and f != "README.md"), None)
     return markdown if file is None else rewritten(markdown, file, place, known)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Returns a page's HTML with room for long cells."""
+    return roomy(html)
 
 
 def on_post_build(config: Any) -> None:

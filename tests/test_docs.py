@@ -121,6 +121,11 @@ def test_links_of_a_page_become_those_of_the_site():
     assert rewrite("[a](../../docs/a.md)", *there) == "[a](../a.md)"
 
 
+def test_cells_of_many_words_get_room():
+    short, long = "<td>a <code>b</code></td>", '<td style="x">a b c d\n<code>e f</code> g h</td>'
+    assert hooks.roomy(short + long) == short + long.replace("<td", '<td class="long"')
+
+
 def test_links_of_a_built_site_that_lead_nowhere(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "index.html").write_text('<h1 id="top"><a href="../b.html#here">b</a></h1>')

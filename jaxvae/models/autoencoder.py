@@ -2,11 +2,11 @@
 
     loss(x) = -log p(x | z),   z = encoder(x'),   x' = x (plain) or a corrupted x
 
-    | corruption | x'                                                                |
-    | ---------- | ----------------------------------------------------------------- |
-    | none       | x                                                                 |
-    | gaussian   | x + amount N, with noise for each number                          |
-    | mask       | x, of which each number is 0 with probability `amount`             |
+| corruption | x'                                                                |
+| ---------- | ----------------------------------------------------------------- |
+| none       | x                                                                 |
+| gaussian   | x + amount N, with noise for each number                          |
+| mask       | x, of which each number is 0 with probability `amount`            |
 
 There is no KL, so no bound of log p(x), and nothing to sample from before a prior is fitted to the
 codes: `with_mixture`, or a flow by `with_prior` (Ghosh et al. 2020, section 4).
