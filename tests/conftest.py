@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-gc.set_threshold(200_000, 20, 20)  # what is imported stays: there is little to collect before the tests
+if gc.isenabled():  # what is imported stays: there is little to collect before the tests
+    gc.set_threshold(200_000, 20, 20)
 
 if os.environ.get("JAXVAE_TEST_OPTIMISED", "0") == "0":  # before JAX is loaded, which reads them
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
