@@ -9,25 +9,34 @@ tests when there is much of it. A process that has held more than MEMORY_LIMIT f
 """
 
 import ctypes
+import functools
 import gc
 import os
+import threading
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from packaging.version import Version
 
+if gc.isenabled():  # what is imported stays: there is little to collect before the tests
+    gc.set_threshold(200_000, 20, 20)
+
 if os.environ.get("JAXVAE_TEST_OPTIMISED", "0") == "0":  # before JAX is loaded, which reads them
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # no line of Python beside each operation
     if Version(version("jaxlib")) < Version("0.11"):  # a newer XLA ends at flags it does not know
         flags = os.environ.get("XLA_FLAGS", "").split()
-        os.environ["XLA_FLAGS"] = " ".join([*flags, "--xla_cpu_use_fusion_emitters=false"])
+        # kernels in one piece: each of many pieces is a compilation, and workers fill the cores
+        quick = ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
+        os.environ["XLA_FLAGS"] = " ".join([*flags, *quick])
 
 os.environ["JAXVAE_OFFLINE"] = "1"  # nothing is fetched, in child processes neither
 # of the programs that tests start
 os.environ.setdefault("JAXVAE_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
 
 import jax
+from jax._src.interpreters import mlir
 
 import workers
 from shelf import open_shelf
@@ -57,10 +66,30 @@ def pytest_make_parametrize_id(config, val, argname):
 
 # ---- compiled programs ---------------------------------------------------------------------------
 
+CONTEXTS = threading.local()
+
+
+def one_context_a_thread(make):
+    """Returns a `make_ir_context` of JAX that makes one context for each thread, where JAX makes one for
+    each program: with most of the tests' programs that takes as long as to lower what is in them."""
+
+    @functools.wraps(make)
+    def context():
+        if not hasattr(CONTEXTS, "context"):
+            CONTEXTS.context = make()
+        return CONTEXTS.context
+
+    return context
+
+
+if hasattr(mlir, "make_ir_context"):
+    mlir.make_ir_context = one_context_a_thread(mlir.make_ir_context)
+
 
 def drop_compiled():
     """Drops all compiled programs, and gives their memory back: freed alone, it stays with malloc."""
     jax.clear_caches()
+    CONTEXTS.__dict__.clear()
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
     if trim is not None:

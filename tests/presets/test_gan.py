@@ -22,7 +22,7 @@ WORDS = ["--data", "digits", "--steps", "4", "--batch-size", "32", "--no-progres
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gan") / "run"
-    words = ["train", "gan", *WORDS, "--log-every", "2", "--latent-dim", "8"]
+    words = ["train", "gan", *WORDS, "--log-every", "2", "--latent-dim", "8", "--shrink", "8"]
     assert main([*words, "--workdir", str(folder)]) == 0
     return folder
 
