@@ -179,6 +179,7 @@ def explosive(scale):
     return model._replace(objectives=(objective._replace(loss=loss),))
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("mode", ["vmap", "map", "unroll"])
 def test_a_member_that_fails_is_frozen_and_the_others_go_on(tmp_path, mode):
     found = train(
