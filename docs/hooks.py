@@ -51,7 +51,8 @@ def places() -> dict[str, str]:
     found |= {"CONTRIBUTING.md": "contributing.md", "README.md": "index.md"}
     for page in sorted((ROOT / "experiments").glob("*/README.md")):
         found[str(page.relative_to(ROOT))] = f"experiments/{page.parent.name}.md"
-    for picture in sorted((ROOT / "experiments").glob("*/figures/**/*.png")):
+    pictures = (*ROOT.glob("experiments/*/figures/**/*.png"), *ROOT.glob("jaxvae/zoo/**/*.png"))
+    for picture in sorted(pictures):
         found[str(picture.relative_to(ROOT))] = str(picture.relative_to(ROOT))
     return found
 
