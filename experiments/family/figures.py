@@ -5,6 +5,7 @@ far as the model can. Images are of the test split, which must be here (JAXVAE_D
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from experiments import runner
 from experiments.family import setting
 from experiments.family.cells import FOLDER
 from experiments.runner import Option
-from experiments.zoo import wanted
+from experiments.zoo import Wanted, wanted
 from jaxvae import plots
 from jaxvae.cli.use import Trained, open_run
 from jaxvae.models import verbs
@@ -55,6 +56,11 @@ def strip(images: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([piece for each in grids for piece in (each, gap)][:-1], axis=1)
 
 
+def picture_of(each: Wanted) -> Path:
+    """Returns the file of a model's strip."""
+    return FOLDER / "figures" / f"{setting.name(each).replace('/', '.')}.png"
+
+
 @runner.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Draws every model that is there."""
@@ -63,9 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if each.name not in zoo.names():
             print(f"{each.name}: not in the zoo, so it is not drawn")
             continue
-        path = FOLDER / "figures" / f"{setting.name(each).replace('/', '.')}.png"
-        plots.save_png(path, strip(parts(open_run(zoo.folder_of(each.name)))))
-        print(path)
+        plots.save_png(picture_of(each), strip(parts(open_run(zoo.folder_of(each.name)))))
+        print(picture_of(each))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """python -m experiments.family.gallery: the zoo as a table in Markdown, pictures and numbers.
 
 Numbers are the means over seeds of the result lines; cost is what training and measuring a seed
-took, and on what.
+took, and on what. A model that has no picture yet is left out.
 """
 
 import statistics
 from collections.abc import Sequence
 
+from PIL import Image
+
 from experiments import runner
 from experiments.family import setting
 from experiments.family.cells import FOLDER
+from experiments.family.figures import picture_of
 from experiments.needs import duration
 from experiments.runner import Option
 from experiments.zoo import Wanted, size_of, wanted
@@ -18,7 +21,7 @@ from jaxvae.presets import zoo
 from jaxvae.table import Record, Row
 
 METRICS = ("elbo", "iw_nll", "log_prob", "bpd", "best_of_k", "mean_error", "lpips", "fid")
-WIDTH = 540  # px of a picture on the page
+SCALE = 0.75  # of a picture on the page
 HEAD = ("model", "samples; images above reconstructions; interpolations", "measured", "cost")
 OPTIONS = (
     Option("only", None, str, "only NAME, or a glob of it", repeatable=True),
@@ -44,12 +47,14 @@ def row(each: Wanted, rows: Sequence[Row], lines: Sequence[Record], up: str) -> 
     """Returns the row of a model that is in the zoo."""
     cell = setting.name(each)
     mine = [r for r in rows if r.cell == cell]
-    picture = f"{up}experiments/{FOLDER.name}/figures/{cell.replace('/', '.')}.png"
+    with Image.open(picture_of(each)) as picture:
+        width = round(SCALE * picture.width)
+    place = f"{up}experiments/{FOLDER.name}/figures/{picture_of(each).name}"
     size = f"{size_of(zoo.folder_of(each.name)) / 1e6:.1f} MB"
     spent = [
         text for text in (cost([line for line in lines if line["cell"] == cell]), size) if text
     ]
-    image = f'<img src="{picture}" alt="pictures of {each.name}" width="{WIDTH}">'
+    image = f'<img src="{place}" alt="pictures of {each.name}" width="{width}">'
     return f"`zoo:{each.name}`", image, numbers(mine), "<br>".join(spent)
 
 
@@ -60,7 +65,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = runner.parse("experiments.family.gallery", about, OPTIONS, argv)
     lines, expected = table.load(FOLDER)
     rows, there = table.join(lines, expected), zoo.names()
-    shown = [row(e, rows, lines, args.up) for e in wanted(args.only) if e.name in there]
+    shown = [
+        row(e, rows, lines, args.up)
+        for e in wanted(args.only)
+        if e.name in there and picture_of(e).exists()
+    ]
     print(table.grid([HEAD, *shown], (), True))
     kinds = sorted({line["device"] for line in lines})
     if kinds:

@@ -26,9 +26,10 @@ def row(entry: zoo.Entry) -> tuple[str, ...]:
 
 def number(entry: zoo.Entry) -> str:
     """Returns the main number with its unit, with which a protocol begins: "elbo -98.7 nats per
-    example"."""
+    example", "lpips 0.0717 LPIPS(squeeze) 0.1"."""
     if entry.number is None:
         return "-"
     value, protocol = entry.number["value"], entry.number["protocol"]
-    shown = f"{value:.2f}" if isinstance(value, float) else str(value)
-    return f"{entry.number['metric']} {shown} {protocol.split(',')[0]}".strip()
+    shown = f"{value:.5g}" if isinstance(value, float) else str(value)
+    unit = protocol.split(",")[0].split(" of ")[0]
+    return f"{entry.number['metric']} {shown} {unit}".strip()
