@@ -30,6 +30,8 @@ def number(entry: zoo.Entry) -> str:
     if entry.number is None:
         return "-"
     value, protocol = entry.number["value"], entry.number["protocol"]
-    shown = f"{value:.5g}" if isinstance(value, float) else str(value)
+    shown = str(value)
+    if isinstance(value, float):
+        shown = f"{value:.3g}" if -1.0 < value < 1.0 else f"{value:.2f}"
     unit = protocol.split(",")[0].split(" of ")[0]
     return f"{entry.number['metric']} {shown} {unit}".strip()

@@ -24,6 +24,11 @@ def test_a_line_for_each_model_and_how_to_use_one(tmp_path, monkeypatch, capsys)
     assert "  -  " in second and "jaxvae.load('zoo:vae/mnist')" in use
 
 
+def test_a_small_number_keeps_its_digits(tmp_path):
+    number = {"metric": "lpips", "value": 0.072134, "protocol": "LPIPS(squeeze) 0.1 of images"}
+    assert commands.number(entry(tmp_path, "x", number)) == "lpips 0.0721 LPIPS(squeeze) 0.1"
+
+
 @pytest.mark.parametrize(
     ("value", "shown"), [(12, "fid 12 of 10"), (0.25, "fid 0.25 of 10"), ("nan", "fid nan of 10")]
 )
