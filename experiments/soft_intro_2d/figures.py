@@ -3,18 +3,19 @@ results/.
 
     python -m experiments.soft_intro_2d.figures [--seed 0]
 
-    figures/figure_2_samples.png, figure_2_density.png   data sets by methods, and the data; exp(ELBO) on a grid
+    figures/figure_2_<data>_samples.png, ..._density.png   the data, and each method; exp(ELBO) on a grid
     figures/film_<data>.<method>.png                     a film strip of one training
     figures/figure_3.png                                 KL and JSD against the margin m, and Soft-IntroVAE without one
     figures/figure_21.png                                posterior collapse
 
-What has not been run is left white; a figure of which nothing has been run is not drawn.
+What has not been run is left out, and a figure of which nothing has been run is not drawn.
 """
 
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,36 +80,43 @@ def save(name: str, figure) -> Path:
 
 
 def figure_2(seed: int) -> list[Path]:
-    """Draws samples and densities of all that has been trained for Table 2."""
-    found = {cell: trained(cell, seed) for cell in setting.TABLE_2}
-    if not any(found.values()):
-        return []
-    data = [d for d in setting.DATA if any(found[f"{d}/{method}"] for method in setting.METHODS)]
-    samples, columns = panels(len(data), 4), ("data", *setting.METHODS)
-    density = panels(len(data), 3)
-    for i, name in enumerate(data):
-        toy, rng = toy2d.toy(name), jax.random.key(seed)
-        for j, method in enumerate(columns):
-            axes = samples[1][i, j]
-            axes.set_title(TITLES[method] if i == 0 else "", fontsize=9)
-            if j == 0:
-                axes.set_ylabel(name, fontsize=9)
-                scatter(axes, np.asarray(toy.draw(rng, POINTS)), toy.half_range)
-                continue
-            density[1][i, j - 1].set_title(TITLES[method] if i == 0 else "", fontsize=9)
-            if found[f"{name}/{method}"] is None:
-                continue
-            model, params, state = found[f"{name}/{method}"]
-            scatter(axes, np.asarray(model.sample(params, state, rng, POINTS)), toy.half_range)
-            energy = jax.jit(measure.energy(model))
-            value = grid2d.on_points(
-                lambda x, e=energy, p=params, s=state: e(p, s, x), grid2d.grid(toy.half_range, SIDE)
-            )
-            image = np.exp(value.min() - value).reshape(SIDE, SIDE)
-            r = toy.half_range
-            density[1][i, j - 1].imshow(image, origin="lower", extent=(-r, r, -r, r), cmap="magma")
-        density[1][i, 0].set_ylabel(name, fontsize=9)
-    return [save("figure_2_samples", samples[0]), save("figure_2_density", density[0])]
+    """Draws samples and densities of what has been trained for Table 2: two pictures for each data
+    set, as their runs may be on several machines."""
+    paths = []
+    for name in setting.DATA:
+        runs = {method: trained(f"{name}/{method}", seed) for method in setting.METHODS}
+        if found := {method: run for method, run in runs.items() if run is not None}:
+            paths += rows_of_figure_2(name, found, jax.random.key(seed))
+    return paths
+
+
+def rows_of_figure_2(name: str, found: Mapping[str, Any], rng: jax.Array) -> list[Path]:
+    """Draws one data set: itself and samples of each method, and the densities of the methods.
+
+    Args:
+        name: of the data.
+        found: (model, params, state) of each method that has been run.
+        rng: of the points.
+    """
+    toy = toy2d.toy(name)
+    (samples, [points]), (density, [images]) = panels(1, 1 + len(found)), panels(1, len(found))
+    points[0].set_title(TITLES["data"], fontsize=9)
+    scatter(points[0], np.asarray(toy.draw(rng, POINTS)), toy.half_range)
+    for axes, image_axes, method in zip(points[1:], images, found, strict=True):
+        axes.set_title(TITLES[method], fontsize=9)
+        image_axes.set_title(TITLES[method], fontsize=9)
+        model, params, state = found[method]
+        scatter(axes, np.asarray(model.sample(params, state, rng, POINTS)), toy.half_range)
+        energy = jax.jit(measure.energy(model))
+        value = grid2d.on_points(
+            lambda x, e=energy, p=params, s=state: e(p, s, x), grid2d.grid(toy.half_range, SIDE)
+        )
+        image = np.exp(value.min() - value).reshape(SIDE, SIDE)
+        r = toy.half_range
+        image_axes.imshow(image, origin="lower", extent=(-r, r, -r, r), cmap="magma")
+    points[0].set_ylabel(name, fontsize=9)
+    images[0].set_ylabel(name, fontsize=9)
+    return [save(f"figure_2_{name}_samples", samples), save(f"figure_2_{name}_density", density)]
 
 
 def films(seed: int) -> list[Path]:
