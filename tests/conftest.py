@@ -36,7 +36,11 @@ os.environ["JAXVAE_OFFLINE"] = "1"  # nothing is fetched, in child processes nei
 os.environ.setdefault("JAXVAE_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
 
 import jax
-from jax._src.interpreters import mlir
+
+try:
+    from jax._src.interpreters import mlir
+except ImportError:  # nobody promises it
+    mlir = None
 
 import workers
 from shelf import open_shelf

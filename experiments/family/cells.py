@@ -5,7 +5,7 @@ iw_nll       -log p(x), the importance-weighted bound of K draws; nats per image
 log_prob     exact, of a flow, with bpd, bits per dimension of bytes
 completions  of a model that completes images
 lpips        between images and their reconstructions, of models without a likelihood
-fid          Fréchet distance of samples, offline protocol, of models without an encoder
+fid          Fréchet distance of samples, protocol squeezenet, of models without an encoder
 
 A run stays in `experiments.zoo`'s folder, that of seed 0 for the zoo to export.
 """

@@ -1,8 +1,8 @@
 """How each model of the family is trained: the settings of the zoo, whose models are the first seeds.
 
-`experiments/zoo.json` has them as words of `jaxvae train` and `jaxvae evaluate`: dense nets of one
-hidden layer of 100 to 128 units where a model can have those, Adam at 1e-3, batch 128, and as many
-passes over the training split as the words say. They are ours: no paper has such a table.
+`experiments/zoo.json` has them as words of `jaxvae train` and `jaxvae evaluate`, which say what differs
+from the commands' defaults: nets (of most a hidden layer of 100 to 128 units), learning rates, passes over
+the training split. They are ours: no paper has such a table.
 """
 
 import re

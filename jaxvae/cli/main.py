@@ -142,9 +142,11 @@ def parse(cls, args: Sequence[str], prog: str):
     flags = [f"--no-{name.replace('_', '-')}" for name in switches]
     for arg in args:
         option = arg.split("=")[0].replace("_", "-")
-        if option.startswith("--") and option not in (*names, *flags, "--help"):
+        if not option.startswith("--"):  # a place, or what an option is given
+            continue
+        if option not in (*names, *flags, "--help"):
             raise unknown("option", option, [*names, *flags])
-        if "=" in arg and option.removeprefix("--").replace("-", "_") in switches:
+        if "=" in arg and option[2:].replace("-", "_") in switches:
             raise UserError(f"{option} takes no value: give {option} or --no-{option[2:]}.")
     problem = io.StringIO()
     try:

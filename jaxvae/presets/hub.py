@@ -154,7 +154,7 @@ def _endpoint() -> str | None:
 def _client() -> Any:
     """Returns `huggingface_hub`; raises `UserError` where it is not installed."""
     try:
-        import huggingface_hub
+        import huggingface_hub.constants  # which the package does not load by itself
     except ImportError:
         raise UserError(
             "the Hugging Face Hub needs huggingface_hub: pip install 'jaxvae[hub]'."

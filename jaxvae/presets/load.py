@@ -122,7 +122,7 @@ def _held(workdir: PathLike, stages: tuple[str, ...], step: int | str) -> Held |
         with _another(checkpoints, number):
             saved = checkpoints.meta(number)["tree"]["model"]
         for path, (shape, _) in saved.items():
-            name = ".".join(re.findall(r"\['([^']*)'\]", path))
+            name = ".".join(re.findall(r"[^\[\]'.]+", path))
             shapes[f"{stage}.{name}" if stages else name] = tuple(shape)
     return Held(workdir, shapes)
 

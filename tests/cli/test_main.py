@@ -55,6 +55,10 @@ from jaxvae.presets.config import VAE
             ["train", "vae", "--workdir", "x", "--conditional=yes"],
             "--conditional takes no value: give --conditional or --no-conditional.",
         ),
+        (
+            ["push", "private=1", "me/x"],
+            "private=1 holds no run of jaxvae: there is no such folder.",
+        ),
         (["sample", "no\nwhere"], "no where holds no run of jaxvae: there is no such folder."),
         (["sample", "vae/mnist"], "the trained model of this name is zoo:vae/mnist."),
         (["sample", __file__], "holds no run of jaxvae: it is a file, not a folder."),

@@ -12,6 +12,7 @@ import pytest
 import jaxvae
 from jaxvae import writers
 from jaxvae.cli.main import main
+from jaxvae.presets import load
 from jaxvae.presets.flow import Flow, build
 from jaxvae.types import Batch
 
@@ -40,6 +41,14 @@ def test_it_loads_and_samples_images(run, tmp_path):
     assert x.shape == (5, 8, 8, 1) and x.min() >= 0.0 and x.max() <= 1.0
     assert main(["sample", str(run), "--n", "7", "--npz", str(tmp_path / "x.npz")]) == 0
     assert np.load(tmp_path / "x.npz")["x"].shape == (7, 8, 8, 1)
+
+
+def test_couplings_of_a_run_are_arrays_of_their_own(run):
+    _, params, state = jaxvae.load(run)
+    wanted = load.flatten({"params": params, "state": state})
+    held = load.open_run(run).held
+    assert held is not None and held.shapes == {name: x.shape for name, x in wanted.items()}
+    assert len(held.shapes) == 4 * 4  # kernels and biases of two layers each
 
 
 def test_bits_per_dimension_are_those_of_the_density_of_bytes(run, capsys):

@@ -1,6 +1,8 @@
 """The Hugging Face Hub, by a stand-in on this machine: what is sent is fetched, an upload that fails
 changes nothing, what is no model of ours is refused in a line."""
 
+import os
+import subprocess
 import sys
 
 import huggingface_hub
@@ -166,6 +168,15 @@ def test_a_cache_that_cannot_be_written_is_read(there, folder, monkeypatch):
     note.parent.rmdir()
     note.parent.write_text("in the way")
     assert hub.fetch(NAME) == found
+
+
+def test_a_process_that_has_not_used_the_client_yet():
+    script = f"from jaxvae.presets import hub\nhub.fetch({NAME!r})"
+    here = {**os.environ, "JAXVAE_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=here, capture_output=True, text=True, check=False
+    )
+    assert "check the network" in done.stderr.splitlines()[-1]
 
 
 def test_without_the_package_without_a_net_and_without_a_name(monkeypatch, tmp_path):
