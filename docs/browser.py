@@ -164,7 +164,9 @@ class Browser:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.events = []
         self.call("Page.navigate", url="about:blank")
+        self.wait("Page.loadEventFired")
         self.events = []
         self.call("Page.navigate", url=url)
         self.wait("Page.loadEventFired")
@@ -211,7 +213,8 @@ def faults(page: Page, base: str) -> list[str]:
                 f"error: {params['entry']['text']} {params['entry'].get('url', '')}".strip()
             )
         elif kind == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
-            found.append(f"error: {params['args'][0].get('value', '')}")
+            said = " ".join(str(each.get("value", "")) for each in params["args"])
+            found.append(f"error: {said}".strip())
     return list(dict.fromkeys(found))
 
 

@@ -77,6 +77,21 @@ def read(path: PathLike) -> dict[str, np.ndarray]:
     return _read(path, _arrays)
 
 
+def read_shapes(path: PathLike) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the arrays by name, from the header alone: the file is not read to its
+    end.
+
+    Raises:
+        UserError: for a file that cannot be read or whose header is damaged.
+    """
+
+    def header(content: bytes) -> dict[str, tuple[int, ...]]:
+        entries = _header(_header_text(content), ALLOWANCE + 3 * paths.size(path))
+        return {name: tuple(entry["shape"]) for name, entry in entries.items()}
+
+    return _read(path, header, _first_bytes)
+
+
 def read_metadata(path: PathLike) -> dict[str, Any]:
     """Returns the text by name that is kept beside the arrays; raises `UserError` as `read`."""
 
@@ -89,10 +104,24 @@ def read_metadata(path: PathLike) -> dict[str, Any]:
     return _read(path, beside)
 
 
-def _read(path: PathLike, what: Callable[[bytes], Any]) -> Any:
-    """Returns `what` of a file's content."""
+def _all_bytes(path: PathLike) -> bytes:
+    return paths.path(path).read_bytes()
+
+
+def _first_bytes(path: PathLike) -> bytes:
+    """Returns a file's length of the header and the header."""
+    with paths.path(path).open("rb") as file:
+        start = file.read(8)
+        length = min(int.from_bytes(start, "little"), paths.size(path))
+        return start + file.read(length)
+
+
+def _read(
+    path: PathLike, what: Callable[[bytes], Any], get: Callable[[PathLike], bytes] = _all_bytes
+) -> Any:
+    """Returns `what` of a file's content, or of the part of it that `get` reads."""
     try:
-        content = paths.path(path).read_bytes()
+        content = get(path)
     except Exception as error:
         if paths.address(path):
             raise paths.refused("read", path, error) from None
@@ -106,12 +135,17 @@ def _read(path: PathLike, what: Callable[[bytes], Any]) -> Any:
         raise UserError(f"{path} is damaged ({error}): export it again.") from None
 
 
-def _arrays(content: bytes) -> dict[str, np.ndarray]:
+def _header_text(content: bytes) -> bytes:
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 + length:
         raise Damaged(f"a header of {length:,} bytes in a file of {len(content):,}")
-    body = memoryview(content)[8 + length :]
-    entries = _header(content[8 : 8 + length], ALLOWANCE + 3 * len(content))
+    return content[8 : 8 + length]
+
+
+def _arrays(content: bytes) -> dict[str, np.ndarray]:
+    text = _header_text(content)
+    body = memoryview(content)[8 + len(text) :]
+    entries = _header(text, ALLOWANCE + 3 * len(content))
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
         first, last = entry["data_offsets"]

@@ -42,7 +42,9 @@ while data := os.read(3, 65536):
         message, buffer = buffer.split(b"\\0", 1)
         message = json.loads(message)
         method, params, result = message["method"], message["params"], {{}}
-        out = []
+        out, late = [], []
+        if method == "Page.navigate" and params["url"] == "about:blank":
+            late.append({{"method": "Page.loadEventFired", "params": {{}}}})
         if method == "Target.createTarget":
             result = {{"targetId": "t"}}
         if method == "Target.attachToTarget":
@@ -59,7 +61,7 @@ while data := os.read(3, 65536):
         answer = {{"id": message["id"], "result": result}}
         if method == "Bad":
             answer = {{"id": message["id"], "error": {{"message": "no such thing"}}}}
-        for each in [*out, answer]:
+        for each in [*out, answer, *late]:
             os.write(4, json.dumps(each).encode() + b"\\0")
         if method == "Browser.close":
             raise SystemExit

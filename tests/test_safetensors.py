@@ -32,6 +32,32 @@ def entry(first, last, shape, dtype="F32"):
     return {"dtype": dtype, "shape": shape, "data_offsets": [first, last]}
 
 
+def test_shapes_are_read_without_the_arrays(tmp_path):
+    arrays = every_type()
+    content = safetensors.dump(arrays, {"a": "b"})
+    body = sum(np.asarray(x).nbytes for x in arrays.values())
+    for kept in (len(content), len(content) - body):  # the second has a header alone
+        (tmp_path / "x").write_bytes(content[:kept])
+        found = safetensors.read_shapes(tmp_path / "x")
+        assert found == {name: np.shape(x) for name, x in arrays.items()}
+    for kept in (0, 5, 8, len(content) - body - 1):
+        (tmp_path / "x").write_bytes(content[:kept])
+        with pytest.raises(UserError, match="is damaged"):
+            safetensors.read_shapes(tmp_path / "x")
+
+
+@given(st.binary(max_size=60), st.integers(0, 2**64 - 1))
+def test_any_header_is_read_or_refused(tmp_path_factory, text, length):
+    path = tmp_path_factory.mktemp("hostile") / "x"
+    path.write_bytes(length.to_bytes(8, "little") + text)
+    refused = ""
+    try:
+        assert isinstance(safetensors.read_shapes(path), dict)
+    except UserError as error:
+        refused = str(error)
+    assert not refused or ("is damaged" in refused and "\n" not in refused)
+
+
 def test_every_type_is_kept(tmp_path):
     arrays = every_type()
     (tmp_path / "x").write_bytes(safetensors.dump(arrays, {"a": "b"}))

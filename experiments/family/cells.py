@@ -29,7 +29,7 @@ from jaxvae.presets import PRESETS
 FOLDER = Path(__file__).parent
 SHAPE = (28, 28, 1)  # of MNIST and Fashion-MNIST
 CLASSES = 10
-EVALUATION, IMAGES = "evaluation.json", "digits.npz"  # of a run, of smoke runs
+EVALUATION = "evaluation.json"  # of a run
 
 
 def folder(each: Wanted, seed: int, smoke: bool) -> Path:
@@ -43,7 +43,8 @@ def run(each: Wanted, seed: int, smoke: bool) -> list[Measure]:
     place = folder(each, seed, smoke)
     words = setting.train_words(each, seed)
     if smoke:
-        use.save_npz(images := FOLDER / "smoke" / IMAGES, **setting.enlarged_digits())
+        images = place.with_name(f"{place.name}.npz")
+        use.save_npz(images, **setting.enlarged_digits())
         words = setting.smoke_words(each, seed, images)
     zoo.command("train", *words, "--workdir", str(place), "--no-progress")
     zoo.command("evaluate", str(place), *setting.evaluate_words(each, seed, smoke))

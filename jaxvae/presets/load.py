@@ -110,8 +110,7 @@ def _held(workdir: PathLike, stages: tuple[str, ...], step: int | str) -> Held |
     """Returns what a checkpoint's model holds, of a run of stages that of each, or an exported one;
     None where there is no checkpoint yet."""
     if released.is_released(workdir):
-        arrays = safetensors.read(paths.path(workdir) / FILE)
-        return Held(workdir, {name: x.shape for name, x in arrays.items()})
+        return Held(workdir, safetensors.read_shapes(paths.path(workdir) / FILE))
     shapes, folder = {}, paths.path(workdir)
     for stage in stages or ("",):
         checkpoints = Checkpoints(folder / stage / "checkpoints", read_only=True)

@@ -18,11 +18,11 @@ Record = dict[str, Any]  # metric, value, error, n, protocol
 Trained = tuple[Params, State]
 Progress = Callable[[int, int], None] | None
 DRAWS = 10
-SCORES = {  # of data whose factors are known
-    "mig": disentangle.mig,
-    "factor_vae_score": disentangle.factor_vae_score,
-    "beta_vae_score": disentangle.beta_vae_score,
-    "dci": dci.dci,
+SCORES: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {  # of data whose factors are known
+    "mig": (disentangle.mig, ()),  # and the names of their parts, where there are several
+    "factor_vae_score": (disentangle.factor_vae_score, ()),
+    "beta_vae_score": (disentangle.beta_vae_score, ()),
+    "dci": (dci.dci, dci.Scores._fields),
 }
 
 
@@ -243,9 +243,9 @@ def _scores(
     pixels = "" if system.pixels == "grey" else f", {_pixels(system, setting.seed)}"
     rows = []
     for name in (name for name in SCORES if name in metrics):
-        found = SCORES[name](codes, source.world, seed=setting.seed)
-        several = found._asdict() if isinstance(found, dci.Scores) else {name: found}
-        for metric, score in several.items():
+        score_of, parts = SCORES[name]
+        found = score_of(codes, source.world, seed=setting.seed)
+        for metric, score in zip(parts or (name,), found if parts else (found,), strict=True):
             record = _record(metric, score.value, None, source, f"{score.protocol}{pixels}")
             rows.append(record | {"n": score.n})
     return rows
