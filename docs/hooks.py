@@ -98,11 +98,13 @@ def rewritten(text: str, file: str, place: str, known: dict[str, str]) -> str:
 
 
 def roomy(html: str) -> str:
-    """Returns HTML in which cells of eight words or more have the class "long": room in narrow windows."""
+    """Returns HTML in which cells of eight words or more have the class "long", for room in narrow
+    windows, unless they have another."""
 
     def cell(match: re.Match) -> str:
         words = re.sub(r"<[^>]+>", "", match[2]).split()
-        return f'<td class="long"{match[1]}>{match[2]}</td>' if len(words) >= 8 else match[0]
+        is_long = len(words) >= 8 and "class=" not in match[1]
+        return f'<td class="long"{match[1]}>{match[2]}</td>' if is_long else match[0]
 
     return CELL.sub(cell, html)
 

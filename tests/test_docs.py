@@ -124,6 +124,8 @@ def test_links_of_a_page_become_those_of_the_site():
 def test_cells_of_many_words_get_room():
     short, long = "<td>a <code>b</code></td>", '<td style="x">a b c d\n<code>e f</code> g h</td>'
     assert hooks.roomy(short + long) == short + long.replace("<td", '<td class="long"')
+    mine = long.replace("<td", '<td class="mine"')
+    assert hooks.roomy(mine) == mine
 
 
 def test_links_of_a_built_site_that_lead_nowhere(tmp_path):

@@ -47,8 +47,9 @@ def fetch(name: str) -> Path:
     try:
         info = client.HfApi(endpoint=_endpoint()).model_info(name, timeout=timeout)
     except Exception as error:
-        answered = (_status(error) or 500) < 500
-        found = None if answered else _fetched(client, name)
+        status = _status(error)
+        is_away = status is None or status == 429 or status >= 500  # down, or asked too often
+        found = _fetched(client, name) if is_away else None
         if found is None:
             with _refusals("fetch", name):
                 raise

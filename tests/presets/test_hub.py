@@ -148,8 +148,9 @@ def test_a_model_that_was_fetched_outlives_its_hub(there, folder, monkeypatch, c
     assert [line.split()[1] for line in there.asked[asked:]] == [f"/api/models/{NAME}"]
     there.refuses = lambda asked: 403  # an answer is no net that is down
     assert "cannot fetch" in refused(hub.fetch, NAME)
-    there.refuses = lambda asked: 501
-    assert hub.fetch(NAME) == found
+    for status in (501, 429):
+        there.refuses = lambda asked, status=status: status
+        assert hub.fetch(NAME) == found
     capsys.readouterr()
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert hub.fetch(NAME) == found
