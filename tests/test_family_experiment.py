@@ -6,7 +6,7 @@ import pytest
 
 from experiments import zoo
 from experiments.family import cells, figures, gallery, setting
-from jaxvae import data, plots, writers
+from jaxvae import data, plots, table, writers
 from jaxvae.cli.main import main
 from jaxvae.cli.use import open_run
 from jaxvae.errors import UserError
@@ -22,7 +22,7 @@ def test_settings_are_words_of_the_commands(each):
     config.check()
     said = cells.needs(each)
     assert said.data == (config.data,) and setting.name(each).startswith(f"{config.data}/")
-    assert said.steps == sum(config.lengths(55_000)) > 1000
+    assert said.steps == config.lengths(55_000)[-1] > 1000
     assert set(said.weights) <= set(weights.KNOWN)
     if PRESETS[each.train.split()[0]].stages:
         assert said.parts is None
@@ -39,15 +39,22 @@ def test_a_smoke_run_has_its_own_data_and_length(tmp_path):
     assert not {"--epochs", "--num-vae", "mnist", "30", "5"} & set(words)
     assert words.count("--data") == 1 and words[-1] == f"npz:{tmp_path / 'digits.npz'}"
     assert words[words.index("--seed") + 1] == "2" and "--hidden" in words
-    assert "--k" not in setting.evaluate_words(each, 2, True)
+    assert "--k" not in setting.evaluate_words(each, True)
     iwae = next(e for e in MODELS if e.name == "iwae/mnist")
-    words = setting.evaluate_words(iwae, 1, True)
-    assert words[-4:] == ["--k", "2", "--seed", "1"]
-    assert setting.evaluate_words(iwae, 1, False).count("--k") == 1
+    assert setting.evaluate_words(iwae, True)[-4:] == ["--k", "100", "--k", "2"]
+    assert setting.evaluate_words(iwae, False)[-2:] == ["--k", "100"]
     images = setting.enlarged_digits()["x"]
     assert images.shape == (500, 28, 28, 1) and images.dtype == np.uint8
     small = data.load("digits", "train[:500]").read(np.arange(500))["x"]
     assert np.array_equal(images[:, 3:26:3, 3:26:3], small) and not images[:, :2].any()
+
+
+def test_a_seed_that_is_done_has_a_number_of_its_protocol():
+    lines, _ = table.load(cells.FOLDER)
+    for each in MODELS:
+        mine = [line for line in lines if line["cell"] == setting.name(each)]
+        protocols = {s: {line["protocol"] for line in mine if line["seed"] == s} for s in range(3)}
+        assert all(setting.protocol(each) in found for found in protocols.values() if found)
 
 
 def test_a_cell_keeps_what_the_commands_measured(tmp_path, monkeypatch):

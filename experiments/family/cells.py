@@ -47,7 +47,7 @@ def run(each: Wanted, seed: int, smoke: bool) -> list[Measure]:
         use.save_npz(images, **setting.enlarged_digits())
         words = setting.smoke_words(each, seed, images)
     zoo.command("train", *words, "--workdir", str(place), "--no-progress")
-    zoo.command("evaluate", str(place), *setting.evaluate_words(each, seed, smoke))
+    zoo.command("evaluate", str(place), *setting.evaluate_words(each, smoke))
     found = writers.read_json(place / EVALUATION)
     steps, precision = found["step"], found["precision"]
     return [
@@ -79,14 +79,16 @@ def parts(each: Wanted) -> list[Part]:
 
 
 def needs(each: Wanted) -> Needs:
-    """Returns what a cell needs. What stages train one after the other is not known before."""
+    """Returns what a cell needs. Of stages, one after the other, the last one's steps are counted, as an
+    evaluation counts them, and what they train is not known before."""
     config, stages = setting.options(each), PRESETS[each.train.split()[0]].stages
     return Needs(
         (config.data,),
         setting.weights(each),
-        steps=sum(config.lengths(setting.examples(config.data))),
+        steps=config.lengths(setting.examples(config.data))[-1],
         net=each.name.split("/")[0],
         parts=None if stages else functools.partial(parts, each),
+        protocols=(setting.protocol(each),),
         stopped=lambda seed: unfinished(folder(each, seed, False), EVALUATION),
     )
 

@@ -20,6 +20,15 @@ from jaxvae.presets.config import Options
 SHORT = ("--steps", "8", "--log-every", "4", "--batch-size", "64")  # of a smoke run
 LEFT_OUT = ("--data", "--epochs", "--num-vae")  # of the words, by a smoke run
 FEW = {"iw_nll": ("--k", "2"), "fid": ("--samples", "16")}  # of a smoke run's metrics
+PROTOCOLS = {  # of a number that an evaluation has, by the first of these metrics in its words
+    "completions": "squared distance per example, K=10 means, grey pixels, given the left half drawn as "
+    "0 or 1, seed 0",
+    "log_prob": "nats per example, exact density, uniform dequantisation with seed 0",
+    "lpips": "LPIPS(squeeze) 0.1 of images and their reconstructions from posterior means, 28x28 as three "
+    "equal channels, grey pixels",
+    "fid": "squeezenet",
+    "elbo": "nats per example, one draw of z, grey pixels",
+}
 WEIGHTS = {"fid": ("squeezenet",), "lpips": ("squeezenet", "lpips_squeeze")}  # that metrics need
 
 
@@ -50,11 +59,18 @@ def enlarged_digits() -> dict[str, np.ndarray]:
     return {"x": np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0))), "label": found["label"]}
 
 
-def evaluate_words(each: Wanted, seed: int, smoke: bool) -> list[str]:
-    """Returns the words after `jaxvae evaluate RUN`; the last one of an option counts."""
+def evaluate_words(each: Wanted, smoke: bool) -> list[str]:
+    """Returns the words after `jaxvae evaluate RUN`: the noise is the same for every seed, and the last
+    one of an option counts."""
     words = shlex.split(each.evaluate or "")
     few = [word for metric, more in FEW.items() if metric in words for word in more]
-    return [*words, *(few if smoke else ()), "--seed", str(seed)]
+    return [*words, *(few if smoke else ())]
+
+
+def protocol(each: Wanted) -> str:
+    """Returns the protocol of a number of which every seed that is done has one."""
+    words = shlex.split(each.evaluate or "")
+    return next(text for metric, text in PROTOCOLS.items() if metric in words)
 
 
 def weights(each: Wanted) -> tuple[str, ...]:
