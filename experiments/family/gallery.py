@@ -21,7 +21,7 @@ from jaxvae.table import Record, Row
 
 METRICS = ("elbo", "iw_nll", "log_prob", "bpd", "best_of_k", "mean_error", "lpips", "fid")
 SCALE = 0.75  # of a picture on the page
-HEAD = ("model", "samples; images above reconstructions; interpolations", "measured", "cost")
+HEAD = ("model, numbers, cost", "samples; images above reconstructions; interpolations")
 OPTIONS = (
     Option("only", None, str, "only NAME, or a glob of it", repeatable=True),
     Option("up", "../", str, "from the page to the folder that holds experiments/"),
@@ -55,7 +55,7 @@ def row(each: Wanted, rows: Sequence[Row], lines: Sequence[Record], up: str) -> 
         text for text in (cost([line for line in lines if line["cell"] == cell]), size) if text
     ]
     image = f'<img src="{place}" alt="pictures of {each.name}" width="{width}">'
-    return f"`zoo:{each.name}`", image, numbers(mine), "<br>".join(spent)
+    return f"`zoo:{each.name}`<br>{numbers(mine)}<br>{', '.join(spent)}", image
 
 
 @runner.command
