@@ -31,7 +31,7 @@ OPTIONS = (
 def numbers(rows: Sequence[Row]) -> str:
     """Returns the numbers of a model, those of `METRICS` that it has."""
     found = sorted((r for r in rows if r.metric in METRICS), key=lambda r: METRICS.index(r.metric))
-    return "<br>".join(f"{row.metric} {table.ours(row)}" for row in found)
+    return "<br>".join(f"{row.metric} {table.ours(row)}" for row in found).replace("+-", "±")
 
 
 def cost(lines: Sequence[Record]) -> str:
