@@ -11,20 +11,19 @@ from jaxvae.cli.main import main
 from jaxvae.cli.use import open_run
 from jaxvae.errors import UserError
 from jaxvae.metrics import weights
-from jaxvae.presets import PRESETS
 
 MODELS = zoo.wanted()
 
 
 @pytest.mark.parametrize("each", MODELS, ids=lambda each: each.name)
 def test_settings_are_words_of_the_commands(each):
-    config = setting.options(each)
+    preset, config = setting.options(each)
     config.check()
     said = cells.needs(each)
     assert said.data == (config.data,) and setting.name(each).startswith(f"{config.data}/")
     assert said.steps == config.lengths(55_000)[-1] > 1000
     assert set(said.weights) <= set(weights.KNOWN)
-    if PRESETS[each.train.split()[0]].stages:
+    if preset.stages:
         assert said.parts is None
     else:
         found = said.parts()
@@ -124,9 +123,9 @@ def test_the_gallery_has_a_row_for_each_model_that_is_there(capsys, monkeypatch)
         for m, v in (("kl", 20.0), ("iw_nll", 99.0), ("elbo", -100.0))
     ]
     monkeypatch.setattr(gallery.table, "load", lambda folder: (lines, {"cells": []}))
-    gallery.main(["--only", "vae/mnist", "--up", ""])
+    gallery.main(["--only", "vae/mnist"])
     _, _, row, _, about = capsys.readouterr().out.splitlines()
-    assert "`zoo:vae/mnist`" in row and 'src="experiments/family/figures/mnist.vae.png"' in row
+    assert "`zoo:vae/mnist`" in row and 'src="../experiments/family/figures/mnist.vae.png"' in row
     shown, _ = row.removeprefix("| ").split(" | ")
     assert shown.startswith("`zoo:vae/mnist`<br>elbo -99.5") and "<br>iw_nll 99.5" in shown
     assert "kl" not in shown and shown.endswith("<br>60 s, 0.9 MB")

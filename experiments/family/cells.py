@@ -24,7 +24,6 @@ from experiments.zoo import Wanted
 from jaxvae import writers
 from jaxvae.cli import use
 from jaxvae.metrics import weights
-from jaxvae.presets import PRESETS
 
 FOLDER = Path(__file__).parent
 SHAPE = (28, 28, 1)  # of MNIST and Fashion-MNIST
@@ -64,8 +63,8 @@ def check(each: Wanted, smoke: bool) -> None:
 
 def parts(each: Wanted) -> list[Part]:
     """Returns what is trained, one stretch after the other."""
-    config = setting.options(each)
-    system = PRESETS[each.train.split()[0]].build(config, SHAPE, CLASSES)
+    preset, config = setting.options(each)
+    system = preset.build(config, SHAPE, CLASSES)
     size = setting.examples(config.data)
     (steps,) = config.lengths(size)
     examples = {
@@ -81,13 +80,13 @@ def parts(each: Wanted) -> list[Part]:
 def needs(each: Wanted) -> Needs:
     """Returns what a cell needs. Of stages, one after the other, the last one's steps are counted, as an
     evaluation counts them, and what they train is not known before."""
-    config, stages = setting.options(each), PRESETS[each.train.split()[0]].stages
+    preset, config = setting.options(each)
     return Needs(
         (config.data,),
         setting.weights(each),
         steps=config.lengths(setting.examples(config.data))[-1],
         net=each.name.split("/")[0],
-        parts=None if stages else functools.partial(parts, each),
+        parts=None if preset.stages else functools.partial(parts, each),
         protocols=(setting.protocol(each),),
         stopped=lambda seed: unfinished(folder(each, seed, False), EVALUATION),
     )

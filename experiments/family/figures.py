@@ -16,7 +16,7 @@ from experiments.family.cells import FOLDER
 from experiments.runner import Option
 from experiments.zoo import Wanted, wanted
 from jaxvae import plots
-from jaxvae.cli.use import Trained, open_run
+from jaxvae.cli.use import Trained, chosen, open_run
 from jaxvae.models import verbs
 from jaxvae.presets import zoo
 from jaxvae.presets.conditions import of_samples
@@ -27,24 +27,31 @@ GAP = 12  # px between parts
 OPTIONS = (Option("only", None, str, "only NAME, or a glob of it", repeatable=True),)
 
 
-def parts(trained: Trained, seed: int = 0) -> list[np.ndarray]:
-    """Returns the parts of a strip, images [ROWS * COLUMNS, H, W, C] each."""
-    model, params, state = trained.loaded
-    system, rng, n = trained.system, jax.random.key(seed), ROWS * COLUMNS
+def parts(trained: Trained) -> list[np.ndarray]:
+    """Returns the parts of a strip, images [ROWS * COLUMNS, H, W, C] each, with the statistics that the
+    commands would choose."""
+    model, params, _ = trained.loaded
+    system, rng, n = trained.system, jax.random.key(0), ROWS * COLUMNS
+    drawn, coded = chosen(trained, None, samples=True), chosen(trained, None)
     test, found = source(trained.config, "test"), []
     batch = system.preprocess(rng, test.read(np.arange(n)))
     if model.sample is not None:
-        found.append(model.sample(params, state, rng, n, of_samples(system, batch, n)))
+        cond = of_samples(system, batch, n)
+        found.append(model.sample(params, drawn.state, rng, n, cond, stats=drawn.stats))
     if model.encode is not None and model.decode is not None:
-        x_hat = verbs.reconstruct(model, params, state, batch)
-        half = [np.asarray(x).reshape(n, *x.shape[1:])[: n // 2] for x in (batch.x, x_hat)]
+        x_hat = verbs.reconstruct(model, params, coded.state, batch, stats=coded.stats)
+        half = [np.asarray(x)[: n // 2] for x in (batch.x, x_hat)]
         pairs = [x.reshape(ROWS // 2, COLUMNS, *x.shape[1:]) for x in half]
         found.append(np.stack(pairs, 1).reshape(n, *batch.x.shape[1:]))
         ends = [jax.tree.map(lambda v, at=at: v[at : at + ROWS], batch) for at in (0, ROWS)]
-        path = verbs.interpolate(model, params, state, *ends, points=COLUMNS)
+        path = verbs.interpolate(
+            model, params, coded.state, *ends, points=COLUMNS, stats=coded.stats
+        )
         found.append(np.asarray(path).reshape(n, *path.shape[2:]))
     elif system.on_examples is None and model.prior is not None and model.decode is not None:
-        path = verbs.interpolate_draws(model, params, state, rng, ROWS, points=COLUMNS)
+        path = verbs.interpolate_draws(
+            model, params, drawn.state, rng, ROWS, points=COLUMNS, stats=drawn.stats
+        )
         found.append(np.asarray(path).reshape(n, *path.shape[2:]))
     return [np.asarray(x) for x in found]
 

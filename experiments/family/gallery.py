@@ -1,4 +1,5 @@
-"""python -m experiments.family.gallery: the zoo as a table in Markdown, pictures and numbers.
+"""python -m experiments.family.gallery: the zoo as a table in Markdown for a page of docs/, pictures
+and numbers.
 
 Numbers are the means over seeds of the result lines; cost is what training and measuring the
 quickest seed took, and on what. A model that has no picture yet is left out.
@@ -22,10 +23,7 @@ from jaxvae.table import Record, Row
 METRICS = ("elbo", "iw_nll", "log_prob", "bpd", "best_of_k", "mean_error", "lpips", "fid")
 SCALE = 0.75  # of a picture on the page
 HEAD = ("model, numbers, cost", "samples; images above reconstructions; interpolations")
-OPTIONS = (
-    Option("only", None, str, "only NAME, or a glob of it", repeatable=True),
-    Option("up", "../", str, "from the page to the folder that holds experiments/"),
-)
+OPTIONS = (Option("only", None, str, "only NAME, or a glob of it", repeatable=True),)
 
 
 def numbers(rows: Sequence[Row]) -> str:
@@ -43,13 +41,13 @@ def cost(lines: Sequence[Record]) -> str:
     return duration(min(seconds.values())) if seconds else ""
 
 
-def row(each: Wanted, rows: Sequence[Row], lines: Sequence[Record], up: str) -> tuple[str, ...]:
+def row(each: Wanted, rows: Sequence[Row], lines: Sequence[Record]) -> tuple[str, ...]:
     """Returns the row of a model that is in the zoo."""
     cell = setting.name(each)
     mine = [r for r in rows if r.cell == cell]
     with Image.open(picture_of(each)) as picture:
         width = round(SCALE * picture.width)
-    place = f"{up}experiments/{FOLDER.name}/figures/{picture_of(each).name}"
+    place = f"../experiments/{FOLDER.name}/figures/{picture_of(each).name}"
     size = f"{size_of(zoo.folder_of(each.name)) / 1e6:.1f} MB"
     spent = [
         text for text in (cost([line for line in lines if line["cell"] == cell]), size) if text
@@ -66,9 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     lines, expected = table.load(FOLDER)
     rows, there = table.join(lines, expected), zoo.names()
     shown = [
-        row(e, rows, lines, args.up)
-        for e in wanted(args.only)
-        if e.name in there and picture_of(e).exists()
+        row(e, rows, lines) for e in wanted(args.only) if e.name in there and picture_of(e).exists()
     ]
     print(table.grid([HEAD, *shown], (), True))
     kinds = sorted({line["device"] for line in lines})

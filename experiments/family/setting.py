@@ -15,7 +15,7 @@ from experiments.zoo import Wanted
 from jaxvae import data
 from jaxvae.cli.main import parse
 from jaxvae.presets import PRESETS
-from jaxvae.presets.config import Options
+from jaxvae.presets.config import Options, Preset
 
 SHORT = ("--steps", "8", "--log-every", "4", "--batch-size", "64")  # of a smoke run
 LEFT_OUT = ("--data", "--epochs", "--num-vae")  # of the words, by a smoke run
@@ -79,10 +79,11 @@ def weights(each: Wanted) -> tuple[str, ...]:
     return tuple(need for metric in words for need in WEIGHTS.get(metric, ()))
 
 
-def options(each: Wanted) -> Options:
-    """Returns the options of a model as the command line reads them."""
-    preset, *words = shlex.split(each.train)
-    return parse(PRESETS[preset].options, [*words, "--workdir", "."], "jaxvae train")
+def options(each: Wanted) -> tuple[Preset, Options]:
+    """Returns the preset of a model, and its options as the command line reads them."""
+    name, *words = shlex.split(each.train)
+    preset = PRESETS[name]
+    return preset, parse(preset.options, [*words, "--workdir", "."], "jaxvae train")
 
 
 def examples(of: str) -> int:
