@@ -42,6 +42,7 @@ class Wanted(NamedTuple):
     evaluate: str | None  # words after `jaxvae evaluate RUN`; None: it has nothing to measure
     seconds: float  # of both on one core, roughly
     license: str
+    also: tuple[str, ...] = ()  # other data sets that `experiments.family` trains it on
 
     @property
     def setting(self) -> dict[str, str | None]:

@@ -11,8 +11,9 @@ from jaxvae.cli.main import main
 from jaxvae.cli.use import open_run
 from jaxvae.errors import UserError
 from jaxvae.metrics import weights
+from jaxvae.presets import zoo as packaged
 
-MODELS = zoo.wanted()
+MODELS = setting.models()
 
 
 @pytest.mark.parametrize("each", MODELS, ids=lambda each: each.name)
@@ -21,14 +22,32 @@ def test_settings_are_words_of_the_commands(each):
     config.check()
     said = cells.needs(each)
     assert said.data == (config.data,) and setting.name(each).startswith(f"{config.data}/")
-    assert said.steps == config.lengths(55_000)[-1] > 1000
+    assert said.steps == config.lengths(setting.examples(config.data))[-1] > 1000
     assert set(said.weights) <= set(weights.KNOWN)
     if preset.stages:
         assert said.parts is None
     else:
         found = said.parts()
         assert sum(part.steps for part in found) == said.steps
-        assert found[-1].batch.x.shape == (config.batch_size, 28, 28, 1)
+        assert found[-1].batch.x.shape == (config.batch_size, *setting.shape(config.data))
+
+
+def test_other_data_change_nothing_else():
+    """Each model of the zoo is there, and on Fashion-MNIST; nothing is there twice."""
+    names = [each.name for each in MODELS]
+    assert len(set(names)) == len(names) and {each.name for each in zoo.wanted()} <= set(names)
+    assert {f"{name.split('/')[0]}/fashion_mnist" for name in names} <= set(names)
+    first, again = (next(e for e in MODELS if e.name == f"fsq/{of}") for of in ("mnist", "cifar10"))
+    assert again.train.split() == ["cifar10" if w == "mnist" else w for w in first.train.split()]
+    assert again.evaluate == first.evaluate
+    assert setting.models(["fsq/c*", "vae/mnist"]) == [setting.models(["vae/mnist"])[0], again]
+    with pytest.raises(UserError, match=r"Did you mean 'fsq/cifar10'\?"):
+        setting.models(["fsq/cifar"])
+
+
+def test_protocols_say_the_size_of_images():
+    grey, colour = (setting.protocol(each) for each in setting.models(["vae_gan/[mc]*"]))
+    assert "means, 28x28 as three equal channels, grey" in grey and "means, 32x32, grey" in colour
 
 
 def test_a_smoke_run_has_its_own_data_and_length(tmp_path):
@@ -115,6 +134,17 @@ def test_a_strip_has_all_that_a_model_can_do(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["mnist.vae.png"]
 
 
+def test_what_is_drawn_is_in_the_zoo_or_trained_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "RUNS", tmp_path)
+    there, other = (next(e for e in MODELS if e.name == f"fsq/{of}") for of in ("mnist", "cifar10"))
+    assert figures.place_of(there) == packaged.folder_of("fsq/mnist")
+    run = tmp_path / "fsq" / "cifar10"
+    run.mkdir(parents=True)
+    assert figures.place_of(other) is None  # begun, not measured
+    (run / cells.EVALUATION).write_text("{}")
+    assert figures.place_of(other) == run
+
+
 def test_the_gallery_has_a_row_for_each_model_that_is_there(capsys, monkeypatch):
     lines = [
         {"cell": "mnist/vae", "seed": s, "metric": m, "protocol": "p", "value": v + s, "n": 10}
@@ -124,7 +154,8 @@ def test_the_gallery_has_a_row_for_each_model_that_is_there(capsys, monkeypatch)
     ]
     monkeypatch.setattr(gallery.table, "load", lambda folder: (lines, {"cells": []}))
     gallery.main(["--only", "vae/mnist"])
-    _, _, row, _, about = capsys.readouterr().out.splitlines()
+    title, _, _, _, row, _, about = capsys.readouterr().out.splitlines()
+    assert title == "### MNIST"
     assert "`zoo:vae/mnist`" in row and 'src="../experiments/family/figures/mnist.vae.png"' in row
     shown, _ = row.removeprefix("| ").split(" | ")
     assert shown.startswith("`zoo:vae/mnist`<br>elbo -99.5") and "<br>iw_nll 99.5" in shown

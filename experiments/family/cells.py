@@ -1,4 +1,5 @@
-"""Every model of the zoo, trained by `jaxvae train` and measured by `jaxvae evaluate`, seed after seed.
+"""Every model of the zoo, there and on other data, trained by `jaxvae train` and measured by
+`jaxvae evaluate`, seed after seed.
 
 elbo, rec, kl, active_units    nats per image of the test split, one draw of z
 iw_nll       -log p(x), the importance-weighted bound of K draws; nats per image
@@ -26,8 +27,7 @@ from jaxvae.cli import use
 from jaxvae.metrics import weights
 
 FOLDER = Path(__file__).parent
-SHAPE = (28, 28, 1)  # of MNIST and Fashion-MNIST
-CLASSES = 10
+CLASSES = 10  # of each of the data sets
 EVALUATION = "evaluation.json"  # of a run
 
 
@@ -64,11 +64,12 @@ def check(each: Wanted, smoke: bool) -> None:
 def parts(each: Wanted) -> list[Part]:
     """Returns what is trained, one stretch after the other."""
     preset, config = setting.options(each)
-    system = preset.build(config, SHAPE, CLASSES)
+    shape = setting.shape(config.data)
+    system = preset.build(config, shape, CLASSES)
     size = setting.examples(config.data)
     (steps,) = config.lengths(size)
     examples = {
-        "x": jax.ShapeDtypeStruct((config.batch_size, *SHAPE), np.uint8),
+        "x": jax.ShapeDtypeStruct((config.batch_size, *shape), np.uint8),
         "y": jax.ShapeDtypeStruct((config.batch_size,), np.int32),
     }
     seen = jax.eval_shape(system.preprocess, jax.random.key(0), examples)
@@ -99,5 +100,5 @@ CELLS = [
         check=functools.partial(check, each),
         needs=needs(each),
     )
-    for each in zoo.wanted()
+    for each in setting.models()
 ]

@@ -1,4 +1,5 @@
-"""python -m experiments.family.figures: pictures of every model of the zoo, into figures/.
+"""python -m experiments.family.figures: pictures of every model of the zoo and of runs on other data, into
+figures/.
 
 Each is a strip: samples, images above their reconstructions, and ways from one image to another, as
 far as the model can. Images are of the test split, which must be here (JAXVAE_DATA_DIR).
@@ -12,9 +13,9 @@ import numpy as np
 
 from experiments import runner
 from experiments.family import setting
-from experiments.family.cells import FOLDER
+from experiments.family.cells import EVALUATION, FOLDER, folder
 from experiments.runner import Option
-from experiments.zoo import Wanted, wanted
+from experiments.zoo import Wanted
 from jaxvae import plots
 from jaxvae.cli.use import Trained, chosen, open_run
 from jaxvae.models import verbs
@@ -68,15 +69,26 @@ def picture_of(each: Wanted) -> Path:
     return FOLDER / "figures" / f"{setting.name(each).replace('/', '.')}.png"
 
 
+def place_of(each: Wanted) -> Path | None:
+    """Returns the folder of a model, in the zoo or where its first seed was trained and measured."""
+    if each.name in zoo.names():
+        return zoo.folder_of(each.name)
+    run = folder(each, 0, False)
+    return run if (run / EVALUATION).is_file() else None
+
+
 @runner.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Draws every model that is there."""
-    args = runner.parse("experiments.family.figures", "Draws the models of the zoo.", OPTIONS, argv)
-    for each in wanted(args.only):
-        if each.name not in zoo.names():
-            print(f"{each.name}: not in the zoo, so it is not drawn")
+    args = runner.parse(
+        "experiments.family.figures", "Draws the models of the family.", OPTIONS, argv
+    )
+    for each in setting.models(args.only):
+        place = place_of(each)
+        if place is None:
+            print(f"{each.name}: not in the zoo, nor trained here, so it is not drawn")
             continue
-        plots.save_png(picture_of(each), strip(parts(open_run(zoo.folder_of(each.name)))))
+        plots.save_png(picture_of(each), strip(parts(open_run(place))))
         print(picture_of(each))
 
 

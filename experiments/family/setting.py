@@ -5,15 +5,19 @@ from the commands' defaults: nets (of most a hidden layer of 100 to 128 units), 
 the training split. They are ours: no paper has such a table.
 """
 
+import fnmatch
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from experiments import zoo
 from experiments.zoo import Wanted
-from jaxvae import data
+from jaxvae import data, errors
 from jaxvae.cli.main import parse
+from jaxvae.data import sets
 from jaxvae.presets import PRESETS
 from jaxvae.presets.config import Options, Preset
 
@@ -24,12 +28,34 @@ PROTOCOLS = {  # of a number that an evaluation has, by the first of these metri
     "completions": "squared distance per example, K=10 means, grey pixels, given the left half drawn as "
     "0 or 1, seed 0",
     "log_prob": "nats per example, exact density, uniform dequantisation with seed 0",
-    "lpips": "LPIPS(squeeze) 0.1 of images and their reconstructions from posterior means, 28x28 as three "
-    "equal channels, grey pixels",
+    "lpips": "LPIPS(squeeze) 0.1 of images and their reconstructions from posterior means, {}, grey pixels",
     "fid": "squeezenet",
     "elbo": "nats per example, one draw of z, grey pixels",
 }
 WEIGHTS = {"fid": ("squeezenet",), "lpips": ("squeezenet", "lpips_squeeze")}  # that metrics need
+
+
+def models(only: Sequence[str] | None = None) -> list[Wanted]:
+    """Returns the models of the zoo, and after each the same on other data, which has no place there; those
+    alone that a name or glob in `only` asks for.
+
+    Raises:
+        UserError: for a name or glob that fits none.
+    """
+    every = [
+        again for each in zoo.wanted() for again in (each, *(on(each, of) for of in each.also))
+    ]
+    for pattern in only or ():
+        if not fnmatch.filter([each.name for each in every], pattern):
+            raise errors.unknown("model", pattern, [each.name for each in every])
+    return [e for e in every if not only or any(fnmatch.fnmatchcase(e.name, p) for p in only)]
+
+
+def on(each: Wanted, of: str) -> Wanted:
+    """Returns a model trained on other data by the same words."""
+    model, words = each.name.split("/")[0], shlex.split(each.train)
+    words[words.index("--data") + 1] = of
+    return each._replace(name=f"{model}/{of}", train=shlex.join(words), also=())
 
 
 def name(each: Wanted) -> str:
@@ -70,7 +96,9 @@ def evaluate_words(each: Wanted, smoke: bool) -> list[str]:
 def protocol(each: Wanted) -> str:
     """Returns the protocol of a number of which every seed that is done has one."""
     words = shlex.split(each.evaluate or "")
-    return next(text for metric, text in PROTOCOLS.items() if metric in words)
+    height, width, channels = shape(each.name.split("/")[1])
+    size = f"{height}x{width}" + (" as three equal channels" if channels == 1 else "")
+    return next(text for metric, text in PROTOCOLS.items() if metric in words).format(size)
 
 
 def weights(each: Wanted) -> tuple[str, ...]:
@@ -84,6 +112,11 @@ def options(each: Wanted) -> tuple[Preset, Options]:
     name, *words = shlex.split(each.train)
     preset = PRESETS[name]
     return preset, parse(preset.options, [*words, "--workdir", "."], "jaxvae train")
+
+
+def shape(of: str) -> tuple[int, ...]:
+    """Returns the shape (H, W, C) of a data set's examples."""
+    return sets.DATA_SETS[of].shape
 
 
 def examples(of: str) -> int:
