@@ -65,6 +65,7 @@ docs: $(RUN)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 screenshots: docs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[screenshots]'
 	$(BIN)/python docs/browser.py
 
 # Environments of their own: the compilers are large. What is compiled already is not compiled again.

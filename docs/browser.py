@@ -1,44 +1,28 @@
 """`make screenshots` looks at the built site in a browser.
 
 Every page is opened by a Chromium of this machine, wide and narrow: pictures go into screenshots/, and
-what is wrong is said with its page and width. Nothing but the standard library speaks to the browser, by messages of
-the DevTools protocol through a pipe (https://chromedevtools.github.io/devtools-protocol).
+what is wrong is said with its page and width. Playwright (extra `screenshots`) speaks to the browser.
 """
 
-import base64
 import contextlib
-import fcntl
 import functools
 import http.server
-import json
-import os
-import select
+import importlib.util
 import shutil
-import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = (
-    "--headless=new",
-    "--remote-debugging-pipe",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--hide-scrollbars",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-extensions",
-)
 WINDOWS = ((1400, False), (768, True), (390, False))  # width in pixels, dark
 TALLEST = 8000  # pixels of a page in its picture
-PATIENCE = 60  # seconds without a word of the browser
+PATIENCE = 10_000  # milliseconds for what a search finds
 
 WORDS = {  # measured -> what is said of it
     "beyond": "overflows",
@@ -47,7 +31,7 @@ WORDS = {  # measured -> what is said of it
     "squeezed": "squeezed",
 }
 
-MEASURE = """(async () => {
+MEASURE = """async () => {
   await document.fonts.ready
   document.querySelectorAll("img").forEach(i => { i.loading = "eager" })
   await Promise.all([...document.images].map(i => i.decode().catch(() => 0)))
@@ -67,154 +51,73 @@ MEASURE = """(async () => {
     split: all("td > code").filter(split).map(place),
     squeezed: all("td").filter(squeezed).map(place),
   }
-})()"""
-
-SEARCH = """(async () => {
-  const field = document.querySelector(".md-search__input")
-  field.focus()
-  field.value = "gamma"
-  field.dispatchEvent(new Event("input", {bubbles: true}))
-  field.dispatchEvent(new KeyboardEvent("keyup", {bubbles: true}))
-  for (let i = 0; i < 100; i++) {
-    const found = document.querySelectorAll(".md-search-result__item").length
-    if (found) return found
-    await new Promise(done => setTimeout(done, 100))
-  }
-  return 0
-})()"""
+}"""
 
 
-class Page(NamedTuple):
+class Seen(NamedTuple):
     """What a browser says of one page at one width."""
 
     measured: dict[str, Any]
-    events: list[dict[str, Any]]
+    asked: list[str]  # addresses
+    told: list[str]  # errors and warnings
     png: bytes
 
 
-class Browser:
-    """One tab of a Chromium."""
+class Tab:
+    """A page that is open, and what it asks for and tells since."""
 
-    def __init__(self, program: str, folder: str):
-        there, back = os.pipe(), os.pipe()
-        given, taken = (fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (there[0], back[1]))
-        root = ["--no-sandbox"] if os.geteuid() == 0 else []  # which root cannot have
-        words = [program, *FLAGS, *root, f"--user-data-dir={folder}", "about:blank"]
-        move = f'exec "$@" 3<&{given} 4>&{taken}'  # where it looks for its pipes
-        self.process = subprocess.Popen(
-            ["bash", "-c", move, "bash", *words],
-            pass_fds=(given, taken),
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        for fd in (there[0], back[1], given, taken):
-            os.close(fd)
-        self.to, self.answers = os.fdopen(there[1], "wb"), os.fdopen(back[0], "rb")
-        self.buffer, self.last, self.events, self.session = b"", 0, [], None
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self.session = attached["sessionId"]
-        for domain in ("Page", "Network", "Runtime", "Log"):
-            self.call(f"{domain}.enable")
+    def __init__(self, browser: "Browser", url: str, width: int, dark: bool):
+        scheme = "dark" if dark else "light"
+        window = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.page: Page = window.new_page()
+        self.asked: list[str] = []
+        self.told: list[str] = []
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("pageerror", lambda error: self.told.append(str(error)))
+        self.page.on("console", self._console)
+        self.page.goto(url)
 
-    def _receive(self) -> dict[str, Any]:
-        while b"\0" not in self.buffer:
-            ready = select.select([self.answers], [], [], PATIENCE)[0]
-            data = os.read(self.answers.fileno(), 1 << 20) if ready else b""
-            if not data:
-                self._end()
-                raise SystemExit("the browser has ended, or is silent")
-            self.buffer += data
-        message, self.buffer = self.buffer.split(b"\0", 1)
-        return json.loads(message)
+    def _console(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.told.append(f"{message.text} {message.location.get('url', '')}".strip())
 
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Returns the answer to a DevTools message; events on the way to it are kept."""
-        self.last += 1
-        message = {"id": self.last, "method": method, "params": params}
-        if self.session:
-            message["sessionId"] = self.session
-        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
-            self.to.write(json.dumps(message).encode() + b"\0")
-            self.to.flush()
-        while (answer := self._receive()).get("id") != self.last:
-            self.events.append(answer)
-        if "error" in answer:
-            raise SystemExit(f"{method}: {answer['error']['message']}")
-        return answer["result"]
-
-    def wait(self, event: str) -> None:
-        """Returns when an event has come."""
-        while not any(each["method"] == event for each in self.events):
-            self.events.append(self._receive())
-
-    def evaluate(self, script: str) -> Any:
-        """Returns what the page's promise comes to."""
-        words = {"expression": script, "awaitPromise": True, "returnByValue": True}
-        return self.call("Runtime.evaluate", **words)["result"].get("value")
-
-    def look(self, url: str, width: int, dark: bool) -> Page:
-        """Returns what a page looks like in a window of `width` pixels."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=900,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.events = []
-        self.call("Page.navigate", url="about:blank")
-        self.wait("Page.loadEventFired")
-        self.events = []
-        self.call("Page.navigate", url=url)
-        self.wait("Page.loadEventFired")
-        measured = self.evaluate(MEASURE)
-        clip = {"x": 0, "y": 0, "width": width, "scale": 1}
+    def seen(self) -> Seen:
+        """Returns what the page looks like."""
+        measured = self.page.evaluate(MEASURE)
+        clip = {"x": 0, "y": 0, "width": measured["width"]}
         clip["height"] = min(measured["height"], TALLEST)
-        shot = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
-        return Page(measured, self.events, base64.b64decode(shot["data"]))
+        png = self.page.screenshot(full_page=True, clip=clip)
+        return Seen(measured, self.asked, self.told, png)
+
+    def finds(self, words: str) -> bool:
+        """Returns whether the site's search finds anything."""
+        from playwright.sync_api import TimeoutError
+
+        try:
+            field = self.page.locator(".md-search__input")
+            field.press_sequentially(words, timeout=PATIENCE)
+            found = self.page.locator(".md-search-result__item").first
+            found.wait_for(state="attached", timeout=PATIENCE)
+        except TimeoutError:
+            return False
+        return True
 
     def close(self) -> None:
-        """Ends the browser."""
-        self.session = None
-        with contextlib.suppress(SystemExit, OSError, ValueError):  # it may have ended already
-            self.call("Browser.close")
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=30)
-        self._end()
-
-    def _end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.answers, self.to):
-            with contextlib.suppress(OSError):
-                pipe.close()
+        """Closes its window."""
+        self.page.context.close()
 
 
-def faults(page: Page, base: str) -> list[str]:
+def faults(seen: Seen, base: str) -> list[str]:
     """Returns what is wrong with a page of the site at `base`, a sentence for each."""
-    m = page.measured
+    m = seen.measured
     found = []
     if m["scroll"] > m["width"]:
         found.append(f"{m['scroll']} pixels wide in a window of {m['width']}")
     for key, words in WORDS.items():
         found += [f"{words}: {each}" for each in m[key]]
-    for event in page.events:
-        kind, params = event["method"], event.get("params", {})
-        if kind == "Network.requestWillBeSent":
-            url = params["request"]["url"]
-            found += [] if url.startswith((base, "data:", "blob:")) else [f"leaves the site: {url}"]
-        elif kind == "Runtime.exceptionThrown":
-            found.append(f"error: {params['exceptionDetails']['text']}")
-        elif kind == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
-            found.append(
-                f"error: {params['entry']['text']} {params['entry'].get('url', '')}".strip()
-            )
-        elif kind == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
-            said = " ".join(str(each.get("value", "")) for each in params["args"])
-            found.append(f"error: {said}".strip())
+    own = (base, "data:", "blob:")
+    found += [f"leaves the site: {url}" for url in seen.asked if not url.startswith(own)]
+    found += [f"error: {words}" for words in seen.told]
     return list(dict.fromkeys(found))
 
 
@@ -245,33 +148,39 @@ def served(site: Path) -> Iterator[str]:
 
 def look_at(site: Path, out: Path, program: str) -> list[str]:
     """Returns the faults of a built site, "page, width: fault"; its pictures are in `out`."""
+    from playwright.sync_api import sync_playwright
+
     found = []
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
-        base = stack.enter_context(served(site))
-        browser = Browser(program, folder)
-        stack.callback(browser.close)
+    with sync_playwright() as playwright, served(site) as base:
+        browser = playwright.chromium.launch(executable_path=program)
         for place in pages(site):
             for width, dark in WINDOWS:
-                page = browser.look(base + place, width, dark)
-                (out / picture(place, width, dark)).write_bytes(page.png)
-                found += [f"{place}, {width}: {fault}" for fault in faults(page, base)]
+                tab = Tab(browser, base + place, width, dark)
+                seen = tab.seen()
+                (out / picture(place, width, dark)).write_bytes(seen.png)
+                found += [f"{place}, {width}: {fault}" for fault in faults(seen, base)]
+                tab.close()
         disk = f"{site.resolve().as_uri()}/"
         for address, words in ((base, "served"), (disk, "opened from disk")):
-            page = browser.look(f"{address}index.html", *WINDOWS[0])
-            if not browser.evaluate(SEARCH):
+            tab = Tab(browser, f"{address}index.html", *WINDOWS[0])
+            if not tab.finds("gamma"):
                 found.append(f"index.html, {words}: the search finds nothing")
-            late = page._replace(events=browser.events)  # with those of the search
-            found += [f"index.html, {words}: {fault}" for fault in faults(late, address)]
+            found += [f"index.html, {words}: {fault}" for fault in faults(tab.seen(), address)]
+            tab.close()
+        browser.close()
     return found
 
 
 def main(site: Path = ROOT / "site", out: Path = ROOT / "screenshots") -> int:
-    """Returns the exit code: 0 without a fault, or without a browser; 1 with faults; 2 without a site."""
+    """Returns the exit code: 0 without a fault, or without a browser; 1 with faults; 2 without a site or
+    Playwright."""
     program = next((found for name in NAMES if (found := shutil.which(name))), None)
     if program is None:
         print(f"skipped, nothing was looked at: none of {', '.join(NAMES)} is on PATH")
         return 0
+    if importlib.util.find_spec("playwright") is None:
+        print("playwright is not here: python -m pip install 'jaxvae[screenshots]'")
+        return 2
     if not pages(site):
         print(f"{site} has no pages: run make docs first")
         return 2
