@@ -75,15 +75,20 @@ def test_a_seed_that_is_done_has_a_number_of_its_protocol():
         assert all(setting.protocol(each) in found for found in protocols.values() if found)
 
 
-def test_a_cell_keeps_what_the_commands_measured(tmp_path, monkeypatch):
+def smoke(each, seed, tmp_path, monkeypatch):
+    """Returns the numbers of a smoke run, its commands run in this process, and its folder."""
+
     def command(*words):
         assert main(list(words)) == 0
 
     monkeypatch.setattr(cells, "FOLDER", tmp_path)
     monkeypatch.setattr(zoo, "command", command)
+    return cells.run(each, seed, True), cells.folder(each, seed, True)
+
+
+def test_a_cell_keeps_what_the_commands_measured(tmp_path, monkeypatch):
     each = next(e for e in MODELS if e.name == "vae/mnist")
-    measures = cells.run(each, 1, True)
-    place = cells.folder(each, 1, True)
+    measures, place = smoke(each, 1, tmp_path, monkeypatch)
     assert place == tmp_path / "smoke" / "runs" / "vae" / "mnist.seed1"
     found = writers.read_json(place / cells.EVALUATION)
     assert [(m.metric, m.value, m.n) for m in measures] == [
@@ -94,6 +99,21 @@ def test_a_cell_keeps_what_the_commands_measured(tmp_path, monkeypatch):
         "float32, highest"
     }
     assert "K=2" in next(m.protocol for m in measures if m.metric == "iw_nll")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("each", zoo.wanted(["*/mnist"]), ids=lambda each: each.name)
+def test_every_cell_has_its_numbers(each, tmp_path, monkeypatch):
+    try:
+        cells.check(each, True)
+    except UserError as error:
+        pytest.skip(str(error))
+    measures, place = smoke(each, 0, tmp_path, monkeypatch)
+    assert any(m.protocol.startswith(setting.protocol(each)) for m in measures)
+    assert all(np.isfinite(m.value) for m in measures)
+    test = data.from_arrays(**setting.enlarged_digits())
+    monkeypatch.setattr(figures, "source", lambda config, split: test)
+    assert all(np.isfinite(part).all() for part in figures.parts(open_run(place)))
 
 
 def test_runs_of_the_first_seed_are_the_zoos():
