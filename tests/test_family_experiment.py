@@ -1,4 +1,4 @@
-"""The family on one data set: its cells are the zoo's settings, run by commands; its pictures and its
+"""The family on the same data: its cells are the zoo's settings, run by commands; its pictures and its
 gallery are of what is there."""
 
 import numpy as np
