@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 
 from jaxvae import parallel
 from jaxvae.data.preprocess import Augment, Preprocess, make_preprocess
-from jaxvae.data.source import Source
-from jaxvae.errors import UserError, check_count, check_seed
+from jaxvae.data.source import Source, check_source
+from jaxvae.errors import UserError, check_count, check_kind, check_seed
 from jaxvae.train import folder as folders
 from jaxvae.train.checkpoint import fingerprint
 from jaxvae.train.driver import drive
@@ -111,6 +111,8 @@ def fit(
             code).
     """
     mesh = parallel.make_mesh() if mesh is None else mesh
+    check_source("source", source)
+    check_kind("mesh", mesh, Mesh, "parallel.make_mesh(devices)")
     check_seed("seed", seed)
     check_count("keep", keep)
     if steps_per_call is not None:

@@ -92,6 +92,8 @@ ROWS = np.zeros((3, 2), np.float32)
         (np.zeros((0, 8, 8), np.uint8), None, r"none of them empty, not shape \(0, 8, 8\)"),
         (np.zeros((3, 2), np.int64), None, "uint8 or floating point, not int64"),
         (np.array([["a", "b"]]), None, "uint8 or floating point"),
+        # as bytes they would be nearly black
+        (np.ones((3, 2), bool), None, r"not bool: convert it with x.astype\('float32'\)"),
         ([[1.0], [1.0, 2.0]], None, "rows have different shapes"),
         (np.array([[1.0, np.nan]]), None, "not finite"),
         (np.array([[1.0, 1e300]]), None, "not finite as float32"),
