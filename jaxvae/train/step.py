@@ -110,15 +110,9 @@ def init_state(
 
 
 def _apart(tree: Tree) -> Tree:
-    """Returns a tree in which no array is held under two names: donated, a buffer cannot become two."""
-    seen = set()
-
-    def own(x: Array) -> Array:
-        x = jnp.copy(x) if id(x) in seen else x
-        seen.add(id(x))
-        return x
-
-    return jax.tree.map(own, tree)
+    """Returns a tree of arrays of its own: donated, a buffer cannot become two, nor be what somebody
+    else holds, as a trained model whose parameters `init` returns."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 def init_optimisers(each: Mapping[str, optax.GradientTransformation], params: Params) -> Tree:

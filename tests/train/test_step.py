@@ -443,6 +443,15 @@ def test_what_is_no_loss(objectives, message):
         make_train_step(wrong, SGD)(train_state, BATCH)
 
 
+def test_training_leaves_what_it_starts_from_as_it_is():
+    params = {"a": {"w": jnp.ones(2)}}
+    model = model_of(linear("a"))._replace(init=lambda rng, batch: (params, {}))
+    train_state = start(model, ema=True)
+    jax.jit(make_train_step(model, SGD, ema_decay=0.5), donate_argnums=0)(train_state, BATCH)
+    assert train_state.params["a"]["w"].is_deleted()
+    np.testing.assert_array_equal(params["a"]["w"], [1.0, 1.0])
+
+
 @pytest.mark.parametrize("batch", [X, (X, None), None])
 def test_a_step_takes_a_batch(batch):
     model = model_of(linear("a"))
