@@ -47,6 +47,31 @@ def check_source(name: str, value: Any) -> None:
     check_kind(name, value, Source, "data.from_arrays(x, label) makes one of arrays")
 
 
+def read_checked(source: Source, indices: np.ndarray) -> dict[str, Any]:
+    """Returns what `source.read` gives for these indices.
+
+    Raises:
+        UserError: where that is not what `Source` says.
+    """
+    examples = source.read(indices)
+    what = f"read of the source {source.name!r} must return"
+    if not isinstance(examples, dict) or "x" not in examples:
+        raise UserError(
+            f'{what} {{"x": [n, *shape], "label": [n]}}, the labels where there are any.'
+        )
+    want = {"x": (len(indices), *source.shape), "label": (len(indices),)}
+    for key, shape in want.items():
+        if key in examples and np.shape(examples[key]) != shape:
+            raise UserError(
+                f"{what} {key} of shape {shape} for {len(indices)} indices, not "
+                f"{np.shape(examples[key])}."
+            )
+    label = examples.get("label")
+    if label is not None and not np.issubdtype(np.asarray(label).dtype, np.integer):
+        raise UserError(f"{what} whole numbers as labels, not {np.asarray(label).dtype}.")
+    return examples
+
+
 def from_arrays(
     x, label=None, *, name: str = "arrays", split: str = "all", num_classes: int | None = None
 ) -> Source:

@@ -14,7 +14,7 @@ from jaxvae.errors import UserError, check_count, check_kind, check_seed
 from jaxvae.train import folder as folders
 from jaxvae.train.checkpoint import fingerprint
 from jaxvae.train.driver import drive
-from jaxvae.train.plan import Phase, Plan, as_phases, make_plan
+from jaxvae.train.plan import Phase, Plan, as_phases, check_parts, make_plan
 from jaxvae.train.recorder import Recorder
 from jaxvae.train.signals import listen
 from jaxvae.train.step import Optimisers, TrainState
@@ -112,6 +112,7 @@ def fit(
     """
     mesh = parallel.make_mesh() if mesh is None else mesh
     check_source("source", source)
+    check_parts(preprocess, valid)
     check_kind("mesh", mesh, Mesh, "parallel.make_mesh(devices)")
     check_seed("seed", seed)
     check_count("keep", keep)

@@ -131,12 +131,25 @@ def as_phases(model: Model | Sequence[Phase], steps: int | None) -> list[Phase]:
     for phase in phases:
         check_kind("each phase", phase, Phase, "train.Phase(model, steps)")
         check_kind("the model of a phase", phase.model, Model, "models.vae(...) makes one")
+        check_parts(phase.preprocess, phase.valid)
         check_count("steps", phase.steps)
         if phase.batch_size is not None:
             check_count("batch_size", phase.batch_size)
     if phases[0].grow is not None:
         raise UserError("the first phase has nothing to grow from: leave out its grow.")
     return phases
+
+
+def check_parts(preprocess: Any, valid: Any) -> None:
+    """Raises `UserError` for a preprocessing or validation data, where there are any, of another
+    kind."""
+    if preprocess is not None and not callable(preprocess):
+        raise UserError(
+            "preprocess must be a function (rng, examples) -> Batch, such as "
+            f"data.preprocess.make_preprocess('binarised') returns, not {preprocess!r}."
+        )
+    if valid is not None:
+        check_source("valid", valid)
 
 
 def check_patience(
@@ -176,8 +189,8 @@ def make_plan(
     the first one from the arguments.
 
     Raises:
-        UserError: for an interval that is no whole number above 0, for a preprocess or a valid of
-            another kind, and for a moving average of the parameters that begins on the way.
+        UserError: for an interval that is no whole number above 0, and for a moving average of the
+            parameters that begins on the way.
     """
     check_count("log_every", log_every)
     for name, value in (("eval_every", eval_every), ("save_every", save_every)):
@@ -190,13 +203,6 @@ def make_plan(
         batch_size = batch_size if phase.batch_size is None else phase.batch_size
         valid = valid if phase.valid is None else phase.valid
         ema_decay = ema_decay if phase.ema_decay is None else phase.ema_decay
-        if not callable(preprocess):
-            raise UserError(
-                "preprocess must be a function (rng, examples) -> Batch, such as "
-                f"data.preprocess.make_preprocess('binarised') returns, not {preprocess!r}."
-            )
-        if valid is not None:
-            check_source("valid", valid)
         filled = (tx, preprocess, batch_size, valid)
         stretches.append(Stretch(phase.model, phase.steps, *filled, phase.grow, ema_decay))
     if stretches[0].ema_decay is None and stretches[-1].ema_decay is not None:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from jaxvae import nets, parallel
 from jaxvae.data.preprocess import Augment, Preprocess, augmented
-from jaxvae.data.source import Source, batch_indices
+from jaxvae.data.source import Source, batch_indices, read_checked
 from jaxvae.errors import UserError, unknown
 from jaxvae.objectives import COLLAPSED, collapse, floored
 from jaxvae.train.checkpoint import Restored
@@ -88,7 +88,7 @@ class Training:
         """Returns a batch of a phase, which shows the range of the data."""
         check_labels(source, phase.preprocess, phase.batch_size)
         index = first_indices(source, phase.batch_size)
-        return phase.preprocess(jax.random.key(0), source.read(index))
+        return phase.preprocess(jax.random.key(0), read_checked(source, index))
 
     def _check_augment(self, example: Batch) -> None:
         """Raises `UserError` where `augment` does not take a batch, or does not return its like."""

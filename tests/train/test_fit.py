@@ -302,6 +302,10 @@ def test_float_data_are_searched_for_their_range():
         ({"model": [(small(), 3)], "steps": None}, "each phase must be a Phase, not tuple"),
         ({"model": models.vae, "steps": None}, "a run is one model with steps, or a list"),
         ({"mesh": jax.devices()}, "mesh must be a Mesh, not list: parallel.make_mesh"),
+        (
+            {"model": [Phase(small(), 3, preprocess="grey")], "steps": None},
+            "preprocess must be a function .*, not 'grey'",
+        ),
         ({"preprocess": "binarised"}, "preprocess must be a function .*, not 'binarised'"),
         # found before the first step, not by the first evaluation
         (
