@@ -119,6 +119,7 @@ def vae(
         check_float(x)
         rng_z, rng_encoder, rng_decoder = jax.random.split(rng, 3)
         q, state = pair.encode(params, state, x, cond, rng_encoder, train=True)
+        _check_distribution(q)
         z = distributions.sample(rng_z, q)
         p, state = pair.decode(params, state, z, cond, rng_decoder, train=True)
         rec, kl = -distributions.log_prob(p, x), distributions.kl(q)
@@ -159,7 +160,6 @@ class _Pair(NamedTuple):
         decoder = _start("decoder", self.decoder, rng_decoder, z, cond)
         output = _output_shape("encoder", self.encoder, encoder, x, cond)
         distributions.check_posterior(self.posterior, self.latent_dim, output)
-        jax.eval_shape(lambda output: _check_distribution(self.posterior.build(output)), output)
         x_hat = _output_shape("decoder", self.decoder, decoder, z, cond)
         if x_hat.shape != x.shape:
             raise UserError(
@@ -207,7 +207,7 @@ def _two(what: str, pair: str, found: Any) -> tuple[Any, Any]:
 
 
 def _check_distribution(q: Any) -> None:
-    """Raises `UserError` unless what a `Posterior` built is a `LatentDistribution`."""
+    """Raises `UserError` unless q is what this loss needs, a `LatentDistribution`."""
     kind = type(q).__name__
     lacks = [name for name in ("sample", "log_prob", "kl") if not hasattr(q, name)]
     if lacks:

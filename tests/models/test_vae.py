@@ -323,8 +323,13 @@ def test_a_net_of_plain_functions():
     ],
 )
 def test_parts_of_ones_own_that_do_not_fit(options, message):
+    def first_step():
+        model = build(**options)
+        params, state = model.init(jax.random.key(0), Batch(X))
+        loss_of(model, params, state, Batch(X), jax.random.key(1))
+
     with pytest.raises(UserError, match=message):
-        build(**options).init(jax.random.key(0), Batch(X))
+        first_step()
 
 
 def test_evaluation_refuses_bytes_and_no_samples():
