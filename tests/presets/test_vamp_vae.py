@@ -52,7 +52,9 @@ def test_a_learned_gamma_has_a_rate_of_its_own():
         return jax.tree.map(lambda a, b: jnp.abs(a - b).max(), after.params, state.params)
 
     moved = one()
-    assert float(moved["likelihood"]["log_sd"]) == pytest.approx(0.02, rel=1e-2)  # Adam's first step
+    assert float(moved["likelihood"]["log_sd"]) == pytest.approx(
+        0.02, rel=1e-2
+    )  # Adam's first step
     assert float(moved["pseudo_inputs"]) == pytest.approx(1e-3, rel=1e-2)
 
 
