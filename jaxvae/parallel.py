@@ -5,10 +5,11 @@ gradients see the global batch (`mean` below). Inside `pmap` the mapped axis is 
 outside, the collectives here do nothing, so the same code runs everywhere.
 """
 
+import contextlib
 import contextvars
 import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from jaxvae.errors import UserError, check_count
 from jaxvae.types import Array, Tree
 
 AXIS = "devices"
-_alone = contextvars.ContextVar("alone", default=False)  # while `whole_batch` draws
+_alone = contextvars.ContextVar("alone", default=False)  # inside `alone`
 
 
 # ---- inside a step -------------------------------------------------------------------------
@@ -53,6 +54,19 @@ def gather(x: Array) -> Array:
     return x if axis_size() == 1 else jax.lax.all_gather(x, AXIS, tiled=True)
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Makes each device of the mapped axis compute what is called inside as if it were the only one,
+    `axis_size() == 1`: nets that pass a whole batch (`gather`) on every device, whose noise and moments
+    are then not cut or added up once more. Call no jitted function inside: its trace may be another
+    place's."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
 def whole_batch(draw: Callable[[Array, int], Array]) -> Callable[[Array, int], Array]:
     """Returns (rng, n) -> x [n, ...] that draws for the global batch on every device of the mapped
     axis, and returns this device's slice; outside `pmap` it is `draw`.
@@ -65,11 +79,8 @@ def whole_batch(draw: Callable[[Array, int], Array]) -> Callable[[Array, int], A
         devices = axis_size()
         if devices == 1:
             return draw(rng, n)
-        token = _alone.set(True)
-        try:
+        with alone():
             x = draw(rng, n * devices)
-        finally:
-            _alone.reset(token)
         return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * n, n)
 
     return own

@@ -1,5 +1,7 @@
 """The VampPrior: its density, its loss and its samples against NumPy and an integral."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from jaxvae import nets
 from jaxvae.errors import UserError
 from jaxvae.models import vamp
 from jaxvae.types import Batch
+from small import _Normed
 
 DIM, K, STEP = 2, 3, jnp.int32(0)
 BATCH = Batch(jax.random.uniform(jax.random.key(9), (5, 4)))
@@ -115,6 +118,28 @@ def test_the_mean_kl_is_the_integral_and_samples_are_of_the_mixture():
     assert x.mean() == pytest.approx(mixture[0].mean(), abs=0.05)
     second = np.mean(mixture[0] ** 2 + mixture[1])
     assert np.mean(x**2) == pytest.approx(second, rel=0.05)
+
+
+def test_moments_over_samples_are_of_the_mixture():
+    """The decoder's BatchNorm is to see z as `sample` draws it, far from N(0, I)."""
+    pair = nets.from_linen(_Normed((2 * DIM,))), nets.from_linen(_Normed((4,)))
+    model = vamp(*pair, latent_dim=DIM, components=K, likelihood="gaussian")
+    many = Batch(jax.random.uniform(jax.random.key(2), (4000, 4)))
+    params, state = jax.jit(model.init)(jax.random.key(0), many)
+    last = params["encoder"]["Dense_1"]
+    last["bias"] = jnp.asarray([6.0, -3.0, -2.0, -2.0])
+    found = jax.jit(functools.partial(model.moments, over="samples"))(
+        params, state, jax.random.key(1), many
+    )
+    inner = found["decoder"]["batch_stats"]["BatchNorm_0"]
+    u = jax.nn.sigmoid(params["pseudo_inputs"])
+    q = model.encode(params, {**state, "encoder": found["encoder"]}, u)
+    mean, variance = np.float64(q.mean), np.exp(np.float64(q.logvar))
+    dense = {name: np.float64(v) for name, v in params["decoder"]["Dense_0"].items()}
+    means = mean @ dense["kernel"] + dense["bias"]
+    within = variance @ dense["kernel"] ** 2
+    np.testing.assert_allclose(inner["mean"], means.mean(axis=0), atol=0.1)
+    np.testing.assert_allclose(inner["var"], within.mean(axis=0) + means.var(axis=0), rtol=0.15)
 
 
 @pytest.mark.parametrize(
