@@ -65,7 +65,7 @@ def vamp(
 
     Args:
         encoder, decoder, latent_dim, posterior, likelihood, gamma, gamma_floor: as in `vae`; the
-            posterior is a NamedTuple of arrays with a row for each example.
+            posterior is a NamedTuple of arrays with a row for each example, or a `Normal`.
         components: K; the released code has 500.
         domain: of the data: "unit", [0, 1], or "real".
         beta: weight of the KL, >= 0: a number (it may be traced) or a schedule step -> number.
@@ -99,7 +99,8 @@ def vamp(
     def components_of(params: Params, state: State) -> Any:
         """Returns q(z|u_k), a row for each k."""
         v = params[GROUP]
-        return encode(params, state, jax.nn.sigmoid(v) if domain == "unit" else v)
+        u = jax.nn.sigmoid(v) if domain == "unit" else v
+        return distributions.by_row(encode(params, state, u))
 
     def loss(params, state, rng, batch: Batch, step, carry):
         net, q, z, rec = kin.coded(params, state, rng, Batch(batch.x))

@@ -132,9 +132,8 @@ def codebook(
 
     def quantise(params: Tree, state: Tree, h: Array, train: bool) -> Found:
         table = entries(params, state)
-        inner = jnp.dot(
-            h, table.T, precision="highest"
-        )  # the same choice in training and evaluation
+        # "highest": the same choice in training and evaluation
+        inner = jnp.dot(h, table.T, precision="highest")
         far = jnp.sum(jnp.square(table), axis=-1) - 2.0 * inner  # less |h|^2, which is alike
         index = jnp.argmin(far, axis=-1).astype(jnp.int32)
         z, stop = table[index], jax.lax.stop_gradient
