@@ -51,6 +51,14 @@ def concrete(value: Any) -> bool:
     return not isinstance(value, Tracer)
 
 
+def check_kind(name: str, value: Any, kind: type, how: str) -> None:
+    """Raises `UserError` unless `value` is a `kind`; `how` says what makes one."""
+    if not isinstance(value, kind):
+        given = value.__name__ if isinstance(value, type) else type(value).__name__
+        article = "an" if kind.__name__[0] in "AEIOUaeiou" else "a"
+        raise UserError(f"{name} must be {article} {kind.__name__}, not {given}: {how}.")
+
+
 def check_number(
     name: str,
     value: Any,

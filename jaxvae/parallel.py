@@ -7,6 +7,7 @@ outside, the collectives here do nothing, so the same code runs everywhere.
 
 import contextlib
 import contextvars
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -213,15 +214,39 @@ def jit_step(step: Callable, mesh: Mesh | None = None, *, donate: bool = True) -
         step: what `train.make_train_step` returned.
         mesh: default: all devices.
         donate: reuse the memory of the state passed in, which must then not be used again.
+
+    Raises:
+        UserError: when called, for a batch that cannot be cut into equal slices.
     """
     mesh = make_mesh() if mesh is None else mesh
     on_each, by_rows = replicated(mesh), batch_sharded(mesh)
-    return jax.jit(
+    compiled = jax.jit(
         step,
         in_shardings=(on_each, by_rows),
         out_shardings=(on_each, on_each),
         donate_argnums=0 if donate else (),
     )
+
+    def check(batch: Tree) -> None:
+        for x in jax.tree.leaves(batch):
+            if np.ndim(x) and len(x) % mesh.size:
+                check_batch(len(x), mesh)
+
+    return _after(check, compiled)
+
+
+def _after(check: Callable[[Tree], None], compiled: Any) -> Callable:
+    """Returns `compiled(train_state, batch)`, whose batch is checked before JAX sees it; it has what
+    `compiled` has, such as `lower`."""
+
+    @functools.wraps(compiled)
+    def step(train_state: Tree, batch: Tree) -> Any:
+        check(batch)
+        return compiled(train_state, batch)
+
+    has = (name for name in dir(compiled) if not name.startswith("__"))
+    step.__dict__.update({name: getattr(compiled, name) for name in has})
+    return step
 
 
 def pmap_step(step: Callable, devices: list[Any] | None = None) -> Callable:
@@ -232,7 +257,18 @@ def pmap_step(step: Callable, devices: list[Any] | None = None) -> Callable:
     by hand); metrics are of the global batch. `shard(batch, n)` cuts a batch. Losses, noise and
     BatchNorm see the global batch, so the result is that of one device, up to rounding.
     """
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=devices)
+    count = jax.local_device_count() if devices is None else len(devices)
+    compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=devices)
+
+    def check(batch: Tree) -> None:
+        for x in jax.tree.leaves(batch):
+            if np.ndim(x) < 2 or len(x) > count:
+                raise UserError(
+                    f"a pmapped step takes [devices, B / devices, ...], at most {count} devices, not "
+                    f"shape {np.shape(x)}: cut the batch with parallel.shard(batch, {count})."
+                )
+
+    return _after(check, compiled)
 
 
 def shard(batch: Tree, devices: int) -> Tree:

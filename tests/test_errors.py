@@ -97,3 +97,10 @@ def test_whatever_a_damaged_file_raises_is_one_line(inside, kind, message):
     with pytest.raises(Damaged) as raised, errors.damage():
         raise inside
     assert type(raised.value) is kind and str(raised.value) == message
+
+
+def test_a_value_of_another_kind():
+    errors.check_kind("seed", 3, int, "a whole number")
+    for value, given in ((0.5, "float"), (str, "str"), (None, "NoneType")):
+        with pytest.raises(UserError, match=f"seed must be an int, not {given}: a whole number."):
+            errors.check_kind("seed", value, int, "a whole number")

@@ -189,6 +189,18 @@ def test_batches_must_be_cut_into_equal_slices():
         parallel.shard(Batch(jnp.zeros((12, 2))), 8)
 
 
+def test_steps_say_how_to_cut_a_batch():
+    model, tx, batch = vae(nets.mlp((4,), 4), nets.mlp((4,), 2), latent_dim=2), optax.sgd(0.1), 12
+    x = jnp.full((batch, 2), 0.5)
+    train_state = init_state(model, tx, jax.random.key(0), Batch(x))
+    step = make_train_step(model, tx)
+    with pytest.raises(UserError, match="batch_size 12 cannot be cut .* over 8 devices: use 16,"):
+        parallel.jit_step(step)(train_state, Batch(x))
+    for whole in (x, x[:4, 0]):
+        with pytest.raises(UserError, match=r"cut the batch with parallel.shard\(batch, 8\)"):
+            parallel.pmap_step(step)(train_state, Batch(whole))
+
+
 def test_shard_cuts_every_array_in_order():
     batch = parallel.shard(Batch(jnp.arange(16.0), jnp.arange(32).reshape(16, 2)), 8)
     np.testing.assert_array_equal(batch.x, np.arange(16.0).reshape(8, 2))

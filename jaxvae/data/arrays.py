@@ -175,6 +175,13 @@ def from_iterator(
 
 def _rows(examples: Iterable[Any]) -> Iterator[tuple[np.ndarray, int | None]]:
     """Yields (x, label) of each example, however it comes."""
+    try:
+        examples = iter(examples)
+    except TypeError:
+        raise UserError(
+            f"examples must be an iterable, such as a list or a generator, not a "
+            f"{type(examples).__name__}."
+        ) from None
     for example in examples:
         if isinstance(example, dict) and "x" in example:
             x, label = example["x"], example.get("label")
@@ -190,9 +197,21 @@ def _rows(examples: Iterable[Any]) -> Iterator[tuple[np.ndarray, int | None]]:
             )
         else:
             x, label = example, None
-        if label is not None and not np.issubdtype(np.asarray(label).dtype, np.integer):
+        try:
+            x, number = np.asarray(x), np.asarray(0 if label is None else label)
+        except ValueError:
+            raise UserError(
+                "an example is no array, as its parts have different shapes: let the iterator yield "
+                'x, (x, label) or {"x": ..., "label": ...}.'
+            ) from None
+        if number.ndim:
+            raise UserError(
+                f"a label has the shape {number.shape}: let the iterator yield single examples, not "
+                "batches."
+            )
+        if not np.issubdtype(number.dtype, np.integer):
             raise UserError(f"label must be a whole number, not {label!r}.")
-        yield np.asarray(x), None if label is None else int(label)
+        yield x, None if label is None else int(number)
 
 
 class _Memory:

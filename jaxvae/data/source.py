@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvae.errors import UserError, check_count
+from jaxvae.errors import UserError, check_count, check_kind
 
 
 class Source(NamedTuple):
@@ -42,6 +42,36 @@ class Splits(NamedTuple):
     test: str
 
 
+def check_source(name: str, value: Any) -> None:
+    """Raises `UserError` for what is no `Source`, such as the arrays themselves."""
+    check_kind(name, value, Source, "data.from_arrays(x, label) makes one of arrays")
+
+
+def read_checked(source: Source, indices: np.ndarray) -> dict[str, Any]:
+    """Returns what `source.read` gives for these indices.
+
+    Raises:
+        UserError: where that is not what `Source` says.
+    """
+    examples = source.read(indices)
+    what = f"read of the source {source.name!r} must return"
+    if not isinstance(examples, dict) or "x" not in examples:
+        raise UserError(
+            f'{what} {{"x": [n, *shape], "label": [n]}}, the labels where there are any.'
+        )
+    want = {"x": (len(indices), *source.shape), "label": (len(indices),)}
+    for key, shape in want.items():
+        if key in examples and np.shape(examples[key]) != shape:
+            raise UserError(
+                f"{what} {key} of shape {shape} for {len(indices)} indices, not "
+                f"{np.shape(examples[key])}."
+            )
+    label = examples.get("label")
+    if label is not None and not np.issubdtype(np.asarray(label).dtype, np.integer):
+        raise UserError(f"{what} whole numbers as labels, not {np.asarray(label).dtype}.")
+    return examples
+
+
 def from_arrays(
     x, label=None, *, name: str = "arrays", split: str = "all", num_classes: int | None = None
 ) -> Source:
@@ -69,9 +99,10 @@ def from_arrays(
         if not np.isfinite(x).all():
             raise UserError("x holds values that are not finite as float32: clean the data first.")
     elif x.dtype != np.uint8:
+        ways = "" if x.dtype == bool else "x.astype('uint8') (bytes, 0 to 255) or "
         raise UserError(
-            f"x must be uint8 or floating point, not {x.dtype}: convert it with x.astype('uint8') "
-            "(bytes) or x.astype('float32')."
+            f"x must be uint8 or floating point, not {x.dtype}: convert it with "
+            f"{ways}x.astype('float32')."
         )
     arrays = {"x": x}
     if label is not None:

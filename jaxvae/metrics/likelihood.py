@@ -22,7 +22,7 @@ from jaxvae import distributions, objectives, parallel
 from jaxvae.abilities import HasKLPerDim, HasMean
 from jaxvae.data import preprocess as preprocessing
 from jaxvae.data.preprocess import Preprocess, make_preprocess
-from jaxvae.data.source import Source
+from jaxvae.data.source import Source, check_source
 from jaxvae.data.stream import ahead
 from jaxvae.errors import UserError, check_count
 from jaxvae.types import Array, Batch, Decode, Encode, EvaluateTerms, LogProb, Model, Params, State
@@ -263,6 +263,7 @@ def make_per_example(
     rng = parallel.put(jax.random.fold_in(jax.random.key(seed), preprocessing.KEY), replicated)
 
     def measure(source: Source) -> Values:
+        check_source("source", source)
         stride = min(batch_size, source.size)
         padded_size = -(-stride // mesh.size) * mesh.size
         starts = range(0, source.size, stride)

@@ -28,6 +28,11 @@ def likelihood(
         UserError: for an unknown name, a gamma out of range, and a gamma of anything but
             "gaussian".
     """
+    if callable(value):
+        raise UserError(
+            "likelihood must be a name or a Likelihood(build, init), build(params, output) -> "
+            "distribution, not a function or a class."
+        )
     if not isinstance(value, Likelihood) and value not in LIKELIHOODS:
         raise unknown("likelihood", value, LIKELIHOODS)
     if isinstance(gamma, str) and gamma != "learned":
@@ -102,6 +107,8 @@ def check_float(x: Array) -> None:
 def check_data(x: Array, likelihood: Likelihood) -> None:
     """Raises `UserError` for data that no such likelihood fits: integers, values that are not
     finite, and, of concrete data, what the likelihood's own `check` refuses."""
+    if not hasattr(x, "dtype"):
+        raise UserError(f"x must be an array [batch, ...], not {type(x).__name__}.")
     if x.ndim < 2 or 0 in x.shape:
         raise UserError(f"x must be [batch, ...] with no empty axis, not shape {x.shape}.")
     check_float(x)

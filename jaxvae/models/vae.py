@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import distributions, noise, objectives, parallel
-from jaxvae.errors import UserError, check_count, check_number, concrete, unknown
+from jaxvae.errors import UserError, check_count, check_kind, check_number, concrete, unknown
 from jaxvae.models import likelihoods
 from jaxvae.models.likelihoods import check_data, check_float
 from jaxvae.nets import has_averages
@@ -98,6 +98,11 @@ def vae(
         UserError: for hyper-parameters out of range, an unknown posterior or likelihood, and, when
             initialised, for data or nets whose shapes or ranges do not fit.
     """
+    for name, net in (("encoder", encoder), ("decoder", decoder)):
+        check_kind(name, net, Net, "nets.from_linen(module), or Net(init, apply) of two functions")
+    if callable(posterior):
+        how = "Posterior(size, build), build(encoder output) -> distribution, or a name"
+        check_kind("posterior", posterior, Posterior, how)
     q_of = distributions.posterior(posterior)
     check_count("latent_dim", latent_dim)
     p_of = likelihoods.likelihood(likelihood, gamma=gamma, gamma_floor=gamma_floor)
@@ -150,11 +155,12 @@ class _Pair(NamedTuple):
         check_data(x, self.likelihood)
         rng_encoder, rng_decoder = jax.random.split(rng)
         z = jnp.zeros((x.shape[0], self.latent_dim))
-        encoder = self.encoder.init(rng_encoder, x, cond)
-        decoder = self.decoder.init(rng_decoder, z, cond)
-        output = _output_shape(self.encoder, encoder, x, cond)
+        encoder = _start("encoder", self.encoder, rng_encoder, x, cond)
+        decoder = _start("decoder", self.decoder, rng_decoder, z, cond)
+        output = _output_shape("encoder", self.encoder, encoder, x, cond)
         distributions.check_posterior(self.posterior, self.latent_dim, output)
-        x_hat = _output_shape(self.decoder, decoder, z, cond)
+        jax.eval_shape(lambda output: _check_distribution(self.posterior.build(output)), output)
+        x_hat = _output_shape("decoder", self.decoder, decoder, z, cond)
         if x_hat.shape != x.shape:
             raise UserError(
                 f"the decoder returns shape {x_hat.shape[1:]} per example, the data has "
@@ -183,14 +189,45 @@ class _Pair(NamedTuple):
         return self.likelihood.build(params.get("likelihood"), output), {**state, "decoder": new}
 
 
-def _output_shape(net: Net, start: tuple[Tree, Tree], x: Array, cond: Array | None) -> Any:
-    return jax.eval_shape(lambda: net.apply(*start, x, cond=cond, train=False)[0])
+def _start(name: str, net: Net, rng: Array, x: Array, cond: Array | None) -> tuple[Tree, Tree]:
+    return _two(f"the {name}'s init", "(params, state)", net.init(rng, x, cond))
+
+
+def _output_shape(
+    name: str, net: Net, start: tuple[Tree, Tree], x: Array, cond: Array | None
+) -> Any:
+    found = jax.eval_shape(lambda: net.apply(*start, x, cond=cond, train=False))
+    return _two(f"the {name}'s apply", "(output, state)", found)[0]
+
+
+def _two(what: str, pair: str, found: Any) -> tuple[Any, Any]:
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise UserError(f"{what} must return {pair}; the state is {{}} where a net has none.")
+    return found
+
+
+def _check_distribution(q: Any) -> None:
+    """Raises `UserError` unless what a `Posterior` built is a `LatentDistribution`."""
+    kind = type(q).__name__
+    lacks = [name for name in ("sample", "log_prob", "kl") if not hasattr(q, name)]
+    if lacks:
+        raise UserError(
+            f"the posterior's build returns a {kind}, which lacks {', '.join(lacks)}: let it return "
+            "a NamedTuple with sample(rng) [B, D], log_prob(z) [B] and kl() [B]."
+        )
+    kl = q.kl()
+    if kl.ndim != 1:
+        raise UserError(
+            f"kl of {kind} returns shape {kl.shape}, and must return a number for each example, [B]: "
+            "sum over the latent dimensions."
+        )
 
 
 def _evaluation(pair: _Pair) -> tuple[Encode, Decode, EvaluateTerms, Sample]:
     """Returns `encode`, `decode`, `terms` and `sample` of the model."""
 
     def encode(params, state, x, cond=None, *, stats="running"):
+        check_float(x)
         return pair.encode(params, state, x, cond, train=use_batch(stats))[0]
 
     def decode(params, state, z, cond=None, *, stats="running"):
@@ -203,6 +240,7 @@ def _evaluation(pair: _Pair) -> tuple[Encode, Decode, EvaluateTerms, Sample]:
         return Terms(rec, distributions.kl(q), distributions.metrics(q))
 
     def sample(params, state, rng, n, cond=None, *, stats="running"):
+        check_count("n", n)
         z = noise.normal(rng, (n, pair.latent_dim))
         return decode(params, state, z, cond, stats=stats).mean
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.abilities import HasKLPerDim, HasParts
-from jaxvae.errors import UserError, check_count
+from jaxvae.errors import UserError, check_count, check_kind
 from jaxvae.types import Array, Batch, Decode, Encode, Model, Params, State
 
 
@@ -17,6 +17,7 @@ def reconstruct(
 ) -> Array:
     """Returns the decoder's mean at the posterior's mean of every x: the shape of `batch.x`."""
     encode, decode = both_ways(model, stats)
+    _check_batches(batch=batch)
     mean = encode(params, state, batch.x, batch.cond).mean
     return decode(params, state, mean, batch.cond).mean
 
@@ -36,6 +37,11 @@ def interpolate(
     A condition stays that of `start`.
     """
     encode, _ = both_ways(model, stats)
+    _check_batches(start=start, end=end)
+    if len(start.x) != len(end.x):
+        raise UserError(
+            f"{len(start.x)} starts and {len(end.x)} ends are no lines: give as many of each."
+        )
     first, last = (encode(params, state, b.x, b.cond).mean for b in (start, end))
     return between(model, params, state, first, last, points, start.cond, stats=stats)
 
@@ -106,6 +112,7 @@ def interpolate_square(
     Source: Daniel & Tamar 2021 (arXiv 2012.13253), appendix 9.4.2, Figure 18.
     """
     encode, decode = both_ways(model, stats)
+    _check_batches(corners=corners)
     check_count("points", points, least=2)
     if len(corners.x) != 4:
         raise UserError(f"a square has four corners, not {len(corners.x)} examples.")
@@ -135,6 +142,7 @@ def traverse(
     chosen are the dimensions of its largest KL.
     """
     encode, decode = both_ways(model, stats)
+    _check_batches(example=example)
     cond = None if example.cond is None else example.cond[:1]
     q = encode(params, state, example.x[:1], cond)
     mean = q.mean
@@ -225,6 +233,11 @@ def both_ways(model: Model, stats: str = "running") -> tuple[Encode, Decode]:
     need(model, "encode", "decode")
     assert model.encode is not None and model.decode is not None
     return _with_stats(model.encode, stats), _with_stats(model.decode, stats)
+
+
+def _check_batches(**batches: Any) -> None:
+    for name, batch in batches.items():
+        check_kind(name, batch, Batch, "Batch(x), or Batch(x, cond)")
 
 
 def _with_stats(function: Any, stats: str) -> Any:

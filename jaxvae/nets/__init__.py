@@ -2,6 +2,7 @@
 
     layers, moments, spectral    layers with the initialisers of the papers' frameworks,
                        `from_linen`; what BatchNorm sees in a pass; spectral normalisation
+    modules            Linen modules of others: what does not fit, in a sentence
     bounds             how many layers a net may have
     mlp, conv, ladder  for any size of data
     rho, infogan, wae, resnet, intro, gan, realnvp, doersch, vq, patch, translation    of the

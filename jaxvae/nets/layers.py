@@ -21,10 +21,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.errors import ScopeCollectionNotFound, ScopeParamNotFoundError, ScopeParamShapeError
+from flax.errors import ScopeParamShapeError
 
 from jaxvae import noise, parallel
 from jaxvae.errors import UserError, check_count, unknown
+from jaxvae.nets.modules import check_module, fitting
 from jaxvae.nets.moments import keep_moments, of_linen
 from jaxvae.nets.spectral import SpectralNorm, by_norm
 from jaxvae.types import Array, Net, Tree
@@ -305,9 +306,9 @@ def join(x: Array, cond: Array | None) -> Array:
     """Returns x [B, n] with cond [B, m] beside it: [B, n + m]; x itself without a condition."""
     if cond is None:
         return x
-    if cond.ndim != 2 or cond.shape[0] != x.shape[0]:
+    if jnp.ndim(cond) != 2 or len(cond) != x.shape[0]:
         raise UserError(
-            f"cond must be [batch, n], not shape {cond.shape} for a batch of {x.shape[0]}: make "
+            f"cond must be [batch, n], not shape {jnp.shape(cond)} for a batch of {x.shape[0]}: make "
             "labels one-hot with jax.nn.one_hot(label, classes)."
         )
     return jnp.concatenate([x, cond.astype(x.dtype)], axis=-1)
@@ -360,8 +361,9 @@ def from_linen(module: nn.Module) -> Net:
             `apply` is the stream "dropout".
 
     Raises:
-        UserError: from `apply`, for parameters of a net of another size.
+        UserError: for what is no such module; from `apply`, for parameters of a net of another size.
     """
+    check_module(module)
 
     @jax.jit  # one program, without the forward pass, whose outputs nobody reads
     def init(rng: Array, x: Array, cond: Array | None = None) -> tuple[Tree, Tree]:
@@ -379,14 +381,8 @@ def from_linen(module: nn.Module) -> Net:
     ) -> tuple[Array, Tree]:
         variables, mutable = {"params": params, **state}, list(state) if train else []
         rngs = None if rng is None else {"dropout": rng}
-        try:
+        with fitting(x, cond):
             y, new = module.apply(variables, x, cond=cond, train=train, rngs=rngs, mutable=mutable)
-            return y, dict(new) if mutable else state
-        except (ScopeCollectionNotFound, ScopeParamNotFoundError, ScopeParamShapeError):
-            without = " without a condition" if cond is None else ""
-            raise UserError(
-                f"these parameters do not fit a net for inputs of shape {x.shape[1:]}{without}: "
-                "they are of another one; build it as it was when they were trained."
-            ) from None
+        return y, dict(new) if mutable else state
 
     return Net(init, apply, of_linen(module))

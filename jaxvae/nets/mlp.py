@@ -70,6 +70,8 @@ def mlp(
             not divide out.
     """
     out = (out,) if isinstance(out, int) else tuple(out)
+    if not isinstance(hidden, Sequence):
+        raise UserError(f"hidden must be a tuple of widths, such as (400,), not {hidden!r}.")
     for width in (*hidden, *out):
         check_count("a layer's width", width)
     size = math.prod(out)

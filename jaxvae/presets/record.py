@@ -145,8 +145,8 @@ def from_dict(saved: dict[str, Any], workdir: Path = Path()) -> Saved:
     name = fields.pop("preset", None)
     if name is None:
         raise UserError(
-            "this run was made by fit, not by a preset: pass its model and an example batch to "
-            "load."
+            "this run was made by fit, not by a preset: pass its model and an example batch: "
+            "load(folder, model=..., example=Batch(x))."
         )
     if not isinstance(name, str) or name not in PRESETS:
         raise unknown("preset", name, PRESETS)

@@ -56,6 +56,9 @@ class Ensemble(NamedTuple):
 
 def member(ensemble: Ensemble, i: int) -> TrainState:
     """Returns the state of member i. A frozen member's is the last one known to be finite."""
+    check_count("i", i, least=0)
+    if i >= (count := len(ensemble.settings)):
+        raise UserError(f"there is no member {i}: the ensemble has {count}, 0 to {count - 1}.")
     return jax.tree.map(lambda x: x[i], ensemble.train_state)
 
 
@@ -153,6 +156,11 @@ def train_ensemble(
         UserError: for settings that cannot work, found before anything is compiled where possible.
         signals.Stopped: after SIGTERM or Ctrl-C, once the state is saved.
     """
+    if not callable(build):
+        raise UserError(
+            "build must be a function (**hyper) -> Model, which makes the model of each setting, not "
+            f"a {type(build).__name__}."
+        )
     settings = members_of(seeds, hyper)
     if jax.process_count() > 1:
         raise UserError(

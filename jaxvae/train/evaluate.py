@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxvae import parallel
 from jaxvae.data import preprocess as preprocessing
 from jaxvae.data.preprocess import Preprocess, make_preprocess
-from jaxvae.data.source import Source
+from jaxvae.data.source import Source, check_source
 from jaxvae.data.stream import ahead
 from jaxvae.errors import check_count
 from jaxvae.train.step import Metrics, make_eval_step
@@ -50,6 +50,7 @@ def make_evaluator(
     """
     mesh = parallel.make_mesh() if mesh is None else mesh
     preprocess = make_preprocess() if preprocess is None else preprocess
+    check_source("source", source)
     check_count("batch_size", batch_size)
     eval_step = make_eval_step(model, stats=stats)
     replicated = parallel.replicated(mesh)

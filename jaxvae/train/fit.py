@@ -9,12 +9,12 @@ from jax.sharding import Mesh
 
 from jaxvae import parallel
 from jaxvae.data.preprocess import Augment, Preprocess, make_preprocess
-from jaxvae.data.source import Source
-from jaxvae.errors import UserError, check_count, check_seed
+from jaxvae.data.source import Source, check_source
+from jaxvae.errors import UserError, check_count, check_kind, check_seed
 from jaxvae.train import folder as folders
 from jaxvae.train.checkpoint import fingerprint
 from jaxvae.train.driver import drive
-from jaxvae.train.plan import Phase, Plan, as_phases, make_plan
+from jaxvae.train.plan import Phase, Plan, as_phases, check_parts, make_plan
 from jaxvae.train.recorder import Recorder
 from jaxvae.train.signals import listen
 from jaxvae.train.step import Optimisers, TrainState
@@ -111,6 +111,9 @@ def fit(
             code).
     """
     mesh = parallel.make_mesh() if mesh is None else mesh
+    check_source("source", source)
+    check_parts(preprocess, valid)
+    check_kind("mesh", mesh, Mesh, "parallel.make_mesh(devices)")
     check_seed("seed", seed)
     check_count("keep", keep)
     if steps_per_call is not None:

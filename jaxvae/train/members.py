@@ -17,7 +17,7 @@ from jaxvae.train.loop import Loop, LoopState, convolves, empty_sums, no_bad, on
 from jaxvae.train.plan import Phase, Plan
 from jaxvae.train.recorder import Recorder
 from jaxvae.train.step import TrainState, init_state, make_train_step
-from jaxvae.train.training import first_indices
+from jaxvae.train.training import check_labels, first_indices
 from jaxvae.types import Array, Batch, Mean, Model, Tree
 
 AXIS = "members"  # of the mesh, whose other axis, parallel.AXIS, shares the batch of a member
@@ -52,6 +52,8 @@ class Members:
         hyper = {name: np.array([s[name] for s in settings], t) for name, t in types.items()}
         self.hyper = jax.device_put(hyper, self.split)
         self.first = source.read(first_indices(source, self.batch_size))
+        if source.size > 1:  # not drawn
+            self._check_data()
         self.resident = jax.device_put(source.arrays, NamedSharding(mesh, PartitionSpec()))
         keys = jnp.stack([jax.random.key(setting["seed"]) for setting in settings])
         init = jax.jit(jax.vmap(self._init), out_shardings=self.split)
@@ -59,6 +61,14 @@ class Members:
         self.shapes = parallel.shapes(self.initial, self.split)
         empty = (jax.vmap(lambda h, t, i=i: self._empty(h, t, i)) for i in range(len(plan.phases)))
         self.empty = [jax.jit(each, out_shardings=self.split) for each in empty]
+
+    def _check_data(self) -> None:
+        """Raises `UserError` for data that do not fit the first setting's model, while their values
+        are known."""
+        preprocess, model = self.prepare({}), self.plan.phases[0].model
+        check_labels(self.source, preprocess, self.batch_size)
+        example = preprocess(jax.random.key(0), self.first)
+        jax.eval_shape(lambda rng: model.init(rng, example), jax.random.key(0))
 
     # ---- of one member: traced, with hyper-parameters [] -----------------------------------
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from jaxvae.data.preprocess import Preprocess
-from jaxvae.data.source import Source
-from jaxvae.errors import UserError, check_count
+from jaxvae.data.source import Source, check_source
+from jaxvae.errors import UserError, check_count, check_kind
 from jaxvae.train.step import Optimisers
 from jaxvae.types import Model
 
@@ -122,19 +122,34 @@ def as_phases(model: Model | Sequence[Phase], steps: int | None) -> list[Phase]:
             raise UserError("fit needs steps, the length of the run.")
         phases = [Phase(model, steps)]
     else:
-        phases = list(model)
+        phases = list(model) if isinstance(model, Sequence) else []
         if steps is not None or not phases:
             raise UserError(
                 "a run is one model with steps, or a list of at least one Phase with steps of "
                 "their own."
             )
     for phase in phases:
+        check_kind("each phase", phase, Phase, "train.Phase(model, steps)")
+        check_kind("the model of a phase", phase.model, Model, "models.vae(...) makes one")
+        check_parts(phase.preprocess, phase.valid)
         check_count("steps", phase.steps)
         if phase.batch_size is not None:
             check_count("batch_size", phase.batch_size)
     if phases[0].grow is not None:
         raise UserError("the first phase has nothing to grow from: leave out its grow.")
     return phases
+
+
+def check_parts(preprocess: Any, valid: Any) -> None:
+    """Raises `UserError` for a preprocessing or validation data, where there are any, of another
+    kind."""
+    if preprocess is not None and not callable(preprocess):
+        raise UserError(
+            "preprocess must be a function (rng, examples) -> Batch, such as "
+            f"data.preprocess.make_preprocess('binarised') returns, not {preprocess!r}."
+        )
+    if valid is not None:
+        check_source("valid", valid)
 
 
 def check_patience(

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxvae import objectives, parallel
-from jaxvae.errors import UserError, check_count, check_number
+from jaxvae.errors import UserError, check_count, check_kind, check_number
 from jaxvae.types import (
     Array,
+    Aux,
     Batch,
     EvaluateTerms,
     LogProb,
@@ -76,11 +77,8 @@ def init_state(
     Raises:
         UserError: where data, nets and model do not fit together, or optimisers and groups do not.
     """
-    if not isinstance(batch, Batch):
-        raise UserError(
-            f"batch must be a jaxvae.Batch, not {type(batch).__name__}: Batch(x), or Batch(x, "
-            "cond)."
-        )
+    check_kind("model", model, Model, "models.vae(...) makes one")
+    check_kind("batch", batch, Batch, "Batch(x), or Batch(x, cond)")
     for each in tx.values() if isinstance(tx, Mapping) else (tx,):
         if not hasattr(each, "update"):
             raise UserError(
@@ -112,15 +110,9 @@ def init_state(
 
 
 def _apart(tree: Tree) -> Tree:
-    """Returns a tree in which no array is held under two names: donated, a buffer cannot become two."""
-    seen = set()
-
-    def own(x: Array) -> Array:
-        x = jnp.copy(x) if id(x) in seen else x
-        seen.add(id(x))
-        return x
-
-    return jax.tree.map(own, tree)
+    """Returns a tree of arrays of its own: donated, a buffer cannot become two, nor be what somebody
+    else holds, as a trained model whose parameters `init` returns."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 def init_optimisers(each: Mapping[str, optax.GradientTransformation], params: Params) -> Tree:
@@ -164,6 +156,7 @@ def make_train_step(
         UserError: for a model without objectives, a coupled objective with `accumulate > 1`, or
             options out of range.
     """
+    check_kind("model", model, Model, "models.vae(...) makes one")
     check_count("accumulate", accumulate)
     _check_objectives(model.objectives, accumulate)
     if ema_decay is not None:
@@ -173,6 +166,7 @@ def make_train_step(
     run = _make_run(optimisers(tx, groups(model)), accumulate, max_grad_norm)
 
     def step(train_state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        check_kind("batch", batch, Batch, "Batch(x), or Batch(x, cond)")
         at = train_state.step
         rng = jax.random.fold_in(train_state.rng, at)
         metrics: Metrics = {}
@@ -201,6 +195,9 @@ def make_train_step(
 
 def _check_objectives(walked: tuple[Objective, ...], accumulate: int) -> None:
     """Raises `UserError` for objectives that no step can walk."""
+    check_kind("objectives", walked, tuple, "(Objective(wrt, loss),), also of a single one")
+    for objective in walked:
+        check_kind("each objective", objective, Objective, "Objective(wrt, loss)")
     if not walked:
         raise UserError("this model has no objectives to train: it is composed from trained parts.")
     names = [objective.name for objective in walked]
@@ -231,8 +228,8 @@ def _make_run(
         fixed = {name: tree for name, tree in params.items() if name not in objective.wrt}
 
         def scalar(moved, state, rng, batch, carry):
-            loss, aux = objective.loss({**fixed, **moved}, state, rng, batch, step, carry)
-            _check_loss(objective, loss, batch)
+            found = objective.loss({**fixed, **moved}, state, rng, batch, step, carry)
+            loss, aux = _checked(objective, found, state, batch)
             value = loss if objective.coupled else jnp.mean(loss)  # the one mean over the batch
             return value, (aux.state, _sums({objective.name: loss, **aux.metrics}), aux.carry)
 
@@ -267,13 +264,25 @@ def _average(average: Params, params: Params, decay: float) -> Params:
     return jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, average, params)
 
 
-def _check_loss(objective: Objective, loss: Array, batch: Batch) -> None:
+def _checked(objective: Objective, found: Any, state: State, batch: Batch) -> tuple[Array, Aux]:
+    """Returns what a loss returned; raises `UserError` where it is not what `Loss` says."""
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Aux)):
+        raise UserError(
+            f"objective {objective.name!r} must return a pair, (loss, Aux(state, metrics))."
+        )
+    loss, aux = found
+    if jax.tree.structure(aux.state) != jax.tree.structure(state):
+        raise UserError(
+            f"objective {objective.name!r} hands on a state of another form than it was given: "
+            "give Aux the state that the nets returned."
+        )
     want = () if objective.coupled else batch.x.shape[:1]
     if loss.shape != want:
         kind = "a scalar, as it is coupled" if objective.coupled else f"per example, shape {want}"
         raise UserError(
             f"objective {objective.name!r} returns shape {loss.shape}; its loss must be {kind}."
         )
+    return loss, aux
 
 
 def _sums(metrics: dict[str, Array]) -> Metrics:

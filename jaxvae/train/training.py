@@ -10,8 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxvae import nets, parallel
-from jaxvae.data.preprocess import Augment, augmented
-from jaxvae.data.source import Source, batch_indices
+from jaxvae.data.preprocess import Augment, Preprocess, augmented
+from jaxvae.data.source import Source, batch_indices, read_checked
 from jaxvae.errors import UserError, unknown
 from jaxvae.objectives import COLLAPSED, collapse, floored
 from jaxvae.train.checkpoint import Restored
@@ -75,7 +75,7 @@ class Training:
             jax.jit(make_train_step(p.model, p.tx, ema_decay=p.ema_decay, **options), inline=True)
             for p in plan.phases
         ]
-        self.examples = [self._example(phase) for phase in plan.phases]
+        self.examples = [self._example(phase, source) for phase in plan.phases]
         for example in self.examples:
             self._check_augment(example)
         self.initial: TrainState | None = self._initial(ema=plan.phases[0].ema_decay is not None)
@@ -84,10 +84,11 @@ class Training:
             self._check_evaluation(i, best[0])
         self._check_patience()
 
-    def _example(self, phase: Stretch) -> Batch:
-        """Returns a batch of a phase, which shows the range of its data."""
-        index = first_indices(self.source, phase.batch_size)
-        return phase.preprocess(jax.random.key(0), self.source.read(index))
+    def _example(self, phase: Stretch, source: Source) -> Batch:
+        """Returns a batch of a phase, which shows the range of the data."""
+        check_labels(source, phase.preprocess, phase.batch_size)
+        index = first_indices(source, phase.batch_size)
+        return phase.preprocess(jax.random.key(0), read_checked(source, index))
 
     def _check_augment(self, example: Batch) -> None:
         """Raises `UserError` where `augment` does not take a batch, or does not return its like."""
@@ -174,12 +175,11 @@ class Training:
         """Raises `UserError` where phase i cannot be evaluated, or is the last and does not measure
         `best`."""
         phase, (state, _) = self.plan.phases[i], self.templates[i]
-        if not self._is_measured(i):
+        if not self._is_measured(i) or phase.valid is None:
             return
-        mask = np.ones(phase.batch_size, np.float32)
+        mask, example = np.ones(phase.batch_size, np.float32), self._example(phase, phase.valid)
         measured = jax.eval_shape(
-            make_eval_step(phase.model),
-            *(state.params, state.state, state.rng, self.examples[i], mask),
+            make_eval_step(phase.model), *(state.params, state.state, state.rng, example, mask)
         )
         if default_stats(phase.model, state.state) in OVER:
             trees = (state.params, state.state, state.rng, self.examples[i])
@@ -371,6 +371,15 @@ def _check_grown(i: int, grown: Tree, new: Tree) -> Tree:
             f"{have.get(path, 'absent')}, and {want.get(path, 'absent')} in the model."
         )
     return tuple(grown)
+
+
+def check_labels(source: Source, preprocess: Preprocess, batch_size: int) -> None:
+    """Lets `preprocess` see the largest label of data in memory, which it may refuse: inside `jit`,
+    where it sees the others, it cannot."""
+    label = (source.arrays or {}).get("label")
+    if label is not None:
+        index = np.full(batch_size, np.argmax(label))
+        preprocess(jax.random.key(0), source.read(index))
 
 
 def first_indices(source: Source, batch_size: int) -> np.ndarray:

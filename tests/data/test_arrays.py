@@ -139,6 +139,12 @@ def test_iterators_in_memory_and_on_disk(tmp_path):
         ([{"y": 1}], "yields y: let it yield x"),
         ([(1, 2, 3)], "yields 3 values"),
         ([(np.zeros(3), 0.7)], "label must be a whole number, not 0.7"),
+        ([{"x": np.zeros((2, 3)), "label": np.zeros(2, int)}], "single examples, not batches"),
+        ([[np.zeros((2, 2)), 1]], "an example is no array, as its parts have different shapes"),
+        (
+            lambda: iter([]),
+            "examples must be an iterable, such as a list or a generator, not a func",
+        ),
         ([np.zeros(300)] * 20, "pass spool=FILE"),
     ],
 )

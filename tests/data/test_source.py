@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from jaxvae import data
 from jaxvae.data import sets
 from jaxvae.data import source as source_module
+from jaxvae.data.source import read_checked
 from jaxvae.errors import UserError
 
 
@@ -92,6 +94,8 @@ ROWS = np.zeros((3, 2), np.float32)
         (np.zeros((0, 8, 8), np.uint8), None, r"none of them empty, not shape \(0, 8, 8\)"),
         (np.zeros((3, 2), np.int64), None, "uint8 or floating point, not int64"),
         (np.array([["a", "b"]]), None, "uint8 or floating point"),
+        # as bytes they would be nearly black
+        (np.ones((3, 2), bool), None, r"not bool: convert it with x.astype\('float32'\)"),
         ([[1.0], [1.0, 2.0]], None, "rows have different shapes"),
         (np.array([[1.0, np.nan]]), None, "not finite"),
         (np.array([[1.0, 1e300]]), None, "not finite as float32"),
@@ -212,3 +216,29 @@ def test_no_key_of_binarised_is_one_of_a_permutation(greys, monkeypatch):
         for epoch in range(60):
             source_module._permutation(10, seed, epoch)
     assert len(set(keys)) == 120 and not drawn & set(keys)
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        (np.zeros((2, 3)), r'must return {"x": \[n, \*shape\], "label": \[n\]}'),
+        ({"image": np.zeros((2, 3))}, r'must return {"x"'),
+        ({"x": np.zeros((1, 3))}, r"x of shape \(2, 3\) for 2 indices, not \(1, 3\)"),
+        ({"x": np.zeros((2, 3, 1))}, r"x of shape \(2, 3\) for 2 indices, not \(2, 3, 1\)"),
+        ({"x": np.zeros((2, 3)), "label": np.zeros((2, 1), int)}, r"label of shape \(2,\)"),
+        (
+            {"x": np.zeros((2, 3)), "label": np.array(["a", "b"])},
+            "whole numbers as labels, not <U1",
+        ),
+    ],
+)
+def test_what_read_must_return(examples, message):
+    source = data.Source("mine", "train", 9, (3,), lambda indices: examples)
+    with pytest.raises(UserError, match="read of the source 'mine' must return") as raised:
+        read_checked(source, np.arange(2))
+    assert re.search(message, str(raised.value))
+
+
+def test_a_read_that_is_right_is_handed_on():
+    source = data.from_arrays(ROWS, [0, 1, 2])
+    assert read_checked(source, np.arange(2))["label"].tolist() == [0, 1]

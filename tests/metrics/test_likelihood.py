@@ -385,6 +385,8 @@ def test_settings_that_cannot_work(options, message):
     model, params, state, x, _ = linear_gaussian()
     with pytest.raises(UserError, match=message):
         likelihood.iw_bound(model, params, state, data.from_arrays(x), **{"k": 2, **options})
+    with pytest.raises(UserError, match="source must be a Source, not ndarray"):
+        likelihood.iw_bound(model, params, state, np.asarray(x), k=2)
     with pytest.raises(UserError, match="needs a model that encodes and decodes"):
         likelihood.iw_bound(model._replace(encode=None), params, state, data.from_arrays(x), k=2)
     with pytest.raises(UserError, match="no evidence lower bound"):

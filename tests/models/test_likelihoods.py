@@ -67,6 +67,7 @@ def test_a_likelihood_of_ones_own_in_a_vae():
         ("gaussian", {"gamma": "learnt"}, "unknown gamma 'learnt'. Did you mean 'learned'"),
         ("bernoulli", {"gamma": "learned"}, "gamma is the variance of a Gaussian decoder"),
         (likelihoods.gaussian(), {"gamma": 0.5}, "gamma is the variance of a Gaussian decoder"),
+        (Normal, {}, r"likelihood must be a name or a Likelihood\(build, init\)"),
         ("gaussian", {"gamma": 0.0}, "gamma must be greater than 0"),
         ("gaussian", {"gamma_floor": -1.0}, "gamma_floor must be greater than 0"),
     ],

@@ -12,13 +12,24 @@ from jaxvae.models import vae
 from jaxvae.nets import from_linen, mlp
 from jaxvae.nets.layers import BatchNorm, Dense
 from jaxvae.train.step import init_state, make_train_step
-from jaxvae.types import Batch, Posterior
+from jaxvae.types import Batch, Net, Posterior
 
 D, SHAPE = 2, (3, 2, 1)
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.uniform(size=(5, *SHAPE)), jnp.float32)
 COND = jax.nn.one_hot(jnp.arange(5) % 2, 2)
 ZERO = jnp.asarray(0, jnp.int32)
+
+
+class PerDim(distributions.Normal):
+    """A posterior whose KL is not summed."""
+
+    def kl(self):
+        return self.kl_per_dim()
+
+
+def own(build) -> Posterior:
+    return Posterior(lambda latent_dim: 2 * latent_dim, build)
 
 
 def build(encoder=None, decoder=None, **options):
@@ -274,6 +285,57 @@ def test_options_out_of_range(options, message):
         build(**options)
 
 
+def bare(init=None, apply=None):
+    """Returns a net of plain functions, one of them perhaps a wrong one."""
+
+    def begin(rng, x, cond=None):
+        return {"w": jnp.zeros((6, 2 * D))}, {}
+
+    def call(params, state, x, *, cond=None, rng=None, train):
+        return x.reshape(len(x), -1) @ params["w"], state
+
+    return Net(init or begin, apply or call)
+
+
+def test_a_net_of_plain_functions():
+    build(encoder=bare()).init(jax.random.key(0), Batch(X))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"encoder": tuple(bare())}, "encoder must be a Net, not tuple: nets.from_linen"),
+        ({"decoder": Dense(3)}, "decoder must be a Net, not Dense"),
+        ({"posterior": distributions.Normal}, "posterior must be a Posterior, not Normal"),
+        (
+            {"encoder": bare(init=lambda *_: {})},
+            r"the encoder's init must return \(params, state\)",
+        ),
+        (
+            {"encoder": bare(apply=lambda params, state, x, **_: x)},
+            r"the encoder's apply must return \(output, state\)",
+        ),
+        ({"posterior": own(lambda out: out)}, "a .*, which lacks sample, log_prob, kl: let it"),
+        (
+            {"posterior": own(lambda out: PerDim(out[:, :D], out[:, D:]))},
+            r"kl of PerDim returns shape \(5, 2\), and must return a number for each example",
+        ),
+    ],
+)
+def test_parts_of_ones_own_that_do_not_fit(options, message):
+    with pytest.raises(UserError, match=message):
+        build(**options).init(jax.random.key(0), Batch(X))
+
+
+def test_evaluation_refuses_bytes_and_no_samples():
+    model = build()
+    params, state = model.init(jax.random.key(0), Batch(X))
+    with pytest.raises(UserError, match="x must be floating point, not uint8"):
+        model.encode(params, state, (X * 255).astype(jnp.uint8))
+    with pytest.raises(UserError, match="n must be at least 1, not 0"):
+        model.sample(params, state, jax.random.key(0), 0)
+
+
 @pytest.mark.parametrize("latent_dim", [0, -1, 2.0, True])
 def test_latent_dim_must_be_a_count(latent_dim):
     with pytest.raises(UserError, match="latent_dim must be"):
@@ -314,6 +376,7 @@ def test_nets_that_do_not_fit(nets, message):
         ),
         (X - 0.5, r"needs pixels in \[0, 1\]; these run from -0"),
         (X.at[0, 0].set(jnp.nan), "x holds values that are not finite"),
+        (X.tolist(), "x must be an array .*, not list"),
         (X[:0], r"no empty axis, not shape \(0, 3, 2, 1\)"),
         (jnp.ones(4), r"x must be \[batch, ...\] with no empty axis, not shape \(4,\)"),
     ],

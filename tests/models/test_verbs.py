@@ -65,3 +65,18 @@ def test_reconstructions_in_batch_mode_are_those_of_the_batchs_own_moments():
     np.testing.assert_array_equal(
         verbs.reconstruct(MODEL, PARAMS, STATE, Batch(X), stats="batch"), want
     )
+
+
+@pytest.mark.parametrize(
+    ("verb", "message"),
+    [
+        (lambda *of: verbs.reconstruct(*of, X), "batch must be a Batch, not .*: Batch"),
+        (lambda *of: verbs.interpolate(*of, Batch(X), X), "end must be a Batch"),
+        (lambda *of: verbs.interpolate(*of, Batch(X), Batch(X[:3])), "8 starts and 3 ends are no"),
+        (lambda *of: verbs.interpolate_square(*of, X[:4]), "corners must be a Batch"),
+        (lambda *of: verbs.traverse(*of, X, 2), "example must be a Batch"),
+    ],
+)
+def test_arrays_and_batches_that_are_no_pairs(verb, message):
+    with pytest.raises(UserError, match=message):
+        verb(MODEL, PARAMS, STATE)

@@ -101,6 +101,7 @@ def test_bfloat16_perceptrons_return_float32():
             "unknown initialiser 'glorott'. Did you mean 'glorot'",
         ),
         (lambda: mlp((4,), 4, scale="sd"), "unknown scale 'sd'"),
+        (lambda: mlp(4, 2), r"hidden must be a tuple of widths, such as \(400,\), not 4"),
         (lambda: nets.second_stage(0), "latent_dim must be at least 1"),
     ],
 )

@@ -30,7 +30,10 @@ def test_defaults_that_depend_on_the_net(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"preset": None}, "was made by fit, not by a preset: pass its model and an example batch"),
+        (
+            {"preset": None},
+            "was made by fit, not by a preset: pass its model and an example batch: load",
+        ),
         ({"preset": "vea"}, "unknown preset 'vea'. Did you mean 'vae'"),
         ({"preset": ["vae"]}, r"unknown preset \['vae'\]"),
         ({"colour": 1, "size_of_z": 2}, "does not know: colour, size_of_z"),

@@ -8,10 +8,10 @@ import optax
 import pytest
 
 from jaxvae import models, nets, parallel, writers
-from jaxvae.data import toy2d
+from jaxvae.data import from_arrays, toy2d
 from jaxvae.errors import UserError
 from jaxvae.train import Phase, fit, signals
-from jaxvae.train.ensemble import member, train_ensemble
+from jaxvae.train.ensemble import Ensemble, member, train_ensemble
 from small import go, one_device, small, source
 
 TX = optax.adam(1e-2)
@@ -286,11 +286,24 @@ def test_resume_gives_the_bits_of_a_run_that_never_stopped(tmp_path):
         ({"data": lambda rng, n: jnp.zeros((n + 1, 2))}, "they must be one shape"),
         ({"preprocess": lambda rng, examples: None}, "preprocess belongs to a Source"),
         ({"data": source()._replace(arrays=None)}, "is streamed: an ensemble needs"),
+        ({"build": plain()}, "build must be a function .*, not a Model"),
+        (
+            {"build": small, "data": from_arrays(np.full((20, 4, 4, 1), 255.0))},
+            r"needs pixels in \[0, 1\]; these run from 255 to 255",
+        ),
     ],
 )
 def test_what_it_refuses(options, message):
     with pytest.raises(UserError, match=message):
         train(**options)
+
+
+def test_there_are_only_so_many_members():
+    ensemble = Ensemble(jnp.arange(2), [{"seed": 0}, {"seed": 1}], [{}, {}], {})
+    assert int(member(ensemble, 1)) == 1
+    for i, message in ((2, "there is no member 2: the ensemble has 2, 0 to 1"), (-1, "at least 0")):
+        with pytest.raises(UserError, match=message):
+            member(ensemble, i)
 
 
 def test_an_objective_whose_turn_has_not_come_reports_nothing(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxvae import parallel, types
+from jaxvae.errors import UserError
 from jaxvae.train import evaluate
 from jaxvae.train.evaluate import _stretches
 from small import normed, one_device, small, source
@@ -60,3 +61,8 @@ def test_every_example_is_in_one_batch_and_counted_once(examples, batch_size, de
         np.testing.assert_array_equal(seen, np.arange(examples))
         numbers = np.concatenate([numbers for numbers, _, _ in stretches])
         np.testing.assert_array_equal(numbers, np.arange(len(numbers)))  # each with its own noise
+
+
+def test_arrays_are_no_source():
+    with pytest.raises(UserError, match=r"source must be a Source, not ndarray: data.from_arrays"):
+        evaluate(small(), {}, {}, np.zeros((4, 4, 4, 1), np.uint8))

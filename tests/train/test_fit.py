@@ -9,12 +9,16 @@ import pytest
 
 import jaxvae
 from jaxvae import data, models, nets, objectives, parallel, types, writers
+from jaxvae.data.preprocess import make_preprocess
 from jaxvae.errors import UserError
 from jaxvae.presets.config import Options
 from jaxvae.presets.optimise import transformation
 from jaxvae.train import Phase, evaluate, fit, folder, signals
 from jaxvae.train.checkpoint import Checkpoints
-from small import EXAMPLE, assert_same, go, log_of, one_device, params, small, source
+from small import EXAMPLE, SHAPE, assert_same, go, log_of, one_device, params, small, source
+
+X = np.zeros((100, *SHAPE), np.uint8)
+LATE = np.r_[np.zeros(99, int), 3]
 
 
 def test_log_has_one_line_per_interval_and_the_loss_falls(tmp_path):
@@ -293,6 +297,34 @@ def test_float_data_are_searched_for_their_range():
             "patience 4 cannot end this run early: it needs 5 evaluations before its last step, 5, and has 4",
         ),
         ({"config": {"lr": object()}}, "config must be made of numbers"),
+        ({"data": X}, r"source must be a Source, not ndarray: data.from_arrays\(x, label\)"),
+        ({"valid": X}, "valid must be a Source, not ndarray"),
+        ({"model": [(small(), 3)], "steps": None}, "each phase must be a Phase, not tuple"),
+        ({"model": models.vae, "steps": None}, "a run is one model with steps, or a list"),
+        ({"mesh": jax.devices()}, "mesh must be a Mesh, not list: parallel.make_mesh"),
+        (
+            {"model": [Phase(small(), 3, preprocess="grey")], "steps": None},
+            "preprocess must be a function .*, not 'grey'",
+        ),
+        ({"preprocess": "binarised"}, "preprocess must be a function .*, not 'binarised'"),
+        # found before the first step, not by the first evaluation
+        (
+            {"valid": data.from_arrays(X[:, :3])},
+            r"do not fit a net for inputs of shape \(3, 4, 1\)",
+        ),
+        (
+            {"valid": data.from_arrays(X), "preprocess": make_preprocess(num_classes=3)},
+            "these examples have none: use a labelled source",
+        ),
+        # a class that the first batch does not show
+        (
+            {"data": data.from_arrays(X, LATE), "preprocess": make_preprocess(num_classes=3)},
+            "there is a label 3, but those of 3 classes run from 0 to 2",
+        ),
+        (
+            {"valid": data.from_arrays(X, LATE), "preprocess": make_preprocess(num_classes=3)},
+            "there is a label 3, but those of 3 classes run from 0 to 2",
+        ),
     ],
 )
 def test_settings_that_cannot_work(tmp_path, options, message):

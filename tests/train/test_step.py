@@ -419,6 +419,48 @@ def test_options_out_of_range(objectives, options, message):
         make_train_step(model_of(*objectives), SGD, **options)
 
 
+def returning(found) -> Objective:
+    return Objective(("a",), lambda params, state, rng, batch, step, carry: found(batch.x, state))
+
+
+@pytest.mark.parametrize(
+    ("objectives", "message"),
+    [
+        (returning(lambda x, state: jnp.sum(x, -1)), "each objective must be an Objective"),
+        ([linear("a")], "objectives must be a tuple, not list"),
+        ((returning(lambda x, state: jnp.sum(x, -1)),), "'loss' must return a pair, .loss, Aux"),
+        (
+            (returning(lambda x, state: (jnp.sum(x, -1), {})),),
+            "'loss' must return a pair, .loss, Aux",
+        ),
+        ((returning(lambda x, state: (jnp.sum(x, -1), Aux({}))),), "a state of another form than"),
+    ],
+)
+def test_what_is_no_loss(objectives, message):
+    model = model_of(linear("a"), state={"a": {"mean": jnp.ones(2)}})
+    wrong, train_state = model._replace(objectives=objectives), start(model)
+    with pytest.raises(UserError, match=message):
+        make_train_step(wrong, SGD)(train_state, BATCH)
+
+
+def test_training_leaves_what_it_starts_from_as_it_is():
+    params = {"a": {"w": jnp.ones(2)}}
+    model = model_of(linear("a"))._replace(init=lambda rng, batch: (params, {}))
+    train_state = start(model, ema=True)
+    jax.jit(make_train_step(model, SGD, ema_decay=0.5), donate_argnums=0)(train_state, BATCH)
+    assert train_state.params["a"]["w"].is_deleted()
+    np.testing.assert_array_equal(params["a"]["w"], [1.0, 1.0])
+
+
+@pytest.mark.parametrize("batch", [X, (X, None), None])
+def test_a_step_takes_a_batch(batch):
+    model = model_of(linear("a"))
+    with pytest.raises(UserError, match=r"batch must be a Batch, not .*: Batch\(x\), or Batch"):
+        make_train_step(model, SGD)(start(model), batch)
+    with pytest.raises(UserError, match="model must be a Model, not"):
+        make_train_step(SGD, model)
+
+
 def test_a_loss_must_have_its_shape():
     def mean(params, state, rng, batch, step, carry):
         return jnp.mean(batch.x * params["a"]["w"]), Aux(state)
