@@ -236,16 +236,14 @@ def jit_step(step: Callable, mesh: Mesh | None = None, *, donate: bool = True) -
 
 
 def _after(check: Callable[[Tree], None], compiled: Any) -> Callable:
-    """Returns `compiled(train_state, batch)`, whose batch is checked before JAX sees it; it has what
-    `compiled` has, such as `lower`."""
+    """Returns `compiled`, with all that it has, such as `lower`, after a check of the batch."""
 
     @functools.wraps(compiled)
     def step(train_state: Tree, batch: Tree) -> Any:
         check(batch)
         return compiled(train_state, batch)
 
-    has = (name for name in dir(compiled) if not name.startswith("__"))
-    step.__dict__.update({name: getattr(compiled, name) for name in has})
+    vars(step).update({k: getattr(compiled, k) for k in dir(compiled) if not k.startswith("__")})
     return step
 
 
