@@ -590,17 +590,24 @@ def compile_missing(platform: str, only: str, minutes: float, *, again: bool = F
 
 def tables(platform: str, entries: dict[str, Any]) -> str:
     """Returns, in Markdown, what has been compiled for each topology and precision, then every program
-    of the first topology in float32, then what the compiler refused."""
+    of the first topology in float32, the large cases in any precision, and what the compiler refused."""
     first = PLATFORMS[platform].topologies[0]
     parts = [summary(platform, entries)]
     head = ("", "program", "s", "GFLOP", "MB moved", "MiB of arguments", "MiB of temporaries")
-    lines = [(*head, "% of memory", "collectives")]
+    lines, large = ([(*head, "% of memory", "collectives")] for _ in range(2))
     for key, found in entries.items():
         name, program, topology, precision = key.split("/")
-        if (topology, precision) == (first, "float32") and "memory" in found:
+        if "memory" not in found:
+            continue
+        if name in LARGE:
+            large.append((name, f"{program}, {topology}, {precision}", *_row(found)))
+        elif (topology, precision) == (first, "float32"):
             lines.append((name, program, *_row(found)))
     parts.append(f"{first}, float32, each chip:")
     parts.append(table.grid(lines, range(2, len(head) + 1), True))
+    if len(large) > 1:
+        parts.append("Style-based nets at their largest images, each chip:")
+        parts.append(table.grid(large, range(2, len(head) + 1), True))
     refused = [f"- `{key}`: {found['error']}" for key, found in entries.items() if "error" in found]
     if refused:
         parts += ["Refused by the compiler:", "\n".join(refused)]

@@ -5,11 +5,12 @@ gradients see the global batch (`mean` below). Inside `pmap` the mapped axis is 
 outside, the collectives here do nothing, so the same code runs everywhere.
 """
 
+import contextlib
 import contextvars
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ from jaxvae.errors import UserError, check_count
 from jaxvae.types import Array, Tree
 
 AXIS = "devices"
-_alone = contextvars.ContextVar("alone", default=False)  # while `whole_batch` draws
+_alone = contextvars.ContextVar("alone", default=False)  # inside `alone`
 
 
 # ---- inside a step -------------------------------------------------------------------------
@@ -54,6 +55,19 @@ def gather(x: Array) -> Array:
     return x if axis_size() == 1 else jax.lax.all_gather(x, AXIS, tiled=True)
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Makes each device of the mapped axis compute what is called inside as if it were the only one,
+    `axis_size() == 1`: nets that pass a whole batch (`gather`) on every device, whose noise and moments
+    are then not cut or added up once more. Call no jitted function inside: its trace may be another
+    place's."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
 def whole_batch(draw: Callable[[Array, int], Array]) -> Callable[[Array, int], Array]:
     """Returns (rng, n) -> x [n, ...] that draws for the global batch on every device of the mapped
     axis, and returns this device's slice; outside `pmap` it is `draw`.
@@ -66,11 +80,8 @@ def whole_batch(draw: Callable[[Array, int], Array]) -> Callable[[Array, int], A
         devices = axis_size()
         if devices == 1:
             return draw(rng, n)
-        token = _alone.set(True)
-        try:
+        with alone():
             x = draw(rng, n * devices)
-        finally:
-            _alone.reset(token)
         return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * n, n)
 
     return own
@@ -225,16 +236,14 @@ def jit_step(step: Callable, mesh: Mesh | None = None, *, donate: bool = True) -
 
 
 def _after(check: Callable[[Tree], None], compiled: Any) -> Callable:
-    """Returns `compiled(train_state, batch)`, whose batch is checked before JAX sees it; it has what
-    `compiled` has, such as `lower`."""
+    """Returns `compiled`, with all that it has, such as `lower`, after a check of the batch."""
 
     @functools.wraps(compiled)
     def step(train_state: Tree, batch: Tree) -> Any:
         check(batch)
         return compiled(train_state, batch)
 
-    has = (name for name in dir(compiled) if not name.startswith("__"))
-    step.__dict__.update({name: getattr(compiled, name) for name in has})
+    vars(step).update({k: getattr(compiled, k) for k in dir(compiled) if not k.startswith("__")})
     return step
 
 

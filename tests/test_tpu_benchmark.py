@@ -66,12 +66,14 @@ def test_the_table_says_what_is_there_refused_and_missing():
         "vae/step/v5e:2x2/float32": entry,
         "gan/evaluate/v5e:2x2/float32": {"absent": True},
         "gan/step/v5e:2x2/float32": {"seconds": 1.0, "error": "ValueError: no such thing"},
+        "style-256/step/v5e:2x2/default": entry,
     }
     text = tpu.tables("tpu", entries)
     count = sum(key.endswith("/v5e:2x2/float32") for key in tpu.wanted("tpu"))
     row = f"| v5e:2x2 | float32 | {count - 1} | 1 | 1 | {count - 3} | 2 | 25.0 | 0 | 0 |"
     assert row in text
     assert "| vae | step | 2.0 | 3 | 5 | 1.0 | 2.0 | 25.00 | 1 all-reduce of 1 MiB |" in text
+    assert "| style-256 | step, v5e:2x2, default | 2.0 | 3 | 5 | 1.0 | 2.0 | 25.00 |" in text
     assert "- `gan/step/v5e:2x2/float32`: ValueError: no such thing" in text
 
 

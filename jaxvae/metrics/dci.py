@@ -30,7 +30,7 @@ import numpy as np
 
 from jaxvae.data.shapes import World
 from jaxvae.errors import UserError, check_count
-from jaxvae.metrics.disentangle import DEAD, Codes, Score, draw
+from jaxvae.metrics.disentangle import DEAD, Codes, Score, draw, finite
 
 FOLDS = 10
 SURE = 2.0  # standard errors by which a factor's prediction has to be better than its mean
@@ -93,9 +93,7 @@ def regress(
     v, v_test = draw(rng, world, n), draw(rng, world, held_out)
     if np.any(v.std(axis=0) == 0.0) or np.any(v_test.std(axis=0) == 0.0):
         raise UserError("a factor that has one value only has no error: draw more examples.")
-    z, z_test = codes(v), codes(v_test)
-    if not (np.isfinite(z).all() and np.isfinite(z_test).all()):
-        raise UserError("posterior means are not finite: the training has diverged.")
+    z, z_test = finite(codes(v)), finite(codes(v_test))
     if z.shape[1] < 2:
         raise UserError("completeness needs two latent dimensions: use a larger latent_dim.")
     alive = z.var(axis=0) > DEAD

@@ -94,6 +94,13 @@ def codes_of(
     return codes
 
 
+def finite(means: np.ndarray) -> np.ndarray:
+    """Returns posterior means as they are; raises `UserError` for values that are not finite."""
+    if not np.isfinite(means).all():
+        raise UserError("posterior means are not finite: the training has diverged.")
+    return means
+
+
 def draw(rng: np.random.Generator, world: World, n: int) -> np.ndarray:
     """Returns n uniform draws of all factors, [n, F] int32."""
     return rng.integers(0, world.sizes, (n, len(world.sizes)), dtype=np.int32)
@@ -103,11 +110,12 @@ def mig(codes: Codes, world: World, *, n: int = 10_000, bins: int = BINS, seed: 
     """Returns the mutual information gap of n draws.
 
     Raises:
-        UserError: for fewer than two latent dimensions or factors of one value.
+        UserError: for fewer than two latent dimensions, factors of one value, and means that are not
+            finite.
     """
     check_count("n", n, least=2)
     factors = draw(np.random.default_rng(seed), world, n)
-    value = float(np.mean(gaps(codes(factors), factors, bins)))
+    value = float(np.mean(gaps(finite(codes(factors)), factors, bins)))
     return Score(value, n, f"posterior means in {bins} equal bins, {n:,} examples, seed {seed}")
 
 
@@ -152,19 +160,20 @@ def factor_vae_score(
     other factors are drawn anew. Dimensions whose means hardly vary over all data (`DEAD`) have none.
 
     Raises:
-        UserError: where no dimension varies.
+        UserError: where no dimension varies, and for means that are not finite.
     """
     check_count("votes", votes)
     check_count("group", group, least=2)
     rng = np.random.default_rng(seed)
-    spread = codes(draw(rng, world, 10_000)).var(axis=0)
+    spread = finite(codes(draw(rng, world, 10_000))).var(axis=0)
     alive = spread > DEAD
     if not alive.any():
         raise UserError("no latent dimension varies over the data: the posterior has collapsed.")
 
     def ballot() -> tuple[np.ndarray, np.ndarray]:
         which, factors = _sharing(rng, world, votes, group)
-        z = codes(factors.reshape(votes * group, -1)).reshape(votes, group, -1)[..., alive]
+        z = finite(codes(factors.reshape(votes * group, -1)))
+        z = z.reshape(votes, group, -1)[..., alive]
         return np.argmin(z.var(axis=1, ddof=1) / spread[alive], axis=1), which
 
     table = np.zeros((int(alive.sum()), len(world.sizes)), int)
@@ -182,6 +191,9 @@ def beta_vae_score(
 
     A point is the mean of |z - z'| over `group` pairs that share one factor, [D]; the classifier
     sees it divided by its spread over the points that it is trained on.
+
+    Raises:
+        UserError: for means that are not finite.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -194,7 +206,7 @@ def beta_vae_score(
         second = draw(rng, world, points * group).reshape(first.shape)
         rows = np.arange(points)
         second[rows, :, which] = first[rows, :, which]
-        a, b = (codes(v.reshape(points * group, -1)) for v in (first, second))
+        a, b = (finite(codes(v.reshape(points * group, -1))) for v in (first, second))
         return np.abs(a - b).reshape(points, group, -1).mean(axis=1), which
 
     x, which = draws()

@@ -67,7 +67,8 @@ def autoencoder(
 
     Returns:
         A `Model` that encodes (`Point`) and decodes; no terms, no sample and no density. Metrics:
-        `loss`, `code_norm` (|z|), and those of the likelihood.
+        `loss`, `code_norm` (|z|), and those of the likelihood. Statistics are re-estimated over the
+        data alone.
 
     Raises:
         UserError: for an unknown corruption, an amount out of range, and as `vae`.
@@ -99,7 +100,18 @@ def autoencoder(
         metrics = {"code_norm": jnp.sqrt(jnp.sum(jnp.square(z), axis=-1))}
         return value, Aux(net.state, metrics | likelihoods.report(kin.likelihood, params))
 
-    return kin.base._replace(objectives=(Objective(kin.groups, loss),), terms=None, sample=None)
+    of_base = kin.base.moments
+    assert of_base is not None
+
+    def moments(params, state, rng, batch: Batch, *, over="data"):
+        if over == "samples":
+            raise UserError(
+                "codes have no prior to draw samples from: use statistics over the data."
+            )
+        return of_base(params, state, rng, batch, over=over)
+
+    objectives = (Objective(kin.groups, loss),)
+    return kin.base._replace(objectives=objectives, terms=None, sample=None, moments=moments)
 
 
 def _point(output: Array) -> Any:

@@ -98,8 +98,9 @@ def factor_vae(
         order = parallel.gather(noise.uniform(rng_order, carry.shape))
         half = len(z) // 2
         apart = jnp.take_along_axis(z[half:], jnp.argsort(order[half:], axis=0), axis=0)
-        joint, state = judge(params, state, z[:half], rng_joint)
-        other, state = judge(params, state, apart, rng_apart)
+        with parallel.alone():  # every device has all of z
+            joint, state = judge(params, state, z[:half], rng_joint)
+            other, state = judge(params, state, apart, rng_apart)
         value = jnp.mean(jax.nn.softplus(-joint)) + jnp.mean(jax.nn.softplus(other))
         right = jnp.mean((joint > 0).astype(z.dtype)) + jnp.mean((other < 0).astype(z.dtype))
         return 0.5 * value, Aux(state, {"discriminator_accuracy": 0.5 * right})

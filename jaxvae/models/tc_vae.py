@@ -108,7 +108,7 @@ def tc_vae(
 
     def loss(params, state, rng, batch: Batch, step, carry):
         net, q, z, rec = kin.coded(params, state, rng, batch)
-        every = jax.tree.map(parallel.gather, q)
+        every = jax.tree.map(parallel.gather, distributions.by_row(q))
         log_w = log_weights(len(every.mean), data_size, estimator, convention)
         parts = decomposition(every, parallel.gather(z), log_w)
         weight = objectives.weight_at(beta, step)

@@ -65,15 +65,15 @@ def vamp(
 
     Args:
         encoder, decoder, latent_dim, posterior, likelihood, gamma, gamma_floor: as in `vae`; the
-            posterior is a NamedTuple of arrays with a row for each example.
+            posterior is a NamedTuple of arrays with a row for each example, or a `Normal`.
         components: K; the released code has 500.
         domain: of the data: "unit", [0, 1], or "real".
         beta: weight of the KL, >= 0: a number (it may be traced) or a schedule step -> number.
 
     Returns:
-        A `Model` whose `terms` have the estimated KL to the mixture, whose `sample` draws z from it,
-        and whose `log_weight` has its density; metrics `loss`, `rec`, `kl`, `elbo` in nats, `beta`
-        where it is a schedule, and those of posterior and likelihood.
+        A `Model` whose `terms` have the estimated KL to the mixture, whose `sample` (and `moments` over
+        samples) draws z from it, and whose `log_weight` has its density; metrics `loss`, `rec`, `kl`,
+        `elbo` in nats, `beta` where it is a schedule, and those of posterior and likelihood.
 
     Raises:
         UserError: for a K below 1, an unknown domain, a posterior with a `penalty`, and as `vae`;
@@ -93,13 +93,14 @@ def vamp(
         gamma_floor=gamma_floor,
         pay_kl="VAEs with a VampPrior",
     )
-    assert kin.base.encode is not None and kin.base.decode is not None
-    encode, decode = kin.base.encode, kin.base.decode
+    encode, decode, of_base = kin.base.encode, kin.base.decode, kin.base.moments
+    assert encode is not None and decode is not None and of_base is not None
 
     def components_of(params: Params, state: State) -> Any:
         """Returns q(z|u_k), a row for each k."""
         v = params[GROUP]
-        return encode(params, state, jax.nn.sigmoid(v) if domain == "unit" else v)
+        u = jax.nn.sigmoid(v) if domain == "unit" else v
+        return distributions.by_row(encode(params, state, u))
 
     def loss(params, state, rng, batch: Batch, step, carry):
         net, q, z, rec = kin.coded(params, state, rng, Batch(batch.x))
@@ -120,12 +121,23 @@ def vamp(
     def log_weight(params, state, rng, batch: Batch, *, stats="running"):
         return objectives.elbo(terms(params, state, rng, batch, stats=stats))
 
-    def sample(params, state, rng, n, cond=None, *, stats="running"):
+    def draw(params, state, rng, n: int) -> Array:
+        """Returns z ~ p(z) [n, D]."""
         rng_component, rng_z = jax.random.split(rng)
         u = noise.uniform(rng_component, (n,)) * components
         which = jnp.minimum(u.astype(jnp.int32), components - 1)
         chosen = jax.tree.map(lambda leaf: leaf[which], components_of(params, state))
-        return decode(params, state, distributions.sample(rng_z, chosen), stats=stats).mean
+        return distributions.sample(rng_z, chosen)
+
+    def sample(params, state, rng, n, cond=None, *, stats="running"):
+        return decode(params, state, draw(params, state, rng, n), stats=stats).mean
+
+    def moments(params, state, rng, batch: Batch, *, over="data"):
+        found = of_base(params, state, rng, Batch(batch.x), over=over)
+        if over == "data" or decoder.moments is None:
+            return found
+        z = draw(params, found, rng, len(batch.x))  # the base has passed N(0, I)
+        return {**found, "decoder": decoder.moments(params["decoder"], state["decoder"], z)[1]}
 
     return kin.base._replace(
         init=_started(kin.base, components, domain),
@@ -133,6 +145,7 @@ def vamp(
         terms=terms,
         sample=sample,
         log_weight=log_weight,
+        moments=moments,
     )
 
 

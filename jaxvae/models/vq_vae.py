@@ -110,7 +110,7 @@ def codebook(
         size: E.
         commitment: the paper's beta, >= 0; it may be traced.
         ema: moving averages in place of the second term of the loss; they start as if each entry
-            had been chosen once.
+            had been chosen once, and move at every part of a batch where gradients are accumulated.
         decay: of ema, in [0, 1); it may be traced.
 
     Raises:
@@ -132,7 +132,9 @@ def codebook(
 
     def quantise(params: Tree, state: Tree, h: Array, train: bool) -> Found:
         table = entries(params, state)
-        far = jnp.sum(jnp.square(table), axis=-1) - 2.0 * h @ table.T  # less |h|^2, which is alike
+        # "highest": the same choice in training and evaluation
+        inner = jnp.dot(h, table.T, precision="highest")
+        far = jnp.sum(jnp.square(table), axis=-1) - 2.0 * inner  # less |h|^2, which is alike
         index = jnp.argmin(far, axis=-1).astype(jnp.int32)
         z, stop = table[index], jax.lax.stop_gradient
 
@@ -155,7 +157,8 @@ def _averaged(state: Tree, h: Array, index: Array, decay: Array | float) -> Tree
     """Returns the moving averages after this (global) batch."""
     codes, size = state["entries"].shape
     chosen = jax.nn.one_hot(index.reshape(-1), codes)
-    n, total = parallel.total((jnp.sum(chosen, axis=0), chosen.T @ h.reshape(-1, size)))
+    near = jnp.dot(chosen.T, h.reshape(-1, size), precision="highest")
+    n, total = parallel.total((jnp.sum(chosen, axis=0), near))
     count = decay * state["count"] + (1.0 - decay) * n
     added = decay * state["sum"] + (1.0 - decay) * total
     every = jnp.sum(count)

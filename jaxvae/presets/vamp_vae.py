@@ -35,9 +35,9 @@ def build(config: VampVAE, shape: tuple[int, ...], num_classes: int | None) -> S
     pair = parts.nets_of(config, shape, num_classes)
     model = models.vamp(*pair, components=config.components, **options)
     system = parts.system(config, model, num_classes)
+    tx = system.tx if isinstance(system.tx, dict) else dict.fromkeys(groups(model), system.tx)
     undecayed = optimise.transformation(config, config.learning_rate, decay=False)
-    tx = {**dict.fromkeys(groups(model), system.tx), "pseudo_inputs": undecayed}
-    return system._replace(tx=tx)
+    return system._replace(tx={**tx, "pseudo_inputs": undecayed})
 
 
 PRESET = Preset(VampVAE, build, equation="rec + beta (log q(z|x) - log 1/K sum_k q(z|u_k))")

@@ -118,6 +118,20 @@ def test_codes_of_a_model_are_its_means_whatever_the_batches():
         disentangle.codes_of(model._replace(encode=None), {}, {}, WORLD)
 
 
+@pytest.mark.parametrize("name", ["mig", "factor_vae_score", "beta_vae_score"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_means_that_are_not_finite_are_no_code(name, value):
+    """Not even in one dimension of one example, which would else be taken for a dead dimension."""
+
+    def broken(factors):
+        means = np.array(perfect(factors))
+        means[0, 0] = value
+        return means
+
+    with pytest.raises(UserError, match="means are not finite"):
+        getattr(disentangle, name)(broken, WORLD)
+
+
 def test_what_is_refused():
     with pytest.raises(UserError, match="larger latent_dim"):
         disentangle.mig(lambda f: perfect(f)[:, :1], WORLD, n=50)

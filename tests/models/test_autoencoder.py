@@ -70,6 +70,15 @@ def test_codes_are_points_and_a_mixture_samples_them():
     np.testing.assert_allclose(np.mean(x, axis=0), want.mean(axis=0), atol=0.03)
 
 
+def test_there_are_moments_over_data_and_none_over_samples_of_no_prior():
+    model = autoencoder(nets.mlp((), 2), nets.mlp((), 4), latent_dim=2)
+    batch, rng = Batch(BATCH.x[:, :4]), jax.random.key(0)
+    params, state = model.init(rng, batch)
+    assert model.moments(params, state, rng, batch) == state  # no BatchNorm
+    with pytest.raises(UserError, match="no prior to draw samples from"):
+        model.moments(params, state, rng, batch, over="samples")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

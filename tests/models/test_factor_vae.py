@@ -1,15 +1,17 @@
 """FactorVAE: both losses against values worked out by hand, and a discriminator that finds the total
 correlation of correlated draws."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jaxvae import nets
+from jaxvae import nets, parallel
 from jaxvae.errors import UserError
 from jaxvae.models import factor_vae
+from jaxvae.nets.layers import BatchNorm, Dense, Dropout
 from jaxvae.types import Batch, Net
 
 DIM, STEP = 2, jnp.int32(0)
@@ -106,6 +108,36 @@ def test_the_logit_learns_the_total_correlation():
 
     found = float(run(params["discriminator"]))
     assert found == pytest.approx(-0.5 * np.log(1 - r**2), abs=0.08)
+
+
+class Normed(nn.Module):
+    """A discriminator with BatchNorm and dropout."""
+
+    @nn.compact
+    def __call__(self, z, *, cond=None, train):
+        h = Dropout(0.5)(BatchNorm()(Dense(6)(z), train=train), train=train)
+        return Dense(1)(nn.tanh(h))[:, 0]
+
+
+def test_a_discriminator_with_moments_and_dropout_is_the_same_under_pmap():
+    """Each device has the whole batch of z: neither its mask nor its moments are of a part."""
+    model, devices = model_of(nets.from_linen(Normed())), 4
+    params, state = model.init(jax.random.key(0), BATCH)
+    z, rng = jax.random.normal(jax.random.key(1), (8, DIM)), jax.random.key(2)
+
+    def judged(batch, z):
+        def scalar(judge):
+            whole = {**params, "discriminator": judge}
+            loss, aux = model.objectives[1].loss(whole, state, rng, batch, STEP, z)
+            return loss, (loss, aux.state)
+
+        return jax.grad(scalar, has_aux=True)(params["discriminator"])
+
+    want = jax.jit(judged)(BATCH, z)
+    mapped = jax.pmap(judged, axis_name=parallel.AXIS, devices=jax.devices()[:devices])
+    found = mapped(*parallel.shard((BATCH, z), devices))
+    for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(b, np.broadcast_to(a, b.shape), rtol=1e-4, atol=1e-6)
 
 
 def test_what_is_refused():

@@ -9,13 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvae import distributions, nets
+from jaxvae import distributions, nets, parallel
 from jaxvae.distributions import Normal
 from jaxvae.errors import UserError
 from jaxvae.models import tc_vae
 from jaxvae.models.tc_vae import decomposition, log_weights
 from jaxvae.train.step import make_train_step
-from jaxvae.types import Batch
+from jaxvae.types import Batch, Posterior
 
 STEP = jnp.int32(0)
 BATCH = Batch(jax.random.uniform(jax.random.key(9), (6, 4)))
@@ -111,6 +111,21 @@ def test_with_weights_of_one_it_is_the_vae(name):
     loss, aux, q, z = walked(model, rng)
     ratio = distributions.log_prob(q, z) - Normal(jnp.zeros_like(z), jnp.zeros(())).log_prob(z)
     np.testing.assert_allclose(loss, np.mean(aux.metrics["rec"] + ratio), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 3)])
+def test_a_variance_that_examples_share_is_the_same_under_pmap(shape):
+    logvar = jnp.full(shape, -1.0)
+    shared = Posterior(lambda dim: dim, lambda output: Normal(output, logvar))
+    model = tc_vae(nets.mlp((), 3), nets.mlp((), 4), latent_dim=3, data_size=20, posterior=shared)
+    params, state = model.init(jax.random.key(0), BATCH)
+
+    def loss(batch):
+        return model.objectives[0].loss(params, state, jax.random.key(1), batch, STEP, None)[0]
+
+    mapped = jax.pmap(loss, axis_name=parallel.AXIS, devices=jax.devices()[:2])
+    want, found = jax.jit(loss)(BATCH), mapped(parallel.shard(BATCH, 2))
+    np.testing.assert_allclose(found, [want, want], rtol=1e-5)
 
 
 def test_mss_is_unbiased_over_all_batches_and_mws_of_all_data_is_off_by_a_constant():

@@ -1,14 +1,18 @@
 """The VampPrior: its density, its loss and its samples against NumPy and an integral."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxvae import nets
+from jaxvae.distributions import Normal
 from jaxvae.errors import UserError
 from jaxvae.models import vamp
-from jaxvae.types import Batch
+from jaxvae.types import Batch, Posterior
+from small import _Normed
 
 DIM, K, STEP = 2, 3, jnp.int32(0)
 BATCH = Batch(jax.random.uniform(jax.random.key(9), (5, 4)))
@@ -115,6 +119,49 @@ def test_the_mean_kl_is_the_integral_and_samples_are_of_the_mixture():
     assert x.mean() == pytest.approx(mixture[0].mean(), abs=0.05)
     second = np.mean(mixture[0] ** 2 + mixture[1])
     assert np.mean(x**2) == pytest.approx(second, rel=0.05)
+
+
+@pytest.mark.parametrize("shape", [(), (K,), (1, K)])
+def test_a_variance_that_examples_share_is_that_of_every_component(shape):
+    """K = D: a row of the variance could be taken for a component's."""
+    logvar = jnp.broadcast_to(jnp.linspace(-1.0, 1.0, K), shape) if shape else jnp.float32(0.5)
+    found = []
+    for rows in (lambda mean: logvar, lambda mean: jnp.broadcast_to(logvar, mean.shape)):
+        q = Posterior(lambda dim: dim, lambda output, rows=rows: Normal(output, rows(output)))
+        pair = nets.mlp((), K), nets.mlp((), 4)
+        model = vamp(*pair, latent_dim=K, components=K, likelihood="gaussian", posterior=q)
+
+        @jax.jit
+        def walk(model=model):
+            params, state = model.init(jax.random.key(0), BATCH)
+            args, rng = (params, state), jax.random.key(1)
+            return model.terms(*args, rng, BATCH).kl, model.sample(*args, rng, 5)
+
+        found.append(walk())
+    for shared, own in zip(*found, strict=True):
+        np.testing.assert_allclose(shared, own, rtol=1e-5, atol=1e-6)
+
+
+def test_moments_over_samples_are_of_the_mixture():
+    """The decoder's BatchNorm is to see z as `sample` draws it, far from N(0, I)."""
+    pair = nets.from_linen(_Normed((2 * DIM,))), nets.from_linen(_Normed((4,)))
+    model = vamp(*pair, latent_dim=DIM, components=K, likelihood="gaussian")
+    many = Batch(jax.random.uniform(jax.random.key(2), (4000, 4)))
+    params, state = jax.jit(model.init)(jax.random.key(0), many)
+    last = params["encoder"]["Dense_1"]
+    last["bias"] = jnp.asarray([6.0, -3.0, -2.0, -2.0])
+    found = jax.jit(functools.partial(model.moments, over="samples"))(
+        params, state, jax.random.key(1), many
+    )
+    inner = found["decoder"]["batch_stats"]["BatchNorm_0"]
+    u = jax.nn.sigmoid(params["pseudo_inputs"])
+    q = model.encode(params, {**state, "encoder": found["encoder"]}, u)
+    mean, variance = np.float64(q.mean), np.exp(np.float64(q.logvar))
+    dense = {name: np.float64(v) for name, v in params["decoder"]["Dense_0"].items()}
+    means = mean @ dense["kernel"] + dense["bias"]
+    within = variance @ dense["kernel"] ** 2
+    np.testing.assert_allclose(inner["mean"], means.mean(axis=0), atol=0.1)
+    np.testing.assert_allclose(inner["var"], within.mean(axis=0) + means.var(axis=0), rtol=0.15)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from jaxvae import nets
 from jaxvae.errors import UserError
 from jaxvae.models import codebook, vq_vae
 from jaxvae.types import Batch
+from small import precisions
 
 N, CODES, SIZE, STEP = 3, 5, 2, jnp.int32(0)
 BATCH = Batch(jax.random.uniform(jax.random.key(9), (6, 4)))
@@ -105,6 +106,15 @@ def test_moving_averages_are_those_of_the_paper():
     np.testing.assert_allclose(new["sum"], total, rtol=1e-4, atol=1e-6)
     smooth = (count + 1e-5) / (count.sum() + CODES * 1e-5) * count.sum()
     np.testing.assert_allclose(new["entries"], total / smooth[:, None], rtol=1e-4, atol=1e-6)
+
+
+def test_the_choice_and_the_averages_are_of_the_highest_precision_whatever_the_environment_says():
+    """Else h would have one entry in training and another in evaluation."""
+    table = codebook(CODES, SIZE, ema=True)
+    params, state = table.init(jax.random.key(0))
+    with jax.default_matmul_precision("default"):
+        chosen = lambda h: table.quantise(params, state, h, True)[1:]  # noqa: E731
+        assert precisions(chosen, jnp.ones((2, N, SIZE))) == {"HIGHEST"}
 
 
 def test_samples_are_of_all_codes_and_the_code_has_probability_one(of_loss):

@@ -9,6 +9,7 @@ import pytest
 
 from jaxvae.errors import UserError
 from jaxvae.presets.vamp_vae import VampVAE, build
+from jaxvae.train.step import init_state, make_train_step
 from jaxvae.types import Batch
 
 OPTIONS = {"workdir": Path("run"), "hidden": (5,), "latent_dim": 2}
@@ -36,6 +37,25 @@ def test_pseudo_inputs_are_no_weights_that_decay():
         with jax.numpy_dtype_promotion("standard"):  # as optax needs
             update, _ = tx[group].update(none, tx[group].init(ones), ones)
         assert bool(jnp.any(update["w"] != 0)) == moves
+
+
+def test_a_learned_gamma_has_a_rate_of_its_own():
+    rate = {"likelihood": "gaussian", "gamma": "learned", "gamma_learning_rate": 0.02}
+    config = VampVAE(**OPTIONS, components=3, **rate)
+    config.check()
+    system, x = build(config, (2,), None), Batch(jax.random.normal(jax.random.key(1), (8, 2)))
+
+    @jax.jit
+    def one():
+        state = init_state(system.model, system.tx, jax.random.key(0), x)
+        after, _ = make_train_step(system.model, system.tx)(state, x)
+        return jax.tree.map(lambda a, b: jnp.abs(a - b).max(), after.params, state.params)
+
+    moved = one()
+    assert float(moved["likelihood"]["log_sd"]) == pytest.approx(
+        0.02, rel=1e-2
+    )  # Adam's first step
+    assert float(moved["pseudo_inputs"]) == pytest.approx(1e-3, rel=1e-2)
 
 
 @pytest.mark.parametrize(
