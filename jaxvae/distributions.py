@@ -7,7 +7,7 @@ be able to do is in `jaxvae.abilities` (`HasMean`, `HasVariance`, `HasKLPerDim`,
 """
 
 import math
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,6 @@ from jaxvae.types import Array, Posterior
 LOG_2PI = math.log(2.0 * math.pi)
 CONVENTIONS = ("paper", "readme", "released")  # of the AR(1) posterior
 SATURATED = 0.999  # |rho| above which a posterior is counted as saturated
-D = TypeVar("D", bound=Distribution)
 
 
 def _sum(x: Array) -> Array:
@@ -338,14 +337,6 @@ def penalty(dist: HasKL | HasPenalty, z: Array, batch_size: int | None = None) -
 def metrics(dist: Distribution) -> dict[str, Array]:
     """Returns what a posterior reports of itself, by name, each [B]; {} unless `HasMetrics`."""
     return dist.metrics() if isinstance(dist, HasMetrics) else {}
-
-
-def by_row(dist: D) -> D:
-    """Returns a posterior whose leaves have a row for each example, [B, ...]: a normal's variance may be
-    one for all of them."""
-    if isinstance(dist, Normal):
-        return dist._replace(logvar=jnp.broadcast_to(dist.logvar, dist.mean.shape))
-    return dist
 
 
 def _normal(output: Array) -> Normal:

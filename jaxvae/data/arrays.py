@@ -204,14 +204,14 @@ def _rows(examples: Iterable[Any]) -> Iterator[tuple[np.ndarray, int | None]]:
                 "an example is no array, as its parts have different shapes: let the iterator yield "
                 'x, (x, label) or {"x": ..., "label": ...}.'
             ) from None
-        if number.ndim:
+        if number.size != 1:
             raise UserError(
                 f"a label has the shape {number.shape}: let the iterator yield single examples, not "
                 "batches."
             )
         if not np.issubdtype(number.dtype, np.integer):
             raise UserError(f"label must be a whole number, not {label!r}.")
-        yield x, None if label is None else int(number)
+        yield x, None if label is None else int(number.item())
 
 
 class _Memory:

@@ -5,7 +5,7 @@
 Some have a discriminator l(z) of latents, too: one number for each.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,15 @@ from jaxvae.types import (
 )
 
 JUDGE = "discriminator"  # the group of the discriminator
+D = TypeVar("D", bound=Distribution)
+
+
+def by_row(q: D) -> D:
+    """Returns a posterior whose leaves have a row for each example, [B, ...]: a normal's variance may be
+    one for all of them."""
+    if isinstance(q, distributions.Normal):
+        return q._replace(logvar=jnp.broadcast_to(q.logvar, q.mean.shape))
+    return q
 
 
 class Coded(NamedTuple):

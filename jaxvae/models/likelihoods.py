@@ -28,7 +28,7 @@ def likelihood(
         UserError: for an unknown name, a gamma out of range, and a gamma of anything but
             "gaussian".
     """
-    if callable(value):
+    if callable(value) and not isinstance(value, Likelihood):
         raise UserError(
             "likelihood must be a name or a Likelihood(build, init), build(params, output) -> "
             "distribution, not a function or a class."

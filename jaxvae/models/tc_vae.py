@@ -29,7 +29,7 @@ import numpy as np
 from jaxvae import distributions, objectives, parallel
 from jaxvae.distributions import AR1Normal, Normal
 from jaxvae.errors import UserError, check_count, check_number, unknown
-from jaxvae.models.kin import kin_of
+from jaxvae.models.kin import by_row, kin_of
 from jaxvae.objectives import Weight
 from jaxvae.types import Array, Aux, Batch, Likelihood, Model, Net, Objective, Posterior
 
@@ -108,7 +108,7 @@ def tc_vae(
 
     def loss(params, state, rng, batch: Batch, step, carry):
         net, q, z, rec = kin.coded(params, state, rng, batch)
-        every = jax.tree.map(parallel.gather, distributions.by_row(q))
+        every = jax.tree.map(parallel.gather, by_row(q))
         log_w = log_weights(len(every.mean), data_size, estimator, convention)
         parts = decomposition(every, parallel.gather(z), log_w)
         weight = objectives.weight_at(beta, step)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxvae import distributions, noise, objectives
 from jaxvae.errors import UserError, check_count, unknown
-from jaxvae.models.kin import kin_of
+from jaxvae.models.kin import by_row, kin_of
 from jaxvae.objectives import Weight
 from jaxvae.types import (
     Array,
@@ -98,9 +98,8 @@ def vamp(
 
     def components_of(params: Params, state: State) -> Any:
         """Returns q(z|u_k), a row for each k."""
-        v = params[GROUP]
-        u = jax.nn.sigmoid(v) if domain == "unit" else v
-        return distributions.by_row(encode(params, state, u))
+        u = jax.nn.sigmoid(params[GROUP]) if domain == "unit" else params[GROUP]
+        return by_row(encode(params, state, u))
 
     def loss(params, state, rng, batch: Batch, step, carry):
         net, q, z, rec = kin.coded(params, state, rng, Batch(batch.x))

@@ -38,7 +38,7 @@ def interpolate(
     """
     encode, _ = both_ways(model, stats)
     _check_batches(start=start, end=end)
-    if len(start.x) != len(end.x):
+    if len(start.x) != len(end.x) and 1 not in (len(start.x), len(end.x)):
         raise UserError(
             f"{len(start.x)} starts and {len(end.x)} ends are no lines: give as many of each."
         )

@@ -49,7 +49,7 @@ def fitting(x: Array, cond: Array | None) -> Iterator[None]:
         ) from None
     except InvalidRngError:
         raise UserError(
-            "this module draws random numbers in a pass that has no key (evaluation with "
-            "stats='batch'): use nets.layers.Dropout instead of Linen's, or draw only where "
-            "self.has_rng('dropout')."
+            "this module draws random numbers that it has no key for: the only stream is "
+            "make_rng('dropout'), and a pass with stats='batch' has none: use nets.layers.Dropout instead "
+            "of Linen's, or draw only where self.has_rng('dropout')."
         ) from None

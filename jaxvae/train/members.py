@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxvae import parallel
 from jaxvae.data.preprocess import Preprocess
-from jaxvae.data.source import Source, batch_indices
+from jaxvae.data.source import Source, batch_indices, read_checked
 from jaxvae.train.checkpoint import Restored
 from jaxvae.train.loop import Loop, LoopState, convolves, empty_sums, no_bad, one_step
 from jaxvae.train.plan import Phase, Plan
@@ -51,7 +51,7 @@ class Members:
         types.pop("seed")
         hyper = {name: np.array([s[name] for s in settings], t) for name, t in types.items()}
         self.hyper = jax.device_put(hyper, self.split)
-        self.first = source.read(first_indices(source, self.batch_size))
+        self.first = read_checked(source, first_indices(source, self.batch_size))
         if source.size > 1:  # not drawn
             self._check_data()
         self.resident = jax.device_put(source.arrays, NamedSharding(mesh, PartitionSpec()))

@@ -1,6 +1,6 @@
 """The plan of a run: its phases, and what happens after which step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from jaxvae.data.preprocess import Preprocess
@@ -122,7 +122,7 @@ def as_phases(model: Model | Sequence[Phase], steps: int | None) -> list[Phase]:
             raise UserError("fit needs steps, the length of the run.")
         phases = [Phase(model, steps)]
     else:
-        phases = list(model) if isinstance(model, Sequence) else []
+        phases = list(model) if isinstance(model, Iterable) else []
         if steps is not None or not phases:
             raise UserError(
                 "a run is one model with steps, or a list of at least one Phase with steps of "

@@ -112,6 +112,11 @@ def init_state(
 def _apart(tree: Tree) -> Tree:
     """Returns a tree of arrays of its own: donated, a buffer cannot become two, nor be what somebody
     else holds, as a trained model whose parameters `init` returns."""
+    return _copied(tree)
+
+
+@jax.jit  # one program, not one for each shape
+def _copied(tree: Tree) -> Tree:
     return jax.tree.map(jnp.copy, tree)
 
 

@@ -374,12 +374,14 @@ def _check_grown(i: int, grown: Tree, new: Tree) -> Tree:
 
 
 def check_labels(source: Source, preprocess: Preprocess, batch_size: int) -> None:
-    """Lets `preprocess` see the largest label of data in memory, which it may refuse: inside `jit`,
-    where it sees the others, it cannot."""
+    """Lets `preprocess` see the smallest and the largest label of data in memory, which it may refuse:
+    inside `jit`, where it sees the others, it cannot."""
     label = (source.arrays or {}).get("label")
-    if label is not None:
-        index = np.full(batch_size, np.argmax(label))
-        preprocess(jax.random.key(0), source.read(index))
+    if label is None:
+        return
+    for end in (np.argmin(label), np.argmax(label)):
+        index = np.full(batch_size, min(int(end), source.size - 1))  # labels may be no [n]
+        preprocess(jax.random.key(0), read_checked(source, index))
 
 
 def first_indices(source: Source, batch_size: int) -> np.ndarray:
