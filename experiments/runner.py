@@ -34,7 +34,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 from experiments.needs import Needs
 from jaxvae import errors, host, table, writers
@@ -244,19 +244,36 @@ def print_table(folder: Path, *, smoke: bool = False, markdown: bool = False) ->
     print(f"{title}\n\n{text}" if title else text)
 
 
-def select(cells: Sequence[Cell], patterns: Sequence[str] | None) -> list[Cell]:
+class Named(Protocol):
+    """What can be asked for by name."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+
+N = TypeVar("N", bound=Named)
+
+
+def select(every: Sequence[N], patterns: Sequence[str] | None, what: str = "cell") -> list[N]:
     """Returns the cells that any of the names or globs asks for, in their own order; all for none.
 
+    Args:
+        every: cells, or what else has names.
+        patterns: names and globs.
+        what: what they are, in words.
+
     Raises:
-        UserError: for a name or glob that fits no cell.
+        UserError: for a name or glob that fits none.
     """
-    names = [cell.name for cell in cells]
+    names = [each.name for each in every]
     for pattern in patterns or ():
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            raise errors.unknown("cell", pattern, names)
+            raise errors.unknown(what, pattern, names)
     return [
         c
-        for c in cells
+        for c in every
         if not patterns or any(fnmatch.fnmatchcase(c.name, pattern) for pattern in patterns)
     ]
 

@@ -8,7 +8,6 @@ runs/zoo, where an interrupted one goes on. A model that is too large, or cannot
 into the package.
 """
 
-import fnmatch
 import shlex
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from typing import NamedTuple
 from experiments import processes, runner
 from experiments.needs import duration
 from experiments.runner import Option
-from jaxvae import errors, paths, table, writers
+from jaxvae import paths, table, writers
 from jaxvae.errors import UserError
 from jaxvae.presets import export, load, released, zoo
 
@@ -58,14 +57,7 @@ def wanted(only: Sequence[str] | None = None) -> list[Wanted]:
     """
     page = writers.read_json(SETTINGS)
     found = [Wanted(**entry, license=page["license"]) for entry in page["entries"]]
-    for pattern in only or ():
-        if not any(fnmatch.fnmatchcase(each.name, pattern) for each in found):
-            raise errors.unknown("model of the zoo", pattern, [each.name for each in found])
-    return [
-        each
-        for each in found
-        if not only or any(fnmatch.fnmatchcase(each.name, pattern) for pattern in only)
-    ]
+    return runner.select(found, only, "model of the zoo")
 
 
 def state(each: Wanted, root: Path) -> str:

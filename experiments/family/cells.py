@@ -24,10 +24,10 @@ from experiments.runner import Cell, Measure
 from experiments.zoo import Wanted
 from jaxvae import writers
 from jaxvae.cli import use
+from jaxvae.data import sets
 from jaxvae.metrics import weights
 
 FOLDER = Path(__file__).parent
-CLASSES = 10  # of each of the data sets
 EVALUATION = "evaluation.json"  # of a run
 
 
@@ -65,7 +65,7 @@ def parts(each: Wanted) -> list[Part]:
     """Returns what is trained, one stretch after the other."""
     preset, config = setting.options(each)
     shape = setting.shape(config.data)
-    system = preset.build(config, shape, CLASSES)
+    system = preset.build(config, shape, sets.DATA_SETS[config.data].num_classes)
     size = setting.examples(config.data)
     (steps,) = config.lengths(size)
     examples = {

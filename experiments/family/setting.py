@@ -5,7 +5,6 @@ from the commands' defaults: nets (of most a hidden layer of 100 to 128 units), 
 the training split. They are ours: no paper has such a table.
 """
 
-import fnmatch
 import re
 import shlex
 from collections.abc import Sequence
@@ -13,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import zoo
+from experiments import runner, zoo
 from experiments.zoo import Wanted
-from jaxvae import data, errors
+from jaxvae import data
 from jaxvae.cli.main import parse
 from jaxvae.data import sets
 from jaxvae.presets import PRESETS
@@ -45,10 +44,7 @@ def models(only: Sequence[str] | None = None) -> list[Wanted]:
     every = [
         again for each in zoo.wanted() for again in (each, *(on(each, of) for of in each.also))
     ]
-    for pattern in only or ():
-        if not fnmatch.filter([each.name for each in every], pattern):
-            raise errors.unknown("model", pattern, [each.name for each in every])
-    return [e for e in every if not only or any(fnmatch.fnmatchcase(e.name, p) for p in only)]
+    return runner.select(every, only, "model")
 
 
 def on(each: Wanted, of: str) -> Wanted:

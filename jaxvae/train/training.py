@@ -379,9 +379,9 @@ def check_labels(source: Source, preprocess: Preprocess, batch_size: int) -> Non
     label = (source.arrays or {}).get("label")
     if label is None:
         return
-    for end in (np.argmin(label), np.argmax(label)):
-        index = np.full(batch_size, min(int(end), source.size - 1))  # labels may be no [n]
-        preprocess(jax.random.key(0), read_checked(source, index))
+    ends = np.resize([np.argmax(label), np.argmin(label)], batch_size)
+    index = np.minimum(ends, source.size - 1)  # labels may be no [n]
+    preprocess(jax.random.key(0), read_checked(source, index))
 
 
 def first_indices(source: Source, batch_size: int) -> np.ndarray:
