@@ -367,6 +367,31 @@ def test_what_they_refuse(build, message):
         build(*nets())
 
 
+def test_kls_rest_where_the_page_of_soft_intro_vae_says():
+    """KLs of data and of fakes that move together: the encoder's loss is least at
+    ln(beta_neg / beta_kl) / (alpha s beta_neg)."""
+    weights = {"beta_kl": 0.5, "beta_neg": 8.0, "s": 0.02, "alpha": 1.5}
+
+    def apply(params, state, x, *, cond=None, rng=None, train):
+        mean = jnp.sqrt(2 * params["kl"] / D)  # of N(mean, 1) in D dimensions, whatever x is
+        return jnp.broadcast_to(
+            jnp.repeat(jnp.stack([mean, 0.0 * mean]), D), (len(x), 2 * D)
+        ), state
+
+    encoder = Net(lambda rng, x, cond=None: ({"kl": jnp.ones(())}, {}), apply)
+    model = soft_intro_vae(encoder, nets()[1], latent_dim=D, beta_rec=0.0, **weights)
+    params, state = model.init(jax.random.key(0), BATCH)
+
+    @jax.grad
+    def slope(kl):
+        at = {**params, "encoder": {"kl": kl}}
+        return model.objectives[0].loss(at, state, jax.random.key(1), BATCH, ZERO, None)[0].mean()
+
+    rest = np.log(8.0 / 0.5) / (1.5 * 0.02 * 8.0)
+    below, there, above = (float(slope(k * rest)) for k in (0.8, 1.0, 1.25))
+    assert below < -2e-3 and abs(there) < 1e-7 and above > 2e-3
+
+
 # ---- what a log says -----------------------------------------------------------------------------
 
 
