@@ -331,12 +331,25 @@ def check(options: Any) -> None:
         check_number("--width", options.width, above=0.0)
     if getattr(options, "truncation", None) is not None:
         check_number("--truncation", options.truncation, least=0.0)
+    if isinstance(options, (_OnRun, Compare)):
+        _check_suffix("--out", options.out, ".json" if isinstance(options, Evaluate) else ".png")
+    if isinstance(options, _OnRun):
+        _check_suffix("--npz", options.npz, ".npz")
     if isinstance(options, Interpolate) and options.square and options.n is not None:
         raise UserError("--n is how many pairs: a --square has four corners, leave it out.")
     if isinstance(options, Compare):
         _check_compare(options)
     if isinstance(options, Evaluate):
         _check_evaluate(options)
+
+
+def _check_suffix(option: str, path: Path | None, suffix: str) -> None:
+    """Raises `UserError` for a file whose name says another format than the one that is written."""
+    if path is not None and path.suffix.lower() not in ("", suffix):
+        raise UserError(
+            f"{option} {path}: what is written is {suffix[1:].upper()}; call it "
+            f"{path.with_suffix(suffix).name}."
+        )
 
 
 def _check_compare(options: Compare) -> None:

@@ -122,6 +122,7 @@ def ladder_vae(
         return objectives.beta_elbo_loss(rec, jnp.asarray(paid), weight), Aux(state, metrics)
 
     def encode(params, state, x, cond=None, *, stats="running"):
+        check_float(x)
         train = use_batch(stats)
         output, _ = encoder.apply(params["encoder"], state["encoder"], x, cond=cond, train=train)
         nets = params["decoder"], state["decoder"]

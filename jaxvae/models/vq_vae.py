@@ -298,6 +298,7 @@ class _Coder(NamedTuple):
 
     def encode(self, params, state, x, cond=None, *, stats="running") -> Codes:
         """Returns q(z|x)."""
+        check_float(x)
         found, _ = self.quantised(params, state, x, cond, None, use_batch(stats))
         z = self.quantiser.lookup(params.get(GROUP), state.get(GROUP), found.index)
         cost = math.prod(self.shape) * math.log(self.quantiser.codes)

@@ -34,6 +34,16 @@ def evaluation(**given):
         (options.Interpolate(RUN, n=3, square=True), "a --square has four corners, leave it out"),
         (options.Traverse(RUN, width=0.0), "--width must be greater than 0"),
         (options.Traverse(RUN, example=-1), "--example must be at least 0"),
+        (
+            options.Sample(RUN, out=Path("a/b.jpg")),
+            "--out a/b.jpg: what is written is PNG; call it b.png.",
+        ),
+        (
+            options.Sample(RUN, npz=Path("x.npy")),
+            "--npz x.npy: what is written is NPZ; call it x.npz",
+        ),
+        (options.Compare((RUN, Path("b")), out=Path("c.pdf")), "written is PNG; call it c.png"),
+        (evaluation(out=Path("e.csv")), "--out e.csv: what is written is JSON; call it e.json"),
         (evaluation(k=0), "--k must be at least 1"),
         (evaluation(batch_size=0), "--batch-size must be at least 1"),
         (evaluation(samples=1), "--samples must be at least 2"),
@@ -54,7 +64,8 @@ def test_what_no_command_can_use(given, message):
 def test_defaults_and_what_goes_together_pass():
     for cls in (options.Sample, options.Reconstruct, options.Interpolate, options.Traverse):
         options.check(cls(RUN))
-    options.check(options.Interpolate(RUN, square=True))
+    options.check(options.Interpolate(RUN, square=True, out=Path("X.PNG"), npz=Path("x.npz")))
+    options.check(options.Sample(RUN, out=Path("picture")))
     options.check(evaluation(stats=("running", "batch")))
     options.check(evaluation(metrics=("auroc", "elbo"), out_data="mnist", convert=True, gamma=0.5))
 

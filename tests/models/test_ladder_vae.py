@@ -286,3 +286,11 @@ def test_nets_that_do_not_fit_are_named():
         model = ladder_vae(*trio, latent_dims=DIMS)
         with pytest.raises(UserError, match=message):
             jax.eval_shape(model.init, jax.random.key(0), Batch(BATCH.x))
+
+
+def test_bytes_are_refused_before_they_are_encoded():
+    model = ladder_vae(*nets.ladder((4, 3, 3), DIMS, (4,)), latent_dims=DIMS)
+    params, state = jax.eval_shape(model.init, jax.random.key(0), Batch(BATCH.x))
+    x = jnp.zeros(BATCH.x.shape, jnp.uint8)
+    with pytest.raises(UserError, match="x must be floating point, not uint8"):
+        jax.eval_shape(model.encode, params, state, x)

@@ -156,3 +156,9 @@ def test_samples_are_of_all_codes_and_the_code_has_probability_one(of_loss):
 def test_what_is_refused(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_bytes_are_refused_before_they_are_encoded(of_loss):
+    params, state = of_loss[:2]
+    with pytest.raises(UserError, match="x must be floating point, not uint8"):
+        jax.eval_shape(model_of().encode, params, state, jnp.zeros(BATCH.x.shape, jnp.uint8))
