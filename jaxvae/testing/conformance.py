@@ -22,8 +22,9 @@ from jaxvae.testing.assertions import (
     require,
 )
 from jaxvae.testing.step import CHECKS, check_repeats, check_wrt, subject_of
+from jaxvae.train.optimisers import Optimisers
 from jaxvae.train.statistics import OVER
-from jaxvae.train.step import Optimisers, groups
+from jaxvae.train.step import groups
 from jaxvae.types import Array, Aux, Batch, Model, Params, State, Terms
 
 

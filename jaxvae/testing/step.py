@@ -18,14 +18,8 @@ from jaxvae.testing.assertions import (
     assert_same,
     require,
 )
-from jaxvae.train.step import (
-    Optimisers,
-    TrainState,
-    groups,
-    init_state,
-    make_train_step,
-    optimisers,
-)
+from jaxvae.train.optimisers import Optimisers, optimisers
+from jaxvae.train.step import TrainState, groups, init_state, make_train_step
 from jaxvae.types import Array, Batch, Mean, Model
 
 STEPS = 10  # on one trace

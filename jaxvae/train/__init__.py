@@ -3,6 +3,7 @@ your own.
 
     plan          the phases of a run, and what happens after which step
     step          the one training step, made from any `Model`
+    optimisers    of each parameter group: states and updates
     loop          many steps in one compiled call
     driver        the loop that both entries share: plan, engine, recorder
     fit, ensemble    the entries; training and members are their engines

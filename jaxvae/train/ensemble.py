@@ -33,10 +33,11 @@ from jaxvae.errors import UserError, check_count, check_number, check_seed, unkn
 from jaxvae.train import folder as folders
 from jaxvae.train.driver import drive
 from jaxvae.train.members import AXIS, MODES, Members, without
+from jaxvae.train.optimisers import Optimisers
 from jaxvae.train.plan import Phase, Plan, as_phases, make_plan
 from jaxvae.train.recorder import Recorder
 from jaxvae.train.signals import listen
-from jaxvae.train.step import Optimisers, TrainState
+from jaxvae.train.step import TrainState
 from jaxvae.types import Array, Batch, Model, Tree
 
 STEPS_PER_CALL = 64

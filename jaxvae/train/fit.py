@@ -14,10 +14,11 @@ from jaxvae.errors import UserError, check_count, check_kind, check_seed
 from jaxvae.train import folder as folders
 from jaxvae.train.checkpoint import fingerprint
 from jaxvae.train.driver import drive
+from jaxvae.train.optimisers import Optimisers
 from jaxvae.train.plan import Phase, Plan, as_phases, check_parts, make_plan
 from jaxvae.train.recorder import Recorder
 from jaxvae.train.signals import listen
-from jaxvae.train.step import Optimisers, TrainState
+from jaxvae.train.step import TrainState
 from jaxvae.train.training import Training
 from jaxvae.types import Model
 

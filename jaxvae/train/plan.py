@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from jaxvae.data.preprocess import Preprocess
 from jaxvae.data.source import Source, check_source
 from jaxvae.errors import UserError, check_count, check_kind
-from jaxvae.train.step import Optimisers
+from jaxvae.train.optimisers import Optimisers
 from jaxvae.types import Model
 
 Trees = tuple[Any, Any]  # (params, state) of a model

@@ -11,6 +11,13 @@ import optax
 
 from jaxvae import objectives, parallel
 from jaxvae.errors import UserError, check_count, check_kind, check_number
+from jaxvae.train.optimisers import (
+    Optimisers,
+    check_optimisers,
+    init_optimisers,
+    optimisers,
+    update,
+)
 from jaxvae.types import (
     Array,
     Aux,
@@ -25,7 +32,6 @@ from jaxvae.types import (
     Tree,
 )
 
-Optimisers = optax.GradientTransformation | Mapping[str, optax.GradientTransformation]
 Metrics = dict[str, Mean]
 
 
@@ -43,21 +49,6 @@ class TrainState(NamedTuple):
 def groups(model: Model) -> tuple[str, ...]:
     """Returns the parameter groups that the objectives of `model` move, each once, in order."""
     return tuple(dict.fromkeys(g for objective in model.objectives for g in objective.wrt))
-
-
-def optimisers(tx: Optimisers, names: tuple[str, ...]) -> dict[str, optax.GradientTransformation]:
-    """Returns the optimiser of each group: `tx` itself for every one, or its entry in a mapping.
-
-    Raises:
-        UserError: for a mapping that lacks a group.
-    """
-    if not isinstance(tx, Mapping):
-        return dict.fromkeys(names, tx)
-    if not set(tx) >= set(names):
-        raise UserError(
-            f"optimisers are given for {sorted(tx)}, but the objectives move {sorted(names)}."
-        )
-    return {name: tx[name] for name in names}
 
 
 def init_state(
@@ -79,11 +70,7 @@ def init_state(
     """
     check_kind("model", model, Model, "models.vae(...) makes one")
     check_kind("batch", batch, Batch, "Batch(x), or Batch(x, cond)")
-    for each in tx.values() if isinstance(tx, Mapping) else (tx,):
-        if not hasattr(each, "update"):
-            raise UserError(
-                f"tx must be an optax transformation such as optax.adam(1e-3), not {each!r}."
-            )
+    check_optimisers(tx)
     if not jnp.issubdtype(getattr(rng, "dtype", jnp.float32), jax.dtypes.prng_key):
         raise UserError(
             "rng must be a typed key: jax.random.key(seed), not jax.random.PRNGKey(seed)."
@@ -118,17 +105,6 @@ def _apart(tree: Tree) -> Tree:
 @jax.jit  # one program, not one for each shape
 def _copied(tree: Tree) -> Tree:
     return jax.tree.map(jnp.copy, tree)
-
-
-def init_optimisers(each: Mapping[str, optax.GradientTransformation], params: Params) -> Tree:
-    """Returns the first state of each group's optimiser, made by one program."""
-
-    @jax.jit
-    def init(params: Params) -> Tree:
-        return {name: tx.init(params[name]) for name, tx in each.items()}
-
-    with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts and float32
-        return init({name: params[name] for name in each})
 
 
 def make_train_step(
@@ -253,12 +229,10 @@ def _make_run(
             factor = jnp.minimum(1.0, max_grad_norm / norm)
             grads = jax.tree.map(lambda g: g * factor, grads)
         params, opt_state = dict(params), dict(opt_state)
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts and float32
-            for name in objective.wrt:
-                updates, opt_state[name] = tx[name].update(
-                    grads[name], opt_state[name], params[name]
-                )
-                params[name] = optax.apply_updates(params[name], updates)
+        for name in objective.wrt:
+            params[name], opt_state[name] = update(
+                name, tx[name], grads[name], opt_state[name], params[name]
+            )
         return train_state._replace(params=params, state=state, opt_state=opt_state), sums, carry
 
     return run

@@ -17,18 +17,17 @@ from jaxvae.objectives import COLLAPSED, collapse, floored
 from jaxvae.train.checkpoint import Restored
 from jaxvae.train.evaluate import make_evaluator
 from jaxvae.train.loop import Loop, LoopState, compile_loop, empty_sums, no_bad
+from jaxvae.train.optimisers import init_optimisers, optimisers
 from jaxvae.train.plan import Plan, Stretch, check_patience
 from jaxvae.train.recorder import Recorder
 from jaxvae.train.statistics import OVER, default_stats, make_reestimator, moments_of
 from jaxvae.train.step import (
     TrainState,
     groups,
-    init_optimisers,
     init_state,
     is_measurable,
     make_eval_step,
     make_train_step,
-    optimisers,
 )
 from jaxvae.types import Batch, Model, Tree
 
