@@ -21,7 +21,8 @@ from jaxvae.presets import PRESETS
 from jaxvae.presets.config import Options, Preset
 
 SHORT = ("--steps", "8", "--log-every", "4", "--batch-size", "64")  # of a smoke run
-LEFT_OUT = ("--data", "--epochs", "--num-vae")  # of the words, by a smoke run
+SHORTER = {"--num-vae": "0", "--level-steps": "2"}  # where the words have these
+LEFT_OUT = ("--data", "--epochs", "--steps")  # of the words, by a smoke run
 FEW = {"iw_nll": ("--k", "2"), "fid": ("--samples", "16")}  # of a smoke run's metrics
 PROTOCOLS = {  # of a number that an evaluation has, by the first of these metrics in its words
     "completions": "squared distance per example, K=10 means, grey pixels, given the left half drawn as "
@@ -69,7 +70,7 @@ def smoke_words(each: Wanted, seed: int, images: Path) -> list[str]:
     """Returns those of a smoke run on the images of a file."""
     words = train_words(each, seed)
     dropped = {i + k for i, word in enumerate(words) if word in LEFT_OUT for k in (0, 1)}
-    kept = [word for i, word in enumerate(words) if i not in dropped]
+    kept = [SHORTER.get(words[i - 1], word) for i, word in enumerate(words) if i not in dropped]
     return [*kept, *SHORT, "--data", f"npz:{images}"]
 
 
