@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxvae.presets.config import System
+from jaxvae.train.plan import Phase, Stretch, make_plan
 from jaxvae.train.step import init_state, make_train_step
 from jaxvae.types import Batch, Model
 
@@ -54,6 +57,24 @@ def unfinished(folder: Path, mark: str = "finished") -> bool:
 def batch(*shape: int) -> Batch:
     """Returns the shape of a batch of float32 `x`."""
     return Batch(jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def parts_of(
+    system: System, steps: int, size: int, shape: tuple[int, ...], batch_size: int
+) -> list[Part]:
+    """Returns the trainings of a system, one for each of its phases, of `size` labelled examples [*shape]
+    of bytes."""
+    phases = system.phases(steps, size) if system.phases else [Phase(system.model, steps)]
+    plan = make_plan(
+        phases, system.tx, preprocess=system.preprocess, batch_size=batch_size, log_every=1
+    )
+
+    def seen(stretch: Stretch) -> Batch:
+        x = jax.ShapeDtypeStruct((stretch.batch_size, *shape), np.uint8)
+        y = jax.ShapeDtypeStruct((stretch.batch_size,), np.int32)
+        return jax.eval_shape(stretch.preprocess, jax.random.key(0), {"x": x, "y": y})
+
+    return [Part(each.model, each.tx, seen(each), each.steps) for each in plan.phases]
 
 
 class Work(NamedTuple):

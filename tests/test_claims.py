@@ -10,6 +10,7 @@ import pytest
 
 from experiments.rho_vae import search
 from experiments.soft_intro_2d import setting as plane
+from experiments.soft_intro_style import setting as style
 from experiments.translation import setting as setting_of_translation
 from experiments.two_stage import gans, toy
 from jaxvae import table
@@ -480,14 +481,19 @@ def test_what_completions_of_a_column_show():
 
 
 def test_what_the_narrow_style_based_net_shows():
-    ending = "channels 8 to 32, 2,400 steps each of 8, 16 and 32 pixels"
+    options = style.NARROW["fashion_mnist/narrow"].options
+    ending = style.suffix(style.NARROW["fashion_mnist/narrow"])
 
     def of(metric, protocol):
-        return mean("soft_intro_style", "fashion_mnist/narrow", metric, f"{protocol}, {ending}")
+        return mean("soft_intro_style", "fashion_mnist/narrow", metric, f"{protocol}{ending}")
 
     look, distance, kl = of("lpips", "squeeze"), of("fid", "squeezenet"), of("kl", "nats")
+    (neg,) = options["beta_neg"]
+    rest = math.log(neg / options["beta_kl"]) / (2 * options["s"] * neg)
     holds(
         "soft_intro_style",
         f"lose its pattern: LPIPS {look:.3f}.",
-        f"(FID {distance:,.0f} by SqueezeNet). The KL of test images is {kl:.1f} nats for 64 latents",
+        f"do not fit: FID {distance:,.0f} by SqueezeNet.",
+        f"The KL of test images is {kl:.1f} nats for 64 latents; where both KLs come to rest by the "
+        f"formula, with these weights, is {rest:.1f}.",
     )

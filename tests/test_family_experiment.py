@@ -29,7 +29,9 @@ def test_settings_are_words_of_the_commands(each):
     else:
         found = said.parts()
         assert sum(part.steps for part in found) == said.steps
-        assert found[-1].batch.x.shape == (config.batch_size, *setting.shape(config.data))
+        height, width, channels = setting.shape(config.data)
+        more = 2 * getattr(config, "pad", 0)
+        assert found[-1].batch.x.shape == (config.batch_size, height + more, width + more, channels)
 
 
 def test_other_data_change_nothing_else():
@@ -54,13 +56,18 @@ def test_a_smoke_run_has_its_own_data_and_length(tmp_path):
     each = next(e for e in MODELS if e.name == "soft_intro_vae/mnist")
     assert {"--epochs", "--num-vae"} <= set(setting.train_words(each, 2))
     words = setting.smoke_words(each, 2, tmp_path / "digits.npz")
-    assert not {"--epochs", "--num-vae", "mnist", "30", "5"} & set(words)
+    assert not {"--epochs", "mnist", "30", "5"} & set(words)
+    assert words[words.index("--num-vae") + 1] == "0"
     assert words.count("--data") == 1 and words[-1] == f"npz:{tmp_path / 'digits.npz'}"
     assert words[words.index("--seed") + 1] == "2" and "--hidden" in words
     assert "--k" not in setting.evaluate_words(each, True)
     iwae = next(e for e in MODELS if e.name == "iwae/mnist")
     assert setting.evaluate_words(iwae, True)[-4:] == ["--k", "100", "--k", "2"]
     assert setting.evaluate_words(iwae, False)[-2:] == ["--k", "100"]
+    grows = next(e for e in MODELS if e.name == "style_soft_intro_vae/fashion_mnist")
+    words = setting.smoke_words(grows, 2, tmp_path / "digits.npz")
+    assert not {"2400", "7200"} & set(words) and words.count("--steps") == 1
+    assert words[words.index("--level-steps") + 1] == "2"
     images = setting.enlarged_digits()["x"]
     assert images.shape == (500, 28, 28, 1) and images.dtype == np.uint8
     small = data.load("digits", "train[:500]").read(np.arange(500))["x"]

@@ -91,6 +91,17 @@ def test_what_the_committed_results_hold_is_what_should_be_there(platform):
     assert step["collectives"]["all-reduce"]["count"] == 1
 
 
+def test_the_memory_of_the_largest_images_on_the_page_is_that_of_the_results():
+    entries, page = tpu.read("tpu")["entries"], ROOT / "docs" / "soft_intro_vae.md"
+
+    def share(case):
+        return f"{100 * entries[f'{case}/step/v5e:2x2/default']['hbm_share']:.0f} %"
+
+    text = " ".join(page.read_text().split())
+    assert f"takes {share('style-256')} of the chip's memory, {share('style-256-remat')}" in text
+    assert f"one image a chip {share('style-1024')} and {share('style-1024-remat')}" in text
+
+
 def test_resumes_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(tpu.measure, "RESULTS", tmp_path)
     results = tpu.read("tpu")

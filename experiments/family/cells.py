@@ -14,12 +14,9 @@ A run stays in `experiments.zoo`'s folder, that of seed 0 for the zoo to export.
 import functools
 from pathlib import Path
 
-import jax
-import numpy as np
-
 from experiments import zoo
 from experiments.family import setting
-from experiments.needs import Needs, Part, unfinished
+from experiments.needs import Needs, Part, parts_of, unfinished
 from experiments.runner import Cell, Measure
 from experiments.zoo import Wanted
 from jaxvae import writers
@@ -68,14 +65,7 @@ def parts(each: Wanted) -> list[Part]:
     system = preset.build(config, shape, sets.DATA_SETS[config.data].num_classes)
     size = setting.examples(config.data)
     (steps,) = config.lengths(size)
-    examples = {
-        "x": jax.ShapeDtypeStruct((config.batch_size, *shape), np.uint8),
-        "y": jax.ShapeDtypeStruct((config.batch_size,), np.int32),
-    }
-    seen = jax.eval_shape(system.preprocess, jax.random.key(0), examples)
-    phases = system.phases(steps, size) if system.phases else ()
-    stretches = [(phase.model, phase.steps) for phase in phases] or [(system.model, steps)]
-    return [Part(model, system.tx, seen, some) for model, some in stretches]
+    return parts_of(system, steps, size, shape, config.batch_size)
 
 
 def needs(each: Wanted) -> Needs:

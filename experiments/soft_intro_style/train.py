@@ -12,7 +12,7 @@ import numpy as np
 import jaxvae
 from experiments import runs
 from experiments.folders import folder_of
-from experiments.needs import Part, batch
+from experiments.needs import Part, batch, parts_of
 from experiments.runs import Trained
 from experiments.soft_intro_style import setting
 from experiments.soft_intro_style.setting import Setting
@@ -177,17 +177,7 @@ def parts(case: Case) -> list[Part]:
     """Returns the trainings of a case, to count and to time them; no data are read."""
     config, shape, size = case.config, shape_of(case.setting), size_of(case.setting)
     (steps,) = config.lengths(size)
-    made = build(config, shape, None)
-    assert made.phases is not None
-    found, batch_size, tx = [], 0, None
-    sides = list(config.resolutions)
-    for phase in made.phases(steps, size):
-        batch_size, tx = phase.batch_size or batch_size, phase.tx or tx
-        if phase.grow is not None:
-            sides.pop(0)
-        x = batch(batch_size, sides[0], sides[0], shape[-1])
-        found.append(Part(phase.model, tx, x, phase.steps))
-    return found
+    return parts_of(build(config, shape, None), steps, size, shape, config.batch_size)
 
 
 def steps_of(case: Case) -> int:
