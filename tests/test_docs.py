@@ -4,6 +4,7 @@ in the API. The site itself is built by `make docs`."""
 import dataclasses
 import importlib
 import importlib.util
+import math
 import re
 import sys
 import types
@@ -180,3 +181,18 @@ def test_what_stands_in_our_column_beside_other_libraries_exists():
             assert callable(getattr(importlib.import_module(f"jaxvae.{module}"), attribute)) or (
                 name == "distributions.CONVENTIONS"
             ), name
+
+
+def test_where_kls_rest_is_computed_by_the_formula_beside_it():
+    text = " ".join((ROOT / "docs" / "soft_intro_vae.md").read_text().split())
+
+    def rest(beta_neg, values):
+        return f"{math.log(beta_neg) / (2 / values * beta_neg):.0f}"
+
+    first, second, third = (rest(beta_neg, 1024) for beta_neg in (16, 128, 256))
+    assert (
+        f"at {first} nats with a `beta_neg` of 16, at {second} with 128, at {third} with 256"
+        in text
+    )
+    assert f"gives {rest(10, 784)} nats for a z of 10 on MNIST" in text
+    assert f"the zoo's 128 gives {rest(128, 784)}." in text
