@@ -259,3 +259,27 @@ def test_each_resolution_has_its_own_settings(tmp_path):
         assert x.shape == (2, side, side, 1)
         assert x[0, 0, 0, 0] == pytest.approx({4: 9 / 16, 8: 1 / 4, 16: 0.0}[side])
         np.testing.assert_array_equal(x[:, side // 2, side // 2], 1.0)
+
+
+@pytest.mark.parametrize(("convention", "s"), [("released", 1 / 64), ("paper", 1 / 16)])
+def test_the_scale_of_the_elbo_is_that_of_the_last_resolution_or_of_each(tmp_path, convention, s):
+    given = {"resolutions": (4, 8), "latent_dim": 2, "start_channels": 2, "mapping_layers": 1}
+    given["convention"] = convention
+
+    def losses(**more):
+        """Returns both losses at 4 pixels of grey images."""
+        model = level(StyleSoftIntroVAE(tmp_path, **given, **more), 1, 0)
+        batch = Batch(jnp.full((2, 4, 4, 1), 0.5))
+        params, state = model.init(jax.random.key(0), batch)
+        found, carry = [], None
+        for objective in model.objectives:
+            value, aux = objective.loss(
+                params, state, jax.random.key(1), batch, jnp.zeros((), jnp.int32), carry
+            )
+            carry = aux.carry
+            found.append(value)
+        return np.asarray(jnp.stack(found))
+
+    found = losses()
+    np.testing.assert_allclose(found, losses(s=s), rtol=1e-6)
+    assert np.abs(found / losses(s=1.1 * s) - 1).max() > 0.01
