@@ -70,7 +70,10 @@ def smoke_words(each: Wanted, seed: int, images: Path) -> list[str]:
     """Returns those of a smoke run on the images of a file."""
     words = train_words(each, seed)
     dropped = {i + k for i, word in enumerate(words) if word in LEFT_OUT for k in (0, 1)}
-    kept = [SHORTER.get(words[i - 1], word) for i, word in enumerate(words) if i not in dropped]
+    before = dict(enumerate(words, start=1))
+    kept = [
+        SHORTER.get(before.get(i, ""), word) for i, word in enumerate(words) if i not in dropped
+    ]
     return [*kept, *SHORT, "--data", f"npz:{images}"]
 
 

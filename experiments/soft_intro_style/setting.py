@@ -90,7 +90,7 @@ NARROW_OPTIONS = {
     "steps": 3 * STEPS,
     "num_vae": 1,
     # the published weights are of images of up to 196,608 values, 512 latents and s = 5e-6; with these the
-    # KL of fakes settles near ln(beta_neg / beta_kl) / (2 s beta_neg): 19 nats, and 33 on CIFAR-10
+    # KLs rest at 19 nats, and on CIFAR-10 at 33, by the formula of docs/soft_intro_vae.md
     "s": 1 / 1024,  # 1 / number of values of an image
     "beta_rec": 1.0,
     "beta_kl": 1.0,

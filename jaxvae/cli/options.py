@@ -3,7 +3,7 @@ imported here."""
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from tyro.conf import Positional, arg
 
@@ -36,6 +36,8 @@ Stats = Literal["running", "batch", "reestimated", "reestimated-samples"]
 
 @dataclasses.dataclass(frozen=True)
 class _OnRun:
+    writes: ClassVar[str] = ".png"  # the format of --out
+
     run: Run
     """Folder of a run, or of an exported model; or one by its name, zoo:NAME or hf:USER/NAME."""
     step: str = "latest"
@@ -131,6 +133,8 @@ class Translate(_Stats, _OnData):
 class Evaluate(_OnData):
     """Measure a trained model: a table, and the same as JSON."""
 
+    writes: ClassVar[str] = ".json"
+
     metrics: Annotated[tuple[Metric, ...] | None, optional(f"{{{','.join(METRICS)}}} ...")] = None
     """What to measure (default: elbo with rec and kl, and active_units; an exact log_prob;
     completions, where images are completed)."""
@@ -167,6 +171,8 @@ class Evaluate(_OnData):
 @dataclasses.dataclass(frozen=True)
 class Compare:
     """Put runs side by side: settings that differ, last numbers, curves and samples."""
+
+    writes: ClassVar[str] = ".png"
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN ...")]
     """Folders of two or more runs, or of exported models; or models by their names, zoo:NAME."""
@@ -319,6 +325,20 @@ LEAST = {  # option -> its smallest value
     "samples": 2,
     "draws": 1,
 }
+# of files; a name may have other dots in it
+FORMATS = {
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".gif",
+    ".svg",
+    ".pdf",
+    ".webp",
+    ".npz",
+    ".npy",
+    ".json",
+    ".csv",
+}
 OF_AUROC = ("out_data", "out_split", "convert", "gamma")
 
 
@@ -331,10 +351,10 @@ def check(options: Any) -> None:
         check_number("--width", options.width, above=0.0)
     if getattr(options, "truncation", None) is not None:
         check_number("--truncation", options.truncation, least=0.0)
-    if isinstance(options, (_OnRun, Compare)):
-        _check_suffix("--out", options.out, ".json" if isinstance(options, Evaluate) else ".png")
-    if isinstance(options, _OnRun):
-        _check_suffix("--npz", options.npz, ".npz")
+    if hasattr(options, "writes"):
+        _check_format("--out", options.out, options.writes)
+    if hasattr(options, "npz"):
+        _check_format("--npz", options.npz, ".npz")
     if isinstance(options, Interpolate) and options.square and options.n is not None:
         raise UserError("--n is how many pairs: a --square has four corners, leave it out.")
     if isinstance(options, Compare):
@@ -343,12 +363,12 @@ def check(options: Any) -> None:
         _check_evaluate(options)
 
 
-def _check_suffix(option: str, path: Path | None, suffix: str) -> None:
+def _check_format(option: str, path: Path | None, suffix: str) -> None:
     """Raises `UserError` for a file whose name says another format than the one that is written."""
-    if path is not None and path.suffix.lower() not in ("", suffix):
+    if path is not None and path.suffix.lower() in FORMATS - {suffix}:
         raise UserError(
-            f"{option} {path}: what is written is {suffix[1:].upper()}; call it "
-            f"{path.with_suffix(suffix).name}."
+            f"{option} {paths.address(path) or path}: what is written is {suffix[1:].upper()}, so call it "
+            f"{path.stem}{suffix}."
         )
 
 

@@ -69,8 +69,8 @@ class StyleSoftIntroVAE(Options):
     beta_neg: tuple[float, ...] = (512.0,)
     """Weight of the KL of fakes in the exponential: one, or one for each resolution."""
     s: Number = None
-    """Scale of the ELBO (default: of released 1 / number of values of an image of the last resolution, of
-    paper of each; the authors' 5e-6 is that of 256 pixels)."""
+    """Scale of the ELBO (default: of released 5e-6, for images of 256 pixels: give smaller ones
+    1 / number of values; of paper 1 / number of values of an image)."""
     gamma_r: float = 1e-8
     """Weight of the fakes' error in the decoder."""
     mixing: float = 0.9
@@ -302,11 +302,8 @@ def level(
     options: dict[str, Any] = {name: getattr(config, name) for name in names}
     if plain:
         return models.style_plain_vae(*pair, side=side, fade=fade, **options)
-    names = ("gamma_r", "mixing", "convention")
+    names = ("s", "gamma_r", "mixing", "convention")
     options |= {name: getattr(config, name) for name in names}
-    options["s"] = config.s
-    if config.s is None and config.convention == "released":
-        options["s"] = 1 / (config.resolutions[-1] ** 2 * colours)
     beta_neg = config.beta_neg[i if len(config.beta_neg) > 1 else 0]
     return models.style_soft_intro_vae(*pair, side=side, beta_neg=beta_neg, fade=fade, **options)
 

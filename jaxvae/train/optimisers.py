@@ -50,17 +50,30 @@ def init_optimisers(each: Mapping[str, optax.GradientTransformation], params: Pa
 def update(
     name: str, tx: optax.GradientTransformation, grads: Tree, opt_state: Tree, params: Tree
 ) -> tuple[Tree, Tree]:
-    """Returns (params, opt_state) of one group after an update.
+    """Returns (params + u, opt_state'), where (u, opt_state') = tx.update(grads, opt_state, params).
+
+    Args:
+        name: of the parameter group.
+        tx: its optimiser.
+        grads, params: trees of the same shapes.
+        opt_state: what `tx.init(params)` or the update before has returned.
 
     Raises:
-        UserError: for a state that another optimiser has made.
+        UserError: where the update fails, and the state is not of the form that `tx` makes.
     """
-    with jax.numpy_dtype_promotion("standard"):
-        wanted = jax.eval_shape(tx.init, params)
-        if jax.tree.structure(wanted) != jax.tree.structure(opt_state):
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts and float32
+        try:
+            updates, after = tx.update(grads, opt_state, params)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if _form(jax.eval_shape(tx.init, params)) == _form(opt_state):
+                raise
             raise UserError(
-                f"the optimiser's state of {name!r} is that of another optimiser than the step's: give "
-                "make_train_step the tx that init_state was given."
-            )
-        updates, opt_state = tx.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
+                f"the optimiser's state of {name!r} is not of the form that the step's optimiser makes: "
+                "give make_train_step the tx that init_state was given."
+            ) from error
+        return optax.apply_updates(params, updates), after
+
+
+def _form(tree: Tree) -> tuple[Any, list[tuple[int, ...]]]:
+    """Returns the structure of a tree and the shapes in it."""
+    return jax.tree.structure(tree), [jax.numpy.shape(leaf) for leaf in jax.tree.leaves(tree)]

@@ -231,7 +231,7 @@ def _make_run(
         params, opt_state = dict(params), dict(opt_state)
         for name in objective.wrt:
             params[name], opt_state[name] = update(
-                name, tx[name], grads[name], opt_state[name], params[name]
+                name, tx[name], grads[name], opt_state.get(name), params[name]
             )
         return train_state._replace(params=params, state=state, opt_state=opt_state), sums, carry
 

@@ -36,14 +36,14 @@ def evaluation(**given):
         (options.Traverse(RUN, example=-1), "--example must be at least 0"),
         (
             options.Sample(RUN, out=Path("a/b.jpg")),
-            "--out a/b.jpg: what is written is PNG; call it b.png.",
+            "--out a/b.jpg: what is written is PNG, so call it b.png.",
         ),
         (
             options.Sample(RUN, npz=Path("x.npy")),
-            "--npz x.npy: what is written is NPZ; call it x.npz",
+            "--npz x.npy: what is written is NPZ, so call it x.npz",
         ),
-        (options.Compare((RUN, Path("b")), out=Path("c.pdf")), "written is PNG; call it c.png"),
-        (evaluation(out=Path("e.csv")), "--out e.csv: what is written is JSON; call it e.json"),
+        (options.Compare((RUN, Path("b")), out=Path("c.pdf")), "written is PNG, so call it c.png"),
+        (evaluation(out=Path("e.csv")), "--out e.csv: what is written is JSON, so call it e.json"),
         (evaluation(k=0), "--k must be at least 1"),
         (evaluation(batch_size=0), "--batch-size must be at least 1"),
         (evaluation(samples=1), "--samples must be at least 2"),
@@ -65,7 +65,8 @@ def test_defaults_and_what_goes_together_pass():
     for cls in (options.Sample, options.Reconstruct, options.Interpolate, options.Traverse):
         options.check(cls(RUN))
     options.check(options.Interpolate(RUN, square=True, out=Path("X.PNG"), npz=Path("x.npz")))
-    options.check(options.Sample(RUN, out=Path("picture")))
+    for name in ("picture", "samples_beta0.5", "v1.2", "gs://bucket/x.png.tmp"):
+        options.check(options.Sample(RUN, out=Path(name), npz=Path(name)))
     options.check(evaluation(stats=("running", "batch")))
     options.check(evaluation(metrics=("auroc", "elbo"), out_data="mnist", convert=True, gamma=0.5))
 
