@@ -5,7 +5,7 @@ import re
 import shlex
 from typing import Any, NamedTuple
 
-from jaxvae.presets import finish, measure, record
+from jaxvae.presets import conditions, finish, measure, record
 from jaxvae.presets.config import System
 from jaxvae.presets.record import Saved
 
@@ -76,7 +76,8 @@ def _use(saved: Saved, system: System, about: About) -> str:
     lines = ["import jax", "import jaxvae", ""]
     lines.append(f"model, params, state = jaxvae.load({json.dumps(about.name)})")
     call = f"model.sample(params, state, jax.random.key(0), {SHOWN}"
-    shape = [SHOWN, *saved.shape]
+    like = conditions.example_like(system.preprocess, saved.shape, saved.num_classes)
+    shape = [SHOWN, *like.x.shape[1:]]  # of what the model sees
     if system.model.sample is not None and _unconditional(system):
         lines.append(f"x = {call})  # {shape}")
     elif system.model.sample is not None and system.classes is not None:

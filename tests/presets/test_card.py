@@ -38,6 +38,13 @@ def test_a_model_of_classes_draws_each():
     assert eval(lines[-2].removeprefix("cond = "), {"jax": jax}).shape == (16, 10)
 
 
+def test_samples_have_the_shape_that_the_model_sees():
+    nets = {"latent_dim": 2, "start_channels": 2, "mapping_layers": 1}
+    _, text = make("style_soft_intro_vae", resolutions=(4, 8, 16), pad=4, **nets)
+    assert "examples of shape [8, 8, 1]" in text
+    assert code_of(text).splitlines()[-1].endswith("16)  # [16, 16, 16, 1]")
+
+
 def test_a_model_that_completes_or_draws_nothing_is_used_by_what_it_can_do():
     _, text = make("cvae", hidden=(3, 3, 3))
     assert "sample(" not in code_of(text) and "jaxvae sample hf:me/x" in text
