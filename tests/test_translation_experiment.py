@@ -74,6 +74,7 @@ def test_narrow_nets_are_another_protocol():
         assert (chosen.beta_rec, chosen.beta_kl) == (kth.beta_rec, kth.beta_kl)
     squeeze = setting.chosen_for(setting.NARROW["mnist"], "soft_intro_vae_squeeze")
     assert squeeze.error == "squeeze" and setting.NARROW["mnist"].error == "squared"
+    assert squeeze.beta_rec == setting.NARROW["mnist"].beta_rec / 200
 
 
 def test_expected_numbers_are_of_cells_and_protocols_that_exist():
