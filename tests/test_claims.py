@@ -101,6 +101,34 @@ def test_distances_from_the_rows_of_soft_intro_vae():
     holds("soft_intro_2d", f"({ours.paper / ours.mean:.0f} times smaller)")
 
 
+def test_intro_vae_depends_on_its_margin():
+    """One seed of each margin that has been run; the paper's row of Table 2 has the first."""
+    found = {
+        run.hyper["m"]: [
+            row("soft_intro_2d", cell, f"histogram_{metric}", "released")
+            for metric in ("kl", "jsd")
+        ]
+        for cell, run in plane.FIGURE_3.items()
+        if "m" in run.hyper and cell in {r[0] for r in table.join(*read("soft_intro_2d"))}
+    }
+    assert {r.n for pair in found.values() for r in pair} == {1}
+    heads = " | ".join(f"{m:g}" for m in found)
+    holds("soft_intro_2d", f"| m | {heads} |")
+    for i, metric in enumerate(("KL", "JSD")):
+        values = " | ".join(f"{pair[i].mean:.1f}" for pair in found.values())
+        holds("soft_intro_2d", f"| {metric} | {values} |")
+    kl = {m: pair[0].mean for m, pair in found.items()}
+    best, worst = (choose(kl, key=kl.get) for choose in (min, max))
+    published = row("soft_intro_2d", "8gaussians/intro_vae", "histogram_kl", "released")
+    assert kl[best] > published.paper
+    holds(
+        "soft_intro_2d",
+        f"a KL between {kl[best]:.1f} (m = {best:g}) and {kl[worst]:.1f} (m = {worst:g})",
+        f"ends at {kl[1.0]:.1f} in one and at {published.mean:.1f} in the other",
+        f"as small as the paper's {published.paper:.2f}",
+    )
+
+
 def behind(data, method, other):
     """Returns (metric, protocol) of those by which one is behind another."""
     both = [(metric, protocol) for metric in IN_THE_PLANE for protocol in ("released", "standard")]
@@ -453,6 +481,17 @@ def test_what_narrow_nets_show_of_translation():
         f"behind by the squared error, {error[0]:.4f} to {error[1]:.4f}.",
         f"with its own digit, is at {as_it_is[0]:.3f} and {as_it_is[1]:.4f}:",
         f"From step {setting_of_translation.NARROW['mnist'].num_vae * 60_000 // 32:,} on",
+    )
+    again = "squeeze, test images, widths / 8, 2 epochs"
+    squared, features = (
+        mean("translation", f"mnist/narrow/{method}", "lpips_reconstruction", again)
+        for method in ("soft_intro_vae", "soft_intro_vae_squeeze")
+    )
+    holds(
+        "translation",
+        f"LPIPS {of('soft_intro_vae_squeeze', 'lpips'):.3f} from the truth, squared error "
+        f"{of('soft_intro_vae_squeeze', 'mse'):.4f}, reconstructions at {features:.3f} (by squared errors "
+        f"{squared:.3f}).",
     )
 
 
