@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from jaxvae.presets.conditions import example_like
 from jaxvae.presets.config import System
 from jaxvae.train.plan import Phase, Stretch, make_plan
 from jaxvae.train.step import init_state, make_train_step
@@ -60,19 +60,22 @@ def batch(*shape: int) -> Batch:
 
 
 def parts_of(
-    system: System, steps: int, size: int, shape: tuple[int, ...], batch_size: int
+    system: System,
+    steps: int,
+    size: int,
+    shape: tuple[int, ...],
+    num_classes: int | None,
+    batch_size: int,
 ) -> list[Part]:
-    """Returns the trainings of a system, one for each of its phases, of `size` labelled examples [*shape]
-    of bytes."""
+    """Returns the trainings of a system, one for each of its phases, of `size` examples [*shape] of bytes,
+    with labels where there are classes."""
     phases = system.phases(steps, size) if system.phases else [Phase(system.model, steps)]
     plan = make_plan(
         phases, system.tx, preprocess=system.preprocess, batch_size=batch_size, log_every=1
     )
 
     def seen(stretch: Stretch) -> Batch:
-        x = jax.ShapeDtypeStruct((stretch.batch_size, *shape), np.uint8)
-        y = jax.ShapeDtypeStruct((stretch.batch_size,), np.int32)
-        return jax.eval_shape(stretch.preprocess, jax.random.key(0), {"x": x, "y": y})
+        return example_like(stretch.preprocess, shape, num_classes, stretch.batch_size)
 
     return [Part(each.model, each.tx, seen(each), each.steps) for each in plan.phases]
 

@@ -30,7 +30,6 @@ def test_settings_are_the_published_ones():
         paper = setting.PUBLISHED[f"{name}/paper"].options
         assert (paper["beta_neg"], paper["level_epochs"], paper["epochs"]) == ((512,), 30, epochs)
         assert set(paper["learning_rates"]) == {1.5e-3} and paper["convention"] == "paper"
-        assert setting.PUBLISHED[f"{name}/released"].options["s"] == 5e-6 and paper["s"] is None
         # 256 pixels are reached at epoch 180 (appendix 9.2.3)
         assert paper["level_epochs"] * (len(paper["resolutions"]) - 1) == 180
     bedroom = setting.PUBLISHED["lsun_bedroom/released"]

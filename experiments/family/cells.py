@@ -62,10 +62,11 @@ def parts(each: Wanted) -> list[Part]:
     """Returns what is trained, one stretch after the other."""
     preset, config = setting.options(each)
     shape = setting.shape(config.data)
-    system = preset.build(config, shape, sets.DATA_SETS[config.data].num_classes)
+    classes = sets.DATA_SETS[config.data].num_classes
+    system = preset.build(config, shape, classes)
     size = setting.examples(config.data)
     (steps,) = config.lengths(size)
-    return parts_of(system, steps, size, shape, config.batch_size)
+    return parts_of(system, steps, size, shape, classes, config.batch_size)
 
 
 def needs(each: Wanted) -> Needs:

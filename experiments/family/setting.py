@@ -5,6 +5,7 @@ from the commands' defaults: nets (of most a hidden layer of 100 to 128 units), 
 the training split. They are ours: no paper has such a table.
 """
 
+import itertools
 import re
 import shlex
 from collections.abc import Sequence
@@ -69,10 +70,10 @@ def train_words(each: Wanted, seed: int) -> list[str]:
 def smoke_words(each: Wanted, seed: int, images: Path) -> list[str]:
     """Returns those of a smoke run on the images of a file."""
     words = train_words(each, seed)
-    dropped = {i + k for i, word in enumerate(words) if word in LEFT_OUT for k in (0, 1)}
-    before = dict(enumerate(words, start=1))
     kept = [
-        SHORTER.get(before.get(i, ""), word) for i, word in enumerate(words) if i not in dropped
+        SHORTER.get(before, word)
+        for before, word in itertools.pairwise(["", *words])
+        if not {before, word} & set(LEFT_OUT)
     ]
     return [*kept, *SHORT, "--data", f"npz:{images}"]
 

@@ -44,7 +44,6 @@ RELEASED = {
     "beta_rec": 0.05,
     "beta_kl": 0.2,
     "beta_neg": BETA_NEG,
-    "s": 5e-6,
     "learning_rates": (1.5e-3,) * 7,
     "gamma_r": 1e-8,
     "mixing": 0.9,
@@ -60,7 +59,7 @@ FFHQ = RELEASED | {
 }
 # what the paper says otherwise; the batches, the moving average and the VAE before it are the code's
 PAPER = {"level_epochs": 30, "beta_neg": (512.0,), "learning_rates": (1.5e-3,) * 7}
-PAPER |= {"convention": "paper", "s": None}  # 1 / number of values of an image
+PAPER |= {"convention": "paper"}
 # of LSUN nothing is published but the side: the weights are CelebA-HQ's, the epochs those of ALAE's
 # configuration for these images
 BEDROOM = RELEASED | {

@@ -177,7 +177,7 @@ def parts(case: Case) -> list[Part]:
     """Returns the trainings of a case, to count and to time them; no data are read."""
     config, shape, size = case.config, shape_of(case.setting), size_of(case.setting)
     (steps,) = config.lengths(size)
-    return parts_of(build(config, shape, None), steps, size, shape, config.batch_size)
+    return parts_of(build(config, shape, None), steps, size, shape, None, config.batch_size)
 
 
 def steps_of(case: Case) -> int:

@@ -325,20 +325,8 @@ LEAST = {  # option -> its smallest value
     "samples": 2,
     "draws": 1,
 }
-# of files; a name may have other dots in it
-FORMATS = {
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".gif",
-    ".svg",
-    ".pdf",
-    ".webp",
-    ".npz",
-    ".npy",
-    ".json",
-    ".csv",
-}
+PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".webp"}
+FORMATS = PICTURES | {".npz", ".npy", ".json", ".csv"}  # of files; a name may have other dots in it
 OF_AUROC = ("out_data", "out_split", "convert", "gamma")
 
 

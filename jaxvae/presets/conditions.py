@@ -39,15 +39,18 @@ def of_samples(system: System, batch: Batch | None, n: int) -> Array | None:
     return None if system.on_examples is None or batch is None else of_examples(batch, n)
 
 
-def example_like(preprocess: Preprocess, shape: tuple[int, ...], num_classes: int | None) -> Batch:
+def example_like(
+    preprocess: Preprocess, shape: tuple[int, ...], num_classes: int | None, n: int = 2
+) -> Batch:
     """Returns a batch in the shape of a run's, which holds no arrays.
 
     Args:
         preprocess: of the run.
         shape: of one example of its data.
         num_classes: of the data, where they have labels.
+        n: examples.
     """
-    examples = {"x": jax.ShapeDtypeStruct((2, *shape), jnp.uint8)}
+    examples = {"x": jax.ShapeDtypeStruct((n, *shape), jnp.uint8)}
     if num_classes is not None:
-        examples["label"] = jax.ShapeDtypeStruct((2,), jnp.int32)
+        examples["label"] = jax.ShapeDtypeStruct((n,), jnp.int32)
     return jax.eval_shape(preprocess, jax.random.key(0), examples)
