@@ -1,5 +1,5 @@
 """The full run of `tests/torture`: hundreds of kills, requests to stop, damaged files and nonsensical
-commands, and half an hour of training that may not grow.
+commands, and two half hours of training that may not grow.
 
     python -m benchmarks.torture [--only NAME]... [--table]
 
@@ -39,7 +39,8 @@ PARTS = {
     "checkpoint": kinds("checkpoint", rounds=10),
     "files": kinds(*FILES, rounds=15),
     "command_line": kinds("command_line", rounds=10),
-    "soak": ["torture.soak", "--minutes", "30"],
+    "soak": ["torture.soak", "--minutes", "30", "--save-every", "1000"],
+    "soak_often": ["torture.soak", "--minutes", "30", "--save-every", "100"],
 }
 SAID = {
     "kill": "kill -9 at a random moment of a run, which then goes on to the same bits",
@@ -59,8 +60,25 @@ def kept(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
+def soaked(name: str) -> str:
+    """Returns what a soak found, as a sentence, or ""."""
+    found = kept(name)
+    if found is None:
+        return ""
+    early, late, words = found["early"], found["late"], PARTS[name]
+    return (
+        f"Training from images on a disk for {found['seconds'] / 60:.0f} minutes, a checkpoint "
+        f"every {words[words.index('--save-every') + 1]} steps: "
+        f"{found['steps']:,} steps, {found['evaluations']:,} evaluations: memory "
+        f"{early['memory'] / 2**20:.1f} MiB in the second sixth of the time, "
+        f"{late['memory'] / 2**20:.1f} MiB in the last; open files {early['files']:.1f}, "
+        f"{late['files']:.1f}; threads {early['threads']:.1f}, {late['threads']:.1f}: "
+        f"{'; '.join(found['lost']) or 'nothing grows'}."
+    )
+
+
 def table() -> str:
-    """Returns the kept counts as Markdown, then what the soak found."""
+    """Returns the kept counts as Markdown, then what the soaks found."""
     rows = []
     for name in PARTS:
         for kind, found in ((kept(name) or {}).get("kinds") or {}).items():
@@ -69,18 +87,7 @@ def table() -> str:
             rows.append((what, *(f"{found[c]:,}" for c in ("tries", "survived", "lost")), outcomes))
     head = ("mishap", "tries", "survived", "lost", "what came of them")
     parts = [grid([head, *rows], (1, 2, 3), True) if rows else measure.NOTHING]
-    soaked = kept("soak")
-    if soaked is not None:
-        early, late = soaked["early"], soaked["late"]
-        grows = "; ".join(soaked["lost"]) or "nothing grows"
-        parts.append(
-            f"Training from images on a disk for {soaked['seconds'] / 60:.0f} minutes, a checkpoint "
-            "every 100 steps: "
-            f"{soaked['steps']:,} steps, {soaked['evaluations']:,} evaluations: memory "
-            f"{early['memory'] / 2**20:.1f} MiB in the second sixth of the time, "
-            f"{late['memory'] / 2**20:.1f} MiB in the last; open files {early['files']:.1f}, "
-            f"{late['files']:.1f}; threads {early['threads']:.1f}, {late['threads']:.1f}: {grows}."
-        )
+    parts += filter(None, map(soaked, (name for name in PARTS if name.startswith("soak"))))
     return "\n\n".join(parts)
 
 

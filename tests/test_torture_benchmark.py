@@ -63,13 +63,14 @@ def test_what_is_lost_is_said_and_the_others_go_on(results, monkeypatch, capsys)
     assert "unknown part 'kills'. Did you mean 'kill'?" in capsys.readouterr().err
 
 
-def test_the_soak_is_shown_in_a_sentence(results):
+@pytest.mark.parametrize(("name", "steps"), [("soak", "1000"), ("soak_often", "100")])
+def test_the_soak_is_shown_in_a_sentence(results, name, steps):
     held = {"seconds": 400.0, "memory": 2**29, "files": 30.0, "threads": 50.0}
     page = {"seconds": 1800.0, "steps": 12_345, "evaluations": 67, "lost": []}
     page |= {"early": held, "late": {**held, "memory": 2**29 + 2**20}}
-    (results / "torture.soak.json").write_text(json.dumps(page))
+    (results / f"torture.{name}.json").write_text(json.dumps(page))
     assert torture.table().endswith(
-        "for 30 minutes, a checkpoint every 100 steps: 12,345 steps, 67 evaluations: memory "
+        f"for 30 minutes, a checkpoint every {steps} steps: 12,345 steps, 67 evaluations: memory "
         "512.0 MiB in the second sixth of the time, 513.0 MiB in the last; open files 30.0, 30.0; "
         "threads 50.0, 50.0: nothing grows."
     )

@@ -2,6 +2,7 @@
 run has ended."""
 
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -58,22 +59,14 @@ def _ensemble(folder: Path) -> int:
     return 0
 
 
-def _soaked(folder: Path) -> int:
+def _soaked(save_every: int, folder: Path) -> int:
     """Reads images from the disk at every step, until it is stopped."""
     images.RESIDENT_BYTES = 0
     data = ("--data", f"folder:{folder.parent / 'images'}", "--batch-size", str(SOAKED))
-    often = (
-        "--log-every",
-        "50",
-        "--eval-every",
-        "200",
-        "--save-every",
-        "100",
-        "--steps",
-        str(10**9),
-    )
+    often = {"log": 50, "eval": 2 * save_every, "save": save_every}
+    every = [word for what, n in often.items() for word in (f"--{what}-every", str(n))]
     words = ("--hidden", "64", "--latent-dim", "2", "--no-progress", "--workdir", str(folder))
-    return main(["train", "vae", *data, *often, *words])
+    return main(["train", "vae", *data, *every, "--steps", str(10**9), *words])
 
 
 TWO = ("--net", "mlp", "--hidden", "16", "--second-width", "16", "--second-depth", "1")
@@ -83,7 +76,8 @@ RUNS: dict[str, Callable[[Path], int]] = {
     "two_stage": _words("two_stage_vae", *TWO),
     "ensemble": _ensemble,
 }
-ALL = {**RUNS, "soaked": _soaked}  # one that never ends by itself
+SAVE_EVERY = (1000, 100)  # steps between the checkpoints of a run that never ends by itself
+ALL = {**RUNS, **{f"soaked_{n}": functools.partial(_soaked, n) for n in SAVE_EVERY}}
 
 
 def _child(name: str, folder: Path, said: Path, devices: int, limit: int | None) -> None:

@@ -1,6 +1,6 @@
 """One long run that streams images from the disk, evaluates and saves, while what it holds is counted.
 
-    python -m torture.soak [--minutes 30] [--results FILE]     # in tests/
+    python -m torture.soak [--minutes 30] [--save-every 1000] [--results FILE]     # in tests/
 
 What it holds may not grow: memory of the last sixth of the time is compared with that of the second
 sixth (of 30 minutes: 25 to 30 with 5 to 10), open files and threads, too. Linux only: /proc says it.
@@ -68,15 +68,15 @@ def grown(counts: Sequence[Held], seconds: float) -> dict[str, Any]:
     return {"early": early._asdict(), "late": late._asdict(), "lost": lost}
 
 
-def soak(seconds: float, place: Path) -> dict[str, Any]:
-    """Returns what `grown` says of the run "soaked" that is stopped after so many seconds, with
-    the steps, evaluations and checkpoints that it came to."""
+def soak(seconds: float, place: Path, save_every: int) -> dict[str, Any]:
+    """Returns what `grown` says of a run with a checkpoint every `save_every` steps that is stopped
+    after so many seconds, with the steps and evaluations that it came to."""
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, SIDE, SIDE, 1), np.uint8)
     (place / "images").mkdir()
     for i, image in enumerate(images):
         plots.save_png(place / "images" / f"{i:05d}.png", image)
     folder, said, counts = place / "run", place / "said", []
-    process = runs.start("soaked", folder, said=said)
+    process = runs.start(f"soaked_{save_every}", folder, said=said)
     begun = time.monotonic()
     while process.exitcode is None and time.monotonic() - begun < seconds:
         process.join(EVERY)
@@ -97,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Soaks, keeps what was found, and says it in a line; returns 1 where something has grown."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m torture.soak")
     parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--save-every", type=int, choices=runs.SAVE_EVERY, default=1000)
     parser.add_argument(
         "--results", type=Path, default=program.RESULTS.with_name("soak.json"), metavar="FILE"
     )
@@ -107,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     place = Path(tempfile.mkdtemp(prefix="soak-"))
     try:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(place / "cache")
-        found = soak(60 * args.minutes, place)
+        found = soak(60 * args.minutes, place, args.save_every)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     args.results.parent.mkdir(parents=True, exist_ok=True)

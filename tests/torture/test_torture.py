@@ -160,7 +160,8 @@ def test_what_a_long_run_leaks_is_seen(counts, said):
 @pytest.mark.slow
 def test_a_minute_of_soaking(tmp_path, capsys):
     out = tmp_path / "soak.json"
-    assert soak.main(["--minutes", "1", "--results", str(out)]) in (0, 1)  # a minute warms up, too
+    words = ["--minutes", "1", "--save-every", "100", "--results", str(out)]
+    assert soak.main(words) in (0, 1)  # a minute warms up, too
     found = json.loads(out.read_text())
     assert found["steps"] > 500 and found["evaluations"] > 2
     assert found["early"]["files"] == found["late"]["files"] > 3
