@@ -49,13 +49,13 @@ def stepper(name: str, devices: Sequence[Any], form: str) -> Callable[[], Any]:
     state = init_state(each, tx, jax.random.key(0), Batch(x))
     mesh = parallel.make_mesh(devices)
     state = parallel.put(state, parallel.replicated(mesh))
-    batch, cut = Batch(x), parallel.batch_sharded(mesh)
+    batch, sharding = Batch(x), parallel.batch_sharded(mesh)
     if form == "jit":
         compiled = parallel.jit_step(step, mesh)
     else:
         batch = parallel.shard(batch, len(devices))  # [devices, B / devices, ...]
         compiled = parallel.pmap_step(step, list(devices))
-    batch = parallel.put(batch, cut)
+    batch = parallel.put(batch, sharding)
 
     def advance():
         nonlocal state

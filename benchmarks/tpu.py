@@ -109,9 +109,13 @@ LARGE = {  # case -> the same, with the side of images in place of a data set; o
     f"style-{side}{'-remat' if remat else ''}": (
         "style_soft_intro_vae",
         side,
-        {"resolutions": tuple(2**k for k in range(2, 11) if 2**k <= side), "remat": remat, **own},
+        {
+            "resolutions": tuple(2**k for k in range(2, 11) if 2**k <= side),
+            "remat": remat,
+            **options,
+        },
     )
-    for side, own in SIDES.items()
+    for side, options in SIDES.items()
     for remat in (False, True)
 }
 

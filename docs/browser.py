@@ -58,7 +58,7 @@ class Seen(NamedTuple):
     """What a browser says of one page at one width."""
 
     measured: dict[str, Any]
-    asked: list[str]  # addresses
+    requested: list[str]  # addresses
     told: list[str]  # errors and warnings
     png: bytes
 
@@ -70,9 +70,9 @@ class Tab:
         scheme = "dark" if dark else "light"
         window = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         self.page: Page = window.new_page()
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self.told: list[str] = []
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("request", lambda request: self.requested.append(request.url))
         self.page.on("pageerror", lambda error: self.told.append(str(error)))
         self.page.on("console", self._console)
         self.page.goto(url)
@@ -87,7 +87,7 @@ class Tab:
         clip = {"x": 0, "y": 0, "width": measured["width"]}
         clip["height"] = min(measured["height"], TALLEST)
         png = self.page.screenshot(full_page=True, clip=clip)
-        return Seen(measured, self.asked, self.told, png)
+        return Seen(measured, self.requested, self.told, png)
 
     def finds(self, words: str) -> bool:
         """Returns whether the site's search finds anything."""
@@ -115,8 +115,8 @@ def faults(seen: Seen, base: str) -> list[str]:
         found.append(f"{m['scroll']} pixels wide in a window of {m['width']}")
     for key, words in WORDS.items():
         found += [f"{words}: {each}" for each in m[key]]
-    own = (base, "data:", "blob:")
-    found += [f"leaves the site: {url}" for url in seen.asked if not url.startswith(own)]
+    inside = (base, "data:", "blob:")
+    found += [f"leaves the site: {url}" for url in seen.requested if not url.startswith(inside)]
     found += [f"error: {words}" for words in seen.told]
     return list(dict.fromkeys(found))
 

@@ -36,10 +36,10 @@ def api_pages() -> dict[str, str]:
 
 def _entries(room: str, names: list[str]) -> str:
     """Returns Markdown: the room is the page's heading; what it only imports stands in its modules."""
-    own = "    options:\n      heading_level: 1\n"
-    own += "      members: false\n" if room != "jaxvae" else ""
+    options = "    options:\n      heading_level: 1\n"
+    options += "      members: false\n" if room != "jaxvae" else ""
     entries = "".join(f"::: {name}\n\n" for name in names)
-    return f"---\ntitle: {room}\n---\n\n::: {room}\n{own}\n{entries}"
+    return f"---\ntitle: {room}\n---\n\n::: {room}\n{options}\n{entries}"
 
 
 def places() -> dict[str, str]:

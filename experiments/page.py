@@ -168,9 +168,9 @@ def empty(folders: Sequence[Folder], costs: Costs) -> list[str]:
         longest = duration(max(seconds)) if seconds else ""
         work = ""
         if works:
-            most = max(works)
-            held = f"state of {max(1, round(most.memory / 2**20)):,} MiB"
-            work = f"{operations(most.flops)}, {held}"
+            largest = max(works)
+            held = f"state of {max(1, round(largest.memory / 2**20)):,} MiB"
+            work = f"{operations(largest.flops)}, {held}"
         lines.append((name, named, f"{len(found)}", wants, longest, work))
     return [
         "## What is empty, and why",

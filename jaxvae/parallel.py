@@ -76,7 +76,7 @@ def whole_batch(draw: Callable[[Array, int], Array]) -> Callable[[Array, int], A
     jitted: a trace of it that another place has made is of other rows.
     """
 
-    def own(rng: Array, n: int) -> Array:
+    def slice_of_draw(rng: Array, n: int) -> Array:
         devices = axis_size()
         if devices == 1:
             return draw(rng, n)
@@ -84,7 +84,7 @@ def whole_batch(draw: Callable[[Array, int], Array]) -> Callable[[Array, int], A
             x = draw(rng, n * devices)
         return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * n, n)
 
-    return own
+    return slice_of_draw
 
 
 # ---- jit over a mesh -----------------------------------------------------------------------
@@ -390,11 +390,11 @@ def local(tree: Tree) -> Tree:
     if jax.process_count() == 1:
         return tree
 
-    def own(x):
+    def local_array(x):
         if jnp.issubdtype(getattr(x, "dtype", np.float32), jax.dtypes.prng_key):
             return jax.random.wrap_key_data(
-                own(jax.random.key_data(x)), impl=jax.random.key_impl(x)
+                local_array(jax.random.key_data(x)), impl=jax.random.key_impl(x)
             )
         return jnp.asarray(np.asarray(x))
 
-    return jax.tree.map(own, tree)
+    return jax.tree.map(local_array, tree)

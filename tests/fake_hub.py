@@ -21,9 +21,9 @@ class Hub:
         self.repos: dict[str, dict[str, bytes]] = {}  # USER/NAME -> file -> content
         self.private: set[str] = set()
         self.stored: dict[str, bytes] = {}  # large files by their SHA-256
-        self.asked: list[str] = []  # "METHOD path", in order
+        self.requests: list[str] = []  # "METHOD path", in order
         # "METHOD path" -> HTTP status with which it is refused, 0: it is not
-        self.refuses: Callable[[str], int] = lambda asked: 0
+        self.refuses: Callable[[str], int] = lambda request: 0
 
     def commit_of(self, name: str) -> str:
         """Returns the commit that a repository is at: a name of its content."""
@@ -53,14 +53,14 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_all(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         body, path = self.rfile.read(length), self.path.partition("?")[0]
-        asked = f"{self.command} {path}"
-        self.hub.asked.append(asked)
-        if status := self.hub.refuses(asked):
+        request = f"{self.command} {path}"
+        self.hub.requests.append(request)
+        if status := self.hub.refuses(request):
             return self.answer(status, {"error": "refused"})
         for pattern, reply in ROUTES.items():
-            if found := re.fullmatch(pattern, asked):
+            if found := re.fullmatch(pattern, request):
                 return reply(self, *found.groups(), body=body)
-        return self.answer(404, {"error": f"no such endpoint: {asked}"})
+        return self.answer(404, {"error": f"no such endpoint: {request}"})
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_all
 
@@ -70,12 +70,12 @@ class _Handler(BaseHTTPRequestHandler):
     # ---- replies -------------------------------------------------------------------------------
 
     def create(self, *, body: bytes) -> None:
-        asked = json.loads(body)
-        name = f"{asked['organization']}/{asked['name']}"
+        wanted = json.loads(body)
+        name = f"{wanted['organization']}/{wanted['name']}"
         there = name in self.hub.repos
         if not there:
             self.hub.repos[name] = {".gitattributes": b"*.safetensors filter=lfs\n"}
-            if asked.get("visibility") == "private":
+            if wanted.get("visibility") == "private":
                 self.hub.private.add(name)
         url = f"http://{self.headers['Host']}/{name}"
         self.answer(409 if there else 200, {"url": url, "error": "it is there" if there else None})

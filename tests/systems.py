@@ -81,7 +81,7 @@ def alternating_vae(shape: tuple[int, ...] = (4, 4, 1), latent_dim: int = 2) -> 
         from_linen(NormalisedMLP((2 * latent_dim,))),
         from_linen(NormalisedMLP(shape)),
     )
-    whole = vae(encoder, decoder, latent_dim=latent_dim)
+    plain = vae(encoder, decoder, latent_dim=latent_dim)
 
     def reconstruct(params, state, z, batch):
         logits, new = decoder.apply(
@@ -103,7 +103,7 @@ def alternating_vae(shape: tuple[int, ...] = (4, 4, 1), latent_dim: int = 2) -> 
         rec, state = reconstruct(params, state, carry, batch)
         return rec, Aux(state)
 
-    return whole._replace(
+    return plain._replace(
         objectives=(
             Objective(("encoder",), encoder_loss, name="encoder_loss"),
             Objective(("decoder",), decoder_loss, name="decoder_loss"),

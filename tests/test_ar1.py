@@ -216,11 +216,11 @@ def test_penalties_by_hand():
 def test_the_released_divisor_is_the_global_batch_under_pmap():
     mean, rho, logvar, _ = (jnp.asarray(v, jnp.float32) for v in parameters(3, 0.5, b=16))
     one = distributions.penalty(ReleasedAR1(mean, rho, logvar), mean)
-    cut = [v.reshape(8, 2, -1) for v in (mean, rho, logvar)]
+    slices = [v.reshape(8, 2, -1) for v in (mean, rho, logvar)]
     many = jax.pmap(
         lambda *v: distributions.penalty(ReleasedAR1(*v), v[0]),
         axis_name=distributions.parallel.AXIS,
-    )(*cut)
+    )(*slices)
     np.testing.assert_allclose(many.reshape(-1), one, rtol=1e-6)
 
 

@@ -155,7 +155,7 @@ def test_damaged_archives_end_in_one_error(tmp_path, arrays, save):
     """Every part has a checksum: what is read at all is right."""
     path = tmp_path / "a.npz"
     SAVERS[save](path, **arrays)
-    whole = path.read_bytes()
+    intact = path.read_bytes()
 
     def read(path):
         try:
@@ -164,7 +164,7 @@ def test_damaged_archives_end_in_one_error(tmp_path, arrays, save):
             raise UserError(f"{path}: {error}") from None
 
     @hostile.tries
-    @given(hostile.damaged(whole))
+    @given(hostile.damaged(intact))
     def check(content):
         found = hostile.outcome(read, path, content)
         if found is not None:

@@ -30,8 +30,8 @@ browser = load()
 CHROMIUM = next((found for name in browser.NAMES if (found := shutil.which(name))), None)
 
 
-def page(asked=(), told=(), **measured):
-    return browser.Seen({**GOOD, **measured}, list(asked), list(told), b"")
+def page(requested=(), told=(), **measured):
+    return browser.Seen({**GOOD, **measured}, list(requested), list(told), b"")
 
 
 def test_a_good_page_has_no_faults():

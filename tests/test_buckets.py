@@ -55,8 +55,8 @@ def test_a_run_whose_bucket_refuses_half_of_a_checkpoint_goes_on_from_the_one_be
     assert Checkpoints(f"{run}/checkpoints", read_only=True).steps() == [6]
 
     ended = go(18, workdir=run, save_every=6)
-    whole = go(18, workdir=tmp_path, save_every=6)
-    for found, wanted in zip(*map(jax.tree.leaves, (ended, whole)), strict=True):
+    unstopped = go(18, workdir=tmp_path, save_every=6)
+    for found, wanted in zip(*map(jax.tree.leaves, (ended, unstopped)), strict=True):
         if isinstance(found, jax.Array):
             if jax.dtypes.issubdtype(found.dtype, jax.dtypes.prng_key):
                 found, wanted = jax.random.key_data(found), jax.random.key_data(wanted)

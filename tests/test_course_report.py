@@ -54,9 +54,9 @@ def test_the_likelihood_counts_as_work_of_the_vae():
 
 def test_a_budget_is_a_protocol_and_of_gan_and_flow_alone():
     assert [cell.name for cell in cells.cells(0.05)] == ["mnist/gan", "mnist/flow"]
-    whole = {cell.name: cell.needs for cell in cells.cells(1.0)}
+    at_full = {cell.name: cell.needs for cell in cells.cells(1.0)}
     for cell in cells.cells(0.05):
-        assert cell.needs.steps == 0.05 * whole[cell.name].steps
+        assert cell.needs.steps == 0.05 * at_full[cell.name].steps
         assert all(name.endswith(", 5 % of the epochs") for name in cell.needs.protocols)
     tiny = train.task_of(Case("gan", budget=Budget(0.05)), cells.SHAPE)
     assert (tiny.epochs, tiny.shown) == (10, (1, 5, 10))
@@ -171,10 +171,10 @@ def test_without_weights_the_distance_alone_is_not_measured(ran, weightless, cap
         assert cell.needs.weights == ()
         assert cells.DISTANCE.label not in cell.needs.protocols
     (weightless / "squeezenet1_1_features.npz").touch()
-    whole = {cell.name: cell.needs for cell in cells.cells(1.0)}
+    at_full = {cell.name: cell.needs for cell in cells.cells(1.0)}
     for name in ("mnist/gan", "mnist/flow"):  # which they now lack
-        assert whole[name].protocols[-1] == cells.DISTANCE.label
-    assert cells.DISTANCE.label not in whole["mnist/z2"].protocols
+        assert at_full[name].protocols[-1] == cells.DISTANCE.label
+    assert cells.DISTANCE.label not in at_full["mnist/z2"].protocols
 
 
 def test_damaged_weights_are_said_before_anything_is_trained(weightless, capsys):

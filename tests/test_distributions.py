@@ -204,10 +204,10 @@ def test_the_normal_posterior_reads_means_then_log_variances():
 
 
 def test_a_posterior_of_ones_own_is_taken_as_it_is():
-    own = Posterior(
+    kind = Posterior(
         size=lambda latent_dim: latent_dim, build=lambda output: Normal(output, jnp.zeros(()))
     )
-    assert distributions.posterior(own) is own
+    assert distributions.posterior(kind) is kind
 
 
 def test_an_unknown_posterior_gets_the_nearest_name():

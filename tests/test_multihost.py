@@ -215,21 +215,21 @@ def test_processes_that_are_described_in_part_are_refused(tmp_path, capfd, words
 
 
 def test_a_cluster_is_looked_for_where_there_may_be_one(monkeypatch):
-    asked = []
-    monkeypatch.setattr(parallel, "start_multihost", lambda **options: asked.append(options))
+    started = []
+    monkeypatch.setattr(parallel, "start_multihost", lambda **options: started.append(options))
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
     parallel.join(num_processes=1)
-    assert not asked
+    assert not started
     parallel.join()
     parallel.join("host:1", 2, 0)
-    assert [set(options.values()) for options in asked] == [{None}, {"host:1", 2, 0}]
+    assert [set(options.values()) for options in started] == [{None}, {"host:1", 2, 0}]
     monkeypatch.setenv("SLURM_JOB_ID", "7")  # a job of one task keeps all of its GPUs
     for tasks, count in ((None, 2), ("1", 2), ("4", 3)):
         if tasks is not None:
             monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
         parallel.join()
-        assert len(asked) == count
+        assert len(started) == count
 
 
 def test_no_cluster_is_no_mistake_and_one_that_does_not_answer_is_said(monkeypatch):

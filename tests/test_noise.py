@@ -19,15 +19,15 @@ def pmapped(function, x):
 @pytest.mark.parametrize("draw", [noise.normal, noise.uniform])
 def test_every_device_draws_its_slice_of_the_noise_of_the_whole_batch(draw):
     rng, x = jax.random.key(3), jnp.zeros((SIZE, 3))
-    whole = draw(rng, x.shape)
-    np.testing.assert_allclose(pmapped(lambda part: draw(rng, part.shape), x), whole, rtol=1e-6)
+    alone = draw(rng, x.shape)
+    np.testing.assert_allclose(pmapped(lambda part: draw(rng, part.shape), x), alone, rtol=1e-6)
     sharded = jax.jit(
         lambda x: x + draw(rng, x.shape), in_shardings=parallel.batch_sharded(parallel.make_mesh())
     )(x)
-    np.testing.assert_allclose(sharded, whole, rtol=1e-6)
-    assert len(np.unique(whole)) == whole.size
-    own = {noise.normal: jax.random.normal, noise.uniform: jax.random.uniform}[draw]
-    np.testing.assert_array_equal(whole, own(rng, x.shape))
+    np.testing.assert_allclose(sharded, alone, rtol=1e-6)
+    assert len(np.unique(alone)) == alone.size
+    of_jax = {noise.normal: jax.random.normal, noise.uniform: jax.random.uniform}[draw]
+    np.testing.assert_array_equal(alone, of_jax(rng, x.shape))
 
 
 def test_noise_with_the_batch_on_another_axis():

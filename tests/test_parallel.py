@@ -78,8 +78,8 @@ def test_eight_devices_are_one(name, options):
 
     one, mesh = run(jax.jit(step), start(), batch), parallel.make_mesh()
     everywhere = functools.partial(parallel.put, sharding=parallel.replicated(mesh))
-    cut = parallel.put(batch, parallel.batch_sharded(mesh))
-    assert_same(run(parallel.jit_step(step, mesh), start(everywhere), cut), one)
+    sharded = parallel.put(batch, parallel.batch_sharded(mesh))
+    assert_same(run(parallel.jit_step(step, mesh), start(everywhere), sharded), one)
     assert_same(run(parallel.pmap_step(step), start(everywhere), parallel.shard(batch, 8)), one)
     still = jax.tree.map(np.array_equal, one[0].params, start().params)
     assert not any(
@@ -151,8 +151,8 @@ def test_evaluation_over_a_mesh_is_that_of_one_device():
     mask = (jnp.arange(SIZE) < 11).astype(jnp.float32)
     evaluate, mesh = make_eval_step(model), parallel.make_mesh()
     one = jax.jit(evaluate)(params, state, jax.random.key(1), batch, mask)
-    whole, cut = parallel.replicated(mesh), parallel.batch_sharded(mesh)
-    by_jit = jax.jit(evaluate, in_shardings=(whole, whole, whole, cut, cut))
+    replicated, sharded = parallel.replicated(mesh), parallel.batch_sharded(mesh)
+    by_jit = jax.jit(evaluate, in_shardings=(replicated, replicated, replicated, sharded, sharded))
     by_pmap = jax.pmap(
         evaluate, axis_name=parallel.AXIS, in_axes=(None, None, None, 0, 0), out_axes=None
     )
@@ -196,9 +196,9 @@ def test_steps_say_how_to_cut_a_batch():
     step = make_train_step(model, tx)
     with pytest.raises(UserError, match="batch_size 12 cannot be cut .* over 8 devices: use 16,"):
         parallel.jit_step(step)(train_state, Batch(x))
-    for whole in (x, x[:4, 0]):
+    for replicated in (x, x[:4, 0]):
         with pytest.raises(UserError, match=r"cut the batch with parallel.shard\(batch, 8\)"):
-            parallel.pmap_step(step)(train_state, Batch(whole))
+            parallel.pmap_step(step)(train_state, Batch(replicated))
 
 
 def test_shard_cuts_every_array_in_order():
@@ -213,11 +213,12 @@ def test_a_mesh_for_a_batch_has_as_many_devices_as_divide_it(batch_size, devices
 
 
 @pytest.mark.parametrize(
-    ("limit", "devices", "cut"), [(None, 8, False), (799, 8, True), (800, 8, False), (8, 1, False)]
+    ("limit", "devices", "sharded"),
+    [(None, 8, False), (799, 8, True), (800, 8, False), (8, 1, False)],
 )
-def test_resident_data_are_cut_where_they_would_fill_the_devices(limit, devices, cut):
+def test_resident_data_are_cut_where_they_would_fill_the_devices(limit, devices, sharded):
     stats = None if limit is None else {"bytes_limit": limit}
     device = types.SimpleNamespace(memory_stats=lambda: stats)
     mesh = types.SimpleNamespace(size=devices, local_devices=[device])
     arrays = {"x": np.zeros((15, 5), np.uint8), "label": np.zeros(25, np.uint8)}  # 100 bytes
-    assert parallel.is_cut(arrays, mesh) == cut
+    assert parallel.is_cut(arrays, mesh) == sharded

@@ -160,7 +160,7 @@ def test_a_frozen_decoder_stays():
 @pytest.mark.slow
 def test_a_killed_cell_goes_on_and_ends_as_if_it_never_was(tmp_path, monkeypatch):
     cell = "digits", "info", "ar1-released", 0
-    whole = cells._measure(*cell, tmp_path / "whole", smoke=True)
+    unstopped = cells._measure(*cell, tmp_path / "whole", smoke=True)
     appended, trained = writers.append, []
 
     def killed(path, record):
@@ -178,8 +178,8 @@ def test_a_killed_cell_goes_on_and_ends_as_if_it_never_was(tmp_path, monkeypatch
     monkeypatch.setattr(writers, "append", counted)
     measures, curve, images = cells._measure(*cell, tmp_path / "killed", smoke=True)
     assert trained == [cells.SMOKE_STEPS]  # the first half was not trained again
-    assert (measures, curve) == whole[:2]
-    np.testing.assert_array_equal(images, whole[2])
+    assert (measures, curve) == unstopped[:2]
+    np.testing.assert_array_equal(images, unstopped[2])
     monkeypatch.setattr(setting, "BETA", 2.0)
     with pytest.raises(UserError, match=r"beta is 4\.0 there and 2\.0 here"):
         cells._measure(*cell, tmp_path / "killed", smoke=True)

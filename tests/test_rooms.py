@@ -1,5 +1,5 @@
 """The rooms of the package: imports go down, none goes round, each room says what it is for, and no
-function is longer than a reader can hold."""
+function is longer than a reader can hold, and names say what they hold."""
 
 import ast
 import importlib
@@ -143,3 +143,30 @@ def test_no_function_has_more_than_80_lines_of_code(folder):
             if isinstance(node, ast.FunctionDef) and (lines := lines_of_code(node)) > 80:
                 long[f"{path.relative_to(ROOT)}:{node.name}"] = lines
     assert not long
+
+
+# ---- names ---------------------------------------------------------------------------------------
+
+VAGUE = {"asked", "cut", "most", "own", "whole"}  # of anything
+
+
+def names_of(tree: ast.AST):
+    """Yields (line, name) of all that a file gives a name: variables, arguments, fields, functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id if isinstance(node, ast.Name) else node.attr
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.lineno, node.name
+
+
+@pytest.mark.parametrize("folder", ["jaxvae", "experiments", "benchmarks", "docs", "tests"])
+def test_names_say_what_they_hold(folder):
+    vague = [
+        f"{path.relative_to(ROOT)}:{line} {name}"
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for line, name in names_of(ast.parse(path.read_text()))
+        if name.strip("_") in VAGUE
+    ]
+    assert vague == []

@@ -43,10 +43,10 @@ def test_each_kind_of_run_has_a_folder_of_its_own(tmp_path, kind, smoke, folder)
 
 @pytest.mark.parametrize(("words", "place"), [([], "figures"), (["--smoke"], "smoke")])
 def test_what_is_trained_is_drawn_where_its_likes_are(tmp_path, words, place, capsys):
-    asked = []
+    calls = []
 
     def cases(seed, smoke):
-        asked.append((seed, smoke))
+        calls.append((seed, smoke))
         return [Case("a", "narrow", tmp_path), Case("b", "", tmp_path)]
 
     def draw(case, folder):
@@ -54,7 +54,7 @@ def test_what_is_trained_is_drawn_where_its_likes_are(tmp_path, words, place, ca
         return [folder / f"{case.label}.png"]
 
     runs.draw("paper", tmp_path, cases, draw, "mnist/vae", [*words, "--seed", "3"])
-    assert asked == [(3, bool(words))]
+    assert calls == [(3, bool(words))]
     assert capsys.readouterr().out.split() == [f"{place}/narrow/a.png", f"{place}/b.png"]
 
 

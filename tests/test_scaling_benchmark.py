@@ -75,13 +75,13 @@ def test_rates_of_several_machines_are_one_table(tmp_path, monkeypatch):
 
 
 def test_what_is_there_is_measured(tmp_path, monkeypatch):
-    asked = []
+    calls = []
 
     def contest(builds, rounds):
         for name, build in builds.items():
             at, count, form = name.split("/")
             assert build.func is scaling.program and build.args == (at, int(count), form, 2.0)
-        asked.append(list(builds))
+        calls.append(list(builds))
         return Result(
             {name: [1.0] * rounds for name in builds}, dict.fromkeys(builds, 1.0), {}, {}, {}
         )
@@ -90,12 +90,12 @@ def test_what_is_there_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(scaling.contest, "contest", contest)
     monkeypatch.setattr(scaling, "present", lambda: 3)
     scaling.main(["--rounds", "1"])
-    assert asked[0] == ["vae/1/jit", "vae/1/pmap", "vae/2/jit", "vae/2/pmap"]
+    assert calls[0] == ["vae/1/jit", "vae/1/pmap", "vae/2/jit", "vae/2/pmap"]
     kept = json.loads((tmp_path / "scaling.cpu.json").read_text())
     assert kept["devices_used"] == [1, 2] and kept["command"].endswith("--devices 1 2")
     monkeypatch.setattr(scaling, "present", lambda: 8)
     scaling.main(["--rounds", "1", "--devices", "4"])
-    assert asked[2][::2] == ["vae/1/jit", "vae/4/jit"]
+    assert calls[2][::2] == ["vae/1/jit", "vae/4/jit"]
 
 
 @pytest.mark.parametrize(

@@ -331,10 +331,10 @@ def test_an_answer_that_does_not_come_is_not_waited_for(tmp_path, monkeypatch):
 
 
 def test_timing_has_ten_minutes_and_no_more_than_half_of_what_is_left(tmp_path, monkeypatch):
-    asked = []
+    calls = []
 
     def ask(self, *words, within):
-        asked.append((within, words))
+        calls.append((within, words))
         return {"seconds": 10.0}
 
     monkeypatch.setattr(schedule.Scheduler, "ask", ask)
@@ -342,8 +342,8 @@ def test_timing_has_ten_minutes_and_no_more_than_half_of_what_is_left(tmp_path, 
         scheduler = schedule.Scheduler(tmp_path, hours, 1, processes.Stops(), list)
         scheduler.candidates = [candidate("x", seconds=None, can_time=True)]
         scheduler.time(order(*scheduler.candidates)[0])
-    assert asked[0] == (600.0, ("--time", "a x", "--members", "1", "--within", "300.0"))
-    assert asked[1][0] == pytest.approx(180.0, abs=1.0)
+    assert calls[0] == (600.0, ("--time", "a x", "--members", "1", "--within", "300.0"))
+    assert calls[1][0] == pytest.approx(180.0, abs=1.0)
 
 
 def test_a_full_disk_stops_with_one_line(tmp_path, run, capsys, monkeypatch):

@@ -20,8 +20,8 @@ def test_all_kinds_are_in_some_part():
     from torture import files, stops, words
 
     known = {kind.name for kind in (*words.KINDS, *files.KINDS, *stops.KINDS)}
-    asked = [w for part in torture.PARTS.values() for a, w in pairwise(part) if a == "--kind"]
-    assert sorted(asked) == sorted(known) and set(torture.SAID) | set(torture.FILES) == known
+    kinds = [w for part in torture.PARTS.values() for a, w in pairwise(part) if a == "--kind"]
+    assert sorted(kinds) == sorted(known) and set(torture.SAID) | set(torture.FILES) == known
 
 
 @pytest.mark.slow

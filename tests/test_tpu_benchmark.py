@@ -43,11 +43,11 @@ def test_every_preset_has_every_program_on_every_topology():
     names = {name for case in tpu.cases() for name in tpu.names(case)}
     assert set(PRESETS) <= names and {"two_stage_vae-first", "two_stage_vae-second"} <= names
     wanted = tpu.wanted("tpu")
-    whole = len(names) - len(tpu.LARGE)
+    small = len(names) - len(tpu.LARGE)
     large = [key for key in wanted if key.split("/")[0] in tpu.LARGE]
-    assert len(wanted) == len(set(wanted)) == whole * len(tpu.PROGRAMS) * 9 + len(large)
+    assert len(wanted) == len(set(wanted)) == small * len(tpu.PROGRAMS) * 9 + len(large)
     assert len(large) == 2 * 3 * 3 + 2 * 2 * 3  # four images cannot be cut over 16 chips
-    first = whole * len(tpu.PROGRAMS) + len(tpu.LARGE)
+    first = small * len(tpu.PROGRAMS) + len(tpu.LARGE)
     assert all(key.endswith("/v5e:2x2/float32") for key in wanted[:first])
 
 

@@ -66,8 +66,8 @@ def _groups(read):
     for text in _texts(read, [Path("/proc/self/cgroup")]):
         for line in text.splitlines():
             if line.startswith("0::"):
-                own = GROUPS / line.removeprefix("0::").strip().lstrip("/")
-                return [p for p in (own, *own.parents) if p.is_relative_to(GROUPS)]
+                group = GROUPS / line.removeprefix("0::").strip().lstrip("/")
+                return [p for p in (group, *group.parents) if p.is_relative_to(GROUPS)]
     return [GROUPS]
 
 
@@ -88,10 +88,10 @@ def peak() -> int:
         for line in text.splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else 1024 * size
 
 
 def too_large(peaks: dict[str, int], limit: float) -> list[str]:
     """Returns the names of the processes whose peak is above the limit; a limit of 0 allows any."""
-    return [name for name, most in peaks.items() if 0 < limit < most]
+    return [name for name, size in peaks.items() if 0 < limit < size]

@@ -109,10 +109,10 @@ def suffix(setting: Setting) -> str:
     if not setting.is_narrow:
         return ""
     names = ("start_channels", "max_channels", "level_steps")
-    start, most, steps = (setting.options[name] for name in names)
+    start, limit, steps = (setting.options[name] for name in names)
     rec, (neg,) = setting.options["beta_rec"], setting.options["beta_neg"]
     return (
-        f", channels {start} to {most}, {steps:,} steps each of 8, 16 and 32 pixels, "
+        f", channels {start} to {limit}, {steps:,} steps each of 8, 16 and 32 pixels, "
         f"beta_rec {rec:g}, beta_neg {neg:g}"
     )
 

@@ -136,8 +136,8 @@ def _reconstructions(case: Case, found: Trained, nets: tuple[str, ...]) -> list[
 
 
 def _measure(case: Case, found: Trained, name: str, protocol: str, values: list) -> Measure:
-    whole = np.concatenate([np.asarray(value, np.float64) for value in values])
-    return Measure(name, protocol + case.suffix, whole.mean(), len(whole), found.steps, PRECISION)
+    joined = np.concatenate([np.asarray(value, np.float64) for value in values])
+    return Measure(name, protocol + case.suffix, joined.mean(), len(joined), found.steps, PRECISION)
 
 
 def _nats(case: Case, found: Trained) -> list[Measure]:

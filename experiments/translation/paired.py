@@ -63,8 +63,10 @@ def coloured(source: Source, key: int) -> Paired:
     label = (np.random.Philox(key).random_raw(len(grey)) % STYLES).astype(np.int32)
     x = painted(grey, label)
     name = f"{source.name} in {STYLES} colours"
-    whole = data.from_arrays(x, label, name=name, split=source.split, num_classes=STYLES)
-    return Paired(whole, lambda content, of_class: painted(grey[content], label[of_class]))
+    coloured_source = data.from_arrays(x, label, name=name, split=source.split, num_classes=STYLES)
+    return Paired(
+        coloured_source, lambda content, of_class: painted(grey[content], label[of_class])
+    )
 
 
 def views(source: Source, indices: np.ndarray, label: np.ndarray, per_class: int) -> Paired:
@@ -137,15 +139,15 @@ def folder(name: str, side: int, split: str = "all") -> Source:
     return data.folder(folder_of(name), size=side, by_class=True, split=split, name=name)
 
 
-def pairs(paired: Paired, most: int) -> tuple[np.ndarray, np.ndarray]:
+def pairs(paired: Paired, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the indices of contents and of classes [n] of translations whose truth is measured: each
-    image is a content once, up to `most` of them, beside one of another class, drawn once."""
+    image is a content once, up to `count` of them, beside one of another class, drawn once."""
     size = paired.source.size
     label = paired.source.read(np.arange(size))["label"]
     if label.min() == label.max():
         raise UserError(f"{paired.source.name} has one class here: nothing can be translated.")
     raw = np.random.Philox(KEYS["pairs"]).random_raw(2 * size).reshape(2, size)
-    content = np.argsort(raw[0], kind="stable")[:most]
+    content = np.argsort(raw[0], kind="stable")[:count]
     others = {k: np.flatnonzero(label != k) for k in np.unique(label)}
     of_class = [others[label[i]][raw[1, i] % len(others[label[i]])] for i in content]
     return content, np.asarray(of_class)

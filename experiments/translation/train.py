@@ -81,8 +81,8 @@ def images(name: str, narrow: bool, smoke: bool, split: str) -> Paired:
     if smoke:
         return made_up(bool(chosen.truth), split)
     if chosen.truth == "views":
-        whole = paired.folder(chosen.data, chosen.shape[0])
-        return paired.cars(whole, split, setting.TEST_CARS)
+        views = paired.folder(chosen.data, chosen.shape[0])
+        return paired.cars(views, split, setting.TEST_CARS)
     part = {"train": "all[:90%]", "test": "all[90%:]"}[split]
     return Paired(paired.folder(chosen.data, chosen.shape[0], part), None)
 

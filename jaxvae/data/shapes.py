@@ -61,8 +61,8 @@ def draw_factors(rng: Array, n: int, sizes: tuple[int, ...] = SIZES) -> Array:
     from jaxvae import noise
 
     u = noise.uniform(rng, (n, len(sizes)))
-    most = jnp.asarray(sizes, jnp.int32)
-    return jnp.minimum((u * most.astype(jnp.float32)).astype(jnp.int32), most - 1)
+    counts = jnp.asarray(sizes, jnp.int32)
+    return jnp.minimum((u * counts.astype(jnp.float32)).astype(jnp.int32), counts - 1)
 
 
 def render(factors: Array, side: int = SIDE) -> Array:

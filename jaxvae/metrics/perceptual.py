@@ -72,8 +72,8 @@ def make_error(
         check_count("levels", levels)
         if levels > len(extractor.levels):
             raise UserError(f"{net} has {len(extractor.levels)} levels, not {levels}.")
-    most = extractor.levels[: levels or len(extractor.levels)]
-    params = _read(extractor, most, weights)
+    levels_read = extractor.levels[: levels or len(extractor.levels)]
+    params = _read(extractor, levels_read, weights)
 
     def error(x: Array, x_hat: Array) -> Array:
         if x.shape != x_hat.shape:

@@ -138,11 +138,11 @@ def mixed_draws(latent_dim: int, rows: int, mixing: float) -> Prior:
     is."""
 
     def draw(rng: Array, n: int) -> Array:
-        rng_z, rng_coin, rng_cut = jax.random.split(rng, 3)
+        rng_z, rng_coin, rng_row = jax.random.split(rng, 3)
         z = noise.normal(rng_z, (n, 2, latent_dim))
-        drawn = jax.random.randint(rng_cut, (), 1, rows + 1)
-        cut = jnp.where(jax.random.uniform(rng_coin) < mixing, drawn, rows)
-        return mixed(z[:, 0], z[:, 1], cut, rows)
+        drawn = jax.random.randint(rng_row, (), 1, rows + 1)
+        row = jnp.where(jax.random.uniform(rng_coin) < mixing, drawn, rows)
+        return mixed(z[:, 0], z[:, 1], row, rows)
 
     return draw
 

@@ -39,7 +39,7 @@ class Parts(NamedTuple):
         return self.content, self.of_class
 
     @property
-    def whole(self) -> Normal:
+    def joint(self) -> Normal:
         """Both as one distribution of z [B, D]."""
         means, logvars = zip(*self, strict=True)
         return Normal(jnp.concatenate(means, axis=-1), jnp.concatenate(logvars, axis=-1))
@@ -47,24 +47,24 @@ class Parts(NamedTuple):
     @property
     def mean(self) -> Array:
         """The mean [B, D]."""
-        return self.whole.mean
+        return self.joint.mean
 
     @property
     def variance(self) -> Array:
         """The variances [B, D]."""
-        return self.whole.variance
+        return self.joint.variance
 
     def sample(self, rng: Array) -> Array:
         """Returns a draw [B, D]."""
-        return self.whole.sample(rng)
+        return self.joint.sample(rng)
 
     def log_prob(self, x: Array) -> Array:
         """Returns log q(z|x) [B], in nats."""
-        return self.whole.log_prob(x)
+        return self.joint.log_prob(x)
 
     def kl_per_dim(self) -> Array:
         """Returns the KL of each dimension [B, D], in nats."""
-        return self.whole.kl_per_dim()
+        return self.joint.kl_per_dim()
 
     def kl(self) -> Array:
         """Returns KL(q || N(0, I)) [B] of both, in nats."""

@@ -53,7 +53,7 @@ class Shape(NamedTuple):
     colours: int
     top: int  # pixels of the last level
     start: int  # channels at that
-    most: int
+    max_channels: int
     latent_dim: int
     mapping: int
     still: str
@@ -67,7 +67,7 @@ class Shape(NamedTuple):
 
     def channels(self, side: int) -> int:
         """Returns the channels of maps of this side."""
-        return min(self.most, self.start * self.top // side)
+        return min(self.max_channels, self.start * self.top // side)
 
 
 # ---- blocks --------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def style(
     latent_dim: int = 512,
     top: int | None = None,
     start: int = 64,
-    most: int = 512,
+    max_channels: int = 512,
     mapping: int = 8,
     still: str = "zero",
     remat: bool = False,
@@ -281,7 +281,7 @@ def style(
         top: the side of the last level that is to come, which `start` is of; default: s.
         start: channels at `top`, twice as many at each half of it. Published: 64 for 256 pixels; 16 for
             1024.
-        most: channels at most.
+        max_channels: channels at most.
         mapping: dense layers from z to w.
         still: what the decoder adds where it is given no key: "zero", or "released", the bump
             0.8 t exp(-x^2 / 2 t^2) / sqrt(2 pi), t = sqrt(number of the block), of the released code.
@@ -303,7 +303,7 @@ def style(
         "latent_dim": latent_dim,
         "top": top,
         "start": start,
-        "most": most,
+        "max_channels": max_channels,
         "mapping": mapping,
     }
     for name, value in counts.items():
@@ -312,7 +312,7 @@ def style(
         raise UserError(f"top must be {side}, {2 * side}, {4 * side}, ..., not {top}.")
     if still not in STILL:
         raise unknown("still", still, STILL)
-    level = Shape(side, colours, top, start, most, latent_dim, mapping, still, remat, dtype)
+    level = Shape(side, colours, top, start, max_channels, latent_dim, mapping, still, remat, dtype)
     return from_linen(Encoder(level)), from_linen(Decoder(level))
 
 
@@ -324,10 +324,10 @@ def style_rows(side: int) -> int:
     return 2 * (side.bit_length() - 2)
 
 
-def mixed(first: Array, last: Array, cut: int | Array, rows: int) -> Array:
-    """Returns latents [B, rows, D] for a decoder: `first` [B, D] in the rows before `cut`, `last` [B,
+def mixed(first: Array, last: Array, row: int | Array, rows: int) -> Array:
+    """Returns latents [B, rows, D] for a decoder: `first` [B, D] in the rows before `row`, `last` [B,
     D] from there on: coarse features of the one, fine ones of the other."""
-    is_first = jnp.arange(rows)[None, :, None] < cut
+    is_first = jnp.arange(rows)[None, :, None] < row
     return jnp.where(is_first, first[:, None], last[:, None])
 
 

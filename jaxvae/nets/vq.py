@@ -110,11 +110,11 @@ def vq_nets(
 
 class MaskedConv(nn.Module):
     """A convolution [B, h, w, C] -> [B, h, w, features] that sees what comes before a position in the
-    order of reading, and with `own` the position itself."""
+    order of reading, and with `sees_itself` the position too."""
 
     features: int
     side: int
-    own: bool
+    sees_itself: bool
     dtype: Any
 
     @nn.compact
@@ -123,7 +123,7 @@ class MaskedConv(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         mask = np.zeros((self.side, self.side, 1, 1), np.float32)
         mask[:middle] = 1.0
-        mask[middle, : middle + self.own] = 1.0
+        mask[middle, : middle + self.sees_itself] = 1.0
         y = jax.lax.conv_general_dilated(
             x,
             (kernel * mask).astype(self.dtype),

@@ -24,8 +24,8 @@ class Autoencoder(VAE):
         why = "an autoencoder has codes, without a distribution and without a KL"
         self.check_default(why, "posterior", "beta", "beta_warmup", "beta_cycle", "free_bits")
         if self.amount is not None:
-            most = 1.0 if self.corruption == "mask" else None
-            check_number("--amount", self.amount, least=0.0, at_most=most)
+            limit = 1.0 if self.corruption == "mask" else None
+            check_number("--amount", self.amount, least=0.0, at_most=limit)
             if self.corruption == "none":
                 raise UserError("--amount is of --corruption gaussian or mask: leave it out.")
 

@@ -33,16 +33,16 @@ def check(config: Options, held: Held) -> None:
     """Raises `UserError` for options that ask for a larger net than weights are of: one of more layers
     (`Layers`, and the length of every list) than they have arrays and `MORE`, or wider (`Width`) than
     their largest."""
-    most = len(held.shapes) + MORE
+    limit = len(held.shapes) + MORE
     for field in dataclasses.fields(config):
         value: Any = getattr(config, field.name)
         marks = getattr(field.type, "__metadata__", ())
         if value is None or value == field.default:
             continue
         if isinstance(value, tuple):
-            if len(value) > most:
+            if len(value) > limit:
                 raise _too_large(f"{field.name} has {len(value):,} entries", held)
-        elif (LAYERS in marks and value > most) or (
+        elif (LAYERS in marks and value > limit) or (
             WIDTH in marks and value > max(held.largest, SMALL)
         ):
             raise _too_large(f"{field.name} is {one_line(f'{value:,}', 40)}", held)

@@ -26,11 +26,11 @@ def identity(config: Options, source: Source) -> Identity:
 
 def check_accumulate(config: Options, system: System) -> None:
     """Raises `UserError` for options that cut a batch of which a loss needs the whole."""
-    whole = [each.name for each in system.model.objectives if each.coupled]
-    if config.accumulate > 1 and whole:
+    coupled_losses = [each.name for each in system.model.objectives if each.coupled]
+    if config.accumulate > 1 and coupled_losses:
         raise UserError(
             f"--accumulate {config.accumulate} cuts each batch into parts, and this model's "
-            f"{whole[0]} is of the whole batch: leave it out."
+            f"{coupled_losses[0]} is of the whole batch: leave it out."
         )
 
 

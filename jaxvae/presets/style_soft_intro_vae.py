@@ -293,7 +293,7 @@ def level(
         latent_dim=config.latent_dim,
         top=config.resolutions[-1],
         start=config.start_channels,
-        most=config.max_channels,
+        max_channels=config.max_channels,
         mapping=config.mapping_layers,
         remat=config.remat,
         dtype=jnp.dtype(config.dtype),

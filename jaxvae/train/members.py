@@ -221,9 +221,9 @@ def compile_members(
     shared = mesh.size > 1 and mesh.shape.get(parallel.AXIS, 1) > 1
     advance = _one_member(step_of, branch=not shared)
     mode = _choose(advance, args) if mode is None else mode
-    call, each, whole = _all_members(advance, mode), PartitionSpec(AXIS), PartitionSpec()
+    call, each, replicated = _all_members(advance, mode), PartitionSpec(AXIS), PartitionSpec()
     if mesh.size > 1:
-        specs = (each, each, whole, _rows(args[-1]), whole)
+        specs = (each, each, replicated, _rows(args[-1]), replicated)
         call = jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=each, check_vma=False)
     return jax.jit(call, donate_argnums=1), 1 if mode == "unroll" else max_steps
 

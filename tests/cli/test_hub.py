@@ -88,7 +88,7 @@ def test_what_is_not_pushed(there, model, tmp_path, capsys):
     assert "holds no run of jaxvae" in refused(capsys, "push", tmp_path / "nowhere", NAME)
     released.write(tmp_path / "damaged", {**files, released.MODEL: b"x"})
     assert "damaged cannot be used" in refused(capsys, "push", tmp_path / "damaged", NAME)
-    assert there.asked == []
+    assert there.requests == []
 
 
 def test_a_folder_with_other_things_is_not_overwritten(there, model, tmp_path, capsys):
@@ -96,7 +96,7 @@ def test_a_folder_with_other_things_is_not_overwritten(there, model, tmp_path, c
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "thesis.tex").touch()
     assert "vae holds other files" in refused(capsys, "pull", NAME)
-    assert there.asked == []
+    assert there.requests == []
 
 
 def test_a_run_is_exported_under_its_name_and_pushed(tmp_path, monkeypatch, capsys):

@@ -273,8 +273,8 @@ def test_damaged_export_is_refused(trained, tmp_path, capsys):
     out = tmp_path / "exported"
     assert main(["export", str(trained), "--out", str(out)]) == 0
     capsys.readouterr()
-    whole = (out / loading.FILE).read_bytes()
-    for content in (whole[:-5], whole[:40], b"", whole + b"x"):
+    intact = (out / loading.FILE).read_bytes()
+    for content in (intact[:-5], intact[:40], b"", intact + b"x"):
         (out / loading.FILE).write_bytes(content)
         assert "is damaged" in refused(capsys, "sample", out)
     shutil.copy(trained / "config.json", out / "config.json")

@@ -52,14 +52,14 @@ def test_damaged_npz_files_end_in_one_line(tmp_path):
     path = tmp_path / "a.npz"
     for save in (np.savez, np.savez_compressed):
         save(path, x=x, label=label)
-        whole = path.read_bytes()
+        intact = path.read_bytes()
 
         def read(path):
             source = data.npz(path, x="x", label="label")
             return {"x": source.arrays["x"], "label": source.arrays["label"]}
 
         @hostile.tries
-        @given(hostile.damaged(whole))
+        @given(hostile.damaged(intact))
         def check(content):
             found = hostile.outcome(read, path, content)
             if found is not None:

@@ -87,13 +87,13 @@ def test_what_only_calls_itself_scikit_learn_is_not_read(kind, tmp_path, monkeyp
         data.load("digits", "train")
 
 
-@pytest.mark.parametrize("cut", [0.5, 0.0, None])
-def test_a_damaged_file_is_one_line(cut, tmp_path, monkeypatch):
+@pytest.mark.parametrize("share", [0.5, 0.0, None])
+def test_a_damaged_file_is_one_line(share, tmp_path, monkeypatch):
     [place] = digits._places()
     content = Path(place, digits.FILE).read_bytes()
     short = b"\n".join(gzip.decompress(content).splitlines()[:100])
     (tmp_path / digits.FILE).parent.mkdir(parents=True)
-    changed = gzip.compress(short) if cut is None else content[: int(cut * len(content))]
+    changed = gzip.compress(short) if share is None else content[: int(share * len(content))]
     (tmp_path / digits.FILE).write_bytes(changed)
     monkeypatch.setattr(digits, "_places", lambda: [str(tmp_path / "none"), str(tmp_path)])
     with (

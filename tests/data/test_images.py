@@ -45,9 +45,9 @@ def test_folder_of_images_in_the_order_of_names(tmp_path, channels):
 def test_folders_by_class_split_and_streamed(tmp_path, monkeypatch):
     names = [f"{c}/{i}.png" for c in ("cat", "dog") for i in range(10)]
     x = write(tmp_path, names)
-    whole = data.folder(tmp_path)
-    assert whole.num_classes == 2
-    np.testing.assert_array_equal(whole.arrays["label"], [0] * 10 + [1] * 10)
+    source = data.folder(tmp_path)
+    assert source.num_classes == 2
+    np.testing.assert_array_equal(source.arrays["label"], [0] * 10 + [1] * 10)
     parts = [data.folder(tmp_path, split=s) for s in ("all[:70%]", "all[70%:]")]
     seen = np.concatenate([p.arrays["x"] for p in parts])
     assert sorted(map(bytes, seen)) == sorted(map(bytes, x)) and set(parts[0].arrays["label"]) == {

@@ -40,8 +40,8 @@ def test_extracted_celeb_a_and_a_lost_image(made, tmp_path):
     quiet("celeb_a", data_dir=tmp_path / "tfds", source=raw)
     for number in (3, 5, 14, 16):
         (raw / "img_align_celeba" / f"{number:06d}.jpg").unlink()
-    cut = raw / "img_align_celeba" / "000007.jpg"
-    cut.write_bytes(cut.read_bytes()[:200])
+    truncated = raw / "img_align_celeba" / "000007.jpg"
+    truncated.write_bytes(truncated.read_bytes()[:200])
     message = refused(
         quiet, "celeb_a", data_dir=tmp_path / "other", source=raw
     )  # all of them, before the work
@@ -183,11 +183,11 @@ def test_downloads_check_the_checksum(made, tmp_path, monkeypatch):
 def test_what_is_not_here_is_fetched_once_and_said_first(made, tmp_path, monkeypatch, capsys):
     """By `train`, from a server on this machine."""
     name, raw, _ = made
-    cls, asked = builders.BUILDERS[name], []
+    cls, fetched = builders.BUILDERS[name], []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
-            asked.append(self.path)
+            fetched.append(self.path)
 
     handler = functools.partial(Handler, directory=str(raw))
     folder = ["--data-dir", str(tmp_path / "tfds"), "--workdir", str(tmp_path / "run")]
@@ -202,15 +202,15 @@ def test_what_is_not_here_is_fetched_once_and_said_first(made, tmp_path, monkeyp
             assert main([*words, *extra]) == 2
             assert "mnist needs train-images-idx3-ubyte.gz" in capsys.readouterr().err
             monkeypatch.delenv("JAXVAE_OFFLINE", raising=False)
-        assert asked == [] and not (tmp_path / "run").exists()
+        assert fetched == [] and not (tmp_path / "run").exists()
         assert main(words) == 0
         out = capsys.readouterr().out
         size = sum(file.stat().st_size for file in raw.iterdir()) / 2**20
         said = f"mnist is not here: downloading 4 files, {size:,.1f} MiB, from {host}, into "
         assert out.startswith(f"{said}{tmp_path / 'tfds'} (--no-download refuses)\n")
-        asked.clear()
+        fetched.clear()
         assert main(words) == 0
-        assert asked == [] and "downloading" not in capsys.readouterr().out
+        assert fetched == [] and "downloading" not in capsys.readouterr().out
         server.shutdown()
 
 

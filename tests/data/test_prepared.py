@@ -63,13 +63,13 @@ def test_half_written_and_damaged_copies_are_seen(made, tmp_path, monkeypatch):
     official.pass_as_official(monkeypatch, name, raw, arrays)
     copy = quiet(name, data_dir=tmp_path / "tfds", source=raw)
     (shard,) = Path(copy.folder).glob("mnist-train*")
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[: len(whole) // 2])
+    intact = shard.read_bytes()
+    shard.write_bytes(intact[: len(intact) // 2])
     assert "is damaged" in refused(data.load, name, "train", data_dir=tmp_path / "tfds")
-    middle = len(whole) // 2
-    shard.write_bytes(whole[:middle] + bytes(16) + whole[middle + 16 :])
+    middle = len(intact) // 2
+    shard.write_bytes(intact[:middle] + bytes(16) + intact[middle + 16 :])
     assert "is damaged" in refused(data.load, name, "train", data_dir=tmp_path / "tfds")
-    shard.write_bytes(whole)
+    shard.write_bytes(intact)
     page = Path(copy.folder) / "dataset_info.json"
     page.write_text("{")
     assert any(

@@ -66,8 +66,8 @@ def test_the_heart_stands_and_turns(drawn):
     _, x = drawn
     upright, upside_down = x[80, ..., 0], x[100, ..., 0]  # half a turn on
     columns = np.flatnonzero(upright.sum(axis=0))
-    cut = upright[:, columns[0] : columns[-1] + 1]
-    assert np.abs(cut[:, ::-1] - cut).sum() < 0.15 * cut.sum()  # alike but for half a pixel
+    body = upright[:, columns[0] : columns[-1] + 1]
+    assert np.abs(body[:, ::-1] - body).sum() < 0.15 * body.sum()  # alike but for half a pixel
     rows = np.flatnonzero(upright.sum(axis=1))
     assert upright[rows[-1]].sum() < upright[rows[len(rows) // 3]].sum() / 3  # the tip is below
     assert np.argmax(upside_down.sum(axis=1)) > np.argmax(upright.sum(axis=1))

@@ -161,13 +161,13 @@ def test_binarised_splits_and_data_sets_have_noise_of_their_own(greys):
 
 
 def test_binarised_images_have_the_same_bits_in_every_part_of_their_split(greys):
-    whole = noise(data.load("grey", "train"))
+    full = noise(data.load("grey", "train"))
     for split, at in (
         ("train[:40]", slice(40)),
         ("train[40:]", slice(40, 60)),
         ("train[-5:]", slice(55, 60)),
     ):
-        np.testing.assert_array_equal(noise(data.load("grey", split)), whole[at])
+        np.testing.assert_array_equal(noise(data.load("grey", split)), full[at])
 
 
 def test_binarised_files_of_your_own_have_the_same_bits_in_every_part(tmp_path):
@@ -179,12 +179,10 @@ def test_binarised_files_of_your_own_have_the_same_bits_in_every_part(tmp_path):
     for i, image in enumerate(x):
         Image.fromarray(image[..., 0]).save(tmp_path / "x" / f"{i}.png")
     for name in (f"npz:{tmp_path / 'x.npz'}", f"folder:{tmp_path / 'x'}"):
-        whole = data.load(name, "all")
+        full = data.load(name, "all")
         bits = {
             grey.tobytes(): drawn
-            for grey, drawn in zip(
-                whole.arrays["x"], data.binarised(whole).arrays["x"], strict=True
-            )
+            for grey, drawn in zip(full.arrays["x"], data.binarised(full).arrays["x"], strict=True)
         }
         part = data.load(name, "all[3:8]")
         for grey, drawn in zip(part.arrays["x"], data.binarised(part).arrays["x"], strict=True):

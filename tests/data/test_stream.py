@@ -12,14 +12,14 @@ from small import go, one_device, source
 
 def streamed(delay=0.0, **counts):
     """The small source without its arrays; `counts` gets the number of reads."""
-    whole = source()
+    resident = source()
 
     def read(indices):
         time.sleep(delay)
         counts.setdefault("reads", []).append(threading.current_thread().name)
-        return whole.read(indices)
+        return resident.read(indices)
 
-    return whole._replace(arrays=None, read=read), counts
+    return resident._replace(arrays=None, read=read), counts
 
 
 def test_ahead_keeps_order_and_bounds_what_is_computed():
@@ -90,17 +90,17 @@ def test_streaming_over_eight_devices_resumes(tmp_path):
 
 
 def test_a_source_that_fails_in_a_thread_ends_the_run_with_its_error():
-    whole = source()
+    resident = source()
 
     def read(indices):
         if len(seen) > 5:
             raise OSError(5, "Input/output error")
         seen.append(1)
-        return whole.read(indices)
+        return resident.read(indices)
 
     seen = []
     with pytest.raises(OSError, match="Input/output error"):
-        go(40, data=whole._replace(arrays=None, read=read), steps_per_call=2)
+        go(40, data=resident._replace(arrays=None, read=read), steps_per_call=2)
     assert not [t for t in threading.enumerate() if t.name.startswith("jaxvae-read")]
 
 

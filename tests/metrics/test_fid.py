@@ -48,13 +48,13 @@ def test_fid_and_kid_by_hand():
 
 
 def test_a_distribution_is_nearer_to_itself():
-    own = jnp.asarray(images(seed=1), jnp.float32) / 255
+    given = jnp.asarray(images(seed=1), jnp.float32) / 255
 
     def same(rng, n, stats):
-        return own[jax.random.choice(rng, len(own), (n,))]
+        return given[jax.random.choice(rng, len(given), (n,))]
 
-    whole = go(draw=same, metrics=("kid",), subset_size=SIZE, subsets=3)["kid"]
-    assert whole.error is None  # one subset, three times
+    at_once = go(draw=same, metrics=("kid",), subset_size=SIZE, subsets=3)["kid"]
+    assert at_once.error is None  # one subset, three times
     near, far = go(draw=same, metrics=("fid", "kid")), go(metrics=("fid", "kid"))
     assert 0 < near["fid"].value < far["fid"].value / 2 and near["kid"].value < far["kid"].value / 2
 

@@ -264,8 +264,8 @@ def test_flat_layout_is_the_same_density():
         flat, values = likelihood._flat(p, x)
         assert values.shape == (3, 8)
         np.testing.assert_allclose(flat.log_prob(values), p.log_prob(x), rtol=1e-6)
-    own = SimpleNamespace()
-    assert likelihood._flat(own, x) == (own, x)
+    distribution = SimpleNamespace()
+    assert likelihood._flat(distribution, x) == (distribution, x)
 
 
 def test_streamed_and_conditional_data_give_the_same_values():

@@ -32,10 +32,10 @@ def test_squeezenet_is_torchvisions_part_by_part(reference, side):
 
 def test_squeezenet_takes_the_whole_model_or_its_features():
     part = seeded.state_dict(squeezenet.shapes())
-    whole = {f"features.{name}": value for name, value in part.items()} | {
+    full = {f"features.{name}": value for name, value in part.items()} | {
         "classifier.1.weight": np.zeros((1000, 512, 1, 1))
     }
-    for name, value in squeezenet.from_state_dict(whole).items():
+    for name, value in squeezenet.from_state_dict(full).items():
         np.testing.assert_array_equal(value, squeezenet.from_state_dict(part)[name])
 
 

@@ -83,7 +83,7 @@ def test_what_torch_itself_writes(tmp_path, zipped):
         part=base[1, 1:],
         half=base.half(),
         brain=base.bfloat16(),
-        whole=torch.nn.Parameter(base),
+        parameter=torch.nn.Parameter(base),
         count=torch.tensor(7),
         flags=base > 3,
         empty=base[:0],

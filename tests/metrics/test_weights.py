@@ -56,9 +56,9 @@ def test_truncated_files_are_refused(tmp_path, arrays, suffix):
         np.savez(path, **arrays)
     else:
         path.write_bytes(safetensors.dump(arrays, {}))
-    whole = path.read_bytes()
-    for cut in sorted({0, 1, 3, 7, *range(9, len(whole), len(whole) // 40), len(whole) - 1}):
-        path.write_bytes(whole[:cut])
+    intact = path.read_bytes()
+    for length in sorted({0, 1, 3, 7, *range(9, len(intact), len(intact) // 40), len(intact) - 1}):
+        path.write_bytes(intact[:length])
         with pytest.raises(UserError, match=r"is not a (whole )?file of weights|is damaged"):
             weights.read(path)
 

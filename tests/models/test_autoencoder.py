@@ -64,8 +64,8 @@ def test_codes_are_points_and_a_mixture_samples_them():
     found = latents(model, params, state, source)
     np.testing.assert_allclose(found.source.arrays["x"], q.mean, rtol=1e-5)
     both = with_mixture(model, latent_dim=2)
-    whole = {"first": params, "prior": fit_mixture(found)}
-    x = both.sample(whole, {"first": state}, jax.random.key(0), 400)
+    joined = {"first": params, "prior": fit_mixture(found)}
+    x = both.sample(joined, {"first": state}, jax.random.key(0), 400)
     want = np.asarray(model.decode(params, state, q.mean).mean)
     np.testing.assert_allclose(np.mean(x, axis=0), want.mean(axis=0), atol=0.03)
 

@@ -62,13 +62,13 @@ def test_a_vq_vae_is_sampled_by_the_prior_of_its_codes():
 
     learned = train()
     both = with_code_prior(first, second, quantiser)
-    whole = {"first": params, "prior": learned}
-    found = both.terms(whole, {"first": state}, jax.random.key(0), Batch(jnp.asarray(x)))
+    joined = {"first": params, "prior": learned}
+    found = both.terms(joined, {"first": state}, jax.random.key(0), Batch(jnp.asarray(x)))
     uniform = first.terms(params, state, jax.random.key(0), Batch(jnp.asarray(x)))
     np.testing.assert_allclose(found.rec, uniform.rec, rtol=1e-6)
     np.testing.assert_allclose(found.kl, -second.log_prob(learned, {}, codes.x), rtol=1e-5)
     assert np.mean(found.kl) < np.mean(uniform.kl) - 1.0  # it has learned which codes there are
-    drawn = np.asarray(both.sample(whole, {"first": state}, jax.random.key(0), 300))
+    drawn = np.asarray(both.sample(joined, {"first": state}, jax.random.key(0), 300))
     again = np.asarray(first.decode(params, state, z.source.arrays["x"]).mean)
     spread = again.std(axis=0) / np.sqrt(300) + again.std(axis=0) / 8
     assert np.all(np.abs(drawn.mean(axis=0) - again.mean(axis=0)) < 4 * spread)

@@ -93,8 +93,8 @@ def test_the_logit_learns_the_total_correlation():
             z = jax.random.normal(jax.random.fold_in(rng, 9), (size, DIM)) @ mix
 
             def scalar(at):
-                whole = {**params, "discriminator": at}
-                return model.objectives[1].loss(whole, state, rng, BATCH, STEP, z)[0]
+                joined = {**params, "discriminator": at}
+                return model.objectives[1].loss(joined, state, rng, BATCH, STEP, z)[0]
 
             grads = jax.grad(scalar)(at)
             with jax.numpy_dtype_promotion("standard"):
@@ -127,8 +127,8 @@ def test_a_discriminator_with_moments_and_dropout_is_the_same_under_pmap():
 
     def judged(batch, z):
         def scalar(judge):
-            whole = {**params, "discriminator": judge}
-            loss, aux = model.objectives[1].loss(whole, state, rng, batch, STEP, z)
+            joined = {**params, "discriminator": judge}
+            loss, aux = model.objectives[1].loss(joined, state, rng, batch, STEP, z)
             return loss, (loss, aux.state)
 
         return jax.grad(scalar, has_aux=True)(params["discriminator"])

@@ -96,13 +96,13 @@ def test_the_map_written_out():
     h = np.log(v / (1.0 - v))
     log_det = (np.log(0.9) - np.log(v) - np.log(1.0 - v)).sum(axis=(1, 2, 3))
     rows, columns, _ = np.indices(IMAGE)
-    for number, own in enumerate(params["flow"]):
+    for number, of_coupling in enumerate(params["flow"]):
         mask = ((rows + columns) % 2 == number).astype(np.float64)
         a = (mask * h).reshape(5, -1)
         for layer in ("Dense_0", "Dense_1"):
-            weights = {name: np.asarray(w, np.float64) for name, w in own[layer].items()}
+            weights = {name: np.asarray(w, np.float64) for name, w in of_coupling[layer].items()}
             a = np.maximum(a @ weights["kernel"] + weights["bias"], 0.0)
-        a = a @ np.asarray(own["out"]["kernel"]) + np.asarray(own["out"]["bias"])
+        a = a @ np.asarray(of_coupling["out"]["kernel"]) + np.asarray(of_coupling["out"]["bias"])
         s, t = np.split(a, 2, axis=1)
         s, t = np.tanh(s).reshape(h.shape), t.reshape(h.shape)
         h = mask * h + (1.0 - mask) * (h * np.exp(s) + t)

@@ -21,8 +21,8 @@ def test_names():
     np.testing.assert_allclose(
         of("gaussian", gamma=0.3).build(None, OUTPUT).logvar, np.log(0.3), rtol=1e-6
     )
-    own = likelihoods.gaussian(0.2)
-    assert of(own) is own
+    given = likelihoods.gaussian(0.2)
+    assert of(given) is given
 
 
 def test_a_learned_gamma_has_a_parameter_a_floor_and_metrics():
@@ -39,12 +39,12 @@ def test_a_learned_gamma_has_a_parameter_a_floor_and_metrics():
 def test_a_likelihood_of_ones_own_in_a_vae():
     """With a variance for each pixel as its parameter: they are in a group of their own, learn, and
     are logged."""
-    own = Likelihood(
+    given = Likelihood(
         build=lambda params, x_hat: Normal(x_hat, params),
         init=lambda: jnp.full((3,), 0.5),
         metrics=lambda params: {"logvar": jnp.mean(params)},
     )
-    model = models.vae(nets.mlp((), 4), nets.mlp((), 3), latent_dim=2, likelihood=own)
+    model = models.vae(nets.mlp((), 4), nets.mlp((), 3), latent_dim=2, likelihood=given)
     batch = Batch(jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32))
     params, state = model.init(jax.random.key(0), batch)
     (objective,) = model.objectives

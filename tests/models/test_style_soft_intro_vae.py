@@ -59,8 +59,8 @@ def kl(q):
 class Turn:
     """One of the two losses [B] of algorithm and released code, for given noise."""
 
-    def __init__(self, x, blend, draws, cut=CUT):
-        self.x, self.blend, self.draws, self.cut = x, blend, draws, cut
+    def __init__(self, x, blend, draws, row_of_change=CUT):
+        self.x, self.blend, self.draws, self.row_of_change = x, blend, draws, row_of_change
 
     def E(self, phi, x):
         return np.split(style_numpy.encode(phi, x, self.blend), 2, axis=1)
@@ -69,7 +69,7 @@ class Turn:
         """Decodes z [B, D], or the two latents [B, 2, D] of a fake."""
         z = np.stack([z, z], axis=1) if z.ndim == 2 else z
         w = style_numpy.styles(theta, z)
-        rows = np.stack([w[:, 0 if row < self.cut else 1] for row in range(ROWS)], axis=1)
+        rows = np.stack([w[:, 0 if row < self.row_of_change else 1] for row in range(ROWS)], axis=1)
         return style_numpy.decode(theta, rows, SIDE, self.blend, maps)
 
     def encoder(self, phi, theta, old, convention):

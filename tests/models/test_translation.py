@@ -198,12 +198,12 @@ def test_the_posterior_of_two_latents_is_that_of_both_at_once():
     np.testing.assert_array_equal(q.mean[:, CONTENT:], output[:, 2 * CONTENT : 2 * CONTENT + CLASS])
     np.testing.assert_array_equal(q.content.logvar, output[:, CONTENT : 2 * CONTENT])
     np.testing.assert_array_equal(q.of_class.logvar, output[:, -CLASS:])
-    z, whole = q.sample(jax.random.key(1)), q.whole
-    np.testing.assert_array_equal(z, whole.sample(jax.random.key(1)))
-    np.testing.assert_allclose(q.log_prob(z), whole.log_prob(z), rtol=1e-6)
-    np.testing.assert_allclose(q.kl(), whole.kl(), rtol=1e-6)
+    z, joint = q.sample(jax.random.key(1)), q.joint
+    np.testing.assert_array_equal(z, joint.sample(jax.random.key(1)))
+    np.testing.assert_allclose(q.log_prob(z), joint.log_prob(z), rtol=1e-6)
+    np.testing.assert_allclose(q.kl(), joint.kl(), rtol=1e-6)
     np.testing.assert_allclose(q.kl_per_dim().sum(1), q.kl(), rtol=1e-6)
-    np.testing.assert_allclose(q.variance, jnp.exp(whole.logvar), rtol=1e-6)
+    np.testing.assert_allclose(q.variance, jnp.exp(joint.logvar), rtol=1e-6)
     found = distributions.metrics(q)
     np.testing.assert_allclose(found["kl_content"] + found["kl_class"], q.kl(), rtol=1e-6)
     np.testing.assert_allclose(found["kl_content"], q.kl_per_dim()[:, :CONTENT].sum(1), rtol=1e-6)

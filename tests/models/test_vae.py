@@ -28,7 +28,7 @@ class PerDim(distributions.Normal):
         return self.kl_per_dim()
 
 
-def own(build) -> Posterior:
+def posterior_of(build) -> Posterior:
     return Posterior(lambda latent_dim: 2 * latent_dim, build)
 
 
@@ -315,9 +315,12 @@ def test_a_net_of_plain_functions():
             {"encoder": bare(apply=lambda params, state, x, **_: x)},
             r"the encoder's apply must return \(output, state\)",
         ),
-        ({"posterior": own(lambda out: out)}, "a .*, which lacks sample, log_prob, kl: let it"),
         (
-            {"posterior": own(lambda out: PerDim(out[:, :D], out[:, D:]))},
+            {"posterior": posterior_of(lambda out: out)},
+            "a .*, which lacks sample, log_prob, kl: let it",
+        ),
+        (
+            {"posterior": posterior_of(lambda out: PerDim(out[:, :D], out[:, D:]))},
             r"kl of PerDim returns shape \(5, 2\), and must return a number for each example",
         ),
     ],

@@ -51,8 +51,8 @@ def walk(model, step):
         for objective in model.objectives:
 
             def mean(moved, objective=objective, carry=carry):
-                whole = {**params, **moved}
-                loss, aux = objective.loss(whole, state, jax.random.key(1), BATCH, step, carry)
+                joined = {**params, **moved}
+                loss, aux = objective.loss(joined, state, jax.random.key(1), BATCH, step, carry)
                 return jnp.mean(loss), (loss, aux)
 
             moved = {name: params[name] for name in objective.wrt}

@@ -138,8 +138,8 @@ def test_a_variance_that_examples_share_is_that_of_every_component(shape):
             return model.terms(*args, rng, BATCH).kl, model.sample(*args, rng, 5)
 
         found.append(walk())
-    for shared, own in zip(*found, strict=True):
-        np.testing.assert_allclose(shared, own, rtol=1e-5, atol=1e-6)
+    for shared, alone in zip(*found, strict=True):
+        np.testing.assert_allclose(shared, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_moments_over_samples_are_of_the_mixture():

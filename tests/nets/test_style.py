@@ -14,7 +14,7 @@ from jaxvae.errors import UserError
 from jaxvae.nets.style import style_rows
 
 D, B = 3, 2
-OPTIONS = {"latent_dim": D, "top": 16, "start": 2, "most": 4, "mapping": 2}
+OPTIONS = {"latent_dim": D, "top": 16, "start": 2, "max_channels": 4, "mapping": 2}
 RNG = np.random.default_rng(5)
 X, Z = RNG.uniform(size=(B, 8, 8, 2)), RNG.normal(size=(B, D))
 NOISE = RNG.normal(size=(B, 2 * (16 + 64)))
@@ -118,17 +118,17 @@ def test_truncation_draws_styles_to_their_average_and_mixing_takes_style_rows_tw
         want = style_numpy.decode(params, w, 8, 1.0)
         np.testing.assert_allclose(decode(theta, state["decoder"], single(z))[0], want, atol=2e-5)
 
-    whole = {"decoder": state, "encoder": {}}
+    by_net = {"decoder": state, "encoder": {}}
     for psi in (0.0, 0.7, 1.0):
-        check(nets.truncated(whole, psi), Z, average + psi * (w - average))
+        check(nets.truncated(by_net, psi), Z, average + psi * (w - average))
     coarse = np.concatenate([average + 0.5 * (w - average)[:, :2], w[:, 2:]], axis=1)
-    check(nets.truncated(whole, 0.5, rows=2), Z, coarse)
+    check(nets.truncated(by_net, 0.5, rows=2), Z, coarse)
     pair = nets.mixed(single(Z), single(other), 3, style_rows(8))
-    check(whole, pair, np.concatenate([w[:, :3], v[:, 3:]], axis=1))
+    check(by_net, pair, np.concatenate([w[:, :3], v[:, 3:]], axis=1))
     with pytest.raises(UserError, match="no styles"):
         nets.truncated({"encoder": {}}, 0.5)
     with pytest.raises(UserError, match="truncation must be at least 0"):
-        nets.truncated(whole, -0.1)
+        nets.truncated(by_net, -0.1)
 
 
 def test_features_computed_again_are_the_same():

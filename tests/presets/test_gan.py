@@ -109,9 +109,9 @@ def test_every_loss_trains_the_nets_of_the_study(loss):
 
 def test_the_weights_of_wgan_are_clipped():
     weights = {"w": jnp.ones(3)}
-    for loss, clip, most in (("wgan", None, 0.01), ("wgan", 0.05, 0.05), ("wgan_gp", None, 1.0)):
+    for loss, clip, bound in (("wgan", None, 0.01), ("wgan", 0.05, 0.05), ("wgan_gp", None, 1.0)):
         tx = system_of(loss=loss, clip=clip).tx
-        for name, largest in (("discriminator", most), ("generator", 1.0)):
+        for name, largest in (("discriminator", bound), ("generator", 1.0)):
             with jax.numpy_dtype_promotion("standard"):  # as optax needs
                 updates, _ = tx[name].update({"w": jnp.ones(3)}, tx[name].init(weights), weights)
             np.testing.assert_allclose(weights["w"] + updates["w"], largest, rtol=1e-3)

@@ -86,14 +86,14 @@ def test_every_size_of_a_preset_has_a_bound(name):
     for field in own_options(PRESETS[name]):
         default, marks = getattr(config, field.name), getattr(field.type, "__metadata__", ())
         if isinstance(default, tuple) or record._is((8, 8, 8), field.type):
-            most, more, said = (8,) * 36, (8,) * 37, "has 37 entries"
+            limit, more, said = (8,) * 36, (8,) * 37, "has 37 entries"
         elif LAYERS in marks:
-            most, more, said = 36, 37, "is 37"
+            limit, more, said = 36, 37, "is 37"
         elif WIDTH in marks:
-            most, more, said = 4000, 4001, "is 4,001"
+            limit, more, said = 4000, 4001, "is 4,001"
         else:
             continue
-        object.__setattr__(config, field.name, most)
+        object.__setattr__(config, field.name, limit)
         held.check(config, there)
         object.__setattr__(config, field.name, more)
         with pytest.raises(UserError, match=f"{field.name} {said}, and they are 20 arrays"):
@@ -163,13 +163,13 @@ VALUES = (
 
 
 def test_settings_that_anyone_may_write_load_or_end_in_one_line(folder):
-    whole = (folder / "config.json").read_bytes()
-    names = sorted(json.loads(whole)["config"])
+    intact = (folder / "config.json").read_bytes()
+    names = sorted(json.loads(intact)["config"])
 
     @hostile.tries
     @given(st.dictionaries(st.sampled_from(names), VALUES, min_size=1, max_size=3))
     def check(entries):
-        (folder / "config.json").write_bytes(whole)
+        (folder / "config.json").write_bytes(intact)
         ask(folder, **entries)
         said = ""
         try:

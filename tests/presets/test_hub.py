@@ -74,18 +74,18 @@ def test_a_new_repository_is_private_where_that_is_asked_for(there, folder):
 def test_an_upload_that_fails_half_way_changes_nothing_and_can_be_tried_again(there, folder, where):
     hub.send(folder, NAME)
     (folder / released.MODEL).write_bytes(b"other weights")
-    there.refuses = lambda asked: 403 * asked.startswith(where)
+    there.refuses = lambda request: 403 * request.startswith(where)
     said = refused(hub.send, folder, NAME)
     assert said.startswith(f"cannot push to {NAME} (") and "hf auth login" in said
     assert files_of(there) == CONTENTS
-    assert any(asked.startswith("POST /me/vae.mnist.git/info/lfs") for asked in there.asked)
-    there.refuses = lambda asked: 0
+    assert any(request.startswith("POST /me/vae.mnist.git/info/lfs") for request in there.requests)
+    there.refuses = lambda request: 0
     hub.send(folder, NAME)
     assert files_of(there)[released.MODEL] == b"other weights"
 
 
 def test_a_hub_that_breaks_says_that_nothing_has_changed(there, folder):
-    there.refuses = lambda asked: 500 * ("/commit/" in asked)
+    there.refuses = lambda request: 500 * ("/commit/" in request)
     assert refused(hub.send, folder, NAME).endswith("try again. No file there has changed.")
 
 
@@ -101,13 +101,13 @@ def test_a_hub_that_breaks_says_that_nothing_has_changed(there, folder):
 def test_a_repository_without_a_model_of_ours_is_refused_and_nothing_fetched(there, files, message):
     there.repos[NAME] = dict.fromkeys(files, b"x")
     assert message in refused(hub.fetch, NAME)
-    assert not any("/resolve/" in asked for asked in there.asked)
+    assert not any("/resolve/" in request for request in there.requests)
 
 
 def test_what_is_not_there_and_who_may_not(there):
     assert "cannot fetch me/nowhere (404" in (said := refused(hub.fetch, "me/nowhere"))
     assert said.endswith("check the name; for a private one log in with `hf auth login`.")
-    there.refuses = lambda asked: 401
+    there.refuses = lambda request: 401
     assert "log in with `hf auth login`" in refused(hub.fetch, NAME)
 
 
@@ -128,11 +128,11 @@ def test_without_a_net_a_model_is_as_it_was_fetched_last(there, folder, monkeypa
     first = hub.send(folder, NAME) and hub.fetch(NAME)
     (folder / released.MODEL).write_bytes(b"other weights")
     hub.send(folder, NAME)
-    asked = list(there.asked)
+    before = list(there.requests)
     offline(True)
     assert hub.fetch(NAME) == first
     assert f"not in its cache here, and {forbids} forbids" in refused(hub.fetch, "me/other")
-    assert there.asked == asked  # nobody
+    assert there.requests == before  # nobody is asked
     offline(False)
     second = hub.fetch(NAME)
     offline(True)
@@ -143,13 +143,13 @@ def test_without_a_net_a_model_is_as_it_was_fetched_last(there, folder, monkeypa
 
 def test_a_model_that_was_fetched_outlives_its_hub(there, folder, monkeypatch, capsys):
     hub.send(folder, NAME)
-    found, asked = hub.fetch(NAME), len(there.asked)
+    found, count = hub.fetch(NAME), len(there.requests)
     assert hub.fetch(NAME) == found  # asked once, and nothing fetched again
-    assert [line.split()[1] for line in there.asked[asked:]] == [f"/api/models/{NAME}"]
-    there.refuses = lambda asked: 403  # an answer is no net that is down
+    assert [line.split()[1] for line in there.requests[count:]] == [f"/api/models/{NAME}"]
+    there.refuses = lambda request: 403  # an answer is no net that is down
     assert "cannot fetch" in refused(hub.fetch, NAME)
     for status in (501, 429):
-        there.refuses = lambda asked, status=status: status
+        there.refuses = lambda request, status=status: status
         assert hub.fetch(NAME) == found
     capsys.readouterr()
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")

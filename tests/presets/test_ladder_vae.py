@@ -16,8 +16,8 @@ OPTIONS = {"workdir": Path("run"), "hidden": (5, 4), "latents": (2, 1)}
 
 
 def test_options_reach_the_model():
-    own = {"depth": 1, "activation": "elu", "beta": 2.0, "beta_warmup": 4, "free_bits": 0.01}
-    config = LadderVAE(**OPTIONS, **own, likelihood="gaussian", gamma="learned")
+    chosen = {"depth": 1, "activation": "elu", "beta": 2.0, "beta_warmup": 4, "free_bits": 0.01}
+    config = LadderVAE(**OPTIONS, **chosen, likelihood="gaussian", gamma="learned")
     config.check()
     system = build(config, (2, 2, 1), None)
     assert system.latent_dim == 3

@@ -24,10 +24,10 @@ def options(**given):
     return config
 
 
-def first_update(config, **own):
+def first_update(config, **extra):
     """Returns what a matrix and a bias of W get for a gradient of G."""
     params = {"kernel": jnp.full((1, 1), W), "bias": jnp.full((1,), W)}
-    tx = transformation(config, RATE, **own)
+    tx = transformation(config, RATE, **extra)
     with jax.numpy_dtype_promotion("standard"):  # as optax needs
         grads = jax.tree.map(lambda x: jnp.full_like(x, G), params)
         updates, _ = tx.update(grads, tx.init(params), params)
@@ -193,9 +193,9 @@ def test_both_stages_have_schedules_of_their_own_length():
 def test_every_preset_takes_every_optimizer():
     """The system is built; what it does with each is above."""
     few = {"gan": {}, "flow": {"hidden": (4,)}, "cvae": {"hidden": (4, 4, 4)}}
-    for preset, own in {"vae": {}, "info_vae": {"divergence": "gan"}, **few}.items():
+    for preset, extra in {"vae": {}, "info_vae": {"divergence": "gan"}, **few}.items():
         settings = PRESETS[preset].options(
-            workdir=RUN, optimizer="adamw", lr_schedule="cosine", lr_steps=9, warmup=3, **own
+            workdir=RUN, optimizer="adamw", lr_schedule="cosine", lr_steps=9, warmup=3, **extra
         )
         settings.check()
         tx = PRESETS[preset].build(settings, (8, 8, 1), None).tx

@@ -87,9 +87,9 @@ def test_every_preset_of_a_vae_takes_the_infogan_net(preset, posterior):
         return
     if preset in ("autoencoder", "ladder_vae"):  # no posterior, or nets of its own: in their tests
         return
-    own = {"m": 1.0} if preset == "intro_vae" else {}
+    margin = {"m": 1.0} if preset == "intro_vae" else {}
     settings = PRESETS[preset].options(
-        workdir=Path("run"), net="infogan", posterior=posterior, latent_dim=3, **own
+        workdir=Path("run"), net="infogan", posterior=posterior, latent_dim=3, **margin
     )
     model, tx, *_ = PRESETS[preset].build(settings, (8, 8, 1), None)
     x = Batch(jax.ShapeDtypeStruct((8, 8, 8, 1), jnp.float32))

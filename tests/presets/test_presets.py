@@ -46,9 +46,9 @@ def run(request, tmp_path_factory):
     """A preset of the test's own, and a run of it made by the command line."""
     folder = tmp_path_factory.mktemp(request.param)
     np.savez(folder / "points.npz", x=np.asarray(systems.points(400).x))
-    own = {"tiny_gan": Preset(Adversarial, build_gan), "tiny_flow": Preset(Coupling, build_flow)}
+    tiny = {"tiny_gan": Preset(Adversarial, build_gan), "tiny_flow": Preset(Coupling, build_flow)}
     with pytest.MonkeyPatch.context() as patch:
-        for name, preset in own.items():
+        for name, preset in tiny.items():
             patch.setitem(presets.PRESETS, name, preset)
         words = ["train", request.param, "--data", f"npz:{folder / 'points.npz'}", "--steps", "20"]
         words += ["--workdir", str(folder / "run"), "--batch-size", "64", "--no-progress"]

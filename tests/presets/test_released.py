@@ -297,12 +297,12 @@ def test_an_interrupted_writer_leaves_no_model(out, tmp_path, monkeypatch):
 
 
 def test_damaged_folders_load_or_end_in_one_line(out, copy):
-    whole = contents(out)
+    intact = contents(out)
 
     @settings(hostile.tries, max_examples=30)
     @given(st.data(), st.sampled_from(["config.json", "config.json", "model.safetensors"]))
     def check(data, name):
-        content = data.draw(hostile.damaged(whole[name]))
+        content = data.draw(hostile.damaged(intact[name]))
         (copy / name).write_bytes(content)
         said = ""
         try:
@@ -311,7 +311,7 @@ def test_damaged_folders_load_or_end_in_one_line(out, copy):
         except UserError as error:
             said = str(error)
         finally:
-            (copy / name).write_bytes(whole[name])
+            (copy / name).write_bytes(intact[name])
         assert "\n" not in said and len(said) < 2000
 
     check()

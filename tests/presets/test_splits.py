@@ -36,13 +36,13 @@ def test_a_split_is_described_before_its_files_are_here(given, monkeypatch):
 
 @pytest.mark.parametrize("resident", [True, False])
 def test_the_first_examples_of_a_source(resident):
-    whole = data.load("digits", "train[5:40]")
-    part = first(whole if resident else whole._replace(arrays=None), 7)
+    source = data.load("digits", "train[5:40]")
+    part = first(source if resident else source._replace(arrays=None), 7)
     assert (part.size, part.split, part.shape) == (7, "train[5:40], the first 7", (8, 8, 1))
     np.testing.assert_array_equal(part.indices, np.arange(5, 12))
-    want = whole.arrays["x"][:7]
+    want = source.arrays["x"][:7]
     np.testing.assert_array_equal(part.read(np.arange(7))["x"], want)
     assert (part.arrays is None) != resident
     if resident:
         np.testing.assert_array_equal(part.arrays["x"], want)
-    assert first(whole, 35) is whole
+    assert first(source, 35) is source

@@ -120,13 +120,13 @@ def test_every_command_has_the_statistics_of_its_option(trained, tmp_path):
     rng = jax.random.key(0)
     x = numbers(tmp_path, "sample", folder, "--n", 8)["x"]
     np.testing.assert_allclose(x, model.sample(params, of_samples, rng, 8), atol=1e-6)
-    for stats, own, mode in (
+    for stats, averages, mode in (
         ("running", state, "running"),
         ("batch", state, "batch"),
         ("reestimated", of_data, "running"),
     ):
         x = numbers(tmp_path, "sample", folder, "--n", 8, "--stats", stats)["x"]
-        np.testing.assert_allclose(x, model.sample(params, own, rng, 8, stats=mode), atol=1e-6)
+        np.testing.assert_allclose(x, model.sample(params, averages, rng, 8, stats=mode), atol=1e-6)
 
     test = data.load("digits", data.splits("digits").test).read(np.arange(4))["x"]
     batch = Batch(test.astype(np.float32) / np.float32(255))
@@ -210,8 +210,8 @@ def test_distances_name_the_generators_statistics(trained, tmp_path, monkeypatch
     ]
     model, params, state, _, of_samples = states(folder)
     want = [(of_samples, "running"), (state, "running"), (state, "batch"), (state, "batch")]
-    for (_, x), (own, stats) in zip(seen, want, strict=True):
-        drawn = model.sample(params, own, jax.random.key(0), 4, stats=stats)
+    for (_, x), (averages, stats) in zip(seen, want, strict=True):
+        drawn = model.sample(params, averages, jax.random.key(0), 4, stats=stats)
         np.testing.assert_allclose(x, np.clip(drawn, 0, 1), atol=1e-6)
     protocol = PROTOCOLS["squeezenet"]._replace(generator="reestimated")
     with pytest.raises(UserError, match="give model_sampler the state of train.reestimate"):

@@ -126,10 +126,10 @@ def test_a_growing_run_resumes_to_the_bit_at_an_edge_and_inside_a_phase(tmp_path
         assert max(line["step"] for line in log_of(tmp_path / "parts")) == signalled + 1
     monkeypatch.setattr(runs, "fit", plain)
     assert train(tmp_path / "parts", TWO) == 0
-    whole, parts = (jaxvae.load(tmp_path / name) for name in ("whole", "parts"))
-    for a, b in zip(*(jax.tree.leaves(each[1:]) for each in (whole, parts)), strict=True):
+    at_once, parts = (jaxvae.load(tmp_path / name) for name in ("whole", "parts"))
+    for a, b in zip(*(jax.tree.leaves(each[1:]) for each in (at_once, parts)), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert float(whole.state["decoder"]["fade"]["blend"]) == 1.0
+    assert float(at_once.state["decoder"]["fade"]["blend"]) == 1.0
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
 
 
@@ -153,7 +153,7 @@ def test_styles_of_two_latents_are_mixed(run):
     z = jax.random.normal(jax.random.key(0), (2, 3, 2))
     rows = nets.style_rows(4)
     images = [
-        model.decode(params, state, nets.mixed(z[0], z[1], cut, rows)).mean for cut in (0, 1, rows)
+        model.decode(params, state, nets.mixed(z[0], z[1], row, rows)).mean for row in (0, 1, rows)
     ]
     for image, want in zip(images[::2], (z[1], z[0]), strict=True):
         np.testing.assert_allclose(image, model.decode(params, state, want).mean, atol=1e-6)

@@ -18,8 +18,16 @@ OPTIONS = {"workdir": Path("run"), "net": "mlp", "hidden": (3,), "latent_dim": 2
 
 
 def test_options_reach_the_model():
-    own = {"error": "squared", "beta": 0.5, "beta_warmup": 10, "disc_weight": 2.0, "disc_start": 5}
-    config = VAEGAN(**OPTIONS, **own, disc_channels=(2,), disc_learning_rate=0.5, learning_rate=0.1)
+    chosen = {
+        "error": "squared",
+        "beta": 0.5,
+        "beta_warmup": 10,
+        "disc_weight": 2.0,
+        "disc_start": 5,
+    }
+    config = VAEGAN(
+        **OPTIONS, **chosen, disc_channels=(2,), disc_learning_rate=0.5, learning_rate=0.1
+    )
     config.check()
     system = build(config, (6, 6, 1), None)
     model, batch = system.model, Batch(jnp.full((4, 6, 6, 1), 0.5))

@@ -87,7 +87,7 @@ def checkpoints(rng: np.random.Generator, place: Path) -> Iterator[Try]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     for number in rng.permutation(len(files)):
         path = files[number]
-        whole, name = path.read_bytes(), path.relative_to(folder)
+        intact, name = path.read_bytes(), path.relative_to(folder)
         how = harm(rng, path)
         try:
             same = read() == want
@@ -96,7 +96,7 @@ def checkpoints(rng: np.random.Generator, place: Path) -> Iterator[Try]:
             yield Try("refused")
         except Exception as error:
             yield lost(f"{name} {how}: {one_line(error)}")
-        path.write_bytes(whole)
+        path.write_bytes(intact)
     end = leaves(go(STEPS + 4, **OPTIONS).train_state.params)
     for number in rng.permutation(len(files))[:3]:
         copy = place / "copy"
@@ -124,7 +124,7 @@ def read_again(
     Args:
         exact: whether the format has checksums: what is read is then what was written.
     """
-    whole, want = path.read_bytes(), read()
+    intact, want = path.read_bytes(), read()
 
     def one(content: bytes) -> Try:
         path.write_bytes(content)
@@ -134,8 +134,8 @@ def read_again(
         return Try("read as it was" if have == want else "read")
 
     number = int(rng.integers(2**32))
-    yield from drawn(hostile.damaged(whole), ON_ONE_FILE, number, one)
-    path.write_bytes(whole)
+    yield from drawn(hostile.damaged(intact), ON_ONE_FILE, number, one)
+    path.write_bytes(intact)
 
 
 def source_bytes(source: data.Source) -> list[bytes]:

@@ -129,13 +129,13 @@ def ended(process: multiprocessing.process.BaseProcess) -> int | None:
 def saved(folder: Path) -> dict[str, int]:
     """Returns the newest whole checkpoint of each run in a folder, by where it is."""
     return {
-        str(at.parent.relative_to(folder)): max(int(p.name) for p in at.iterdir() if _whole(p))
+        str(at.parent.relative_to(folder)): max(int(p.name) for p in at.iterdir() if _is_step(p))
         for at in folder.rglob("checkpoints")
-        if any(map(_whole, at.iterdir()))
+        if any(map(_is_step, at.iterdir()))
     }
 
 
-def _whole(path: Path) -> bool:
+def _is_step(path: Path) -> bool:
     return path.name.isdigit()
 
 

@@ -21,7 +21,7 @@ SMALL = 2**22  # bytes of a small disk
 WHOLE: dict[str, tuple[dict, float]] = {}  # run -> how it ends, left alone, and its seconds
 
 
-def whole(name: str, place: Path) -> tuple[dict, float]:
+def unstopped(name: str, place: Path) -> tuple[dict, float]:
     """Returns how a run ends that is left alone, and the seconds that it takes once all is compiled.
 
     Raises:
@@ -46,7 +46,7 @@ def finish(name: str, folder: Path, place: Path, *, devices: int = 1) -> str | N
         return f"{name} goes on and ends with {code}: {said.read_text()[-500:]}"
     if devices > 1:
         return None
-    found = runs.differences(runs.ending(folder), whole(name, place)[0])
+    found = runs.differences(runs.ending(folder), unstopped(name, place)[0])
     return f"{name} ends otherwise: {', '.join(found[:5])}" if found else None
 
 
@@ -76,7 +76,7 @@ def stopped(rng: np.random.Generator, place: Path, *, ask: bool) -> Iterator[Try
     """Yields a try for each time that a run is killed, or asked to stop, at a random moment; one that
     ends before has its end checked, and another one begins."""
     name = str(rng.choice(list(RUNS)))
-    _, seconds = whole(name, place)
+    _, seconds = unstopped(name, place)
     said, tries, begun = place / "said", [], 0
     folder = place / "run0"
     before: tuple[dict[str, list[str]], dict[str, int]] = ({}, {})
@@ -109,7 +109,7 @@ def stopped(rng: np.random.Generator, place: Path, *, ask: bool) -> Iterator[Try
 def full_disk(rng: np.random.Generator, place: Path) -> Iterator[Try]:
     """Yields the try of a run that no disk has room for, and that then finds room."""
     name, said = str(rng.choice(list(RUNS))), place / "said"
-    whole(name, place)
+    unstopped(name, place)
     folder = place / "run"
     small = _small_disk(place / "disk") if rng.random() < 0.5 else None
     if small is None:
@@ -153,7 +153,7 @@ def other_devices(rng: np.random.Generator, place: Path) -> Iterator[Try]:
     """Yields the try of a run that goes on, again and again, with another number of devices: its
     log is that of one device, up to rounding."""
     name = str(rng.choice(["dense", "conv", "two_stage"]))
-    want, seconds = whole(name, place)
+    want, seconds = unstopped(name, place)
     folder, said, used = place / "run", place / "said", []
     for _ in range(3):
         used.append(int(rng.choice([1, 2, 4, 8])))
@@ -186,7 +186,7 @@ def _far(folder: Path, want: dict) -> str | None:
 def two_writers(rng: np.random.Generator, place: Path) -> Iterator[Try]:
     """Yields the try of two processes that want the same folder."""
     name = str(rng.choice(list(RUNS)))
-    _, seconds = whole(name, place)
+    _, seconds = unstopped(name, place)
     both = []
     for i in range(2):
         both.append(runs.start(name, place / "run", said=place / f"said{i}"))
@@ -198,7 +198,7 @@ def two_writers(rng: np.random.Generator, place: Path) -> Iterator[Try]:
     if len(refused) > 1 or not all("is in use by another run" in line for line in ends):
         yield lost(f"{name}: {codes}, {ends or texts}")
         return
-    wrong = runs.differences(runs.ending(place / "run"), whole(name, place)[0])
+    wrong = runs.differences(runs.ending(place / "run"), unstopped(name, place)[0])
     yield lost(f"{name}: {wrong[:5]}") if wrong else Try("refused" if refused else "in turn")
 
 

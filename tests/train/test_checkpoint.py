@@ -59,13 +59,13 @@ def test_fingerprint_sees_any_bit_of_any_type_and_no_device():
 
 def test_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path, capsys):
     options = {"model": small(200), "save_every": 5}  # arrays large enough for a file of their own
-    whole = go(workdir=tmp_path / "whole", **options)
+    unstopped = go(workdir=tmp_path / "whole", **options)
     go(10, workdir=tmp_path / "run", **options)
     flip_a_byte(tmp_path / "run", 10)
     result = go(workdir=tmp_path / "run", **options)
     assert "checkpoint 10 in" in capsys.readouterr().out
     for a, b in zip(
-        jax.tree.leaves(whole.train_state.params),
+        jax.tree.leaves(unstopped.train_state.params),
         jax.tree.leaves(result.train_state.params),
         strict=True,
     ):

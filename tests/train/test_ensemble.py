@@ -235,7 +235,7 @@ def test_resume_gives_the_bits_of_a_run_that_never_stopped(tmp_path):
         return [Phase(plain(**hyper), 3), Phase(plain(beta_rec=0.5, **hyper), 8)]
 
     options = {"hyper": {"beta_kl": [0.2, 0.7]}, "steps": None, "save_every": 2}
-    whole = train(build, workdir=tmp_path / "whole", **options)
+    unstopped = train(build, workdir=tmp_path / "whole", **options)
 
     def stop(step, train_state):
         import os
@@ -247,9 +247,9 @@ def test_resume_gives_the_bits_of_a_run_that_never_stopped(tmp_path):
     for _ in range(2):
         with pytest.raises(signals.Stopped):
             train(build, workdir=tmp_path / "cut", on_log=stop, **options)
-    cut = train(build, workdir=tmp_path / "cut", **options)
-    assert_same(whole.train_state, cut.train_state)
-    assert cut.metrics == whole.metrics
+    resumed = train(build, workdir=tmp_path / "cut", **options)
+    assert_same(unstopped.train_state, resumed.train_state)
+    assert resumed.metrics == unstopped.metrics
     log = [writers.read(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut")]
     assert [line["step"] for line in log[0]] == [3] * 4 + [5] * 4 + [10] * 4 + [11] * 4
     with pytest.raises(UserError, match="another config: members"):

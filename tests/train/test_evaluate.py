@@ -53,10 +53,10 @@ def test_batch_statistics_are_those_of_whole_batches_whatever_the_devices():
 @pytest.mark.parametrize("batch_size", [7, 64, 512])
 def test_every_example_is_in_one_batch_and_counted_once(examples, batch_size, devices):
     (padded,) = _stretches(examples, batch_size, devices, padded=True)
-    whole = _stretches(examples, batch_size, devices, padded=False)
+    unpadded = _stretches(examples, batch_size, devices, padded=False)
     assert padded[1].shape[1] % devices == 0
-    assert all(mask.all() for _, _, mask in whole)
-    for stretches in ([padded], whole):
+    assert all(mask.all() for _, _, mask in unpadded)
+    for stretches in ([padded], unpadded):
         seen = np.concatenate([index[mask > 0] for _, index, mask in stretches])
         np.testing.assert_array_equal(seen, np.arange(examples))
         numbers = np.concatenate([numbers for numbers, _, _ in stretches])

@@ -110,7 +110,7 @@ def test_ema_is_kept_evaluated_and_loaded(tmp_path):
 
 def test_resumed_run_ends_with_the_same_bits_and_the_same_log(tmp_path):
     options = {"valid": source(1), "eval_every": 6}
-    whole = go(30, workdir=tmp_path / "whole", **options)
+    unstopped = go(30, workdir=tmp_path / "whole", **options)
     stop_at = iter([6, 18])
     for stop in (next(stop_at), next(stop_at)):
 
@@ -125,10 +125,10 @@ def test_resumed_run_ends_with_the_same_bits_and_the_same_log(tmp_path):
     assert_same(
         *(
             jax.tree.leaves(jax.device_get(result.train_state.opt_state))
-            for result in (whole, parts)
+            for result in (unstopped, parts)
         )
     )
-    assert_same(params(whole), params(parts))
+    assert_same(params(unstopped), params(parts))
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
 
 
@@ -138,8 +138,8 @@ def test_patience_ends_a_run_that_gets_worse_and_so_do_its_parts(tmp_path, capsy
     tx = transformation(Options(workdir=tmp_path, **words), -1e-2)
     options = {"valid": source(1), "eval_every": 4, "patience": 2, "tx": tx}
     options["model"] = small(beta=objectives.cyclical(6))
-    whole = go(30, workdir=tmp_path / "whole", **options)
-    assert int(whole.train_state.step) == 12
+    unstopped = go(30, workdir=tmp_path / "whole", **options)
+    assert int(unstopped.train_state.step) == 12
     assert (
         "step 12: the run ends here: no better elbo of the validation split in 2 evaluations. The "
         in (said := capsys.readouterr().err)
@@ -154,16 +154,16 @@ def test_patience_ends_a_run_that_gets_worse_and_so_do_its_parts(tmp_path, capsy
     with pytest.raises(SystemExit):
         go(30, workdir=tmp_path / "parts", on_eval=raise_sigterm, **options)
     parts = go(30, workdir=tmp_path / "parts", **options)
-    assert_same(params(whole), params(parts))
+    assert_same(params(unstopped), params(parts))
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
     again = go(30, workdir=tmp_path / "parts", **options)  # which has ended
-    assert_same(params(whole), params(again))
+    assert_same(params(unstopped), params(again))
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
 
 
 def test_log_intervals_that_do_not_meet_the_checkpoints_survive_a_stop(tmp_path):
     """The sums of an unfinished interval are part of a checkpoint."""
-    whole = go(30, workdir=tmp_path / "whole", log_every=10, save_every=7)
+    unstopped = go(30, workdir=tmp_path / "whole", log_every=10, save_every=7)
 
     def interrupt(step, state):
         if step == 14:
@@ -173,7 +173,7 @@ def test_log_intervals_that_do_not_meet_the_checkpoints_survive_a_stop(tmp_path)
         go(30, workdir=tmp_path / "parts", log_every=10, eval_every=14, on_eval=interrupt)
     assert stopped.value.code == 130
     parts = go(30, workdir=tmp_path / "parts", log_every=10, save_every=7)
-    assert_same(params(whole), params(parts))
+    assert_same(params(unstopped), params(parts))
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
 
 

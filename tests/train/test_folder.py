@@ -76,10 +76,10 @@ def test_run_killed_many_times_ends_as_one_never_killed(tmp_path, times):
         kills += 1
     assert start(tmp_path / "killed", tmp_path / "killed.npz", 0).wait() == 0
     assert start(tmp_path / "whole", tmp_path / "whole.npz", 0).wait() == 0
-    killed, whole = np.load(tmp_path / "killed.npz"), np.load(tmp_path / "whole.npz")
-    assert len(whole.files) > 10
-    for name in whole.files:
-        np.testing.assert_array_equal(killed[name], whole[name])
+    killed, unstopped = np.load(tmp_path / "killed.npz"), np.load(tmp_path / "whole.npz")
+    assert len(unstopped.files) > 10
+    for name in unstopped.files:
+        np.testing.assert_array_equal(killed[name], unstopped[name])
     assert lines_of(tmp_path / "killed") == lines_of(tmp_path / "whole")
     steps = [line["step"] for line in lines_of(tmp_path / "killed") if line["split"] == "train"]
     assert steps == [*range(7, 2101, 7)]

@@ -39,7 +39,7 @@ def test_convolutions_are_stepped_one_by_one_on_cpu_and_mlps_are_not(monkeypatch
     )
     conv = models.vae(encoder, decoder, latent_dim=2)
     mesh = one_device()
-    for model, most in ((conv, 1), (small(), loop.STEPS_PER_CALL)):
+    for model, limit in ((conv, 1), (small(), loop.STEPS_PER_CALL)):
         tx = optax.sgd(1e-3)
         batch = types.Batch(jnp.zeros((16, 4, 4, 1)))
         state, step = init_state(model, tx, jax.random.key(0), batch), make_train_step(model, tx)
@@ -56,7 +56,7 @@ def test_convolutions_are_stepped_one_by_one_on_cpu_and_mlps_are_not(monkeypatch
             indices_of=lambda step: data.batch_indices(100, 0, step, 16),
             **options,
         )
-        assert compiled.max_steps == most
+        assert compiled.max_steps == limit
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.replicated(mesh)),
             (loop_state, source().arrays),
@@ -64,7 +64,7 @@ def test_convolutions_are_stepped_one_by_one_on_cpu_and_mlps_are_not(monkeypatch
         with monkeypatch.context() as patch:
             patch.setattr(jax, "default_backend", lambda: "tpu")
             program = loop.compile_program(step, shapes[0], source(), shapes[1], **options)
-        assert program.max_steps == most
+        assert program.max_steps == limit
 
 
 def test_sums_of_nothing_and_marks_of_a_run_that_is_finite_so_far():
@@ -133,10 +133,10 @@ def test_data_that_are_cut_over_the_devices_give_the_bits_of_whole_ones(monkeypa
 
     monkeypatch.setattr("jaxvae.train.training.compile_loop", spy)
     eight = {"mesh": parallel.make_mesh()}
-    whole = params(go(7, **eight))
+    replicated = params(go(7, **eight))
     monkeypatch.setattr(parallel, "is_cut", lambda arrays, mesh: mesh.size > 1)
-    cut = params(go(7, **eight))
-    assert_same(whole, cut)
+    sharded = params(go(7, **eight))
+    assert_same(replicated, sharded)
     first, second = places
     assert first.shape[0] == 100 and first.sharding.is_fully_replicated
     assert second.shape[0] == 104  # a multiple of the devices

@@ -32,17 +32,17 @@ def test_a_patience_that_ends_nothing_is_refused(patience, total, every, start, 
 
 
 def test_what_a_phase_does_not_bring_it_takes_from_the_one_before():
-    other, own = optax.sgd(2.0), make_preprocess("binarised")
+    other, binarise = optax.sgd(2.0), make_preprocess("binarised")
     found = plan(
         [
             Phase(small(), 3),
-            Phase(small(), 4, other, own, 8),
+            Phase(small(), 4, other, binarise, 8),
             Phase(small(), 5),
             Phase(small(), 6, batch_size=32),
         ]
     )
     assert [phase.tx for phase in found.phases] == [TX, other, other, other]
-    assert [phase.preprocess for phase in found.phases][1:] == [own] * 3
+    assert [phase.preprocess for phase in found.phases][1:] == [binarise] * 3
     assert [phase.batch_size for phase in found.phases] == [16, 8, 8, 32]
     assert [found.restarts(i) for i in range(4)] == [False, True, False, False]
     assert [found.examples_before(i) for i in range(4)] == [0, 48, 80, 120]
@@ -91,14 +91,14 @@ def test_what_is_due():
     st.none() | st.integers(1, 12),
     st.integers(1, 9),
 )
-def test_no_step_at_which_something_is_due_is_passed_over(lengths, log, evaluate, save, most):
+def test_no_step_at_which_something_is_due_is_passed_over(lengths, log, evaluate, save, limit):
     intervals = {"log_every": log, "eval_every": evaluate, "save_every": save}
     found = plan([Phase(small(), n) for n in lengths], **intervals)
     seen, step = [], 0
     for i in range(len(lengths)):
         while step < found.end(i):
-            target = found.stop_after(i, step, most)
-            assert step < target <= min(step + most, found.end(i))
+            target = found.stop_after(i, step, limit)
+            assert step < target <= min(step + limit, found.end(i))
             step = target
             seen.append(step)
     nothing = Due(log=False, evaluate=False, save=False, stop=False)
@@ -113,8 +113,8 @@ def test_phases_of_other_batch_sizes_take_the_examples_one_after_the_other(sizes
     for i, size in enumerate(sizes):
         for step in range(7):
             taken += list(batch_indices(10, 3, step, size, first=found.examples_before(i)))
-    whole = batch_indices(10, 3, 0, len(taken))
-    np.testing.assert_array_equal(taken, whole)
+    sequence = batch_indices(10, 3, 0, len(taken))
+    np.testing.assert_array_equal(taken, sequence)
     assert sorted(taken[:10]) == list(range(10))
 
 

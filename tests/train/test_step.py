@@ -263,10 +263,10 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
         jnp.asarray(np.random.default_rng(0).normal(size=(8, 2)), jnp.float32),
         jnp.arange(8.0)[:, None],
     )
-    (_, whole), (want,) = take(model, batch=batch)
+    (_, at_once), (want,) = take(model, batch=batch)
     (_, parts), (have,) = take(model, batch=batch, accumulate=4)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), weights(parts), weights(whole)
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), weights(parts), weights(at_once)
     )
     assert have == pytest.approx(want, rel=1e-5)
     assert float(parts.state["seen"]) == 4.0  # the state walks through the parts

@@ -105,7 +105,7 @@ def test_a_grown_net_starts_from_what_was_learned_and_its_own_fresh_part():
 @pytest.mark.parametrize("options", [{}, {"ema_decay": 0.5}], ids=["plain", "ema"])
 def test_a_growing_run_resumes_to_the_bit_on_both_sides_of_the_edge(tmp_path, stop, options):
     options = {"valid": source(1), "eval_every": 4, "log_every": 1, **options}
-    whole = go(growing(), workdir=tmp_path / "whole", **options)
+    unstopped = go(growing(), workdir=tmp_path / "whole", **options)
 
     def raise_sigterm(step, split, values):
         if (step, split) == (stop, "train"):
@@ -116,7 +116,7 @@ def test_a_growing_run_resumes_to_the_bit_on_both_sides_of_the_edge(tmp_path, st
     steps = [line["step"] for line in log_of(tmp_path / "parts")]
     assert stop <= max(steps) <= stop + 1
     parts = go(growing(), workdir=tmp_path / "parts", **options)
-    for a, b in zip(bits(whole), bits(parts), strict=True):
+    for a, b in zip(bits(unstopped), bits(parts), strict=True):
         np.testing.assert_array_equal(a, b)
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
 
