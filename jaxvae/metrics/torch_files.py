@@ -15,7 +15,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -77,6 +77,14 @@ class _Tensor(NamedTuple):
 
 
 class _Dict(dict):
+    """A dictionary whose keys are cheap to hash: tuples in each other, or one many times in another,
+    take a small file's hash for ever, or end the process."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if isinstance(key, tuple):
+            raise Damaged("a dictionary with a key that is no name")
+        super().__setitem__(key, value)
+
     def __setstate__(self, state: Any) -> None:
         """Drops what torch hangs on its dictionaries (version numbers of modules)."""
 
@@ -84,14 +92,17 @@ class _Dict(dict):
 class _MakeDict:
     __slots__ = ()  # so that a pickle cannot change the stand-in itself
 
-    def __call__(self, *pairs: list) -> _Dict:
+    def __call__(self, pairs: list | None = None) -> _Dict:
         """Returns a dictionary of the pairs that Python 2 wrote. The list is used up: one list
         must not make many dictionaries."""
-        if any(type(items) is not list for items in pairs):
+        found = _Dict()
+        if pairs is None:
+            return found
+        if type(pairs) is not list:
             raise Damaged("a dictionary made of something else than pairs")
-        found = _Dict(*pairs)
-        for items in pairs:
-            items.clear()
+        for key, value in pairs:
+            found[key] = value
+        pairs.clear()
         return found
 
 
@@ -122,8 +133,18 @@ ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Reads the one pickle of a state dictionary; tensors stay `_Tensor`s."""
+class _Unpickler(pickle._Unpickler):
+    """Reads the one pickle of a state dictionary; tensors stay `_Tensor`s. It is the one that is
+    written in Python, whose dictionaries can be ours."""
+
+    def load_empty_dictionary(self) -> None:
+        """Begins a dictionary."""
+        self.append(_Dict())  # pyright: ignore[reportAttributeAccessIssue]
+
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.EMPTY_DICT[0]: load_empty_dictionary,
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         """Returns our stand-in for what the pickle names."""
@@ -220,6 +241,8 @@ def _legacy(file: BinaryIO) -> dict[str, np.ndarray]:
     storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     places = {}
     for key in following():
+        if type(key) is not str:
+            raise Damaged("a storage without a name")
         count = int.from_bytes(content[start : start + 8], order)
         if count != storages[key].size:
             raise Damaged(f"storage {key} has {count:,} elements instead of {storages[key].size:,}")

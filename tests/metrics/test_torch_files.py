@@ -299,6 +299,37 @@ def test_a_storage_is_what_torch_writes(tmp_path, arrays, storage, message):
         torch_files.read(tmp_path / "w.pth")
 
 
+def nested(levels: int) -> bytes:
+    """Returns the instructions of a tuple whose hash takes 2^levels steps: each level holds the one
+    below twice."""
+    steps = (b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(levels))
+    return b"(" + b")q\x00" + b"".join(steps) + b"t"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"}" + nested(60) + b"Ns.",
+        b"}(" + nested(60) + b"Nu.",
+        b"ccollections\nOrderedDict\n]" + nested(60) + b"N\x86a\x85R.",
+        b"})" + 130_900 * b"\x85" + b"Ns.",  # hashing it, C fills its stack
+    ],
+    ids=["one", "several", "ordered", "deep"],
+)
+def test_keys_that_cannot_be_hashed_in_time(tmp_path, arrays, body):
+    write_zip(tmp_path / "w.pth", arrays, b"\x80\x02" + body)
+    with pytest.raises(UserError, match="a dictionary with a key that is no name"):
+        torch_files.read(tmp_path / "w.pth")
+
+
+def test_a_storage_has_a_name(tmp_path):
+    pickles = [dump(torch_files.MAGIC), dump(1001), dump({"little_endian": True}), dump({})]
+    content = b"".join(pickles) + b"\x80\x02]" + nested(60) + b"a."
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(UserError, match="a storage without a name"):
+        torch_files.read(tmp_path / "w.pth")
+
+
 def test_a_storage_has_one_type_and_size(tmp_path, arrays):
     write_zip(
         tmp_path / "w.pth", arrays, tensors(("FloatStorage", "0", 12), ("FloatStorage", "0", 11))
