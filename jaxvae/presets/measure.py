@@ -51,6 +51,8 @@ def available(system: System) -> tuple[str, ...]:
 def check(system: System, source: Source, metrics: tuple[str, ...], setting: Setting) -> None:
     """Raises `UserError` for metrics that this model or its images do not have, before the work."""
     if "bpd" in metrics:
+        if not available(system):
+            raise UserError("this model has no likelihood, and so no bits per dimension.")
         _bits(system, source, 0.0)
     if "lpips" in metrics:
         lpips.check_source(source, setting.lpips_net)

@@ -27,6 +27,7 @@ def test_what_a_model_is_measured_by_where_nobody_asks():
     ("system", "metric", "message"),
     [
         (System(small()), "bpd", "have no bits per dimension"),
+        (System(systems.gan()), "bpd", "this model has no likelihood"),
         (System(small()), "completions", "are of a model that completes examples"),
         (System(small()), "log_prob", "this model has no exact density"),
         (System(systems.flow(2)), "elbo", "no evidence lower bound"),
