@@ -106,6 +106,7 @@ def run(names: Iterable[str]) -> list[str]:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
+    """Measures what the options on the command line say, prints it and keeps it."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], prog="python -m benchmarks"
     )

@@ -74,6 +74,7 @@ def sampler(draw, latent_dim: int, seconds: float):
 
 
 def main() -> None:
+    """Measures what the options on the command line say, prints it and keeps it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1.0, help="per program and round")

@@ -36,6 +36,7 @@ DRAW = toy2d.toy("8gaussians").draw
 
 
 def model(**hyper):
+    """Returns a member's model, a Soft-IntroVAE of points in the plane."""
     return models.soft_intro_vae(
         nets.mlp((256,) * 4, 4), nets.mlp((256,) * 4, 2), latent_dim=2, **{**HYPER, **hyper}
     )
@@ -226,6 +227,7 @@ def table() -> str:
 
 @command
 def main() -> None:
+    """Measures what the options on the command line say, prints it and keeps it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--table", action="store_true", help="print the kept results as Markdown, measure nothing"

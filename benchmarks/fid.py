@@ -191,6 +191,7 @@ def child(name: str, images: int, path: str | None) -> dict[str, float]:
 
 @command
 def main() -> None:
+    """Measures what the options on the command line say, prints it and keeps it."""
     host.keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)

@@ -110,6 +110,7 @@ def program(name: str, seconds: float) -> contest.Program:
 
 @command
 def main() -> None:
+    """Measures what the options on the command line say, prints it and keeps it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="per program and round")

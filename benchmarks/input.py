@@ -169,6 +169,7 @@ def table() -> str:
 
 
 def main() -> None:
+    """Measures what the options on the command line say, prints it and keeps it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--table", action="store_true", help="print the kept results as Markdown, measure nothing"

@@ -132,6 +132,7 @@ def table() -> str:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
+    """Measures what the options on the command line say, prints it and keeps it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", action="store_true", help="print the kept results as Markdown")
     parser.add_argument("--rounds", type=int, default=3)

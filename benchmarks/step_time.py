@@ -34,6 +34,7 @@ def pair(shape=(784,)):
 
 
 def model(shape=(784,)):
+    """Returns the VAE whose step is measured."""
     return models.vae(*pair(shape), latent_dim=LATENT_DIM)
 
 
@@ -137,6 +138,7 @@ def table() -> str:
 
 @command
 def main() -> None:
+    """Measures what the options on the command line say, prints it and keeps it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--table", action="store_true", help="print the kept results as Markdown, measure nothing"

@@ -107,6 +107,7 @@ def run(name: str) -> str:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
+    """Measures what the options on the command line say, prints it and keeps it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", action="store_true", help="print the kept counts as Markdown")
     parser.add_argument("--only", action="append", metavar="NAME", help=", ".join(PARTS))

@@ -145,6 +145,27 @@ def test_no_function_has_more_than_80_lines_of_code(folder):
     assert not long
 
 
+def public_functions(node: ast.AST):
+    """Yields the functions and methods that a file offers, and those of its public classes."""
+    for child in getattr(node, "body", []):
+        if isinstance(child, ast.FunctionDef | ast.ClassDef) and not child.name.startswith("_"):
+            if isinstance(child, ast.FunctionDef):
+                yield child
+            else:
+                yield from public_functions(child)
+
+
+@pytest.mark.parametrize("folder", ["jaxvae", "experiments", "benchmarks"])
+def test_every_public_function_has_a_docstring(folder):
+    silent = [
+        f"{path.relative_to(ROOT)}:{function.name}"
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for function in public_functions(ast.parse(path.read_text()))
+        if not ast.get_docstring(function)
+    ]
+    assert silent == []
+
+
 # ---- names ---------------------------------------------------------------------------------------
 
 VAGUE = {"asked", "cut", "most", "own", "whole"}  # of anything

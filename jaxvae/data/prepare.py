@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,8 +241,6 @@ def _upload(folder: str, final: str) -> None:
 
 def _clean(place: str, name: str) -> None:
     """Removes what killed preparations left: hidden folders of this data set, over an hour old."""
-    import time
-
     for path in Path(place).glob(f".preparing-{name}-*"):
         if time.time() - path.stat().st_mtime > 3600:
             shutil.rmtree(path, ignore_errors=True)
