@@ -35,7 +35,7 @@ TURNS = {
 
 
 def pair(side=SIDE, **options):
-    options = {"latent_dim": D, "top": 16, "start": 2, "most": 3, "mapping": 1, **options}
+    options = {"latent_dim": D, "top": 16, "start": 2, "max_channels": 3, "mapping": 1, **options}
     return nets.style((side, side, 1), **options)
 
 
