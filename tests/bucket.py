@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
     def refuse(self, status: int, why: str) -> None:
         self.answer(status, {"error": {"code": status, "message": why, "errors": []}})
 
-    def request(self) -> tuple[str, dict[str, str], bytes]:
+    def received(self) -> tuple[str, dict[str, str], bytes]:
         """Returns path, query and body of the request."""
         path, _, query = self.path.partition("?")
         length = int(self.headers.get("Content-Length") or 0)
@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         return data
 
     def do_GET(self):
-        path, query, _ = self.request()
+        path, query, _ = self.received()
         path = path.removeprefix("/download")
         if path == OBJECTS:
             return self.answer(200, self.bucket.listing(query))
@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.answer(200, content, **headers)
 
     def do_POST(self):
-        path, query, body = self.request()
+        path, query, body = self.received()
         if path == "/batch/storage/v1":
             return self.batch(body)
         if not path.removeprefix("/upload").startswith(OBJECTS):
@@ -158,8 +158,8 @@ class _Handler(BaseHTTPRequestHandler):
         where = f"http://{self.headers['Host']}{path}?uploadType=resumable&upload_id={number}"
         return self.answer(200, {}, Location=where)
 
-    def do_PUT(self, request=None):
-        query, body = request or self.request()[1:]
+    def do_PUT(self, received=None):
+        query, body = received or self.received()[1:]
         name, first, parts = self.bucket.uploads[query["upload_id"]]
         parts += body
         if self.headers["Content-Range"].endswith("/*"):
@@ -167,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.store(name, bytes(parts), first)
 
     def do_DELETE(self):
-        path, _, _ = self.request()
+        path, _, _ = self.received()
         self.answer(self.delete(path))
 
     def delete(self, path: str) -> int:
