@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-dev
 RUN := $(VENV)/.ready
 
-.PHONY: help demo test torture lint format bench docs screenshots tpu cuda clean
+.PHONY: help demo test test-long torture lint format bench docs screenshots tpu cuda clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     train a VAE on 8x8 digits and draw its pictures (runs/demo)"
-	@echo "make test     run the tests"
+	@echo "make test     run the tests, but for those that take long"
+	@echo "make test-long  run those"
 	@echo "make torture  try mishaps at random for MINUTES=10, then run the full-size tests (an hour or more;"
 	@echo "              JAXVAE_DATA_DIR says where the data are)"
 	@echo "make lint     check the style"
@@ -40,7 +41,10 @@ demo: $(RUN)
 
 # As many workers as cores and memory hold (tests/workers.py); a file stays on one, with its fixtures.
 test: $(READY)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow and not long'
+
+test-long: $(READY)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m 'long and not slow'
 
 torture: $(READY)
 	cd tests && PYTHONPATH=.. $(abspath $(BIN))/python -m torture --minutes $(MINUTES)

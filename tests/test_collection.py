@@ -1,8 +1,10 @@
 """The tests of the tests: every process collects the same ones, and no more workers start than
 fit."""
 
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +84,20 @@ def test_every_process_collects_the_same_tests(tmp_path):
     assert len(here) == len(there)
     told = [name for name, _ in here if any(text in name for text in ("\\x", " at 0x", str(ROOT)))]
     assert told == [], "bytes, addresses and paths have no place in an id"
+
+
+def test_every_test_is_of_one_target_and_what_checks_a_change_has_all_that_are_not_slow():
+    recipes = (ROOT / "Makefile").read_text()
+    told = re.findall(
+        r"^(test\S*|torture):.*\n(?:\t.*\n)*?\t.*pytest.* -m '?([^'\n]+)'?$", recipes, re.M
+    )
+    chosen = dict(told)
+    assert set(chosen) == {"test", "test-long", "torture"}
+    for long, slow in itertools.product((False, True), repeat=2):
+        marks = {"long": long, "slow": slow}
+        runs = [name for name in chosen if eval(chosen[name], {}, marks)]
+        assert runs == ["torture" if slow else "test-long" if long else "test"]
+    assert {"make test", "make test-long"} <= set((ROOT / ".ci/run").read_text().splitlines())
 
 
 @pytest.mark.parametrize(

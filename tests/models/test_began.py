@@ -94,6 +94,7 @@ def test_the_paper_keeps_the_balance_in_the_unit_interval_and_the_code_does_not(
             assert float(aux.state["balance"]) == pytest.approx(want, abs=1e-5)
 
 
+@pytest.mark.long
 def test_the_contracts_hold_with_the_nets_of_the_study():
     batch = Batch(jax.random.uniform(jax.random.key(5), (16, 4, 4, 1)))
     generator, _ = infogan_gan((4, 4, 1), latent_dim=3, shrink=32)

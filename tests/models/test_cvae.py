@@ -165,6 +165,7 @@ def test_colours_are_given_and_missing_together():
     assert (shown[:, :, 2:] != x[:, :, 2:]).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [tutorial, regression])
 def test_contract(make):
     check_model(make(), batch())

@@ -308,6 +308,7 @@ def test_the_generator_moves_at_every_so_many_steps(first, moves):
     assert moved == {"generator": moves, "discriminator": list(range(6))}
 
 
+@pytest.mark.long
 def test_clipped_weights_stay_inside():
     model = gan(*mlp_gan(2, shrink=64), latent_dim=2, loss="wgan")
     adam = optax.adam(1e-2)
@@ -325,6 +326,7 @@ def test_clipped_weights_stay_inside():
 # ---- contracts ---------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("loss", "options"),
     [
@@ -352,6 +354,7 @@ def test_the_nets_of_the_report_keep_the_contracts():
     check_model(gan(*mlp_gan((4, 4, 1), shrink=64), latent_dim=3, first="generator"), batch)
 
 
+@pytest.mark.long
 def test_the_nets_of_the_study_keep_the_contracts():
     batch = Batch(jax.random.uniform(KEY, (16, 4, 4, 1)))
     pair = infogan_gan((4, 4, 1), latent_dim=3, shrink=32)

@@ -73,6 +73,7 @@ def test_what_info_vae_refuses(options, message):
         info_vae(**options)
 
 
+@pytest.mark.long
 def test_info_vae_with_an_ar1_posterior_keeps_the_contracts():
     check_model(info_vae(0.5, 10.0, posterior="ar1"), Batch(X))
 

@@ -247,6 +247,7 @@ def batch_norm_net(out):
     return from_linen(Net2())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "build",
     [

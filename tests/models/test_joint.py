@@ -79,6 +79,7 @@ def joint(**options):
     return models.joint_two_stage(first, nets.second_stage(2, width=8), latent_dim=2, **options)
 
 
+@pytest.mark.long
 def test_it_keeps_the_contracts():
     check_model(joint(), Batch(jax.random.uniform(jax.random.key(1), (16, *SHAPE))))
 

@@ -63,6 +63,7 @@ def test_the_mixture_is_found_and_sampled():
     np.testing.assert_allclose(np.cov(x[left].T), factors[0] @ factors[0].T, atol=0.02)
 
 
+@pytest.mark.long
 def test_importance_weighted_bounds_are_of_the_mixture():
     """x = z + noise, so that log p(x) is that of a mixture with wider components."""
     z_source, z, _, _ = points()

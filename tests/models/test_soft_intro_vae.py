@@ -106,6 +106,7 @@ def decoder_turn(case, convention, phi, theta, old, z, state):
     return H["s"] * (H["beta_rec"] * error(case.x, fakes[0]) + H["gamma"] * total), net.state
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("convention", "classes"), [("released", CLASSES), ("paper", CLASSES), ("released", None)]
 )

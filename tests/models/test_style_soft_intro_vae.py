@@ -110,6 +110,7 @@ class Turn:
         return H["s"] * (H["beta_rec"] * error(self.x, rec) + total)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("convention", ["released", pytest.param("paper", marks=pytest.mark.slow)])
 def test_one_step_at_a_blend_in_numpy(monkeypatch, convention):
     rng = np.random.default_rng(11)

@@ -115,6 +115,7 @@ def started(model, rng):
     return TrainState(step, params, state, opt_state, None, jax.random.key(1)), batch
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("convention", ["released", "paper"])
 def test_one_step_is_that_of_numpy(monkeypatch, convention):
     rng = np.random.default_rng(7)
@@ -228,6 +229,7 @@ def test_encoders_side_by_side_have_keys_of_their_own_and_keep_their_state():
     assert both.moments is None
 
 
+@pytest.mark.long
 def test_contracts():
     check_model(systems.translation(), Batch(systems.images().x))
 

@@ -251,6 +251,7 @@ def test_any_first_stage_will_do():
         assert both.sample(params, state, RNG, 16, batch.cond).shape == (16, *SHAPE)
 
 
+@pytest.mark.long
 def test_two_stages_trained_one_after_the_other():
     """From images to samples, through fit, as the module says."""
     one, two, images_ = first(), second(), source()

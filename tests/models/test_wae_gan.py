@@ -123,6 +123,7 @@ def test_latents_are_drawn_to_the_prior():
     assert abs(means[20.0]) < 0.7 < 2.0 < abs(means[0.0])
 
 
+@pytest.mark.long
 def test_contract():
     trio = nets.mlp((4,), 4), nets.mlp((4,), 3), nets.mlp((5,), ())
     model = wae_gan(*trio, latent_dim=DIM, likelihood="gaussian", gamma="learned")

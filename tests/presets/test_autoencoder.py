@@ -23,6 +23,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_a_run_has_reconstructions_and_no_samples(run):
     lines = writers.read(run / "metrics.jsonl")
     assert {line["split"] for line in lines} == {"train"} and np.isfinite(lines[-1]["loss"])
@@ -33,6 +34,7 @@ def test_a_run_has_reconstructions_and_no_samples(run):
     assert model.encode(params, state, x).mean.shape == (5, 3)
 
 
+@pytest.mark.long
 def test_what_it_cannot_do_is_one_line(run, capsys):
     for words, message in (
         (["sample"], "does not sample"),

@@ -42,6 +42,7 @@ def arrays(folder, tmp_path, *words):
         return dict(found)
 
 
+@pytest.mark.long
 def test_a_run_has_numbers_and_every_picture(run, regressor):
     names = ("samples", "reconstructions", "interpolation", "curves", "manifold")
     assert all((run / f"{name}.png").is_file() for name in names)
@@ -54,6 +55,7 @@ def test_a_run_has_numbers_and_every_picture(run, regressor):
     assert not (regressor / "reconstructions.png").exists()
 
 
+@pytest.mark.long
 def test_samples_complete_held_out_images(run, tmp_path):
     x = arrays(run, tmp_path, "sample", "--n", "16")["x"]
     assert x.shape == (16, 8, 8, 1)
@@ -67,6 +69,7 @@ def test_samples_complete_held_out_images(run, tmp_path):
     assert (one[:, :, 3] == one[:1, :, 3]).all() and (one[0] != one[1]).any()
 
 
+@pytest.mark.long
 def test_commands_that_decode_show_what_is_given(run, tmp_path):
     found = arrays(run, tmp_path, "reconstruct", "--n", "6")
     np.testing.assert_array_equal(found["x"][:, :, 3], found["x_hat"][:, :, 3])
@@ -75,6 +78,7 @@ def test_commands_that_decode_show_what_is_given(run, tmp_path):
     assert arrays(run, tmp_path, "traverse", "--n", "2")["x"].shape == (2, 11, 8, 8, 1)
 
 
+@pytest.mark.long
 def test_evaluation_has_bounds_of_what_is_missing_and_completions(run, regressor, capsys):
     assert main(["evaluate", str(run), "--draws", "4"]) == 0
     rows = json.loads((run / "evaluation.json").read_text())["metrics"]
@@ -93,6 +97,7 @@ def test_evaluation_has_bounds_of_what_is_missing_and_completions(run, regressor
     assert found["bpd"] == pytest.approx(-found["log_prob"] / (32 * np.log(2.0)))  # 32 are missing
 
 
+@pytest.mark.long
 def test_it_loads_and_is_exported(run, tmp_path):
     model, params, state = jaxvae.load(run)
     assert set(params) == {"encoder", "decoder", "condition"}
@@ -105,6 +110,7 @@ def test_it_loads_and_is_exported(run, tmp_path):
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -65,6 +65,7 @@ def test_curves_are_of_what_the_log_holds(tmp_path):
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
+@pytest.mark.long
 def test_data_that_are_no_images_lose_no_numbers_to_the_pictures(tmp_path, capsys):
     for name, shape, drawn in (
         ("points", (2,), ["curves", "samples"]),

@@ -27,6 +27,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_a_run_has_its_densities_and_its_samples(run):
     lines = writers.read(run / "metrics.jsonl")
     assert {line["split"] for line in lines} == {"train", "valid", "test"}
@@ -35,6 +36,7 @@ def test_a_run_has_its_densities_and_its_samples(run):
     assert not (run / "reconstructions.png").exists()
 
 
+@pytest.mark.long
 def test_it_loads_and_samples_images(run, tmp_path):
     model, params, state = jaxvae.load(run)
     x = np.asarray(model.sample(params, state, jax.random.key(0), 5))
@@ -43,6 +45,7 @@ def test_it_loads_and_samples_images(run, tmp_path):
     assert np.load(tmp_path / "x.npz")["x"].shape == (7, 8, 8, 1)
 
 
+@pytest.mark.long
 def test_couplings_of_a_run_are_arrays_of_their_own(run):
     _, params, state = jaxvae.load(run)
     wanted = load.flatten({"params": params, "state": state})
@@ -51,6 +54,7 @@ def test_couplings_of_a_run_are_arrays_of_their_own(run):
     assert len(held.shapes) == 4 * 4  # kernels and biases of two layers each
 
 
+@pytest.mark.long
 def test_bits_per_dimension_are_those_of_the_density_of_bytes(run, capsys):
     assert main(["evaluate", str(run), "--metrics", "log_prob", "bpd"]) == 0
     said = capsys.readouterr().out
@@ -60,6 +64,7 @@ def test_bits_per_dimension_are_those_of_the_density_of_bytes(run, capsys):
     assert found["bpd"] == pytest.approx(8.0 - found["log_prob"] / (64 * math.log(2.0)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -27,6 +27,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_a_run_has_its_log_its_samples_and_no_reconstructions(run):
     lines = writers.read(run / "metrics.jsonl")
     assert {line["split"] for line in lines} == {"train"}
@@ -38,6 +39,7 @@ def test_a_run_has_its_log_its_samples_and_no_reconstructions(run):
     assert json.loads((run / "config.json").read_text())["config"]["preset"] == "gan"
 
 
+@pytest.mark.long
 def test_it_loads_and_samples_images(run, tmp_path):
     model, params, state = jaxvae.load(run)
     x = np.asarray(model.sample(params, state, jax.random.key(0), 5))
@@ -46,6 +48,7 @@ def test_it_loads_and_samples_images(run, tmp_path):
     assert np.load(tmp_path / "x.npz")["x"].shape == (7, 8, 8, 1)
 
 
+@pytest.mark.long
 def test_interpolations_go_from_draw_to_draw(run, tmp_path):
     words = ["interpolate", str(run), "--n", "3", "--points", "5", "--seed", "4"]
     assert main([*words, "--npz", str(tmp_path / "x.npz")]) == 0
@@ -61,6 +64,7 @@ def test_interpolations_go_from_draw_to_draw(run, tmp_path):
         model.decode(params, state, z).log_prob(found[:, 0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -129,6 +129,7 @@ def test_a_released_model_is_refused_before_its_net_is_built(folder, capsys, ent
     assert message in said and str(folder) in said and len(said) < 1000
 
 
+@pytest.mark.long
 def test_a_run_is_refused_before_its_net_is_built(tmp_path, capsys):
     words = ["train", "vae", "--data", "digits", "--steps", "2", *TINY]
     assert main([*words, "--workdir", str(tmp_path)]) == 0

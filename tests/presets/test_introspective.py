@@ -57,6 +57,7 @@ def leaves(folder, **options):
     return jax.tree.leaves((loaded.params, loaded.state))
 
 
+@pytest.mark.long
 def test_a_plain_vae_comes_first(trained):
     lines = [line for line in writers.read(trained / "metrics.jsonl") if line["split"] == "train"]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 7]
@@ -67,6 +68,7 @@ def test_a_plain_vae_comes_first(trained):
     assert [objective.name for objective in model.objectives] == ["encoder_loss", "decoder_loss"]
 
 
+@pytest.mark.long
 def test_every_checkpoint_of_both_phases_loads_and_samples(trained):
     assert Checkpoints(trained / "checkpoints", read_only=True).steps() == list(range(1, 8))
     cond = jax.nn.one_hot(jnp.arange(6) % 3, 3)
@@ -102,6 +104,7 @@ def test_stopped_in_either_phase_it_ends_with_the_same_bits(images, trained, tmp
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.long
 def test_commands_on_it(trained, tmp_path, capsys):
     for words, shapes in (
         (["sample", "--n", "4"], {"x": (4, *SHAPE)}),
@@ -125,6 +128,7 @@ def test_commands_on_it(trained, tmp_path, capsys):
     assert "this model has the classes 0 to 2" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_data_without_its_labels_are_refused(trained, tmp_path, capsys):
     """The file has been replaced: by one without labels, and by one with more classes."""
     for label, have in ((None, "none"), (np.arange(20) % 4, "4")):

@@ -15,6 +15,7 @@ from jaxvae.types import Batch
 OPTIONS = {"workdir": Path("run"), "hidden": (5, 4), "latents": (2, 1)}
 
 
+@pytest.mark.long
 def test_options_reach_the_model():
     chosen = {"depth": 1, "activation": "elu", "beta": 2.0, "beta_warmup": 4, "free_bits": 0.01}
     config = LadderVAE(**OPTIONS, **chosen, likelihood="gaussian", gamma="learned")

@@ -61,6 +61,7 @@ def has_density(name):
     return name == "tiny_flow"
 
 
+@pytest.mark.long
 def test_the_run_has_its_log_its_pictures_and_its_config(run):
     name, folder = run
     assert json.loads((folder / "config.json").read_text())["config"]["preset"] == name

@@ -74,6 +74,7 @@ def contents(folder):
 # ---- what is in it -------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_released_model_is_weights_settings_numbers_samples_and_a_card(run, out):
     assert set(contents(out)) == set(released.FILES)
     assert contents(out)["samples.png"] == (run / "samples.png").read_bytes()
@@ -92,6 +93,7 @@ def test_a_released_model_is_weights_settings_numbers_samples_and_a_card(run, ou
     )
 
 
+@pytest.mark.long
 def test_the_card_has_the_hubs_header_and_every_number_with_its_protocol(out):
     _, header, text = (out / "README.md").read_text().split("---\n", 2)
     header, evaluation = yaml.safe_load(header), released.read_evaluation(out)
@@ -108,6 +110,7 @@ def test_the_card_has_the_hubs_header_and_every_number_with_its_protocol(out):
         assert (n, protocol) == (str(row["n"]), row["protocol"])
 
 
+@pytest.mark.long
 def test_the_python_of_the_card_runs_and_its_commands_are_understood(out, run, monkeypatch):
     text = (out / "README.md").read_text()
     [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -121,6 +124,7 @@ def test_the_python_of_the_card_runs_and_its_commands_are_understood(out, run, m
     assert words == [["jaxvae", verb, str(out)] for verb in verbs]
 
 
+@pytest.mark.long
 def test_numbers_of_another_checkpoint_are_left_out(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     page = json.loads((copy / "evaluation.json").read_text())
@@ -133,6 +137,7 @@ def test_numbers_of_another_checkpoint_are_left_out(run, tmp_path):
     assert 'license: "unknown"' in text and 'jaxvae.load("hf:me/vae")' in text
 
 
+@pytest.mark.long
 def test_samples_are_of_the_step_and_never_those_of_other_options(run, out, tmp_path):
     copy, drawn = shutil.copytree(run, tmp_path / "copy"), contents(out)["samples.png"]
     assert main(["sample", str(copy), "--seed", "9", "--n", "4"]) == 0
@@ -150,6 +155,7 @@ def test_samples_are_of_the_step_and_never_those_of_other_options(run, out, tmp_
     assert export.renamed(tmp_path / "again", "hf:me/x")["samples.png"] == drawn
 
 
+@pytest.mark.long
 def test_a_card_without_a_picture_where_none_can_be_drawn(run, tmp_path, monkeypatch):
     monkeypatch.setattr(export.finish, "pictures", lambda *_: ["curves"])
     jaxvae.export(run, tmp_path / "out")
@@ -160,6 +166,7 @@ def test_a_card_without_a_picture_where_none_can_be_drawn(run, tmp_path, monkeyp
 # ---- commands on it ------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_commands_take_its_name_and_write_here(named, out):
     before = contents(named)
     assert main(["sample", "zoo:vae/digits", "--n", "4", "--npz", "x.npz"]) == 0
@@ -176,6 +183,7 @@ def test_commands_take_its_name_and_write_here(named, out):
     assert contents(named) == before
 
 
+@pytest.mark.long
 def test_it_is_compared_with_others_by_its_numbers(named, run, out, capsys):
     assert main(["compare", "zoo:vae/digits", str(out), "--out", "both.png"]) == 0
     shown = capsys.readouterr().out
@@ -189,6 +197,7 @@ def test_it_is_compared_with_others_by_its_numbers(named, run, out, capsys):
     assert main(["compare", "zoo:vae/digits", str(run), "--out", "mixed.png"]) == 0
 
 
+@pytest.mark.long
 def test_training_neither_goes_on_in_it_nor_writes_to_a_name(named, copy, capsys):
     before = contents(copy)
     said = refused(capsys, *TRAIN, "--workdir", copy, silent=False)
@@ -207,6 +216,7 @@ def test_training_neither_goes_on_in_it_nor_writes_to_a_name(named, copy, capsys
 # ---- what is refused -----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
@@ -224,6 +234,7 @@ def test_settings_that_are_not_ours_or_of_a_later_version(copy, capsys, entries,
     assert message in refused(capsys, "sample", copy)
 
 
+@pytest.mark.long
 def test_settings_say_nothing_of_where_things_lie_here(copy):
     """They may come from anywhere, and where data are read is not theirs to say."""
     page = json.loads((copy / "config.json").read_text())
@@ -233,6 +244,7 @@ def test_settings_say_nothing_of_where_things_lie_here(copy):
     assert (config.data_dir, config.workdir, config.download) == (None, copy, True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rows", [None, {}, [3], [{"metric": "elbo"}]])
 def test_numbers_that_are_damaged_are_named(copy, capsys, rows):
     (copy / "evaluation.json").write_text(json.dumps({"metrics": rows}))
@@ -240,6 +252,7 @@ def test_numbers_that_are_damaged_are_named(copy, capsys, rows):
     assert "evaluation.json is damaged: delete it" in said
 
 
+@pytest.mark.long
 def test_a_folder_of_somebody_else_is_not_written_over(run, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights of another library")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
@@ -248,6 +261,7 @@ def test_a_folder_of_somebody_else_is_not_written_over(run, tmp_path):
     assert (tmp_path / "config.json").read_text() == '{"model_type": "bert"}'
 
 
+@pytest.mark.long
 def test_weights_of_somebody_else_are_not_written_over_and_ours_are(run, out, tmp_path):
     theirs = tmp_path / "theirs"
     theirs.mkdir()
@@ -263,6 +277,7 @@ def test_weights_of_somebody_else_are_not_written_over_and_ours_are(run, out, tm
     assert jaxvae.load(half).params.keys() == jaxvae.load(out).params.keys()
 
 
+@pytest.mark.long
 def test_what_is_no_step_of_it_and_a_folder_without_weights(copy, capsys):
     assert "of step 4 alone: leave out" in refused(capsys, "sample", str(copy), "--step", "3")
     (copy / released.MODEL).unlink()
@@ -274,6 +289,7 @@ def test_what_cannot_be_looked_at_is_one_line(capsys, where):
     assert refused(capsys, "sample", where)
 
 
+@pytest.mark.long
 def test_an_interrupted_writer_leaves_no_model(out, tmp_path, monkeypatch):
     folder = shutil.copytree(out, tmp_path / "copy")
     write, written = writers.write_bytes, []
@@ -296,6 +312,7 @@ def test_an_interrupted_writer_leaves_no_model(out, tmp_path, monkeypatch):
     assert contents(folder) == contents(out)
 
 
+@pytest.mark.long
 def test_damaged_folders_load_or_end_in_one_line(out, copy):
     intact = contents(out)
 

@@ -30,6 +30,7 @@ def test_every_weight_of_the_objective_is_an_option_with_the_published_default(
     assert seen == {**given, "gamma": 0.7}
 
 
+@pytest.mark.long
 def test_it_trains_loads_and_samples(tmp_path):
     words = ["--data", "digits", "--workdir", str(tmp_path / "run"), "--steps", "4", *TINY]
     assert main(["train", "soft_intro_vae", *words]) == 0

@@ -20,6 +20,8 @@ from jaxvae.presets.load import FILE, open_run
 from jaxvae.train import evaluate
 from jaxvae.train import folder as folders
 
+pytestmark = pytest.mark.long  # all but the first use the stages that the fixture trains
+
 
 def build(settings, shape, num_classes):
     return PRESETS[record.name_of(settings)].build(settings, shape, num_classes)

@@ -91,12 +91,14 @@ def same(a, b):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.long
 def test_training_says_once_what_is_wrong_and_what_to_do(trained):
     _, err = trained
     (line,) = [line for line in err.splitlines() if "exp_elbo" in line]
     assert "step 20: exp_elbo is stuck at 0" in line and "Lower beta_neg" in line
 
 
+@pytest.mark.long
 def test_what_a_run_reports_is_of_reestimated_statistics(trained):
     folder, _ = trained
     model, params, state, of_data, _ = states(folder)
@@ -114,6 +116,7 @@ def test_what_a_run_reports_is_of_reestimated_statistics(trained):
         assert line["elbo"] != pytest.approx(wrong, rel=1e-3)
 
 
+@pytest.mark.long
 def test_every_command_has_the_statistics_of_its_option(trained, tmp_path):
     folder, _ = trained
     model, params, state, of_data, of_samples = states(folder)
@@ -138,6 +141,7 @@ def test_every_command_has_the_statistics_of_its_option(trained, tmp_path):
         np.testing.assert_allclose(numbers(tmp_path, command, folder, *more)[key], want, atol=1e-5)
 
 
+@pytest.mark.long
 def test_evaluate_puts_the_statistics_side_by_side_and_says_which(trained, tmp_path, capsys):
     folder, _ = trained
     words = ["evaluate", folder, "--metrics", "elbo", "--out", tmp_path / "e.json"]
@@ -159,6 +163,7 @@ def test_evaluate_puts_the_statistics_side_by_side_and_says_which(trained, tmp_p
     assert "--stats needs one or more of running, batch" in message
 
 
+@pytest.mark.long
 def test_export_writes_the_statistics_and_says_so(trained, tmp_path, capsys):
     folder, _ = trained
     _, _, state, of_data, of_samples = states(folder)
@@ -189,6 +194,7 @@ def test_export_writes_the_statistics_and_says_so(trained, tmp_path, capsys):
         jaxvae.load(folder, stats="batch")
 
 
+@pytest.mark.long
 def test_distances_name_the_generators_statistics(trained, tmp_path, monkeypatch):
     folder, _ = trained
     seen = []
@@ -240,6 +246,7 @@ def test_usual_running_averages_are_said_of_no_plain_vae():
 # ---- auroc ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_auroc_by_both_scores_with_its_interval_and_its_picture(trained, tmp_path):
     folder, _ = trained
     words = ["evaluate", folder, "--metrics", "auroc", "--out-data", "fake_mnist", "--convert"]
@@ -268,6 +275,7 @@ def test_auroc_by_both_scores_with_its_interval_and_its_picture(trained, tmp_pat
     assert (tmp_path / "auroc.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -297,6 +305,7 @@ def test_what_auroc_cannot_compare_is_said_before_any_work(
     assert message in refused(capsys, "evaluate", folder, "--metrics", *words)
 
 
+@pytest.mark.long
 def test_auroc_is_not_of_a_conditional_model(trained):
     opened = open_run(trained[0])
     system = opened.system._replace(classes=10)

@@ -63,6 +63,7 @@ def log_of(folder):
     return [{k: v for k, v in line.items() if k != "images_per_s"} for line in lines]
 
 
+@pytest.mark.long
 def test_a_run_is_logged_loaded_and_drawn(run):
     lines = [line for line in log_of(run) if line["split"] == "train"]
     assert [line["step"] for line in lines] == [1, 2]
@@ -91,6 +92,7 @@ def stopped(tmp_path_factory):
     return folder, params
 
 
+@pytest.mark.long
 def test_commands_use_the_resolution_that_a_stopped_run_has_reached(stopped, tmp_path, capsys):
     folder, params = stopped
     words = ["sample", str(folder), "--n", "3", "--npz", str(tmp_path / "x.npz")]
@@ -133,6 +135,7 @@ def test_a_growing_run_resumes_to_the_bit_at_an_edge_and_inside_a_phase(tmp_path
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["sample", "reconstruct", "interpolate"])
 def test_truncation_draws_to_the_average_image(run, tmp_path, command):
     """With 0 all images are one, and of other widths they are the truncated ones of Python."""
@@ -148,6 +151,7 @@ def test_truncation_draws_to_the_average_image(run, tmp_path, command):
         np.testing.assert_array_equal(x, want)
 
 
+@pytest.mark.long
 def test_styles_of_two_latents_are_mixed(run):
     model, params, state = jaxvae.load(run)
     z = jax.random.normal(jax.random.key(0), (2, 3, 2))
@@ -261,6 +265,7 @@ def test_each_resolution_has_its_own_settings(tmp_path):
         np.testing.assert_array_equal(x[:, side // 2, side // 2], 1.0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("convention", "s"), [("released", 5e-6), ("paper", 1 / 16)])
 def test_the_scale_of_the_elbo_is_by_default_that_of_the_convention(tmp_path, convention, s):
     given = {"resolutions": (4, 8), "latent_dim": 2, "start_channels": 2, "mapping_layers": 1}

@@ -33,6 +33,7 @@ def run(tmp_path_factory):
     shapes.read.cache_clear()
 
 
+@pytest.mark.long
 def test_the_log_has_the_parts(run):
     last = [line for line in writers.read(run / "metrics.jsonl") if line["split"] == "train"][-1]
     parts = [last[n] for n in ("mutual_information", "total_correlation", "marginal_kl")]
@@ -41,6 +42,7 @@ def test_the_log_has_the_parts(run):
     assert model.sample(params, state, jax.random.key(0), 3).shape == (3, 64, 64, 1)
 
 
+@pytest.mark.long
 def test_evaluate_measures_the_gap_and_says_how(run):
     assert main(["evaluate", str(run), "--metrics", "mig"]) == 0
     (row,) = json.loads((run / "evaluation.json").read_text())["metrics"]
@@ -48,6 +50,7 @@ def test_evaluate_measures_the_gap_and_says_how(run):
     assert "20 equal bins" in row["protocol"]
 
 
+@pytest.mark.long
 def test_evaluate_measures_disentanglement_completeness_and_informativeness(run, capsys):
     assert main(["evaluate", str(run), "--metrics", "dci", "mig"]) == 0
     rows = json.loads((run / "evaluation.json").read_text())["metrics"]

@@ -29,6 +29,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_it_trains_loads_and_has_every_picture(run):
     model, params, state = jaxvae.load(run)
     assert set(params["encoder"]) == {"content", "class"}
@@ -41,6 +42,7 @@ def test_it_trains_loads_and_has_every_picture(run):
         assert (run / f"{name}.png").is_file()
 
 
+@pytest.mark.long
 def test_translations_of_held_out_examples(run, tmp_path):
     assert main(["translate", str(run), "--n", "3", "--npz", str(tmp_path / "x.npz")]) == 0
     with np.load(tmp_path / "x.npz") as found:
@@ -57,6 +59,7 @@ def test_translations_of_held_out_examples(run, tmp_path):
         assert picture.size[0] == picture.size[1] > 50
 
 
+@pytest.mark.long
 def test_a_table_larger_than_the_split_is_refused(run, capsys):
     said = refused(capsys, "translate", run, "--n", "200")
     assert "200 classes and 200 contents are 400 examples, and there are" in said

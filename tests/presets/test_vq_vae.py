@@ -38,6 +38,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_a_run_has_its_bound_its_pictures_and_its_codes(run):
     lines = writers.read(run / "metrics.jsonl")
     test = lines[-1]

@@ -80,6 +80,7 @@ def singles():
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["vmap", "map", "unroll", None])
 def test_each_member_is_the_run_that_fit_makes_of_it(mode, singles):
     found = train(hyper=HYPER, members=mode)
@@ -108,6 +109,7 @@ def test_a_model_that_starts_from_its_data_starts_where_fit_would_start_it():
     assert_close(member(found, 0), single.train_state)
 
 
+@pytest.mark.long
 def test_phases_and_data_by_setting():
     def build(**hyper):
         return [Phase(plain(**hyper), 3), Phase(tiny(**hyper), 6)]
@@ -129,6 +131,7 @@ def test_phases_and_data_by_setting():
         )
 
 
+@pytest.mark.long
 def test_members_are_spread_over_the_devices():
     assert jax.device_count() == 8
     single = train(seeds=range(8))
@@ -179,6 +182,7 @@ def explosive(scale):
     return model._replace(objectives=(objective._replace(loss=loss),))
 
 
+@pytest.mark.long
 @pytest.mark.optimised
 @pytest.mark.parametrize("mode", ["vmap", "map", "unroll"])
 def test_a_member_that_fails_is_frozen_and_the_others_go_on(tmp_path, mode):
@@ -230,6 +234,7 @@ def test_gradients_that_are_not_finite_freeze_a_member_too():
     assert all(np.isfinite(x).all() for x in leaves(found.train_state))
 
 
+@pytest.mark.long
 def test_resume_gives_the_bits_of_a_run_that_never_stopped(tmp_path):
     def build(**hyper):
         return [Phase(plain(**hyper), 3), Phase(plain(beta_rec=0.5, **hyper), 8)]

@@ -29,6 +29,7 @@ def test_evaluation_is_the_exact_mean_whatever_the_batch_and_the_devices():
                 assert found["elbo"] == pytest.approx(-want - 1, rel=1e-6)
 
 
+@pytest.mark.long
 def test_batch_statistics_are_those_of_whole_batches_whatever_the_devices():
     """70 examples at a time, or 64 and the 6 that are left: never padded, in memory or streamed."""
     model, src = normed(), source(size=70)

@@ -58,6 +58,7 @@ def size(folder):
     return log.stat().st_size if log.exists() else 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_run_killed_many_times_ends_as_one_never_killed(tmp_path, times):
     """kill -9 at random moments: the parameters are bitwise equal, and the log has no gap and no

@@ -23,6 +23,7 @@ def test_steps_per_call_changes_no_bit():
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.optimised
 def test_streamed_source_gives_the_bits_of_the_resident_one():
     resident = source()

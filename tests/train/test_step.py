@@ -365,6 +365,7 @@ def test_optimisers_of_groups_that_rest_in_this_phase_are_left_out():
         start(model_of(linear("a")), {"a": SGD, "c": SGD})
 
 
+@pytest.mark.long
 def test_hyper_parameters_may_be_traced_so_that_a_model_is_built_inside_vmap():
     batch = Batch(jax.random.uniform(jax.random.key(1), (4, 3)))
 

@@ -101,6 +101,7 @@ def test_a_grown_net_starts_from_what_was_learned_and_its_own_fresh_part():
     assert after.step == EDGE + 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stop", [EDGE - 1, EDGE, EDGE + 1])
 @pytest.mark.parametrize("options", [{}, {"ema_decay": 0.5}], ids=["plain", "ema"])
 def test_a_growing_run_resumes_to_the_bit_on_both_sides_of_the_edge(tmp_path, stop, options):
