@@ -20,7 +20,7 @@ from jaxvae.presets.load import FILE, open_run
 from jaxvae.train import evaluate
 from jaxvae.train import folder as folders
 
-pytestmark = pytest.mark.long  # all but the first use the stages that the fixture trains
+pytestmark = pytest.mark.long  # each test uses two trained stages, or trains some
 
 
 def build(settings, shape, num_classes):
