@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from jaxvae import parallel
 from jaxvae.data import preprocess as preprocessing
@@ -31,12 +31,13 @@ def make_evaluator(
     """Returns `(params, state) -> {metric: mean over the whole split}`, compiled once.
 
     The last batch is padded and masked, so that the mean is exact. The noise is the same at every
-    call, and on any number of devices that divides the batch size. Metrics are those of
-    `make_eval_step`, in nats per example, at the highest matmul precision.
+    call, and on any number of devices. Metrics are those of `make_eval_step`, in nats per example,
+    at the highest matmul precision.
 
     Args:
         model: with `terms` or `log_prob`.
-        source: the split; on the devices where `source.arrays` is there, else read in blocks.
+        source: the split; on the devices (`parallel.resident`) where `source.arrays` is there, else
+            read in blocks.
         preprocess: (rng, examples) -> Batch, inside jit; default: bytes to [0, 1].
         batch_size: examples at a time.
         seed: of the noise.
@@ -56,17 +57,18 @@ def make_evaluator(
     replicated = parallel.replicated(mesh)
     rng = parallel.put(jax.random.fold_in(jax.random.key(seed), preprocessing.KEY), replicated)
 
-    compiled = jax.jit(_sums_over(eval_step, preprocess), out_shardings=replicated)
+    by_rows = parallel.batch_sharded(mesh) if mesh.size > 1 else None
+    compiled = jax.jit(_sums_over(eval_step, preprocess, by_rows), out_shardings=replicated)
 
     def placed(numbers, index, mask):
-        even = index.shape[1] % mesh.size == 0  # equal slices for the devices
+        even = index.shape[1] % mesh.size == 0  # else the program cuts it into unequal slices
         rows = parallel.batch_sharded(mesh, 1) if even else replicated
         return parallel.put(numbers, replicated), *parallel.put((index, mask), rows)
 
-    stretches = _stretches(source.size, batch_size, mesh.size, padded=stats != "batch")
+    stretches = _stretches(source.size, batch_size, padded=stats != "batch")
     resident = None
     if source.arrays is not None:
-        data = parallel.put(source.arrays, replicated)
+        data = parallel.resident(source.arrays, mesh)
         resident = data, [placed(*stretch) for stretch in stretches]
 
     def parts(params: Params, state: State) -> Iterator[Metrics]:
@@ -92,13 +94,17 @@ def make_evaluator(
     return evaluator
 
 
-def _sums_over(eval_step: Callable[..., Metrics], preprocess: Preprocess) -> Callable[..., Metrics]:
+def _sums_over(
+    eval_step: Callable[..., Metrics], preprocess: Preprocess, by_rows: NamedSharding | None
+) -> Callable[..., Metrics]:
     """Returns `(params, state, rng, data, numbers [n], index [n, B], mask [n, B]) -> metrics`, added
-    up over the n batches."""
+    up over the n batches, each cut as `by_rows` says: B need not be a multiple of the devices."""
 
     def sums_over(params, state, rng, data, numbers, index, mask):
         def body(_, xs):
             number, index, mask = xs
+            if by_rows is not None:
+                index = jax.lax.with_sharding_constraint(index, by_rows)
             rng_data, rng_step = jax.random.split(jax.random.fold_in(rng, number))
             batch = preprocess(rng_data, {name: values[index] for name, values in data.items()})
             return None, eval_step(params, state, rng_step, batch, mask)
@@ -110,16 +116,15 @@ def _sums_over(eval_step: Callable[..., Metrics], preprocess: Preprocess) -> Cal
 
 
 def _stretches(
-    examples: int, batch_size: int, devices: int, *, padded: bool
+    examples: int, batch_size: int, *, padded: bool
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Returns (numbers [n], examples' indices [n, B], mask [n, B]) of stretches of equal batches.
 
-    Padded, there is one stretch, whose B is a multiple of the devices; else a second one holds the
-    batch that is left over.
+    They do not depend on the devices, as the noise of an example is that of its place in its batch.
+    Padded, there is one stretch; else a second one holds the batch that is left over.
     """
     if padded:
         size = min(batch_size, -(-examples // 64) * 64)
-        size = -(-size // devices) * devices
         stops = [-(-examples // size) * size]
     else:
         size = min(batch_size, examples)
