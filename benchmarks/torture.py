@@ -34,7 +34,7 @@ def kinds(*names: str, rounds: int) -> list[str]:
 
 PARTS = {
     "kill": kinds("kill", rounds=36),
-    "sigterm": kinds("sigterm", rounds=5),
+    "sigterm": kinds("sigterm", rounds=8),
     "disturbed": kinds("full_disk", "other_devices", "two_writers", rounds=8),
     "checkpoint": kinds("checkpoint", rounds=10),
     "files": kinds(*FILES, rounds=15),

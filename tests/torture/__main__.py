@@ -35,7 +35,7 @@ def torture(
     """Returns the counts of each kind and what was lost.
 
     The kind that has had the least time has the next round, which draws from the seed, the kind's
-    name and the number of its rounds before.
+    name and the number of its rounds before; that number also says to which run it happens.
 
     Args:
         kinds: of `torture.kinds.Kind`.
@@ -54,7 +54,7 @@ def torture(
         begun = time.perf_counter()
         rng = np.random.default_rng([seed, zlib.crc32(kind.name.encode()), done[kind]])
         with tempfile.TemporaryDirectory(prefix="torture-") as place:
-            for found in tries_of(kind, rng, Path(place)):
+            for found in tries_of(kind, rng, Path(place), *kind.run_of(done[kind])):
                 outcomes[kind.name][found.outcome] += 1
                 if found.lost is not None:
                     lost.append(f"{kind.name}, round {done[kind]}: {found.lost}")
@@ -68,6 +68,9 @@ def torture(
                 "survived": outcomes[kind.name].total() - outcomes[kind.name]["lost"],
                 "lost": outcomes[kind.name]["lost"],
                 "rounds": done[kind],
+                "runs": dict(
+                    collections.Counter(r for i in range(done[kind]) for r in kind.run_of(i))
+                ),
                 "seconds": round(spent[kind], 1),
                 "outcomes": dict(sorted(outcomes[kind.name].items())),
             }
@@ -77,12 +80,12 @@ def torture(
     }
 
 
-def tries_of(kind: Any, rng: np.random.Generator, place: Path) -> Iterator[Any]:
+def tries_of(kind: Any, rng: np.random.Generator, place: Path, *run: str) -> Iterator[Any]:
     """Yields the tries of a round; one that cannot go on is lost."""
     from torture import kinds
 
     try:
-        yield from kind.round(rng, place)
+        yield from kind.round(rng, place, *run)
     except Exception as error:
         yield kinds.lost(f"the round ends: {kinds.one_line(error)}")
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from jaxvae.errors import UserError
@@ -19,10 +18,19 @@ class Try(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of mishap: `round(rng, place)` yields its tries, in an empty folder."""
+    """A kind of mishap: `round(rng, place)` yields its tries, in an empty folder.
+
+    Attributes:
+        runs: that it happens to, one in each round, in turn: `round(rng, place, run)`.
+    """
 
     name: str
-    round: Callable[[np.random.Generator, Path], Iterator[Try]]
+    round: Callable[..., Iterator[Try]]
+    runs: tuple[str, ...] = ()
+
+    def run_of(self, number: int) -> tuple[str, ...]:
+        """Returns the run of a round, by its number; nothing where a round is of none."""
+        return (self.runs[number % len(self.runs)],) if self.runs else ()
 
 
 def lost(what: str) -> Try:

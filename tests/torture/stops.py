@@ -72,10 +72,9 @@ def safe_lines(folder: Path) -> tuple[dict[str, list[str]], dict[str, int]]:
     return lines, steps
 
 
-def stopped(rng: np.random.Generator, place: Path, *, ask: bool) -> Iterator[Try]:
+def stopped(rng: np.random.Generator, place: Path, name: str, *, ask: bool) -> Iterator[Try]:
     """Yields a try for each time that a run is killed, or asked to stop, at a random moment; one that
     ends before has its end checked, and another one begins."""
-    name = str(rng.choice(list(RUNS)))
     _, seconds = unstopped(name, place)
     said, tries, begun = place / "said", [], 0
     folder = place / "run0"
@@ -106,9 +105,9 @@ def stopped(rng: np.random.Generator, place: Path, *, ask: bool) -> Iterator[Try
     yield from tries
 
 
-def full_disk(rng: np.random.Generator, place: Path) -> Iterator[Try]:
+def full_disk(rng: np.random.Generator, place: Path, name: str) -> Iterator[Try]:
     """Yields the try of a run that no disk has room for, and that then finds room."""
-    name, said = str(rng.choice(list(RUNS))), place / "said"
+    said = place / "said"
     unstopped(name, place)
     folder = place / "run"
     small = _small_disk(place / "disk") if rng.random() < 0.5 else None
@@ -149,10 +148,9 @@ def _small_disk(place: Path) -> Path | None:
     return place
 
 
-def other_devices(rng: np.random.Generator, place: Path) -> Iterator[Try]:
+def other_devices(rng: np.random.Generator, place: Path, name: str) -> Iterator[Try]:
     """Yields the try of a run that goes on, again and again, with another number of devices: its
     log is that of one device, up to rounding."""
-    name = str(rng.choice(["dense", "conv", "two_stage"]))
     want, seconds = unstopped(name, place)
     folder, said, used = place / "run", place / "said", []
     for _ in range(3):
@@ -183,9 +181,8 @@ def _far(folder: Path, want: dict) -> str | None:
     return None
 
 
-def two_writers(rng: np.random.Generator, place: Path) -> Iterator[Try]:
+def two_writers(rng: np.random.Generator, place: Path, name: str) -> Iterator[Try]:
     """Yields the try of two processes that want the same folder."""
-    name = str(rng.choice(list(RUNS)))
     _, seconds = unstopped(name, place)
     both = []
     for i in range(2):
@@ -202,10 +199,11 @@ def two_writers(rng: np.random.Generator, place: Path) -> Iterator[Try]:
     yield lost(f"{name}: {wrong[:5]}") if wrong else Try("refused" if refused else "in turn")
 
 
+EVERY = tuple(RUNS)
 KINDS = (
-    Kind("kill", functools.partial(stopped, ask=False)),
-    Kind("sigterm", functools.partial(stopped, ask=True)),
-    Kind("full_disk", full_disk),
-    Kind("other_devices", other_devices),
-    Kind("two_writers", two_writers),
+    Kind("kill", functools.partial(stopped, ask=False), EVERY),
+    Kind("sigterm", functools.partial(stopped, ask=True), EVERY),
+    Kind("full_disk", full_disk, EVERY),
+    Kind("other_devices", other_devices, ("dense", "conv", "two_stage")),
+    Kind("two_writers", two_writers, EVERY),
 )

@@ -72,6 +72,19 @@ def test_tries_are_counted_and_a_round_that_breaks_is_lost(capsys):
     assert capsys.readouterr().err.count("badly, round 0") == 2 * 3
 
 
+def test_a_mishap_happens_to_every_run_in_turn():
+    happened = []
+
+    def stop(rng, place, run):
+        happened.append(run)
+        yield Try("refused")
+
+    found = counted(Kind("stop", stop, ("dense", "conv", "two_stage")), rounds=4)
+    assert found["lost"] == [] and happened == ["dense", "conv", "two_stage", "dense"]
+    assert found["kinds"]["stop"]["runs"] == {"dense": 2, "conv": 1, "two_stage": 1}
+    assert {k.name for k in stops.KINDS if k.runs == tuple(runs.RUNS)} >= {"kill", "sigterm"}
+
+
 def test_the_last_line_says_how_many_were_survived(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(program, "prepare", lambda: None)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
