@@ -98,11 +98,11 @@ class Run:
             step = parallel.jit_step(self.step, mesh)
             batches = [parallel.put(batch, by_rows) for batch in self.batches]
         else:
-            own = [device for device in devices if device.process_index == here]
-            step = parallel.pmap_step(self.step, devices if len(own) == len(devices) else None)
+            local = [device for device in devices if device.process_index == here]
+            step = parallel.pmap_step(self.step, devices if len(local) == len(devices) else None)
             rows = parallel.local_rows(by_rows, BATCH)
             mine = [jax.tree.map(lambda x: x[rows], batch) for batch in self.batches]
-            batches = [parallel.shard(batch, len(own)) for batch in mine]
+            batches = [parallel.shard(batch, len(local)) for batch in mine]
         found = []
         for batch in batches:
             state, metrics = step(state, batch)
