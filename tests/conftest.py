@@ -53,7 +53,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 QUICK = os.environ.get("JAXVAE_TEST_OPTIMISED", "0") == "0"
-MEMORY_LIMIT = float(os.environ.get("JAXVAE_TEST_MEMORY", "2")) * 2**30  # 0: any amount
+MEMORY_LIMIT = float(os.environ.get("JAXVAE_TEST_MEMORY", "1.5")) * 2**30  # 0: any amount
 MUCH, MORE = 7 * 2**27, 2**27  # compiled programs are dropped at MUCH, then each time MORE has come
 PEAKS = pytest.StashKey[dict[str, int]]()
 DROP_AT = pytest.StashKey[int]()

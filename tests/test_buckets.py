@@ -75,6 +75,7 @@ def test_a_run_whose_bucket_refuses_half_of_a_checkpoint_goes_on_from_the_one_be
     assert jaxvae.load(run, model=small(), example=EXAMPLE, step=12).params.keys()
 
 
+@pytest.mark.long
 def test_commands_on_a_run_in_a_bucket(bucket, capfd):
     run = f"{SHELF}/runs/digits"
     train = ["train", "vae", "--hidden", "8", "--latent-dim", "2", "--batch-size", "64"]

@@ -73,6 +73,7 @@ def elsewhere(folder):
     return {"cwd": folder, "later": 1e8, "PYTHONHASHSEED": "2"} | dict.fromkeys(places, str(folder))
 
 
+@pytest.mark.long
 def test_every_process_collects_the_same_tests(tmp_path):
     """Neither ids nor parameters depend on time, hash order or place: workers compare theirs."""
     here = collect(ROOT / "tests", PYTHONHASHSEED="1")

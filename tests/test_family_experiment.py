@@ -93,6 +93,7 @@ def smoke(each, seed, tmp_path, monkeypatch):
     return cells.run(each, seed, True), cells.folder(each, seed, True)
 
 
+@pytest.mark.long
 def test_a_cell_keeps_what_the_commands_measured(tmp_path, monkeypatch):
     each = next(e for e in MODELS if e.name == "vae/mnist")
     measures, place = smoke(each, 1, tmp_path, monkeypatch)

@@ -47,6 +47,7 @@ def free_address():
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [pytest.param("resident", marks=pytest.mark.slow), "streamed"])
 def test_two_processes_train_resume_and_log_as_one(tmp_path, kind):
     address = free_address()

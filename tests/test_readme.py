@@ -34,6 +34,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.smoke
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_python_of_the_page_runs(page, trained, monkeypatch):
@@ -138,6 +139,7 @@ def smoke_run(name, cells=()):
 OWN = set(A_FEW) - {"rho_vae", "soft_intro_images"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] if n in OWN else []) for n in EXPERIMENTS]
 )

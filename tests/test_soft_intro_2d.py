@@ -132,6 +132,7 @@ def _unit(x):
     return Normal(x, jnp.zeros(()))
 
 
+@pytest.mark.long
 def test_a_cell_from_the_command_line(folder, capsys):
     for _ in range(2):  # the second replaces the finished run of the first
         runner.main(folder, cells.CELLS, ["--cell", "8gaussians/vae", "--smoke"])

@@ -164,6 +164,7 @@ def test_cells_from_the_command_line(folder, chosen):
         assert path.stat().st_size > 1000
 
 
+@pytest.mark.long
 def test_pictures_of_a_run(folder, capsys):
     case = Case("mnist", "vae", narrow=True, smoke=True)
     sampled, x, x_hat = cells.pictures(case, "batch", n=10)

@@ -48,6 +48,7 @@ VAES = {
 MODELS = VAES | {"alternating": (alternating_vae, images)} | VARIANTS
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MODELS)
 def test_check_model(name):
     build, data = MODELS[name]
@@ -104,6 +105,7 @@ def test_the_alternating_vae_learns_what_the_class_tells():
     np.testing.assert_allclose(x, want, atol=0.1)  # 1/6, 1/3, 1/2
 
 
+@pytest.mark.long
 def test_a_vae_with_dropout_keeps_the_contracts_and_evaluates_with_batch_statistics():
     """Batch statistics in evaluation bring no key, so dropout rests."""
     net = from_linen(DropsOut())

@@ -151,6 +151,7 @@ def test_classes_that_are_not_alike_are_refused():
 # ---- tiny runs -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.large
 @pytest.mark.parametrize(
     "chosen",

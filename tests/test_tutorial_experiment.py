@@ -81,6 +81,7 @@ def test_cells_and_published_numbers():
         cells.cells(1.5)
 
 
+@pytest.mark.long
 def test_completions_are_measured_and_drawn(tmp_path, monkeypatch, capsys):
     """Both methods on embedded digits, as the command runs them; a kept run is drawn."""
     monkeypatch.setattr(cells, "FOLDER", tmp_path)

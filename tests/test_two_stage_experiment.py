@@ -160,6 +160,7 @@ def test_gans_have_the_studys_settings():
     assert part.steps == 937 and part.batch.x.shape == (64, *shape)
 
 
+@pytest.mark.long
 def test_gans_are_trained_and_measured(folder, capsys):
     """BEGAN, whose state has more than its nets, through the command: its distance and no bound."""
     argv = ["--smoke", "--protocol", "squeezenet", "--cell", "mnist/gan_began"]
@@ -260,6 +261,7 @@ def test_methods_on_tiny_runs(folder, capsys):
         assert (folder / "smoke" / "full" / "mnist" / f"{name}.png").stat().st_size > 1000
 
 
+@pytest.mark.long
 def test_all_of_a_cell_is_announced_before_its_first_stage(folder, capsys, monkeypatch):
     """Also the second stage's cost; the latents and what is drawn from them are of full
     precision."""

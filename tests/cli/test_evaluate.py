@@ -17,6 +17,7 @@ def train(folder, *more):
     return folder
 
 
+@pytest.mark.long
 def test_evaluate_says_which_step_and_type_and_has_the_same_pixels_for_all(tmp_path, capsys):
     """ "latest" is another step tomorrow; and a bound on other pixels is no bound."""
     folder = train(tmp_path / "run", "--pixels", "binarised", "--precision", "bfloat16")

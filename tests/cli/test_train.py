@@ -118,6 +118,7 @@ def test_a_run_that_cannot_be_is_refused_before_its_data_are_fetched(
     assert message in refused(capsys, "train", "vae", *words, *TINY)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options",
     [
@@ -253,6 +254,7 @@ def test_pictures_and_log_that_were_deleted_come_back_once(trained, tmp_path):
     assert [line["split"] for line in writers.read(tmp_path / "run" / "metrics.jsonl")] == ["test"]
 
 
+@pytest.mark.long
 def test_own_images_train_from_the_command_line(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for i in range(40):

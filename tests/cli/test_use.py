@@ -49,6 +49,7 @@ def conditional(tmp_path_factory):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("command", "shapes"),
     [
@@ -187,6 +188,7 @@ def test_evaluate_distances_always_with_their_protocol(
         assert message in error and error.count("\n") == 1, error
 
 
+@pytest.mark.long
 def test_evaluate_compares_reconstructions_by_their_looks(trained, tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "x.npz", x=rng.integers(0, 256, (60, 18, 18, 1), np.uint8))

@@ -151,6 +151,7 @@ def test_values_averages_and_derivatives_are_numpys(norm, variant, part):
 # ---- as users see it -----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_model_of_them_has_a_loss_that_moves_every_parameter():
     pair = nets.intro((28, 28, 1), latent_dim=4, shrink=32)
     model = models.soft_intro_vae(*pair, latent_dim=4)
