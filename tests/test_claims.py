@@ -129,6 +129,31 @@ def test_intro_vae_depends_on_its_margin():
     )
 
 
+def test_the_posterior_of_a_vae_collapses_where_that_of_soft_intro_vae_does_not():
+    found = {}
+    for method in ("vae", "soft_intro_vae"):
+        rows = [
+            row("soft_intro_2d", f"8gaussians/collapse/{method}", f"histogram_{metric}", protocol)
+            for protocol in ("released", "standard")
+            for metric in ("kl", "jsd")
+        ]
+        assert {r.n for r in rows} == {1}
+        found[method] = [r.mean for r in rows]
+        kl, jsd, *standard = found[method]
+        holds(
+            "soft_intro_2d",
+            f"| {method} | {kl:.1f} | {jsd:.1f} | {standard[0]:.2f} | {standard[1]:.4f} |",
+        )
+    assert found["vae"][3] == pytest.approx(math.log(2), abs=5e-5)
+    assert all(a < b / 2 for a, b in zip(found["soft_intro_vae"], found["vae"], strict=True))
+    tuned = mean("soft_intro_2d", "8gaussians/soft_intro_vae", "histogram_kl", "released")
+    holds(
+        "soft_intro_2d",
+        f"ln 2 = {found['vae'][3]:.4f}",
+        f"its KL is {tuned:.1f} by the released protocol, here {found['soft_intro_vae'][0]:.1f}",
+    )
+
+
 def behind(data, method, other):
     """Returns (metric, protocol) of those by which one is behind another."""
     both = [(metric, protocol) for metric in IN_THE_PLANE for protocol in ("released", "standard")]
