@@ -13,14 +13,16 @@ import resource
 import statistics
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxvae.errors import UserError
 
-LEAST = 0.8  # of its solo rate, which a program must reach beside the others
+LEAST = (
+    0.8  # of its solo rate, which a program must reach beside the others, and the other way round
+)
 SPREAD = 1 / 3  # of its median, by which the rates of a program may differ
 # an accelerator is shared, so neither they nor this process take all of its memory at once
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -71,8 +73,9 @@ def contest(builds: Mapping[str, Callable[[], Program]], rounds: int) -> Result:
         rounds: turns of each that are kept.
 
     Raises:
-        Unfair: for a program that is below 80 % of its solo rate beside the others, or whose rates
-            differ by more than a third of their median. Nothing but a quiet machine helps.
+        Unfair: for a program that is below 80 % of its solo rate beside the others, whose solo rate
+            is below 80 % of its median beside them, or whose rates differ by more than a third of
+            their median. Nothing but a quiet machine helps.
         UserError: for a program that could not be built or that failed, with its last line.
     """
     entrants: dict[str, _Entrant] = {}
@@ -99,21 +102,58 @@ def contest(builds: Mapping[str, Callable[[], Program]], rounds: int) -> Result:
     return Result(rates, solo, facts, peak, before)
 
 
-def check(rates: Mapping[str, list[float]], solo: Mapping[str, float]) -> None:
-    """Raises `Unfair` unless every program was as fast in company as alone, and steady."""
-    for name, values in rates.items():
-        median = statistics.median(values)
-        if median < LEAST * solo[name]:
+def check(
+    values: Mapping[str, Sequence[float]],
+    solo: Mapping[str, float] | None = None,
+    *,
+    of: str = "rates",
+    longer: str = "--seconds or --steps",
+) -> None:
+    """Raises `Unfair` unless every program was steady and, where `solo` has rates, as fast in company
+    as alone.
+
+    Args:
+        values: of each program, one for each round.
+        solo: rates alone.
+        of: what `values` are, in words.
+        longer: the options that make a turn longer; "" where there is none.
+    """
+    for name, each in values.items():
+        said = doubt(name, summary(each), None if solo is None else solo[name], of)
+        if said:
+            again = f", perhaps with more {longer}" if longer else ""
             raise Unfair(
-                f"{name} reached {median:,.3g} beside the others and {solo[name]:,.3g} alone: not "
-                "kept. Let nothing else run on this machine, and measure again."
+                f"{said}: not kept. Let nothing else run on this machine, and measure again{again}."
             )
-        if max(values) - min(values) > SPREAD * median:
-            raise Unfair(
-                f"the rates of {name} go from {min(values):,.3g} to {max(values):,.3g}: not kept. "
-                "Let nothing else run on this machine, and measure again, perhaps with more "
-                "--seconds."
-            )
+
+
+def doubt(
+    name: str, rate: Mapping[str, float], solo: float | None = None, of: str = "rates"
+) -> str:
+    """Returns why what a program reached must not be compared, "" where it may.
+
+    Args:
+        name: of the program.
+        rate: its `summary`.
+        solo: its rate alone, where there is one.
+        of: as in `check`.
+    """
+    median, low, high = rate["median"], rate["min"], rate["max"]
+    if solo is not None and min(median, solo) < LEAST * max(median, solo):
+        said = f"{name} reached {_shown(median)} beside the others and {_shown(solo)} alone"
+        return said if median < solo else f"{said}, so its solo rate was disturbed"
+    if high - low > SPREAD * median:
+        return f"the {of} of {name} go from {_shown(low)} to {_shown(high)}"
+    return ""
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Returns median, smallest and largest of values."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _enter(build: Callable[[], Program]) -> _Entrant:

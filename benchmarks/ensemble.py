@@ -213,16 +213,24 @@ def table() -> str:
         "each against one alone |",
         "| --- | --- | --- | --- | --- |",
     ]
+    notes: dict[str, int] = {}
     for result in measure.kept("ensemble"):
-        rates = {name: rate["median"] for name, rate in result["rates"].items()}
-        costs = ", ".join(f"{name} {cost:.2f}" for name, cost in result["cost_per_member"].items())
-        lines.append(
-            f"| {measure.where(result)} | {rates['one']:.1f} | {rates['pytorch_eager']:.1f} | "
-            f"{result['speed_ratio']['pytorch_eager']:.2f} | {costs} |"
+        alone = result.get("alone", {})
+        marks = {
+            name: measure.mark(notes, name, rate, alone.get(name))
+            for name, rate in result["rates"].items()
+        }
+        one, eager = (
+            f"{result['rates'][name]['median']:.1f}{marks[name]}"
+            for name in ("one", "pytorch_eager")
         )
-    return "\n".join(
-        [*lines, "", f"Soft-IntroVAE in two dimensions, batch {BATCH_SIZE}, float32; medians."]
-    )
+        costs = ", ".join(
+            f"{name} {cost:.2f}{marks[name]}" for name, cost in result["cost_per_member"].items()
+        )
+        ratio = f"{result['speed_ratio']['pytorch_eager']:.2f}"
+        lines.append(f"| {measure.where(result)} | {one} | {eager} | {ratio} | {costs} |")
+    said = f"Soft-IntroVAE in two dimensions, batch {BATCH_SIZE}, float32; medians."
+    return "\n".join([*lines, "", said]) + measure.foot(notes)
 
 
 @command

@@ -159,13 +159,15 @@ def routes(place: Path, seconds: float) -> tuple[dict, dict[str, float]]:
 def table() -> str:
     """Returns the kept results as Markdown."""
     lines = ["| device | route | per second | host MiB |", "| --- | --- | ---: | ---: |"]
+    notes: dict[str, int] = {}
     for result in measure.kept("input"):
         for name, rate in result["rates"].items():
             lines.append(
-                f"| {result['device']} | {name} | {rate['median']:,.0f} | "
+                f"| {measure.where(result)} | {name} | "
+                f"{rate['median']:,.0f}{measure.mark(notes, name, rate)} | "
                 f"{result['host_mib'].get(name, '')} |"
             )
-    return "\n".join(lines)
+    return "\n".join(lines) + measure.foot(notes) if len(lines) > 2 else measure.NOTHING
 
 
 def main() -> None:

@@ -5,10 +5,9 @@ import json
 import math
 import os
 import platform
-import statistics
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -227,9 +226,28 @@ def _cpu_times() -> list[int]:
 
 def summary(rates: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     """Returns median, smallest and largest rate of each run."""
-    return {
-        n: {"median": statistics.median(r), "min": min(r), "max": max(r)} for n, r in rates.items()
-    }
+    return {name: contest.summary(each) for name, each in rates.items()}
+
+
+def mark(
+    notes: dict[str, int],
+    name: str,
+    rate: Mapping[str, float],
+    solo: float | None = None,
+    of: str = "rates",
+) -> str:
+    """Returns the number of a note, " [1]", where a contest would not keep what a program reached,
+    and "" where it would. `notes` gets the note; the rest is as in `contest.doubt`."""
+    said = contest.doubt(name, rate, solo, of)
+    return f" [{notes.setdefault(said, len(notes) + 1)}]" if said else ""
+
+
+def foot(notes: Mapping[str, int]) -> str:
+    """Returns the notes of a table, to stand below it; "" where there is none."""
+    if not notes:
+        return ""
+    lines = "\n".join(f"{number}. {said}" for said, number in notes.items())
+    return f"\n\nTo be measured again on a quiet machine:\n\n{lines}"
 
 
 def compared(found: contest.Result) -> dict[str, Any]:

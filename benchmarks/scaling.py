@@ -88,20 +88,27 @@ def table() -> str:
     """Returns the kept results as Markdown: rates in units of one jitted device's."""
     results = measure.kept("scaling")
     counts = sorted({count for result in results for count in result["devices_used"]})
-    rows = []
+    rows, notes = [], {}
     for result in results:
         rates = {name: rate["median"] for name, rate in result["rates"].items()}
+        alone = result.get("alone", {})
+        marks = {
+            name: measure.mark(notes, name, rate, alone.get(name))
+            for name, rate in result["rates"].items()
+        }
         for name in SIZES:
-            one = rates[f"{name}/1/jit"]
+            key = f"{name}/1/jit"
+            one = rates[key]
             for form in FORMS:
-                found = (rates.get(f"{name}/{count}/{form}") for count in counts)
-                shown = ["" if rate is None else f"{rate / one:.2f}" for rate in found]
-                rows.append([measure.where(result), name, form, f"{one:,.0f}", *shown])
+                keys = [f"{name}/{count}/{form}" for count in counts]
+                shown = [f"{rates[k] / one:.2f}{marks[k]}" if k in rates else "" for k in keys]
+                of_one = f"{one:,.0f}{marks[key]}"
+                rows.append([measure.where(result), name, form, of_one, *shown])
     if not rows:
         return measure.NOTHING
     head = ("device", "step", "form", "images/s of one", *(f"on {count}" for count in counts))
     said = "The same global batch; on a CPU the devices are simulated and share its cores; medians."
-    return f"{grid([head, *rows], range(3, len(head)), True)}\n\n{said}"
+    return f"{grid([head, *rows], range(3, len(head)), True)}\n\n{said}{measure.foot(notes)}"
 
 
 @command

@@ -124,16 +124,20 @@ def table() -> str:
         "`fit` / step |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
+    notes: dict[str, int] = {}
     for result in measure.kept("step_time"):
+        alone = result.get("alone", {})
+        found = {name: result["rates"][name] for name in ("step", *measure.PYTORCH)}
         rates = [
-            f"{result['rates'][name]['median']:,.0f}"
-            for name in ("step", "pytorch_eager", "pytorch_eager_fused_adam", "pytorch_compiled")
+            f"{rate['median']:,.0f}{measure.mark(notes, name, rate, alone.get(name))}"
+            for name, rate in found.items()
         ]
         ratio = f"{result['speed_ratio']['pytorch_eager']:.2f}"
         lines.append(
             f"| {measure.where(result)} | {' | '.join(rates)} | {ratio} | {result['fit_share_of_step']:.0%} |"
         )
-    return "\n".join([*lines, "", "Images per second, batch 128, float32; medians."])
+    said = "Images per second, batch 128, float32; medians."
+    return "\n".join([*lines, "", said]) + measure.foot(notes)
 
 
 @command

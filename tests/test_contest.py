@@ -81,3 +81,20 @@ def test_what_company_or_the_machine_spoiled_is_refused():
         contest.check({"a": [7.9, 7.8, 8.0]}, {"a": 10.0})
     with pytest.raises(contest.Unfair, match="the rates of b go from 9 to 13: not kept"):
         contest.check({"a": [1.0, 1.0], "b": [9.0, 10.0, 13.0]}, {"a": 1.0, "b": 10.0})
+
+
+def test_a_solo_rate_that_was_itself_disturbed_is_refused():
+    contest.check({"a": [10.0, 10.0]}, {"a": 8.0})
+    said = (
+        "^b reached 33,253 beside the others and 19,769 alone, so its solo rate was disturbed: not "
+        "kept. Let nothing else run on this machine, and measure again, perhaps with more --seconds"
+    )
+    with pytest.raises(contest.Unfair, match=said):
+        contest.check({"a": [1.0], "b": [33_253.0]}, {"a": 1.0, "b": 19_769.0})
+
+
+def test_without_solo_rates_the_spread_alone_counts():
+    contest.check({"a": [3.0, 4.0]})
+    said = "the seconds of a go from 3 to 4.3: not kept. .* measure again.$"
+    with pytest.raises(contest.Unfair, match=said):
+        contest.check({"a": [3.0, 4.3]}, of="seconds", longer="")

@@ -54,12 +54,13 @@ scaling.program("vae", 4, "jit", 0.05)
 
 def keep(folder, platform, counts, rate):
     rates = {
-        f"{name}/{count}/{form}": {"median": rate / count}
+        f"{name}/{count}/{form}": dict.fromkeys(("median", "min", "max"), rate / count)
         for name in scaling.SIZES
         for count in counts
         for form in scaling.FORMS
     }
     page = {"device": "A", "cores": 2, "platform": platform, "devices_used": counts, "rates": rates}
+    page["alone"] = {"vae/8/jit": rate / 16}  # half of what it reached beside the others
     (folder / f"scaling.{platform}.json").write_text(json.dumps(page))
 
 
@@ -68,10 +69,14 @@ def test_rates_of_several_machines_are_one_table(tmp_path, monkeypatch):
     assert scaling.table() == measure.NOTHING
     keep(tmp_path, "cpu", [1, 2, 8], 800.0)
     keep(tmp_path, "gpu", [1, 4], 80.0)
-    head, _, *rows, _, _ = scaling.table().splitlines()
+    head, _, *rows, _, said, _, again, _, note = scaling.table().splitlines()
     assert head.endswith("| images/s of one | on 1 | on 2 | on 4 | on 8 |")
-    assert rows[0] == "| A, 2 cores | vae | jit | 800 | 1.00 | 0.50 |  | 0.12 |"
+    assert rows[0] == "| A, 2 cores | vae | jit | 800 | 1.00 | 0.50 |  | 0.12 [1] |"
     assert rows[-1] == "| A | soft_intro_vae | pmap | 80 | 1.00 |  | 0.25 |  |"
+    assert said.endswith("medians.") and again == "To be measured again on a quiet machine:"
+    assert note == (
+        "1. vae/8/jit reached 100 beside the others and 50 alone, so its solo rate was disturbed"
+    )
 
 
 def test_what_is_there_is_measured(tmp_path, monkeypatch):

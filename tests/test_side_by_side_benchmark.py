@@ -73,6 +73,26 @@ def test_on_a_busy_machine_nothing_is_kept(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@needs_two_cores
+def test_rates_that_go_up_and_down_are_printed_and_not_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(side_by_side.measure, "busy_cores", lambda: 0.0)
+    found = {"side_by_side": [4.0, 4.0], "one_after_the_other": [1.6, 2.4]}
+    monkeypatch.setattr(side_by_side, "rates", lambda *args: found)
+    with pytest.raises(SystemExit) as end:
+        side_by_side.main(TINY)
+    said = capsys.readouterr()
+    assert said.out.endswith("side by side against one after the other: 2.00x\n")
+    assert end.value.code == 2 and said.err.startswith(
+        "the rates of one_after_the_other go from 1.6 to 2.4: not kept. Let nothing else run"
+    )
+    assert said.err.endswith("perhaps with more --steps.\n") and said.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+    found["one_after_the_other"] = [1.7, 2.3]
+    side_by_side.main(TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["side_by_side.cpu.json"]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

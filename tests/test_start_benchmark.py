@@ -119,3 +119,36 @@ def test_what_is_kept_is_shown(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit) as end:
             start.main(words)
         assert end.value.code == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("bare", "second", "said"),
+    [
+        ([9.0, 2.0, 2.0, 2.0], [4.0, 5.6, 4.0], "the seconds of gan, second go from 4 to 5.6"),
+        ([9.0, 2.0, 2.0, 2.8], [4.0, 5.0, 4.0], "the seconds of bare go from 2 to 2.8"),
+    ],
+)
+def test_seconds_that_go_up_and_down_are_not_kept(
+    bare, second, said, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(measure, "busy_cores", lambda: 0.0)
+    monkeypatch.setattr(start, "CASES", {"gan": "gan"})
+    values = {"first": [14.0, 14.0, 14.0], "second": second}
+    monkeypatch.setattr(start, "starts", lambda words, rounds: values)
+    monkeypatch.setattr(start, "bare", bare_in_turn(bare))
+    with pytest.raises(SystemExit) as end:
+        start.main([])
+    err = capsys.readouterr().err
+    advice = ": not kept. Let nothing else run on this machine, and measure again.\n"
+    assert end.value.code == 2 and err == said + advice
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(start, "bare", bare_in_turn([9.0, 2.0, 2.0, 2.0]))  # the first warms up
+    values["second"] = [4.0, 5.0, 4.0]
+    start.main([])
+    assert [path.name for path in tmp_path.iterdir()] == ["start.cpu.json"]
+
+
+def bare_in_turn(seconds):
+    left = iter(seconds)
+    return lambda: next(left)
