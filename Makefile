@@ -20,7 +20,8 @@ help:
 	@echo "make format   put the style right, as far as a program can"
 	@echo "make docs     build the documentation (site/index.html)"
 	@echo "make screenshots  the same, and look at every page in a Chromium, wide and narrow (screenshots/)"
-	@echo "make bench    measure speed, much of it against PyTorch, on a quiet machine (benchmarks/results)"
+	@echo "make bench    measure speed, much of it against PyTorch, on a quiet machine, and print one table"
+	@echo "              (benchmarks/results; without benchmarks.torture, tpu and cuda, which take hours)"
 	@echo "make tpu      compile every preset for TPUs, which need not be there (.venv-tpu, benchmarks/results)"
 	@echo "make cuda     the same for GPUs (.venv-cuda)"
 

@@ -1,70 +1,32 @@
-"""All benchmarks by one command, and their one table."""
+"""All benchmarks by one command."""
 
-import json
 import types
 from pathlib import Path
 
 import pytest
 
 from benchmarks import __main__ as every
-from benchmarks import measure
+from benchmarks import overview
 from experiments import blocks
-
-
-def keep(folder, name, rates, ratios, **more):
-    page = {
-        "benchmark": name,
-        "unit": "images/s",
-        "batch_size": 7,
-        "device": "A chip",
-        "cores": 2,
-        "platform": "cpu",
-        "rates": {key: {"median": rate} for key, rate in rates.items()},
-        "speed_ratio": dict.fromkeys(ratios, 9.9),
-        **more,
-    }
-    (folder / f"{name}.cpu.json").write_text(json.dumps(page))
-
-
-@pytest.fixture
-def results(tmp_path, monkeypatch):
-    monkeypatch.setattr(measure, "RESULTS", tmp_path)
-    return tmp_path
 
 
 def test_every_module_that_measures_is_run():
     folder = Path(every.__file__).parent
-    shared = {"__init__", "__main__", "contest", "measure"}
+    shared = {"__init__", "__main__", "contest", "measure", "overview"}
     there = {path.stem for path in folder.glob("*.py")} - shared
     assert set(every.NAMES) == there - {"tpu", "torture"}  # hours, and other environments
-    assert set(every.WHAT) < set(every.NAMES)
+    assert set(overview.CONTESTS) < set(every.NAMES)
 
 
-def test_the_table_has_what_was_measured_by_turns(results):
-    steps = {"step": 300.0, "pytorch_eager": 150.0, "pytorch_compiled": 200.0}
-    keep(results, "infogan", steps, ["pytorch_eager", "pytorch_compiled"], alone={})
-    keep(results, "ensemble", {"one": 5.0, "pytorch_eager": 2.0}, ["pytorch_eager"], alone={})
-    nets = {"extract/squeezenet/jaxvae": 30.0, "extract/squeezenet/torch": 40.0}
-    keep(results, "fid", nets, ["squeezenet"], alone={}, batch_size={"squeezenet": 3})
-    small = {"step": 8.0, "pytorch_eager": 8.0}
-    keep(results, "soft_intro", small, ["pytorch_eager"], alone={}, shrink=4)
-    keep(results, "step_time", {"step": 1.0, "pytorch_eager": 1.0}, ["pytorch_eager"])
-    head, _, *rows, _, last = every.table().splitlines()
-    assert head.count("|") == 8
-    tails = [row.split("| images/s | ")[1] for row in rows]
-    assert tails == [
-        "300 | eager | 150 | 2.00 |",
-        "300 | compiled | 200 | 1.50 |",
-        "8.0 | eager | 8.0 | 1.00 |",
-        "5.0 | eager | 2.0 | 2.50 |",
-        "30.0 | eager | 40.0 | 0.75 |",
-    ]
-    assert "residual nets / 4, batch 7 |" in rows[2] and "squeezenet, batch 3 |" in rows[4]
-    again = "In one process with PyTorch, and to be measured again: step_time on A chip, 2 cores."
-    assert last == f"Medians. {again}"
+def test_the_help_says_what_takes_hours_and_is_not_run(capsys):
+    with pytest.raises(SystemExit) as end:
+        every.main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert end.value.code == 0 and all(name in said for name in every.NAMES)
+    assert "`python -m benchmarks.torture`" in said and "`make tpu` and `make cuda`" in said
 
 
-def test_one_that_fails_leaves_the_others_and_is_said(results, monkeypatch, capsys):
+def test_one_that_fails_leaves_the_others_and_is_said(monkeypatch, capsys):
     ran, pages = [], []
 
     def run(words, **_):
