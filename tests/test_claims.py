@@ -127,6 +127,12 @@ def test_intro_vae_depends_on_its_margin():
         f"ends at {kl[1.0]:.1f} in one and at {published.mean:.1f} in the other",
         f"as small as the paper's {published.paper:.2f}",
     )
+    soft = [
+        mean("soft_intro_2d", "8gaussians/no_m/soft_intro_vae", f"histogram_{metric}", "released")
+        for metric in ("kl", "jsd")
+    ]
+    assert all(soft[i] < pair[i].mean for pair in found.values() for i in range(2))
+    holds("soft_intro_2d", f"its one seed has a KL of {soft[0]:.1f} and a JSD of {soft[1]:.1f}")
 
 
 def test_the_posterior_of_a_vae_collapses_where_that_of_soft_intro_vae_does_not():
