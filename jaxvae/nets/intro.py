@@ -16,7 +16,7 @@ widths with `is not`, so that some of its blocks between equal widths above 256 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -51,6 +51,7 @@ class Style(NamedTuple):
     norm: str
     variant: str
     num_classes: int | None
+    remat: bool
     dtype: Any
 
     def conv(self, width: int, side: int = 3) -> Conv:
@@ -67,8 +68,28 @@ class Style(NamedTuple):
         norm = nn.GroupNorm(math.gcd(GROUPS, h.shape[-1]), epsilon=1e-5, use_fast_variance=False)
         return norm(h.astype(jnp.float32)).astype(self.dtype)
 
-    def block(self, x: Array, width: int, train: bool) -> Array:
-        """Returns x [B, H, W, C] through a residual block of `width` channels."""
+    def block(
+        self, module: nn.Module, x: Array, width: int, train: bool, *, double: bool = False
+    ) -> Array:
+        """Returns x [B, H, W, C], or with `double` every pixel of it made 2x2, through a residual
+        block of `width` channels, a part of `module`."""
+
+        def layers(x: Array) -> Array:
+            return self.residual(doubled(x) if double else x, width, train)
+
+        return self.part(module, layers, x)
+
+    def part(self, module: nn.Module, layers: Callable[[Array], Array], x: Array) -> Array:
+        """Returns layers(x), of `module`; with `remat` gradients compute all but x again."""
+        return nn.remat(lambda _, x: layers(x))(module, x) if self.remat else layers(x)
+
+    def stem(self, x: Array, train: bool) -> Array:
+        """Returns an image [B, H, W, C] as features of half its sides."""
+        h = self.conv(self.channels[0], 5)(x.astype(self.dtype))
+        return halved(_leaky(self.normalised(h, train)))
+
+    def residual(self, x: Array, width: int, train: bool) -> Array:
+        """Returns x [B, H, W, C] through the layers of a residual block."""
         h = _leaky(self.normalised(self.conv(width)(x), train))
         h = self.conv(width)(h)
         shortcut = x if x.shape[-1] == width else self.conv(width, 1)(x)
@@ -104,11 +125,10 @@ class Encoder(nn.Module):
                 f"this intro net takes images of shape {self.shape}, not {x.shape[1:]}: resize "
                 "them, or build it for them."
             )
-        h = style.conv(style.channels[0], 5)(x.astype(style.dtype))
-        h = halved(_leaky(style.normalised(h, train)))
+        h = style.part(self, lambda x: style.stem(x, train), x)
         for width in style.channels[1:]:
-            h = halved(style.block(h, width, train))
-        h = style.block(h, style.channels[-1], train)
+            h = halved(style.block(self, h, width, train))
+        h = style.block(self, h, style.channels[-1], train)
         h = style.joined(h.reshape(h.shape[0], -1), cond)
         return Dense(sum(self.heads), dtype=style.dtype)(h).astype(jnp.float32)
 
@@ -127,9 +147,9 @@ class Decoder(nn.Module):
         small = (height // scale, width // scale, style.channels[-1])
         h = Dense(math.prod(small), dtype=style.dtype)(style.joined(z.astype(style.dtype), cond))
         h = nn.relu(h).reshape(-1, *small)
-        for features in style.channels[::-1]:
-            h = doubled(style.block(h, features, train))
-        h = style.block(h, style.channels[0], train)
+        for i, features in enumerate(style.channels[::-1]):
+            h = style.block(self, h, features, train, double=i > 0)
+        h = style.block(self, h, style.channels[0], train, double=True)
         y = Conv(colours, 5, padding=2, dtype=style.dtype)(h).astype(jnp.float32)
         return nn.sigmoid(y) if self.output == "sigmoid" else y
 
@@ -162,6 +182,7 @@ def intro(
     num_classes: int | None = None,
     output: str = "linear",
     shrink: int = 1,
+    remat: bool = False,
     dtype: Any = jnp.float32,
 ) -> tuple[Net, Net]:
     """Returns (encoder, decoder): x [B, H, W, C] -> [B, sum(heads)], z [B, D] -> [B, H, W, C].
@@ -185,6 +206,7 @@ def intro(
             beside the flattened features and beside z. Default: none, and no `cond`.
         output: of the decoder: "linear", means for a squared error, or logits; or "sigmoid".
         shrink: divides every entry of `channels`, for narrow nets; 1 is the published width.
+        remat: compute features of blocks again for gradients, to save memory.
         dtype: of the computation (float32 or bfloat16); parameters and outputs are float32.
 
     Raises:
@@ -206,7 +228,7 @@ def intro(
         shape, channels, INTRO_VAE_CHANNELS if variant == "intro_vae" else CHANNELS
     )
     channels = tuple(max(1, width // shrink) for width in channels)
-    style = Style(channels, norm, variant, num_classes, dtype)
+    style = Style(channels, norm, variant, num_classes, remat, dtype)
     return from_linen(Encoder(style, shape, heads)), from_linen(Decoder(style, shape, output))
 
 

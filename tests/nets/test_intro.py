@@ -164,6 +164,62 @@ def test_a_model_of_them_has_a_loss_that_moves_every_parameter():
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, name
 
 
+def plain_vae_of(remat, shape=SHAPE, **options):
+    """Returns a VAE of both nets, its loss's gradient, and a batch."""
+    pair = nets.intro(shape, latent_dim=3, channels=(3, 4), remat=remat, **options)
+    model = models.plain_vae(*pair, latent_dim=3)
+    batch = Batch(jax.random.uniform(RNG, (4, *shape)))
+
+    def loss(params, state):
+        value, aux = model.objectives[0].loss(params, state, RNG, batch, 0, None)
+        return value.mean(), aux.state
+
+    return model, jax.value_and_grad(loss, has_aux=True), batch
+
+
+@pytest.mark.parametrize(("norm", "variant"), [STYLES[0], ("group", "intro_vae")])
+def test_features_computed_again_are_the_same(norm, variant):
+    """Rematerialisation changes what is kept, not what is drawn or computed: the loss, gradients,
+    running averages and the moments of a pass are the same."""
+    found = []
+    for remat in (False, True):
+        model, gradient, batch = plain_vae_of(remat, norm=norm, variant=variant)
+        start = model.init(RNG, batch)
+        (loss, state), grads = jax.jit(gradient)(*start)
+        assert (jax.tree.leaves(state) != []) == (norm == "batch")
+        found.append((start, loss, state, grads))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, found[0][0], found[1][0])
+    jax.tree.map(close, *found)
+    if norm == "batch":
+        moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), found[1][0][1], found[1][2])
+        assert all(jax.tree.leaves(moved))
+    encoders = [nets.intro(SHAPE, norm=norm, remat=remat, **TINY)[0] for remat in (False, True)]
+    start = encoders[0].init(RNG, batch.x)
+    jax.tree.map(close, *(jax.jit(encoder.moments)(*start, batch.x) for encoder in encoders))
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_each_block_is_computed_again_and_its_features_are_not_kept(norm):
+    """The encoder has its first convolution and two blocks, the decoder three. (XLA on CPU takes the
+    barriers out again, so that its programs are of one size.)"""
+    barriers, kept = [], []
+    for remat in (False, True):
+        model, gradient, batch = plain_vae_of(remat, (32, 32, 2), norm=norm)
+        start = jax.eval_shape(model.init, RNG, batch)
+        barriers.append(jax.jit(gradient).lower(*start).as_text().count("optimization_barrier"))
+        params, state = start
+        state = jax.tree.map(lambda x: jnp.zeros(x.shape), state)
+
+        def pull(params, model=model, state=state, batch=batch):
+            loss = lambda p: model.objectives[0].loss(p, state, RNG, batch, 0, None)[0]  # noqa: E731
+            return jax.vjp(loss, params)[1]
+
+        kept.append(count(jax.eval_shape(pull, params)) - count(params))
+    assert barriers == [0, 6]
+    assert kept[1] < kept[0] / 3
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_bfloat16_computes_and_returns_float32(norm):
     pair = nets.intro((8, 8, 1), norm=norm, dtype=jnp.bfloat16, **TINY)
