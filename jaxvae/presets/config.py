@@ -41,7 +41,7 @@ OF_NET = {  # --net -> the options that its layers have
     "mlp": ("hidden", "activation", "init"),
     "conv": ("hidden", "channels", "activation", "init"),
     "infogan": (),
-    "intro": ("channels", "norm"),
+    "intro": ("channels", "norm", "remat"),
 }
 
 
@@ -96,6 +96,8 @@ class VAE(Options):
     those published for images of this size)."""
     norm: Literal["batch", "group", "none"] = "batch"
     """What normalises the features of intro."""
+    remat: bool = False
+    """Compute features of intro again for gradients, to save memory."""
     activation: str = "relu"
     """Activation of hidden layers: relu, leaky_relu, tanh, elu, sigmoid, softplus, identity."""
     init: str = "torch"

@@ -121,6 +121,7 @@ def _intro(config: VAE, shape: tuple[int, ...], classes: int | None, heads: Any)
             latent_dim=config.latent_dim,
             channels=config.channels,
             norm=config.norm,
+            remat=config.remat,
             heads=heads,
             num_classes=classes,
             dtype=jnp.dtype(config.dtype),

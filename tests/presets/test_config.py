@@ -38,6 +38,7 @@ def test_nets_that_convolve_say_so(net, convolves):
     [
         ({"net": "mlp", "channels": (4,)}, "leave out --channels, or use --net conv or intro"),
         ({"net": "conv", "norm": "none"}, "leave out --norm, or use --net intro"),
+        ({"net": "conv", "remat": True}, "leave out --remat, or use --net intro"),
         ({"net": "infogan", "init": "xavier"}, "has layers of its own: leave out --init, or use"),
         ({"latent_dim": 0}, "--latent-dim must be at least 1"),
         ({"beta_warmup": -1}, "--beta-warmup must be at least 0"),

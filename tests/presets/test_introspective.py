@@ -209,6 +209,28 @@ def test_any_posterior_norm_and_label(norm, tmp_path):
     assert bool(state["encoder"]) == (norm == "batch")
 
 
+@pytest.mark.parametrize("preset", ["soft_intro_vae", "intro_vae"])
+def test_features_are_computed_again_where_that_is_asked_for(preset, tmp_path):
+    more = {"m": 1.0} if preset == "intro_vae" else {}
+    batch, texts = jaxvae.Batch(jnp.zeros((2, 8, 8, 1))), []
+    for remat in (False, True):
+        config = PRESETS[preset].options(
+            tmp_path, net="intro", channels=(2,), latent_dim=2, num_vae=1, remat=remat, **more
+        )
+        config.check()
+        system = build(config, (8, 8, 1), None)
+        for model in (system.model, system.phases(100, 100)[0].model):
+            params, state = jax.eval_shape(model.init, jax.random.key(0), batch)
+
+            def loss(p, model=model, state=state):
+                state = jax.tree.map(lambda x: jnp.zeros(x.shape), state)
+                rng, step = jax.random.key(0), jnp.zeros((), jnp.int32)
+                return model.objectives[0].loss(p, state, rng, batch, step, None)[0].mean()
+
+            texts.append(str(jax.make_jaxpr(jax.grad(loss))(params)))
+    assert ["remat" in text or "checkpoint" in text for text in texts] == [False] * 2 + [True] * 2
+
+
 def test_flips_are_of_training_alone(tmp_path):
     for preset, more in (("vae", {}), ("gan", {}), ("soft_intro_vae", {}), ("two_stage_vae", {})):
         for on in (False, True):
@@ -231,10 +253,11 @@ def test_flips_are_of_training_alone(tmp_path):
         ),
         (
             ["vae", "--net", "intro", "--hidden", "9"],
-            "--net intro has --channels, --norm alone: leave out --hidden, or use --net mlp or conv",
+            "--net intro has --channels, --norm, --remat alone: leave out --hidden, or use --net mlp or conv",
         ),
         (["vae", "--channels", "4"], "leave out --channels, or use --net conv or intro"),
         (["vae", "--norm", "none"], "leave out --norm, or use --net intro"),
+        (["soft_intro_vae", "--remat"], "leave out --remat, or use --net intro"),
         (["vae", "--net", "intro", "--norm", "bacth"], "Did you mean 'batch'"),
         (["soft_intro_vae", "--s", "0"], "s must be greater than 0"),
         (["soft_intro_vae", "--alpha", "-1"], "alpha must be greater than 0"),

@@ -136,6 +136,22 @@ def test_a_run_of_two_options_of_precision_is_one_of_their_one_name(
         folder.check(tmp_path, mark._replace(config={**page, "precision": "other"}))
 
 
+@pytest.mark.parametrize("preset", ["soft_intro_vae", "intro_vae", "vae"])
+def test_a_run_from_before_an_option_has_its_default(tmp_path, preset):
+    """Its config.json loads, and the run goes on."""
+    more = {"m": 1.0} if preset == "intro_vae" else {}
+    config = PRESETS[preset].options(tmp_path, net="intro", **more)
+    page = record.as_dict(config, (28, 28, 1), 10)
+    old = {name: value for name, value in page.items() if name != "remat"}
+    assert len(old) == len(page) - 1
+    assert record.from_dict(json.loads(json.dumps(old)), tmp_path).config == config
+    (tmp_path / "config.json").write_text(json.dumps({"config": old}))
+    mark = Identity(page, defaults=record.defaults(config))
+    folder.check(tmp_path, mark)
+    with pytest.raises(UserError, match="remat is False there and True here"):
+        folder.check(tmp_path, mark._replace(config={**page, "remat": True}))
+
+
 def test_which_presets_take_a_data_set_with_no_option_but_its_name():
     mnist = ("mnist", (28, 28, 1), 10)
     assert {name for name in PRESETS if not record.builds(name, *mnist)} == {
