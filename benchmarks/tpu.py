@@ -8,7 +8,7 @@
 The TPU's compiler is in libtpu, CUDA's in jax-cuda12-pjrt; both compile ahead of time for a topology
 by name, with shapes for arrays. An entry is CASE/PROGRAM/TOPOLOGY/PRECISION. A case is a preset with
 its own options on MNIST's shape, or one of `MORE`; of a preset with stages, each of them; or one of
-`LARGE`, the style-based net at its largest images, with and without rematerialisation. Programs:
+`LARGE`, nets at large images, with and without rematerialisation. Programs:
 
     step, step_pmap          a training step, jitted over the mesh and pmapped
     resident, streamed       the compiled loop of many steps over data on the chips, and sent in blocks
@@ -116,6 +116,14 @@ LARGE = {  # case -> the same, with the side of images in place of a data set; o
         },
     )
     for side, options in SIDES.items()
+    for remat in (False, True)
+}
+LARGE |= {  # the residual nets of faces, with the batch as released
+    f"intro-256{'-remat' if remat else ''}": (
+        "soft_intro_vae",
+        256,
+        {"net": "intro", "latent_dim": 256, "batch_size": 8, "remat": remat},
+    )
     for remat in (False, True)
 }
 
@@ -610,7 +618,7 @@ def tables(platform: str, entries: dict[str, Any]) -> str:
     parts.append(f"{first}, float32, each chip:")
     parts.append(table.grid(lines, range(2, len(head) + 1), True))
     if len(large) > 1:
-        parts.append("Style-based nets at their largest images, each chip:")
+        parts.append("Nets at large images, each chip:")
         parts.append(table.grid(large, range(2, len(head) + 1), True))
     refused = [f"- `{key}`: {found['error']}" for key, found in entries.items() if "error" in found]
     if refused:
