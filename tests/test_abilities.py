@@ -13,7 +13,7 @@ from jaxvae.distributions import AR1Normal, Bernoulli, Normal, ReleasedAR1
 pytestmark = pytest.mark.smoke
 
 
-class Own(NamedTuple):
+class Standalone(NamedTuple):
     """A distribution of a user's: nothing derives from the contracts."""
 
     mean: jax.Array
@@ -75,8 +75,8 @@ def test_what_a_distribution_can_do_shows_in_its_form():
         "HasMetrics",
         "HasPenalty",
     }
-    assert abilities_of(Own(row)) == every | {"HasKL"}
-    assert abilities_of(jax.eval_shape(lambda: Own(row))) == every | {"HasKL"}
+    assert abilities_of(Standalone(row)) == every | {"HasKL"}
+    assert abilities_of(jax.eval_shape(lambda: Standalone(row))) == every | {"HasKL"}
 
 
 def test_the_contracts_have_them_under_the_same_names():
@@ -90,6 +90,6 @@ def test_abilities_of_a_distribution_of_ones_own_are_found():
     q, z = OwnPenalty(jnp.zeros((2, 3)), jnp.ones((2, 3))), jnp.zeros((2, 3))
     np.testing.assert_array_equal(distributions.penalty(q, z), [1.0, 1.0])
     np.testing.assert_array_equal(distributions.metrics(q)["own"], [1.0, 1.0])
-    plain = Own(jnp.ones((2, 3)))
+    plain = Standalone(jnp.ones((2, 3)))
     np.testing.assert_array_equal(distributions.penalty(plain, z), [3.0, 3.0])
     assert distributions.metrics(plain) == {}

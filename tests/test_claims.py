@@ -135,7 +135,7 @@ def test_intro_vae_depends_on_its_margin():
     holds("soft_intro_2d", f"its one seed has a KL of {soft[0]:.1f} and a JSD of {soft[1]:.1f}")
 
 
-def test_the_posterior_of_a_vae_collapses_where_that_of_soft_intro_vae_does_not():
+def test_samples_of_a_vae_collapse_where_those_of_soft_intro_vae_do_not():
     found = {}
     for method in ("vae", "soft_intro_vae"):
         rows = [
@@ -156,7 +156,7 @@ def test_the_posterior_of_a_vae_collapses_where_that_of_soft_intro_vae_does_not(
     holds(
         "soft_intro_2d",
         f"ln 2 = {found['vae'][3]:.4f}",
-        f"its KL is {tuned:.1f} by the released protocol, here {found['soft_intro_vae'][0]:.1f}",
+        f"its KL by the released protocol is {tuned:.1f}, with these {found['soft_intro_vae'][0]:.1f}",
     )
 
 

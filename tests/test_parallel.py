@@ -196,9 +196,9 @@ def test_steps_say_how_to_cut_a_batch():
     step = make_train_step(model, tx)
     with pytest.raises(UserError, match="batch_size 12 cannot be cut .* over 8 devices: use 16,"):
         parallel.jit_step(step)(train_state, Batch(x))
-    for replicated in (x, x[:4, 0]):
+    for uncut in (x, x[:4, 0]):
         with pytest.raises(UserError, match=r"cut the batch with parallel.shard\(batch, 8\)"):
-            parallel.pmap_step(step)(train_state, Batch(replicated))
+            parallel.pmap_step(step)(train_state, Batch(uncut))
 
 
 def test_shard_cuts_every_array_in_order():

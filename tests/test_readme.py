@@ -62,10 +62,10 @@ def test_commands_of_the_readme_are_understood(tmp_path, monkeypatch, capsys):
 
 
 def test_make_targets_that_the_pages_name_exist():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in PAGES:
         for text in blocks(page, "bash"):
-            assert set(re.findall(r"^make (\w+)", text, re.MULTILINE)) <= targets
+            assert set(re.findall(r"^make ([\w-]+)", text, re.MULTILINE)) <= targets
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -136,12 +136,16 @@ def smoke_run(name, cells=()):
 
 
 # Their own tests make a smoke run without a process for it, or, of nets that take long, do so with the slow ones.
-OWN = set(A_FEW) - {"rho_vae", "soft_intro_images"}
+TESTED_ELSEWHERE = set(A_FEW) - {"rho_vae", "soft_intro_images"}
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in OWN else []) for n in EXPERIMENTS]
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.slow] if n in TESTED_ELSEWHERE else [])
+        for n in EXPERIMENTS
+    ],
 )
 def test_every_experiment_runs_a_smoke_run(name):
     smoke_run(name, A_FEW.get(name, ()))

@@ -180,6 +180,8 @@ def names_of(tree: ast.AST):
             yield node.lineno, node.arg
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.lineno, node.name
+        elif isinstance(node, ast.alias) and node.asname:
+            yield node.lineno, node.asname
 
 
 @pytest.mark.parametrize("folder", ["jaxvae", "experiments", "benchmarks", "docs", "tests"])
@@ -188,6 +190,6 @@ def test_names_say_what_they_hold(folder):
         f"{path.relative_to(ROOT)}:{line} {name}"
         for path in sorted((ROOT / folder).rglob("*.py"))
         for line, name in names_of(ast.parse(path.read_text()))
-        if name.strip("_") in VAGUE
+        if name.strip("_").lower() in VAGUE
     ]
     assert vague == []

@@ -63,10 +63,11 @@ def test_what_is_lost_is_said_and_the_others_go_on(results, monkeypatch, capsys)
     assert "unknown part 'kills'. Did you mean 'kill'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "steps"), [("soak", "1000"), ("soak_often", "100")])
+@pytest.mark.parametrize(("name", "steps"), [("soak", 1000), ("soak_often", 100)])
 def test_the_soak_is_shown_in_a_sentence(results, name, steps):
     held = {"seconds": 400.0, "memory": 2**29, "files": 30.0, "threads": 50.0}
     page = {"seconds": 1800.0, "steps": 12_345, "evaluations": 67, "lost": []}
+    page["save_every"] = steps
     page |= {"early": held, "late": {**held, "memory": 2**29 + 2**20}}
     (results / f"torture.{name}.json").write_text(json.dumps(page))
     assert torture.table().endswith(

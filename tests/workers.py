@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-MOST = 8  # more wait for each other: the longest modules decide
+LARGEST = 8  # more wait for each other: the longest modules decide
 EACH = 2 * 2**30  # bytes that a worker needs, with the programs it starts
 GROUPS = Path("/sys/fs/cgroup")
 
@@ -14,7 +14,7 @@ GROUPS = Path("/sys/fs/cgroup")
 def number(cores: float, memory: float) -> int:
     """Returns how many workers to start on this many cores and bytes of free memory: at least
     one."""
-    return max(1, int(min(cores, MOST, memory / EACH)))
+    return max(1, int(min(cores, LARGEST, memory / EACH)))
 
 
 def resources(read: Callable[[Path], str] = Path.read_text) -> tuple[float, float]:

@@ -28,7 +28,7 @@ from jaxvae.train import evaluate
 from jaxvae.types import Array, Batch
 
 FOLDER = Path(__file__).parent
-MOST = 2_000  # translations that are measured
+MEASURED = 2_000  # translations that are measured
 SMOKE_PAIRS, BATCH_SIZE = 8, 100
 
 
@@ -82,7 +82,7 @@ def _batches(count: int) -> Iterator[np.ndarray]:
 
 def chosen_pairs(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Returns the indices of contents and classes of the translations that are measured."""
-    return paired.pairs(train.of_case(case, "test"), SMOKE_PAIRS if case.smoke else MOST)
+    return paired.pairs(train.of_case(case, "test"), SMOKE_PAIRS if case.smoke else MEASURED)
 
 
 def translator(found: Trained) -> Callable[[Any, Any], Array]:
@@ -124,7 +124,7 @@ def _reconstructions(case: Case, found: Trained, nets: tuple[str, ...]) -> list[
     source, translate = train.of_case(case, "test").source, translator(found)
     given = {net: lpips.load(net) for net in nets}
     values: dict[str, list[Array]] = {net: [] for net in nets}
-    for at in _batches(min(source.size, SMOKE_PAIRS if case.smoke else MOST)) if nets else ():
+    for at in _batches(min(source.size, SMOKE_PAIRS if case.smoke else MEASURED)) if nets else ():
         x = source.read(at)["x"]
         pair = _coloured(translate(x, x)), _coloured(x)
         for net in nets:

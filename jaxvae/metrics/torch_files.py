@@ -48,6 +48,8 @@ STEPS = 2**17  # instructions that any pickle may have (a tensor takes 50); more
 PICKLED = 2**20  # bytes that any pickle may have; more for a larger file
 ALLOWANCE = 2**23  # bytes that the arrays of any file may take together, beyond 3 times its size
 
+NOT_BY_NAME = "it holds something else than tensors by name: save model.state_dict()"
+
 
 class Refused(Damaged):
     """What a file is, or asks for, that is no file of weights, however whole it is."""
@@ -77,12 +79,12 @@ class _Tensor(NamedTuple):
 
 
 class _Dict(dict):
-    """A dictionary whose keys are cheap to hash: tuples in each other, or one many times in another,
-    take a small file's hash for ever, or end the process."""
+    """A dictionary with names for keys, which are cheap to hash: a tuple that holds another many times
+    takes for ever, one nested deep ends the process, and integers can be made to have one hash."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if isinstance(key, tuple):
-            raise Damaged("a dictionary with a key that is no name")
+        if type(key) is not str:
+            raise Refused(NOT_BY_NAME)
         super().__setitem__(key, value)
 
     def __setstate__(self, state: Any) -> None:
@@ -265,7 +267,7 @@ def _unpickled(body: bytes, size: int) -> tuple[Any, int]:
         place = argument if isinstance(argument, int) else 0
         if step.name not in INSTRUCTIONS:
             raise Refused(f"the pickle in it uses {step.name}, which no file of weights needs")
-        if step.name == "LONG_BINPUT" and place > number:  # memory is taken up to this number
+        if step.name == "LONG_BINPUT" and place > number:  # a C unpickler takes that memory
             raise Damaged("its pickle counts further than it has instructions")
         if number >= STEPS + size // 256:
             raise Damaged("its pickle has too many instructions for its size")
@@ -277,7 +279,7 @@ def _state_dict(found: Any) -> dict[str, _Tensor]:
     if not isinstance(found, dict) or not all(
         isinstance(name, str) and type(tensor) is _Tensor for name, tensor in found.items()
     ):
-        raise Refused("it holds something else than tensors by name: save model.state_dict()")
+        raise Refused(NOT_BY_NAME)
     storages: dict[str, _Storage] = {}
     for tensor in found.values():
         if storages.setdefault(tensor.storage.key, tensor.storage) != tensor.storage:

@@ -33,7 +33,7 @@ from jaxvae.models.kin import JUDGE, kin_of
 from jaxvae.objectives import Weight
 from jaxvae.types import Array, Aux, Batch, Model, Net, Objective, Params, Posterior, State
 
-FLOOR, MOST = 1e-4, 1e4  # of the ratio of gradients, as released
+FLOOR, CEILING = 1e-4, 1e4  # of the ratio of gradients, as released
 
 
 def absolute_error(x: Array, x_hat: Array) -> Array:
@@ -193,7 +193,7 @@ def ratio(means: Callable, decoder: Params, last: str) -> Array:
         jnp.linalg.norm(parallel.mean(pull(seeds)[0]).ravel())
         for seeds in ((pay, rest), (rest, pay))
     )
-    return jax.lax.stop_gradient(jnp.minimum(of_error / (of_judge + FLOOR), MOST))
+    return jax.lax.stop_gradient(jnp.minimum(of_error / (of_judge + FLOOR), CEILING))
 
 
 def _check_logits(logits: Callable[[], Array], batch: Batch) -> None:

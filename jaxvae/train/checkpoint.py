@@ -33,6 +33,14 @@ from jaxvae.types import Tree
 # A checkpoint between two evaluations has no metrics, and needs none: Orbax would say so each time.
 logging.getLogger("absl").addFilter(lambda record: "tracked_metric" not in record.getMessage())
 
+# For a rate in its own log Orbax asks TensorStore for its counters around each checkpoint, and of each
+# answer TensorStore keeps a part for ever: a run that saves often grew by it.
+with contextlib.suppress(ImportError):  # nobody promises it
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
+    if hasattr(tensorstore_utils, "get_tensorstore_raw_bytes"):
+        tensorstore_utils.get_tensorstore_raw_bytes = lambda *_: 0
+
 MODEL_FIELDS = ("params", "state", "ema")
 # How tensorstore says that a disk refuses.
 REFUSALS = ("RESOURCE_EXHAUSTED", "No space left", "File too large", "quota exceeded")

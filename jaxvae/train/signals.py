@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 EXIT_SIGTERM = 75  # sysexits' "temporary failure": start the same command again to go on
 EXIT_SIGINT = 130
 
-_ASKED = itertools.count()  # questions in the life of this process
+_QUESTIONS = itertools.count()  # questions in the life of this process
 
 
 class Stopped(SystemExit):
@@ -40,7 +40,7 @@ class Signals:
         is asked about each: a step would not do, for a call may compute many.
         """
         if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(next(_ASKED))
+            return multihost_utils.reached_preemption_sync_point(next(_QUESTIONS))
         return self.received is not None
 
     @property

@@ -15,6 +15,8 @@ from jaxvae.cli.main import main
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.presets.config import Options, Preset, System
 
+pytestmark = pytest.mark.long  # they use two runs that the fixture trains
+
 
 @dataclasses.dataclass(frozen=True)
 class Adversarial(Options):
@@ -61,7 +63,6 @@ def has_density(name):
     return name == "tiny_flow"
 
 
-@pytest.mark.long
 def test_the_run_has_its_log_its_pictures_and_its_config(run):
     name, folder = run
     assert json.loads((folder / "config.json").read_text())["config"]["preset"] == name

@@ -90,7 +90,7 @@ def soak(seconds: float, place: Path, save_every: int) -> dict[str, Any]:
     evaluations = sum(line["split"] == "valid" for line in lines)
     steps = max(runs.saved(folder).values())
     done = {"steps": steps, "evaluations": evaluations, "images_read": steps * runs.SOAKED}
-    return {"seconds": seconds, **done, **grown(counts, seconds)}
+    return {"seconds": seconds, "save_every": save_every, **done, **grown(counts, seconds)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--save-every", type=int, choices=runs.SAVE_EVERY, default=1000)
     parser.add_argument(
-        "--results", type=Path, default=program.RESULTS.with_name("soak.json"), metavar="FILE"
+        "--results", type=Path, metavar="FILE", help="by default soak_SAVE_EVERY.json"
     )
     args = parser.parse_args(argv)
     if args.minutes < 0.5:
@@ -111,9 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = soak(60 * args.minutes, place, args.save_every)
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    args.results.parent.mkdir(parents=True, exist_ok=True)
+    results = args.results or program.RESULTS.with_name(f"soak_{args.save_every}.json")
+    results.parent.mkdir(parents=True, exist_ok=True)
     about = {"processor": host.processor(), "versions": versions()}
-    args.results.write_text(json.dumps({**found, **about}, indent=1) + "\n")
+    results.write_text(json.dumps({**found, **about}, indent=1) + "\n")
     early, late = found["early"], found["late"]
     print(
         f"{found['steps']:,} steps, {found['evaluations']:,} evaluations: memory "

@@ -18,7 +18,7 @@ from torture.runs import RUNS
 
 STOPS = 6  # tries on one run
 SMALL = 2**22  # bytes of a small disk
-WHOLE: dict[str, tuple[dict, float]] = {}  # run -> how it ends, left alone, and its seconds
+ENDINGS: dict[str, tuple[dict, float]] = {}  # run -> how it ends, left alone, and its seconds
 
 
 def unstopped(name: str, place: Path) -> tuple[dict, float]:
@@ -27,15 +27,15 @@ def unstopped(name: str, place: Path) -> tuple[dict, float]:
     Raises:
         AssertionError: where it does not end well by itself.
     """
-    if name not in WHOLE:
+    if name not in ENDINGS:
         for again in range(2):  # the first one compiles
             folder, begun = place / f"whole-{name}-{again}", time.perf_counter()
             said = place / "said"
             code = runs.ended(runs.start(name, folder, said=said))
             assert code == 0, f"{name} ends with {code}: {said.read_text()[-500:]}"
             seconds = time.perf_counter() - begun
-        WHOLE[name] = runs.ending(folder), seconds
-    return WHOLE[name]
+        ENDINGS[name] = runs.ending(folder), seconds
+    return ENDINGS[name]
 
 
 def finish(name: str, folder: Path, place: Path, *, devices: int = 1) -> str | None:

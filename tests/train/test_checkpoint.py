@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tensorstore
 
 import jaxvae
 from jaxvae import parallel, types
@@ -156,3 +157,16 @@ def test_checkpoint_restores_every_bit_of_the_state(tmp_path):
     assert again.meta["metrics"] == {"elbo": -1.0}
     assert again.meta["versions"]["jax"] == jax.__version__
     checkpoints.close()
+
+
+def test_tensorstore_is_not_asked_for_its_counters(tmp_path, monkeypatch):
+    """It keeps a part of each answer."""
+    questions = []
+    monkeypatch.setattr(tensorstore, "experimental_collect_matching_metrics", questions.append)
+    state = init_state(small(), optax.adam(1e-2), jax.random.key(3), EXAMPLE)
+    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints.save(state, {}, config={}, metrics=None)
+    checkpoints.wait()
+    checkpoints.restore(0, state, {})
+    checkpoints.close()
+    assert questions == []
