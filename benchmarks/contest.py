@@ -20,9 +20,7 @@ from typing import Any, NamedTuple
 
 from jaxvae.errors import UserError
 
-LEAST = (
-    0.8  # of its solo rate, which a program must reach beside the others, and the other way round
-)
+LEAST = 0.8  # of its rate alone, to be reached beside the others, and the other way round
 SPREAD = 1 / 3  # of its median, by which the rates of a program may differ
 # an accelerator is shared, so neither they nor this process take all of its memory at once
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
