@@ -48,7 +48,6 @@ VAES = {
 MODELS = VAES | {"alternating": (alternating_vae, images)} | VARIANTS
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", MODELS)
 def test_check_model(name):
     build, data = MODELS[name]

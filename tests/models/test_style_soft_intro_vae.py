@@ -23,7 +23,7 @@ from jaxvae.testing import check_model
 from jaxvae.train.step import TrainState, make_train_step
 from jaxvae.types import Batch
 
-B, D, SIDE, ROWS, CUT, START, STEP = 3, 3, 8, 4, 3, 5, 7
+B, D, SIDE, ROWS, CHANGE, START, STEP = 3, 3, 8, 4, 3, 5, 7
 H = {"beta_rec": 0.6, "beta_kl": 0.3, "beta_neg": 6.0, "s": 0.02, "gamma_r": 0.7}
 MAPS = 2 * (16 + 64)
 # in the order of the passes; of the decoder's loss new latents as released, none as in the paper
@@ -59,7 +59,7 @@ def kl(q):
 class Turn:
     """One of the two losses [B] of algorithm and released code, for given noise."""
 
-    def __init__(self, x, blend, draws, row_of_change=CUT):
+    def __init__(self, x, blend, draws, row_of_change=CHANGE):
         self.x, self.blend, self.draws, self.row_of_change = x, blend, draws, row_of_change
 
     def E(self, phi, x):
@@ -141,7 +141,7 @@ def test_one_step_at_a_blend_in_numpy(monkeypatch, convention):
         return jnp.asarray(draws[(len(taken) - 1) % len(draws)], dtype)
 
     monkeypatch.setattr(noise, "normal", normal)
-    monkeypatch.setattr(jax.random, "randint", lambda key, shape, low, high: jnp.int32(CUT))
+    monkeypatch.setattr(jax.random, "randint", lambda key, shape, low, high: jnp.int32(CHANGE))
     tx, at = keeping(), jnp.full((), STEP, jnp.int32)
     opt_state = {name: tx.init(params[name]) for name in params}
     start = TrainState(at, params, state, opt_state, None, jax.random.key(1))
