@@ -1,26 +1,18 @@
 """The first twenty steps of every preset but one have the same losses on any number of devices and processes,
 jitted and pmapped."""
 
-import json
 import math
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import pytest
+import two_processes
 from few_steps import CASES, LEFT_OUT, Run, differences
 
 from jaxvae.presets import PRESETS
 
-HERE = Path(__file__).parent
 TOLERANCE = 1e-5  # relative
-QUICK = (
-    "tc_vae",
-    "factor_vae",
-)  # of which a row needs the whole batch; the others run with the slow
+# of these a row needs the whole batch; the others run with the slow
+QUICK = ("tc_vae", "factor_vae")
 EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 
 SCRIPT = """
@@ -34,7 +26,7 @@ parallel.start_multihost(coordinator_address=sys.argv[1], num_processes=2, proce
 from few_steps import Run
 run = Run(sys.argv[3])
 assert jax.device_count() == 4
-print("LOSSES", json.dumps([run.losses(form, jax.devices()) for form in ("jit", "pmap")]))
+print("RESULT", json.dumps([run.losses(form, jax.devices()) for form in ("jit", "pmap")]))
 """
 
 
@@ -67,24 +59,9 @@ def test_the_losses_of_twenty_steps_do_not_depend_on_the_devices(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_losses_of_twenty_steps_do_not_depend_on_the_processes(name):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    path = os.pathsep.join([str(HERE), str(HERE.parent)])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, address, str(i), name],
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for i in range(2)
-    ]
-    outputs = [process.communicate(timeout=500) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    both = two_processes.results(SCRIPT, name, timeout=500)
     one = Run(name).losses("jit", jax.devices()[:1])
-    for out, _ in outputs:
-        for form, have in zip(("jit", "pmap"), json.loads(out.split("LOSSES ")[1]), strict=True):
+    for losses in both:
+        for form, have in zip(("jit", "pmap"), losses, strict=True):
             found = differences(have, one)
             assert all(d <= TOLERANCE for d in found.values()), (form, found)

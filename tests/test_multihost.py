@@ -1,7 +1,5 @@
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -9,6 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
+import two_processes
 
 import jaxvae
 from jaxvae import parallel, writers
@@ -41,30 +40,10 @@ print("RESULT", json.dumps(result.metrics))
 """
 
 
-def free_address():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("kind", [pytest.param("resident", marks=pytest.mark.slow), "streamed"])
 def test_two_processes_train_resume_and_log_as_one(tmp_path, kind):
-    address = free_address()
-    path = os.pathsep.join([str(HERE), str(HERE.parent)])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, address, str(i), str(tmp_path / "two"), kind],
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for i in range(2)
-    ]
-    outputs = [process.communicate(timeout=180) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    found = [json.loads(out.split("RESULT ")[1]) for out, _ in outputs]
+    found = two_processes.results(SCRIPT, str(tmp_path / "two"), kind, timeout=180)
     one = go(
         20,
         workdir=tmp_path / "one",
@@ -120,7 +99,7 @@ except UserError as error:
 
 
 def test_the_first_process_fetches_alone_and_the_others_hear_of_its_failure(tmp_path):
-    command = [sys.executable, "-c", FETCH, free_address()]
+    command = [sys.executable, "-c", FETCH, two_processes.free_address()]
     processes = [
         subprocess.Popen(
             [*command, str(i), str(tmp_path / "data")],
@@ -157,7 +136,14 @@ def test_a_notice_to_one_process_stops_all_at_one_step_and_one_process_goes_on(t
     train += ["--log-every", "5", "--workdir", str(run)]
     cache = tmp_path / "cache"
     train += ["--compilation-cache", str(cache)]
-    several = ["--steps", "1000000", "--coordinator", free_address(), "--num-processes", "2"]
+    several = [
+        "--steps",
+        "1000000",
+        "--coordinator",
+        two_processes.free_address(),
+        "--num-processes",
+        "2",
+    ]
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", COMMAND, *train, *several, "--process-id", str(i)],
