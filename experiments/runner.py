@@ -23,6 +23,7 @@ a tiny run.
 """
 
 import argparse
+import contextlib
 import fnmatch
 import functools
 import importlib.metadata
@@ -98,10 +99,14 @@ def command(function: Callable) -> Callable:
     @functools.wraps(function)
     def run_command(*args, **kwargs):
         try:
-            return function(*args, **kwargs)
+            with writers.printing():
+                return function(*args, **kwargs)
         except UserError as error:
-            print(error, file=sys.stderr)
+            with contextlib.suppress(OSError):
+                print(error, file=sys.stderr)
             raise SystemExit(2) from None
+        except BrokenPipeError:
+            raise SystemExit(1) from None
 
     return run_command
 

@@ -1,6 +1,7 @@
 """The machine: the name of its processor, the C library's memory allocator, set for training on a CPU,
 where compiled programs are kept, and the commit of this code."""
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -143,6 +144,7 @@ def keep_compiled(choice: str | None = None) -> str | None:
             "JAX_COMPILATION_CACHE_DIR says where compiled programs are kept: unset it, or leave out "
             "--compilation-cache."
         )
+    _keep_whole_programs()
     config: Any = jax.config
     known = config.jax_compilation_cache_dir
     if known and not choice:
@@ -164,6 +166,39 @@ def keep_compiled(choice: str | None = None) -> str | None:
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many are small
     return folder
+
+
+@functools.cache
+def _keep_whole_programs() -> None:
+    """Makes JAX put a compiled program into its folder in one move.
+
+    JAX writes into the file itself and never replaces one that is there: what a kill or a full disk
+    leaves of a program would be warned of, and compiled again, at every start from then on.
+    """
+    try:
+        from jax._src import lru_cache
+    except ImportError:  # nobody promises it
+        return
+    cache, ending = getattr(lru_cache, "LRUCache", None), getattr(lru_cache, "_CACHE_SUFFIX", None)
+    if not hasattr(cache, "put") or ending is None:
+        return
+    put = cache.put
+
+    def put_whole(self: Any, key: str, value: bytes) -> None:
+        folder = str(self.path)
+        if self.eviction_enabled or "://" in folder:  # an object in a bucket is whole or not there
+            put(self, key, value)
+        elif not os.path.exists(path := os.path.join(folder, key + ending)):
+            part = f"{path}.{os.getpid()}.tmp"
+            try:
+                Path(part).write_bytes(value)
+                os.replace(part, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(part)
+                raise
+
+    cache.put = put_whole
 
 
 def _processor_mark() -> str:

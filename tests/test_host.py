@@ -1,6 +1,7 @@
 """The allocator: fewer page faults, the same numbers; nobody's own choice is overruled. And the folder
 of compiled programs."""
 
+import errno
 import os
 import platform
 import subprocess
@@ -8,6 +9,7 @@ import sys
 
 import jax
 import pytest
+from jax._src import lru_cache
 
 from jaxvae import host
 from jaxvae.errors import UserError
@@ -216,3 +218,22 @@ def test_the_commit_is_that_of_a_checkout_of_this_package(tmp_path, monkeypatch)
     assert find() == f"{head}-dirty"
     monkeypatch.setenv("PATH", "")
     assert find() is None  # no git
+
+
+def test_a_compiled_program_is_kept_whole_or_not_at_all(fresh, monkeypatch):
+    host.keep_compiled(str(fresh / "mine"))
+    kept = lru_cache.LRUCache(str(fresh / "programs"), max_size=-1)
+
+    def full(part, data):
+        with open(part, "wb") as file:
+            file.write(data[:3])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            kept.put("program", b"its bytes")
+    assert os.listdir(fresh / "programs") == []
+    kept.put("program", b"its bytes")
+    kept.put("program", b"later ones")
+    assert kept.get("program") == b"its bytes"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxvae import host, paths
+from jaxvae import host, paths, writers
 from jaxvae.errors import UserError, unknown
 
 USAGE = """usage: jaxvae COMMAND ...
@@ -39,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _main(argv)
+        with writers.printing():
+            return _main(argv)
     except UserError as error:
-        line = " ".join(str(error).splitlines())  # a name may have several
-        print(f"jaxvae: {line}", file=sys.stderr)
+        _complain(str(error))
         return 2
     except BrokenPipeError:
         return 1
@@ -52,11 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = ("RESOURCE_EXHAUSTED", "Out of memory")
         if not isinstance(error, MemoryError) and not any(each in str(error) for each in words):
             raise
-        print(
-            "jaxvae: out of memory: use smaller networks, a smaller batch, or --accumulate.",
-            file=sys.stderr,
-        )
+        _complain("out of memory: use smaller networks, a smaller batch, or --accumulate.")
         return 2
+
+
+def _complain(text: str) -> None:
+    """Says in one line what is wrong, where stderr takes it."""
+    with contextlib.suppress(OSError):
+        print(f"jaxvae: {' '.join(text.splitlines())}", file=sys.stderr)  # a name may have several
 
 
 def _main(argv: list[str]) -> int:

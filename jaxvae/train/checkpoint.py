@@ -8,7 +8,6 @@ metrics.
 """
 
 import contextlib
-import logging
 import os
 import platform
 import shutil
@@ -26,25 +25,13 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from jaxvae import host, paths, writers
 from jaxvae.errors import UserError
 from jaxvae.paths import PathLike
-from jaxvae.train import lease
+from jaxvae.train import lease, workarounds
 from jaxvae.train.step import TrainState
 from jaxvae.types import Tree
 
-# A checkpoint between two evaluations has no metrics, and needs none: Orbax would say so each time.
-logging.getLogger("absl").addFilter(lambda record: "tracked_metric" not in record.getMessage())
-
-# For a rate in its own log Orbax asks TensorStore for its counters around each checkpoint, and of each
-# answer TensorStore keeps a part for ever: a run that saves often grew by it.
-with contextlib.suppress(ImportError):  # nobody promises it
-    from orbax.checkpoint._src.serialization import tensorstore_utils
-
-    if hasattr(tensorstore_utils, "get_tensorstore_raw_bytes"):
-        tensorstore_utils.get_tensorstore_raw_bytes = lambda *_: 0
+workarounds.apply()
 
 MODEL_FIELDS = ("params", "state", "ema")
-# How tensorstore says that a disk refuses.
-REFUSALS = ("RESOURCE_EXHAUSTED", "No space left", "File too large", "quota exceeded")
-REFUSALS += ("PERMISSION_DENIED", "Read-only")
 
 
 class Damaged(Exception):
@@ -344,8 +331,8 @@ def disk(path: Path) -> Iterator[None]:
         try:
             yield
         except ValueError as error:
-            if any(words in str(error) for words in REFUSALS):
-                raise _refused(path, str(error).splitlines()[0][:200]) from None
+            if (why := workarounds.refusal(error)) is not None:
+                raise _refused(path, why) from None
             raise
 
 

@@ -1,6 +1,7 @@
 """The words of a command: what is not one is said in a line, and help answers at once."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,37 @@ def test_help_and_usage_errors_import_nothing_heavy(argv):
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+SAYS = "import sys\nfrom jaxvae.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+
+
+def said(*argv, stdout, stderr=subprocess.PIPE):
+    """Runs a command whose output goes elsewhere."""
+    words = [sys.executable, "-c", SAYS, *argv]
+    return subprocess.run(words, stdout=stdout, stderr=stderr, text=True, check=False)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("argv", [["--help"], ["train", "vae", "--help"]])
+def test_no_room_for_what_it_prints_is_one_line(argv):
+    with open("/dev/full", "w") as full:
+        done = said(*argv, stdout=full)
+        assert done.returncode == 2
+        assert done.stderr == (
+            "jaxvae: cannot write what is to be printed: No space left on device. Free some space, "
+            "or send it elsewhere.\n"
+        )
+        done = said("train", "vea", stdout=subprocess.PIPE, stderr=full)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_reader_that_has_gone_is_no_mistake():
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as gone:
+        done = said("--help", stdout=gone)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_help_explains_every_option(capsys):

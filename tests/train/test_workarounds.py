@@ -1,0 +1,59 @@
+import sys
+from types import SimpleNamespace
+
+import jax
+import optax
+import pytest
+import tensorstore
+
+from jaxvae.train import init_state, workarounds
+from jaxvae.train.checkpoint import Checkpoints
+from small import EXAMPLE, small
+
+
+def test_tensorstore_is_not_asked_for_its_counters(tmp_path, monkeypatch):
+    """It keeps a part of each answer."""
+    questions = []
+    monkeypatch.setattr(tensorstore, "experimental_collect_matching_metrics", questions.append)
+    state = init_state(small(), optax.adam(1e-2), jax.random.key(3), EXAMPLE)
+    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints.save(state, {}, config={}, metrics=None)
+    checkpoints.wait()
+    checkpoints.restore(0, state, {})
+    checkpoints.close()
+    assert questions == []
+
+
+def test_tracebacks_of_writes_that_nobody_waits_for_are_dropped_and_no_others(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    workarounds.apply.__wrapped__()
+    late = SimpleNamespace(exc_value=RuntimeError("Event loop is closed"), object=None)
+    sys.unraisablehook(late)
+    assert shown == []
+    others = [
+        SimpleNamespace(exc_value=RuntimeError("Event loop is closed"), object="__del__ of ours"),
+        SimpleNamespace(exc_value=RuntimeError("another"), object=None),
+        SimpleNamespace(exc_value=ValueError("Event loop is closed"), object=None),
+    ]
+    for found in others:
+        sys.unraisablehook(found)
+    assert shown == others
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (
+            'OUT_OF_RANGE: Error writing "a/0": Failed to write 9 bytes: File too large '
+            "[os_error_code='27']",
+            "File too large",
+        ),
+        ("RESOURCE_EXHAUSTED: Failed to write: No space left on device", "No space left on device"),
+        ("PERMISSION_DENIED: Failed to open: Permission denied [x]\n[y]", "Permission denied"),
+        ("NOT_FOUND: no such key", None),
+        ("", None),
+    ],
+)
+def test_why_a_disk_refuses_is_the_last_thing_that_tensorstore_says(text, why):
+    assert workarounds.refusal(ValueError(text)) == why
