@@ -69,6 +69,13 @@ def read_checked(source: Source, indices: np.ndarray) -> dict[str, Any]:
     label = examples.get("label")
     if label is not None and not np.issubdtype(np.asarray(label).dtype, np.integer):
         raise UserError(f"{what} whole numbers as labels, not {np.asarray(label).dtype}.")
+    if label is not None and source.num_classes is not None and np.size(label):
+        low, high = int(np.min(label)), int(np.max(label))
+        if low < 0 or high >= source.num_classes:
+            raise UserError(
+                f"the source {source.name!r} has the label {low if low < 0 else high}, but those of "
+                f"its {source.num_classes} classes run from 0 to {source.num_classes - 1}."
+            )
     return examples
 
 

@@ -237,6 +237,18 @@ def test_what_read_must_return(examples, message):
     assert re.search(message, str(raised.value))
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_that_no_class_has_are_refused(label):
+    def read(indices):
+        return {"x": np.zeros((len(indices), 3)), "label": np.full(len(indices), label)}
+
+    source = data.Source("mine", "train", 9, (3,), read, num_classes=3)
+    with pytest.raises(UserError, match=f"'mine' has the label {label}, .* run from 0 to 2"):
+        read_checked(source, np.arange(2))
+    assert read_checked(source, np.arange(0))["label"].size == 0
+    assert read_checked(source._replace(num_classes=None), np.arange(2))["label"][0] == label
+
+
 def test_a_read_that_is_right_is_handed_on():
     source = data.from_arrays(ROWS, [0, 1, 2])
     assert read_checked(source, np.arange(2))["label"].tolist() == [0, 1]

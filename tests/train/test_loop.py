@@ -11,9 +11,10 @@ import pytest
 
 from jaxvae import data, models, nets, parallel, types
 from jaxvae.data.preprocess import make_preprocess
-from jaxvae.train import loop
+from jaxvae.errors import UserError
+from jaxvae.train import evaluate, loop
 from jaxvae.types import Mean
-from small import assert_same, go, one_device, params, small, source
+from small import EXAMPLE, assert_same, go, one_device, params, small, source
 
 
 def test_steps_per_call_changes_no_bit():
@@ -28,6 +29,29 @@ def test_steps_per_call_changes_no_bit():
 def test_streamed_source_gives_the_bits_of_the_resident_one():
     resident = source()
     assert_same(params(go(11, data=resident)), params(go(11, data=resident._replace(arrays=None))))
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "message"),
+    [
+        ("label", lambda label: label + 10, "has the label 1., but those of its 10 classes"),
+        ("x", lambda x: x[:-1], "must return x of shape"),
+    ],
+)
+def test_every_batch_of_a_stream_is_looked_at(key, wrong, message):
+    """The first one is right; in training, and in an evaluation."""
+    whole = source()._replace(num_classes=10)
+    whole.arrays["label"] = np.arange(whole.size, dtype=np.int32) % 10
+
+    def read(indices):
+        found = {name: array[indices] for name, array in whole.arrays.items()}
+        return {**found, key: wrong(found[key])} if np.any(indices > 60) else found
+
+    streamed = whole._replace(read=read, arrays=None)
+    with pytest.raises(UserError, match=message):
+        go(30, data=streamed, batch_size=4)
+    with pytest.raises(UserError, match=message):
+        evaluate(small(), *small().init(jax.random.key(0), EXAMPLE), streamed, batch_size=16)
 
 
 def test_convolutions_are_stepped_one_by_one_on_cpu_and_mlps_are_not(monkeypatch):
