@@ -234,7 +234,8 @@ class Watch(Protocol):
     """What looks at a training's log."""
 
     def __call__(self, rows: Sequence[Mapping[str, float]], /) -> str | None:
-        """Returns what is wrong and to do, from the means that were logged so far, or None."""
+        """Returns what is wrong and to do, or None, from the means that were logged: the last 1,000
+        lines of training in this phase, the newest at the end."""
         ...
 
 

@@ -1,6 +1,7 @@
 """One training as an engine of the driver: its states, its data, its evaluation."""
 
 import math
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ from jaxvae.train.step import (
 from jaxvae.types import Batch, Model, Tree
 
 GROW = 0x6805  # folded into the key of the new parameters of a grown model
+WATCHED = 1000  # lines that a model's `watch` is shown
 BESIDE = ("step", "split", "stats")  # in a line of the log, beside its values
 
 OnEval = Callable[[int, TrainState], None]
@@ -64,7 +66,7 @@ class Training:
         self.augment, self.best, self.patience = augment, best, patience
         self.everywhere = parallel.replicated(mesh)
         self.last: dict[str, dict[str, float]] = {}  # split -> the values of its last line
-        self.rows: list[dict[str, float]] = []  # the lines of training in this phase
+        self.rows: deque[dict[str, float]] = deque(maxlen=WATCHED)  # training's, of this phase
         self.validated: dict[int, float] = {}  # step -> what chooses the best, in the last phase
         self.data: dict[str, jax.Array] | None = None  # put on the devices at first use
         self.evaluators: dict[int, tuple[Callable, str]] = {}  # and with whose statistics
@@ -205,7 +207,7 @@ class Training:
 
     def enter(self, i: int, train_state: TrainState | None) -> LoopState:
         """Returns the state as phase i begins."""
-        self.rows = []
+        self.rows.clear()
         if train_state is None:
             assert self.initial is not None  # a run is at step 0 once
             train_state, self.initial = self.initial, None
@@ -271,7 +273,7 @@ class Training:
         self.rows.append(self.last["train"])
         recorder.warn("gamma", step, floored(values))
         for number, watch in enumerate(self.plan.phases[i].model.watch):
-            recorder.warn(f"watch {number} of phase {i}", step, watch(self.rows))
+            recorder.warn(f"watch {number} of phase {i}", step, watch(list(self.rows)))
         return loop_state._replace(sums=self._zeros(i))
 
     def evaluate(

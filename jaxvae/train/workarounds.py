@@ -1,11 +1,18 @@
 """What Orbax and TensorStore do that a run cannot do with, put right once for the process: one notice
-too many in the log, counters that are kept for ever, tracebacks of writes that nobody waits for."""
+too many in the log, strings that are kept for ever, tracebacks of writes that nobody waits for.
 
+What TensorStore (0.1.86) turns into a dictionary, it keeps: every string of it, at every call.
+"""
+
+import ast
 import contextlib
 import functools
 import logging
 import sys
 from typing import Any
+
+import jax
+import tensorstore
 
 # How tensorstore says that a disk refuses.
 REFUSALS = ("RESOURCE_EXHAUSTED", "No space left", "File too large", "quota exceeded")
@@ -17,6 +24,7 @@ def apply() -> None:
     """Applies them all; a second call does nothing."""
     _log_less()
     _ask_for_no_counters()
+    _keep_no_specs()
     _drop_late_callbacks()
 
 
@@ -34,13 +42,35 @@ def _log_less() -> None:
 
 
 def _ask_for_no_counters() -> None:
-    """For a rate in its own log Orbax asks TensorStore for its counters around each checkpoint, and of
-    each answer TensorStore keeps a part for ever: a run that saves often grew by it."""
+    """For a rate in its own log Orbax asks TensorStore for its counters around each checkpoint: a run
+    that saves often grew by them."""
     with contextlib.suppress(ImportError):  # nobody promises it
         from orbax.checkpoint._src.serialization import tensorstore_utils
 
         if hasattr(tensorstore_utils, "get_tensorstore_raw_bytes"):
             tensorstore_utils.get_tensorstore_raw_bytes = lambda *_: 0
+
+
+def _keep_no_specs() -> None:
+    """Orbax asks for the spec of each array's store, at each checkpoint; as text it is not kept."""
+    spec: Any = tensorstore.KvStore.Spec
+    as_json = spec.to_json
+
+    def to_json(self: Any, *args: Any, **options: Any) -> Any:
+        if args or options:
+            return as_json(self, *args, **options)
+        try:
+            found = ast.literal_eval(repr(self).removeprefix("KvStore.Spec(").removesuffix(")"))
+            return jax.tree.map(_of_bytes, found)
+        except (ValueError, SyntaxError):  # it writes its text otherwise than today
+            return as_json(self)
+
+    spec.to_json = to_json
+
+
+def _of_bytes(value: Any) -> Any:
+    r"""Returns a string whose bytes TensorStore wrote as \x.., one by one, and any other value as it is."""
+    return value.encode("latin-1").decode() if isinstance(value, str) else value
 
 
 def _drop_late_callbacks() -> None:

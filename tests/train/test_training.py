@@ -265,3 +265,12 @@ def test_a_model_watches_the_lines_of_its_phase_across_a_resume_and_speaks_once(
     (line,) = run(25)
     assert line.startswith("jaxvae: ") and line.endswith("step 25: 3 lines")
     assert [len(rows) for rows in seen] == [1, 2, 3, 4, 5] and all(map(all, seen))
+
+
+def test_a_model_is_shown_the_newest_lines_and_no_more_are_kept(monkeypatch):
+    monkeypatch.setattr(training, "WATCHED", 3)
+    seen = []
+    watched = small()._replace(watch=(lambda rows: seen.append(rows),))
+    fit = go_small(30, model=watched)
+    assert [len(rows) for rows in seen] == [1, 2, 3, 3, 3, 3]
+    assert seen[-1][-1] == fit.metrics["train"] and seen[-1][:2] == seen[-2][1:]

@@ -1,4 +1,6 @@
+import gc
 import sys
+import tracemalloc
 from types import SimpleNamespace
 
 import jax
@@ -22,6 +24,38 @@ def test_tensorstore_is_not_asked_for_its_counters(tmp_path, monkeypatch):
     checkpoints.restore(0, state, {})
     checkpoints.close()
     assert questions == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"driver": "file", "path": '/a folder\'s/"x" \\ é 漢/'},
+        {"driver": "file", "path": "/a/", "file_io_locking": {"mode": "non_atomic"}},
+        {
+            "driver": "ocdbt",
+            "base": {"driver": "file", "path": "/a/"},
+            "config": {"max_inline_value_bytes": 1024, "compression": {"id": "zstd", "level": 3}},
+            "assume_config": True,
+        },
+        {"driver": "gcs", "bucket": "abc", "path": "x/"},
+    ],
+)
+def test_the_spec_of_a_store_is_what_tensorstore_says_and_is_not_kept(asked):
+    spec = tensorstore.KvStore.Spec(asked)
+    words = spec.to_json(include_defaults=False)  # as TensorStore says it
+    assert spec.to_json() == words
+    tracemalloc.start()
+    try:
+        for _ in range(10):
+            spec.to_json()
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(200):
+            spec.to_json()
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - before < 200 * 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_tracebacks_of_writes_that_nobody_waits_for_are_dropped_and_no_others(monkeypatch):
