@@ -179,10 +179,10 @@ def _keep_whole_programs() -> None:
         from jax._src import lru_cache
     except ImportError:  # nobody promises it
         return
-    cache, ending = getattr(lru_cache, "LRUCache", None), getattr(lru_cache, "_CACHE_SUFFIX", None)
-    if not hasattr(cache, "put") or ending is None:
+    cache: Any = getattr(lru_cache, "LRUCache", None)
+    put, ending = getattr(cache, "put", None), getattr(lru_cache, "_CACHE_SUFFIX", None)
+    if put is None or ending is None:
         return
-    put = cache.put
 
     def put_whole(self: Any, key: str, value: bytes) -> None:
         folder = str(self.path)

@@ -27,7 +27,7 @@ def test_tensorstore_is_not_asked_for_its_counters(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "words",
     [
         {"driver": "file", "path": '/a folder\'s/"x" \\ é 漢/'},
         {"driver": "file", "path": "/a/", "file_io_locking": {"mode": "non_atomic"}},
@@ -40,10 +40,10 @@ def test_tensorstore_is_not_asked_for_its_counters(tmp_path, monkeypatch):
         {"driver": "gcs", "bucket": "abc", "path": "x/"},
     ],
 )
-def test_the_spec_of_a_store_is_what_tensorstore_says_and_is_not_kept(asked):
-    spec = tensorstore.KvStore.Spec(asked)
-    words = spec.to_json(include_defaults=False)  # as TensorStore says it
-    assert spec.to_json() == words
+def test_the_spec_of_a_store_is_what_tensorstore_says_and_is_not_kept(words):
+    spec = tensorstore.KvStore.Spec(words)
+    said = spec.to_json(include_defaults=False)  # as TensorStore says it
+    assert spec.to_json() == said
     tracemalloc.start()
     try:
         for _ in range(10):
