@@ -40,14 +40,14 @@ def test_streamed_source_gives_the_bits_of_the_resident_one():
 )
 def test_every_batch_of_a_stream_is_looked_at(key, wrong, message):
     """The first one is right; in training, and in an evaluation."""
-    whole = source()._replace(num_classes=10)
-    whole.arrays["label"] = np.arange(whole.size, dtype=np.int32) % 10
+    labelled = source()._replace(num_classes=10)
+    labelled.arrays["label"] = np.arange(labelled.size, dtype=np.int32) % 10
 
     def read(indices):
-        found = {name: array[indices] for name, array in whole.arrays.items()}
+        found = {name: array[indices] for name, array in labelled.arrays.items()}
         return {**found, key: wrong(found[key])} if np.any(indices > 60) else found
 
-    streamed = whole._replace(read=read, arrays=None)
+    streamed = labelled._replace(read=read, arrays=None)
     with pytest.raises(UserError, match=message):
         go(30, data=streamed, batch_size=4)
     with pytest.raises(UserError, match=message):
