@@ -68,7 +68,7 @@ def soaked(name: str) -> str:
     early, late = found["early"], found["late"]
     return (
         f"Training from images on a disk for {found['seconds'] / 60:.0f} minutes, a checkpoint "
-        f"every {found.get('save_every', 100)} steps: "
+        f"every {found['save_every']} steps: "
         f"{found['steps']:,} steps, {found['evaluations']:,} evaluations: memory "
         f"{early['memory'] / 2**20:.1f} MiB in the second sixth of the time, "
         f"{late['memory'] / 2**20:.1f} MiB in the last; open files {early['files']:.1f}, "

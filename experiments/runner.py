@@ -23,7 +23,6 @@ a tiny run.
 """
 
 import argparse
-import contextlib
 import fnmatch
 import functools
 import importlib.metadata
@@ -38,7 +37,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 from experiments.needs import Needs
-from jaxvae import errors, host, table, writers
+from jaxvae import errors, host, table, terminal, writers
 from jaxvae.errors import UserError
 
 WRITTEN = {"results", "figures"}  # folders that runs write into
@@ -93,20 +92,23 @@ OPTIONS = (
 
 
 def command(function: Callable) -> Callable:
-    """Returns `function`, the body of a command: a `UserError` is one line on stderr and exit code
-    2."""
+    """Returns `function`, the body of a command: a `UserError` is one line on stderr and exit code 2,
+    as is a full disk behind stdout; where nobody reads stdout any more it is 1."""
 
     @functools.wraps(function)
     def run_command(*args, **kwargs):
         try:
-            with writers.printing():
-                return function(*args, **kwargs)
+            found = function(*args, **kwargs)
         except UserError as error:
-            with contextlib.suppress(OSError):
-                print(error, file=sys.stderr)
+            terminal.complain(str(error))
             raise SystemExit(2) from None
-        except BrokenPipeError:
-            raise SystemExit(1) from None
+        except OSError as error:
+            if not terminal.refuses(error):
+                raise
+            raise SystemExit(terminal.end(error)) from None
+        if (refused := terminal.flush()) is not None:
+            raise SystemExit(terminal.end(refused))
+        return found
 
     return run_command
 

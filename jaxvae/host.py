@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -186,10 +187,10 @@ def _keep_whole_programs() -> None:
 
     def put_whole(self: Any, key: str, value: bytes) -> None:
         folder = str(self.path)
-        if self.eviction_enabled or "://" in folder:  # an object in a bucket is whole or not there
+        if not key or self.eviction_enabled or "://" in folder:  # an object in a bucket is whole
             put(self, key, value)
         elif not os.path.exists(path := os.path.join(folder, key + ending)):
-            part = f"{path}.{os.getpid()}.tmp"
+            part = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")  # other writers have another
             try:
                 Path(part).write_bytes(value)
                 os.replace(part, path)

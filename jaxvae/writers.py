@@ -13,7 +13,6 @@ import errno
 import json
 import math
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,8 +28,6 @@ from jaxvae.paths import PathLike
 SECONDS = 10.0  # between two writes of a log to a bucket: an object takes one a second at most
 # split -> metric -> (steps [n], values [n])
 Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # how a disk says that it is full
 
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _ADVICE = {
@@ -272,31 +269,6 @@ def disk(doing: str, path: PathLike) -> Iterator[None]:
         advice = _ADVICE.get(error.errno or 0, "Check the path.")
         raise UserError(
             f"cannot {doing} {os.fspath(path)}: {error.strerror or error}. {advice}"
-        ) from None
-
-
-@contextlib.contextmanager
-def printing() -> Iterator[None]:
-    """Flushes what the block prints, while it can still be said that this fails.
-
-    Raises:
-        UserError: where its output goes into a file on a disk that is full.
-        BrokenPipeError: where nobody reads it any more, as after `| head`.
-    """
-    try:
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-    except OSError as error:
-        if error.errno not in (*NO_ROOM, errno.EPIPE) or error.filename is not None:
-            raise
-        with contextlib.suppress(OSError):  # or Python complains of what is left, at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.errno == errno.EPIPE:
-            raise
-        raise UserError(
-            f"cannot write what is to be printed: {error.strerror}. Free some space, or send it elsewhere."
         ) from None
 
 

@@ -1,7 +1,8 @@
 """From the words of a command line to one command.
 
-A user's mistake ends with one line on stderr and exit code 2; a loss that is not finite with 3; a
-run that was asked to stop with 75 (SIGTERM) or 130 (Ctrl-C), after it has saved.
+A user's mistake ends with one line on stderr and exit code 2, as does a full disk; a loss that is not
+finite with 3; a run that was asked to stop with 75 (SIGTERM) or 130 (Ctrl-C), after it has saved; a
+command whose output nobody reads any more with 1.
 """
 
 import contextlib
@@ -14,9 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxvae import host, paths, writers
+from jaxvae import host, paths, terminal
 from jaxvae.errors import UserError, unknown
 
+NAME = "jaxvae: "  # before what is said on stderr
 USAGE = """usage: jaxvae COMMAND ...
 
 commands:
@@ -39,27 +41,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        with writers.printing():
-            return _main(argv)
+        code = _run(argv)
+    except SystemExit as stop:  # of --help
+        refused = terminal.flush()
+        if refused is None or stop.code:
+            raise
+        return terminal.end(refused, NAME)
+    refused = terminal.flush()
+    return code if refused is None or code else terminal.end(refused, NAME)
+
+
+def _run(argv: list[str]) -> int:
+    """Runs one command, says what went wrong in a line, and returns the exit code."""
+    try:
+        return _main(argv)
     except UserError as error:
-        _complain(str(error))
+        terminal.complain(f"{NAME}{error}")
         return 2
-    except BrokenPipeError:
-        return 1
     except KeyboardInterrupt:  # before a run listens for it: there is nothing to save
         return 130
+    except OSError as error:
+        if not terminal.refuses(error):
+            raise
+        return terminal.end(error, NAME)
     except (MemoryError, RuntimeError) as error:
         words = ("RESOURCE_EXHAUSTED", "Out of memory")
         if not isinstance(error, MemoryError) and not any(each in str(error) for each in words):
             raise
-        _complain("out of memory: use smaller networks, a smaller batch, or --accumulate.")
+        terminal.complain(
+            f"{NAME}out of memory: use smaller networks, a smaller batch, or --accumulate."
+        )
         return 2
-
-
-def _complain(text: str) -> None:
-    """Says in one line what is wrong, where stderr takes it."""
-    with contextlib.suppress(OSError):
-        print(f"jaxvae: {' '.join(text.splitlines())}", file=sys.stderr)  # a name may have several
 
 
 def _main(argv: list[str]) -> int:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import noise
+from jaxvae.data.source import check_label_range
 from jaxvae.errors import UserError, check_count, check_number, concrete, unknown
 from jaxvae.types import Array, Batch
 
@@ -60,7 +61,8 @@ def make_preprocess(
                 "num_classes needs labels, and these examples have none: use a labelled source, "
                 "or leave num_classes out."
             )
-        _check_labels(examples["label"], num_classes)
+        if concrete(examples["label"]):
+            check_label_range(examples["label"], num_classes)
         return Batch(x, jax.nn.one_hot(examples["label"], num_classes, dtype=jnp.float32))
 
     return preprocess
@@ -173,18 +175,6 @@ def flip(rng: Array, batch: Batch) -> Batch:
         )
     mirrored = noise.uniform(rng, x.shape[:1]) < 0.5
     return batch._replace(x=jnp.where(mirrored[:, None, None, None], x[:, :, ::-1], x))
-
-
-def _check_labels(label: Array, num_classes: int) -> None:
-    """Raises `UserError` for labels outside 0, ..., num_classes - 1, where their values are known."""
-    if not concrete(label) or not np.size(label):
-        return
-    low, high = int(np.min(label)), int(np.max(label))
-    if low < 0 or high >= num_classes:
-        raise UserError(
-            f"there is a label {low if low < 0 else high}, but those of {num_classes} classes run "
-            f"from 0 to {num_classes - 1}: number the classes from 0, or give num_classes."
-        )
 
 
 def _pixels(rng: Array, x: Array, pixels: str) -> Array:

@@ -69,14 +69,43 @@ def read_checked(source: Source, indices: np.ndarray) -> dict[str, Any]:
     label = examples.get("label")
     if label is not None and not np.issubdtype(np.asarray(label).dtype, np.integer):
         raise UserError(f"{what} whole numbers as labels, not {np.asarray(label).dtype}.")
-    if label is not None and source.num_classes is not None and np.size(label):
-        low, high = int(np.min(label)), int(np.max(label))
-        if low < 0 or high >= source.num_classes:
-            raise UserError(
-                f"the source {source.name!r} has the label {low if low < 0 else high}, but those of "
-                f"its {source.num_classes} classes run from 0 to {source.num_classes - 1}."
-            )
+    if label is not None and source.num_classes is not None:
+        check_label_range(label, source.num_classes)
     return examples
+
+
+def check_label_range(label: Any, num_classes: int) -> None:
+    """Raises `UserError` for labels outside 0, ..., num_classes - 1."""
+    if not np.size(label):
+        return
+    low, high = int(np.min(label)), int(np.max(label))
+    if low < 0 or high >= num_classes:
+        raise UserError(
+            f"there is a label {low if low < 0 else high}, but those of {num_classes} classes run "
+            f"from 0 to {num_classes - 1}: number the classes from 0, or give num_classes."
+        )
+
+
+def make_read(source: Source) -> Callable[[np.ndarray], dict[str, Any]]:
+    """Returns `read_checked` of a source that is streamed, which raises `UserError` also where a batch
+    has other arrays or types than the first example: compiled programs take no others."""
+
+    def types(examples: dict[str, Any]) -> dict[str, str]:
+        return {key: str(np.asarray(value).dtype) for key, value in sorted(examples.items())}
+
+    first = types(read_checked(source, np.zeros(1, np.int64)))
+
+    def read(indices: np.ndarray) -> dict[str, Any]:
+        examples = read_checked(source, indices)
+        if (found := types(examples)) != first:
+            said = [", ".join(f"{k} of {t}" for k, t in each.items()) for each in (first, found)]
+            raise UserError(
+                f"read of the source {source.name!r} returns {said[0]} for its first example, and "
+                f"{said[1]} for later ones: let it return the same arrays and types for all."
+            )
+        return examples
+
+    return read
 
 
 def from_arrays(

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxvae import parallel
 from jaxvae.data import preprocess as preprocessing
 from jaxvae.data.preprocess import Preprocess, make_preprocess
-from jaxvae.data.source import Source, check_source, read_checked
+from jaxvae.data.source import Source, check_source, make_read
 from jaxvae.data.stream import ahead
 from jaxvae.errors import check_count
 from jaxvae.train.step import Metrics, make_eval_step
@@ -71,14 +71,12 @@ def make_evaluator(
         data = parallel.resident(source.arrays, mesh)
         resident = data, [placed(*stretch) for stretch in stretches]
 
-    def read(index: np.ndarray) -> dict[str, Any]:
-        return read_checked(source, index)
-
     def parts(params: Params, state: State) -> Iterator[Metrics]:
         if resident is not None:
             data, blocks = resident
             yield from (compiled(params, state, rng, data, *block) for block in blocks)
             return
+        read = make_read(source)
         for numbers, index, mask in stretches:
             local = np.arange(index.shape[1], dtype=np.int32)[None]
             for i, examples in enumerate(ahead(read, index)):

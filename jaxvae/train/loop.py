@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxvae import parallel
 from jaxvae.data import preprocess as preprocessing
 from jaxvae.data.preprocess import Preprocess
-from jaxvae.data.source import Source, read_checked
+from jaxvae.data.source import Source, make_read
 from jaxvae.data.stream import Reader
 from jaxvae.train.step import Metrics, TrainState
 from jaxvae.types import Array, Batch, Mean
@@ -220,9 +220,8 @@ def compile_loop(
         return Loop(resident, max_steps)
 
     rows = parallel.local_rows(of_batch, batch_size)  # this process reads these of every batch
-    reader = Reader(
-        lambda number: read_checked(source, indices_of(number)[rows]), depth=max(max_steps, 4)
-    )
+    read = make_read(source)
+    reader = Reader(lambda number: read(indices_of(number)[rows]), depth=max(max_steps, 4))
 
     def streamed(loop_state: LoopState, first: int, count: int) -> LoopState:
         batches = reader.take(first, count)

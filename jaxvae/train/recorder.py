@@ -195,8 +195,9 @@ class Recorder:
     def close(self, step: int) -> None:
         """Ends the bar and lets go of the checkpoints."""
         if self.bar is not None:
-            self.bar.update(step - self.bar.n)
-            self.bar.close()
+            with contextlib.suppress(OSError):  # where nobody reads it any more: the rest matters
+                self.bar.update(step - self.bar.n)
+                self.bar.close()
         # what went wrong before matters more; wait() has told the rest
         with contextlib.suppress(UserError):
             self.flush()

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 
 from jaxvae import nets, parallel
 from jaxvae.data.preprocess import Preprocess, make_preprocess
-from jaxvae.data.source import Source, batch_indices
+from jaxvae.data.source import Source, batch_indices, read_checked
 from jaxvae.data.stream import ahead
 from jaxvae.errors import UserError, check_count, unknown
 from jaxvae.types import Array, Model, Moments, Params, State
@@ -116,7 +116,7 @@ def make_reestimator(
     compiled = jax.jit(one, out_shardings=replicated)
 
     def read(number: int) -> dict[str, np.ndarray]:
-        return source.read(batch_indices(source.size, seed, number, size))
+        return read_checked(source, batch_indices(source.size, seed, number, size))
 
     def reestimator(params: Params, state: State) -> State:
         everywhere = parallel.put((params, state), replicated)

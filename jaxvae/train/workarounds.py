@@ -8,15 +8,17 @@ import ast
 import contextlib
 import functools
 import logging
+import re
 import sys
 from typing import Any
 
 import jax
 import tensorstore
 
-# How tensorstore says that a disk refuses.
-REFUSALS = ("RESOURCE_EXHAUSTED", "No space left", "File too large", "quota exceeded")
-REFUSALS += ("PERMISSION_DENIED", "Read-only")
+# How TensorStore says that a disk or a bucket refuses: a status, or the reason at the end.
+STATUSES = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED")
+REASONS = ("No space left", "File too large", "quota exceeded", "Read-only", "Permission denied")
+DETAILS = re.compile(r"(\s*\[[\w ]+='[^']*'\])*\s*$")  # such as [os_error_code='28']
 
 
 @functools.cache
@@ -31,14 +33,17 @@ def apply() -> None:
 def refusal(error: Exception) -> str | None:
     """Returns why the disk refused what TensorStore was to write, such as "No space left on device";
     None for an error of another kind."""
-    if not any(words in str(error) for words in REFUSALS):
-        return None
-    return str(error).splitlines()[0].partition(" [")[0].rpartition(": ")[2]
+    for line in str(error).splitlines():
+        text = DETAILS.sub("", line)
+        reason = text.rstrip(": ").rpartition(": ")[2]
+        if any(words in reason for words in REASONS) or any(words in text for words in STATUSES):
+            return reason
+    return None
 
 
 def _log_less() -> None:
     """A checkpoint between two evaluations has no metrics, and needs none: Orbax would say so each time."""
-    logging.getLogger("absl").addFilter(lambda record: "tracked_metric" not in record.getMessage())
+    logging.getLogger("absl").addFilter(lambda record: "tracked_metric" not in str(record.msg))
 
 
 def _ask_for_no_counters() -> None:

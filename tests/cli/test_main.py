@@ -154,34 +154,64 @@ def test_help_and_usage_errors_import_nothing_heavy(argv):
 
 
 SAYS = "import sys\nfrom jaxvae.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+FULL = (
+    "jaxvae: cannot write what is to be printed: No space left on device. Free some space, or send it "
+    "elsewhere.\n"
+)
+full_disk = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 
 
-def said(*argv, stdout, stderr=subprocess.PIPE):
-    """Runs a command whose output goes elsewhere."""
-    words = [sys.executable, "-c", SAYS, *argv]
-    return subprocess.run(words, stdout=stdout, stderr=stderr, text=True, check=False)
+def said(*argv, script=SAYS, at_once=False, **where):
+    """Runs a command whose output goes elsewhere, buffered or not."""
+    env = {**os.environ, "PYTHONUNBUFFERED": "1" if at_once else ""}
+    where = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **where}
+    words = [sys.executable, "-c", script, *argv]
+    return subprocess.run(words, **where, text=True, check=False, env=env)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-@pytest.mark.parametrize("argv", [["--help"], ["train", "vae", "--help"]])
-def test_no_room_for_what_it_prints_is_one_line(argv):
+@full_disk
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("argv", [["--version"], ["--help"], ["train", "vae", "--help"]])
+def test_no_room_for_what_it_prints_is_one_line(argv, at_once):
     with open("/dev/full", "w") as full:
-        done = said(*argv, stdout=full)
+        done = said(*argv, at_once=at_once, stdout=full)
+        assert (done.returncode, done.stderr) == (2, FULL)
+        done = said(*argv, at_once=at_once, stdout=full, stderr=full)
         assert done.returncode == 2
-        assert done.stderr == (
-            "jaxvae: cannot write what is to be printed: No space left on device. Free some space, "
-            "or send it elsewhere.\n"
-        )
-        done = said("train", "vea", stdout=subprocess.PIPE, stderr=full)
-    assert (done.returncode, done.stdout) == (2, "")
 
 
-def test_a_reader_that_has_gone_is_no_mistake():
+@full_disk
+@pytest.mark.parametrize("at_once", [False, True])
+def test_no_room_for_what_is_wrong_changes_no_exit_code(at_once):
+    with open("/dev/full", "w") as full:
+        done = said("train", "vea", at_once=at_once, stderr=full)
+        assert (done.returncode, done.stdout) == (2, "")
+        done = said("train", "vea", at_once=at_once, stdout=full)
+        assert done.returncode == 2 and "unknown preset 'vea'" in done.stderr
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_reader_that_has_gone_is_no_mistake(at_once):
     reads, writes = os.pipe()
     os.close(reads)
     with os.fdopen(writes, "w") as gone:
-        done = said("--help", stdout=gone)
-    assert (done.returncode, done.stderr) == (1, "")
+        done = said("--help", at_once=at_once, stdout=gone)
+        assert (done.returncode, done.stderr) == (1, "")
+        assert said("train", "vea", at_once=at_once, stderr=gone).returncode == 2
+
+
+@full_disk
+def test_other_exit_codes_and_other_errors_stay_what_they_are():
+    """Of a run that has ended otherwise while its output could not be written."""
+    script = "import sys, types\nimport jaxvae.cli\nmain = sys.modules['jaxvae.cli.main']\n"
+    script += "def run(argv):\n    print('x')\n    {}\n"
+    script += "main._main = run\nsys.exit(main.main([]))\n"
+    with open("/dev/full", "w") as full:
+        assert said(script=script.format("return 75"), stdout=full).returncode == 75
+        done = said(script=script.format("raise OSError(28, 'full', 'a file')"), stdout=full)
+        assert "OSError: [Errno 28] full: 'a file'" in done.stderr
+    done = said(script=script.format("raise OSError(28, 'of something else')"))
+    assert done.returncode == 1 and "OSError: [Errno 28] of something else" in done.stderr
 
 
 def test_help_explains_every_option(capsys):

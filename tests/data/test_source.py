@@ -243,7 +243,7 @@ def test_labels_that_no_class_has_are_refused(label):
         return {"x": np.zeros((len(indices), 3)), "label": np.full(len(indices), label)}
 
     source = data.Source("mine", "train", 9, (3,), read, num_classes=3)
-    with pytest.raises(UserError, match=f"'mine' has the label {label}, .* run from 0 to 2"):
+    with pytest.raises(UserError, match=f"there is a label {label}, .* run from 0 to 2"):
         read_checked(source, np.arange(2))
     assert read_checked(source, np.arange(0))["label"].size == 0
     assert read_checked(source._replace(num_classes=None), np.arange(2))["label"][0] == label

@@ -34,7 +34,9 @@ def test_streamed_source_gives_the_bits_of_the_resident_one():
 @pytest.mark.parametrize(
     ("key", "wrong", "message"),
     [
-        ("label", lambda label: label + 10, "has the label 1., but those of its 10 classes"),
+        ("label", lambda label: label + 10, "there is a label 1., but those of 10 classes"),
+        ("label", None, "returns label of int32, x of uint8 for its first .* and x of uint8 for"),
+        ("x", lambda x: x.astype(np.float32), "and label of int32, x of float32 for later ones"),
         ("x", lambda x: x[:-1], "must return x of shape"),
     ],
 )
@@ -45,7 +47,10 @@ def test_every_batch_of_a_stream_is_looked_at(key, wrong, message):
 
     def read(indices):
         found = {name: array[indices] for name, array in labelled.arrays.items()}
-        return {**found, key: wrong(found[key])} if np.any(indices > 60) else found
+        if np.all(indices <= 60):
+            return found
+        changed = {} if wrong is None else {key: wrong(found[key])}
+        return {**{name: x for name, x in found.items() if name != key}, **changed}
 
     streamed = labelled._replace(read=read, arrays=None)
     with pytest.raises(UserError, match=message):

@@ -61,7 +61,7 @@ def test_the_spec_of_a_store_is_what_tensorstore_says_and_is_not_kept(words):
 def test_tracebacks_of_writes_that_nobody_waits_for_are_dropped_and_no_others(monkeypatch):
     shown = []
     monkeypatch.setattr(sys, "unraisablehook", shown.append)
-    workarounds.apply.__wrapped__()
+    workarounds._drop_late_callbacks()
     late = SimpleNamespace(exc_value=RuntimeError("Event loop is closed"), object=None)
     sys.unraisablehook(late)
     assert shown == []
@@ -84,7 +84,17 @@ def test_tracebacks_of_writes_that_nobody_waits_for_are_dropped_and_no_others(mo
             "File too large",
         ),
         ("RESOURCE_EXHAUSTED: Failed to write: No space left on device", "No space left on device"),
-        ("PERMISSION_DENIED: Failed to open: Permission denied [x]\n[y]", "Permission denied"),
+        (
+            'Error writing "a" in "/my [runs]/x/": No space left on device '
+            "[os_error_code='28'] [source locations='a.cc:1']",
+            "No space left on device",
+        ),
+        ("ABORTED: in part\nRESOURCE_EXHAUSTED: ", "RESOURCE_EXHAUSTED"),
+        ('NOT_FOUND: in "/Read-only data/": no such key', None),
+        (
+            "PERMISSION_DENIED: Failed to open: Permission denied [os_error_code='13']\nmore",
+            "Permission denied",
+        ),
         ("NOT_FOUND: no such key", None),
         ("", None),
     ],
