@@ -68,7 +68,8 @@ def _takes_nothing(stream: TextIO | None) -> bool:
 
 
 def complain(text: str) -> None:
-    """Says on stderr, in one line, what is wrong, where stderr takes it."""
+    """Says on stderr, in one line, what is wrong, where stderr takes it; below what was printed before."""
+    flush()
     with contextlib.suppress(OSError):
         print(" ".join(text.splitlines()), file=sys.stderr)  # a name may have several
     flush()
@@ -77,8 +78,8 @@ def complain(text: str) -> None:
 def end(refused: OSError, name: str = "") -> int:
     """Returns the exit code of a command whose output was refused: 1 where nobody reads it any more, as
     after `| head`, else 2, with a line that begins with `name`."""
-    flush()
     if refused.errno == errno.EPIPE:
+        flush()
         return 1
     complain(
         f"{name}cannot write what is to be printed: {refused.strerror}. Free some space, or send it "

@@ -33,6 +33,7 @@ _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _ADVICE = {
     errno.ENOSPC: "Free some space, or choose a folder on another disk.",
     errno.EDQUOT: "Free some space, or choose a folder on another disk.",
+    errno.EFBIG: "Free some space, or choose a folder on another disk.",
     errno.EROFS: "Choose a folder that you may write to.",
     errno.EACCES: "Choose a folder that you may read and write.",
     errno.EPERM: "Choose a folder that you may read and write.",

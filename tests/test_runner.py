@@ -1,7 +1,9 @@
 import importlib
 import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -345,6 +347,36 @@ def test_help_names_every_option(capsys):
         assert text in out
     args = runner.parse("experiments.paper", "", options, ["all", "--cell", "a", "--cell", "b"])
     assert (args.what, args.cell, args.share, args.smoke) == ("all", ["a", "b"], 0.5, False)
+
+
+COMMAND = """
+import sys
+from experiments import runner
+
+@runner.command
+def main():
+    {}
+
+main()
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("body", ["print('x')", "[print('x', flush=True) for _ in range(2)]"])
+def test_no_room_for_what_a_command_prints_is_one_line(body):
+    words = [sys.executable, "-c", COMMAND.format(body)]
+    env = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with open("/dev/full", "w") as full:
+        options = {"stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": env, "check": False}
+        done = subprocess.run(words, stdout=full, **options)
+    assert done.returncode == 2
+    assert done.stderr.startswith("cannot write what is to be printed: No space left on device.")
+    assert len(done.stderr.splitlines()) == 1
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as gone:
+        done = subprocess.run(words, stdout=gone, **options)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_end_points_of_what_has_been_run(experiment, capsys):

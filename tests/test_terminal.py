@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import subprocess
 import sys
 
 import pytest
@@ -60,6 +61,15 @@ def test_a_complaint_that_stderr_does_not_take_is_dropped(monkeypatch):
         assert terminal.end(OSError(errno.EPIPE, "gone")) == 1
         assert terminal.end(OSError(errno.ENOSPC, "full")) == 2
         monkeypatch.undo()
+
+
+def test_a_complaint_stands_below_what_was_printed_before(tmp_path):
+    script = "from jaxvae import terminal; print('first'); terminal.complain('second')"
+    env = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with open(tmp_path / "said", "w") as file:
+        words = [sys.executable, "-c", script]
+        subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=env, check=True)
+    assert (tmp_path / "said").read_text() == "first\nsecond\n"
 
 
 def test_a_complaint_is_one_line(capsys):

@@ -119,6 +119,19 @@ def test_lines_of_the_log_are_those_of_splits(tmp_path):
     recorder.close(1)
 
 
+def test_a_bar_that_nobody_reads_any_more_keeps_no_checkpoint_from_the_disk(tmp_path):
+    recorder = Recorder(tmp_path, {}, 20, keep=2, best=("elbo", "max"), progress=False)
+    closed = []
+
+    def gone():
+        raise BrokenPipeError
+
+    recorder.bar = types.SimpleNamespace(n=0, update=lambda steps: None, close=gone)
+    recorder.checkpoints = types.SimpleNamespace(close=lambda: closed.append(True))
+    recorder.close(20)
+    assert closed == [True]
+
+
 def test_the_bar_shows_a_few_metrics_and_what_was_validated_last():
     recorder, shown = Recorder(None, {}, 10), []
     recorder.note({"loss": 1.0}, 5.0)  # without a bar
