@@ -37,7 +37,7 @@ def _drop(stream: TextIO) -> None:
     """Empties the buffer of a stream that refuses it, and leaves the stream as it was."""
     with contextlib.suppress(
         OSError, ValueError, AttributeError
-    ):  # one without a file has no buffer
+    ):  # without a file, without a buffer
         at = stream.fileno()
         kept, nowhere = os.dup(at), os.open(os.devnull, os.O_WRONLY)
         try:
