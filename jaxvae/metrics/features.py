@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxvae import data, parallel
-from jaxvae.data import Source
+from jaxvae.data.source import Source, read_checked
 from jaxvae.data.stream import ahead
 from jaxvae.errors import UserError, check_count
 from jaxvae.metrics import weights as weight_files
@@ -149,7 +149,7 @@ def of_reals(engine: Engine, source: Source) -> Iterator[np.ndarray]:
             index = data.batch_indices(source.size, 0, step, size)
         else:  # the last batch is filled up from the first
             index = np.arange(step * size, (step + 1) * size) % source.size
-        return source.read(index)["x"]
+        return read_checked(source, index)["x"]
 
     @jax.jit
     def finish(x: Array) -> tuple[Array, Range]:

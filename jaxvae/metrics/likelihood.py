@@ -22,7 +22,7 @@ from jaxvae import distributions, objectives, parallel
 from jaxvae.abilities import HasKLPerDim, HasMean
 from jaxvae.data import preprocess as preprocessing
 from jaxvae.data.preprocess import Preprocess, make_preprocess
-from jaxvae.data.source import Source, check_source
+from jaxvae.data.source import Source, check_source, read_checked
 from jaxvae.data.stream import ahead
 from jaxvae.errors import UserError, check_count
 from jaxvae.types import Array, Batch, Decode, Encode, EvaluateTerms, LogProb, Model, Params, State
@@ -270,8 +270,9 @@ def make_per_example(
 
         def read(start: int) -> dict[str, np.ndarray]:
             if stats == "batch":
-                return source.read(np.arange(start, min(start + stride, source.size)))
-            return source.read(np.minimum(np.arange(start, start + padded_size), source.size - 1))
+                return read_checked(source, np.arange(start, min(start + stride, source.size)))
+            index = np.minimum(np.arange(start, start + padded_size), source.size - 1)
+            return read_checked(source, index)
 
         parts, pending = [], []
         with jax.default_matmul_precision("highest"):

@@ -30,7 +30,7 @@ from scipy.stats import rankdata
 from jaxvae import distributions
 from jaxvae.data.images import resized
 from jaxvae.data.preprocess import Preprocess, make_preprocess
-from jaxvae.data.source import Source
+from jaxvae.data.source import Source, read_checked
 from jaxvae.errors import UserError, check_count, check_number, unknown
 from jaxvae.metrics import likelihood
 from jaxvae.models.verbs import both_ways
@@ -371,7 +371,7 @@ def converted(source: Source, shape: tuple[int, ...]) -> Source:
         )
 
     def read(indices) -> dict[str, np.ndarray]:
-        examples = dict(source.read(indices))
+        examples = dict(read_checked(source, indices))
         x = examples["x"]
         if x.shape[-1] > shape[-1]:
             x = np.round(x @ np.array([[0.299], [0.587], [0.114]])).astype(np.uint8)

@@ -28,7 +28,7 @@ import numpy as np
 from jaxvae import distributions, noise
 from jaxvae.abilities import HasFields, HasMean
 from jaxvae.data.preprocess import make_preprocess
-from jaxvae.data.source import Source
+from jaxvae.data.source import Source, read_checked
 from jaxvae.errors import UserError, check_count
 from jaxvae.types import Array, Batch, Decode, Encode, Model, Params, State, Terms
 
@@ -83,7 +83,7 @@ def latents(
     rng, parts = jax.random.key(seed), []
     for start in range(0, source.size, batch_size):  # the last batch is padded: one compilation
         index = np.minimum(np.arange(start, start + batch_size), source.size - 1)
-        examples = source.read(index)
+        examples = read_checked(source, index)
         q = jax.device_get(encode(params, state, jax.random.fold_in(rng, start), examples))
         parts.append(type(q)(*(values[: source.size - start] for values in q)))
     build = type(parts[0])
