@@ -365,9 +365,9 @@ main()
 @pytest.mark.parametrize("body", ["print('x')", "[print('x', flush=True) for _ in range(2)]"])
 def test_no_room_for_what_a_command_prints_is_one_line(body):
     words = [sys.executable, "-c", COMMAND.format(body)]
-    env = {**os.environ, "PYTHONUNBUFFERED": ""}
+    env = {**os.environ, "PYTHONUNBUFFERED": "", "PYTHONPATH": str(ROOT.parent)}
     with open("/dev/full", "w") as full:
-        options = {"stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": env, "check": False}
+        options = {"stderr": subprocess.PIPE, "text": True, "env": env, "check": False}
         done = subprocess.run(words, stdout=full, **options)
     assert done.returncode == 2
     assert done.stderr.startswith("cannot write what is to be printed: No space left on device.")
