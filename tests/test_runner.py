@@ -350,7 +350,6 @@ def test_help_names_every_option(capsys):
 
 
 COMMAND = """
-import sys
 from experiments import runner
 
 @runner.command

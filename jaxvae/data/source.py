@@ -82,7 +82,7 @@ def check_label_range(label: Any, num_classes: int) -> None:
     if low < 0 or high >= num_classes:
         raise UserError(
             f"there is a label {low if low < 0 else high}, but those of {num_classes} classes run "
-            f"from 0 to {num_classes - 1}: number the classes from 0, or give num_classes."
+            f"from 0 to {num_classes - 1}: number the classes from 0, or give another num_classes."
         )
 
 
@@ -143,15 +143,10 @@ def from_arrays(
     arrays = {"x": x}
     if label is not None:
         label = arrays["label"] = _check_label(label, len(x))
-        classes = int(label.max()) + 1
         if num_classes is None:
-            num_classes = classes
+            num_classes = int(label.max()) + 1
         check_count("num_classes", num_classes)
-        if classes > num_classes:
-            raise UserError(
-                f"label holds {classes - 1}, but labels of {num_classes} classes run from 0 to "
-                f"{num_classes - 1}: number the classes from 0, or give another num_classes."
-            )
+        check_label_range(label, num_classes)
     elif num_classes is not None:
         raise UserError("num_classes needs labels: give label=, or leave num_classes out.")
 

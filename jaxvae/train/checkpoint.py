@@ -337,7 +337,7 @@ def disk(path: Path) -> Iterator[None]:
 
 
 def _refused(path: Path, why: str) -> UserError:
-    if any(words in why for words in ("ermission", "PERMISSION", "Read-only")):
+    if any(words in why for words in ("Permission denied", "PERMISSION_DENIED", "Read-only")):
         return UserError(f"cannot write to {path}: {why}. Choose a folder that you may write to.")
     return UserError(
         f"cannot write to {path}: {why}. Free some space, or choose a folder on another disk."

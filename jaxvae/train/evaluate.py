@@ -66,6 +66,7 @@ def make_evaluator(
         return parallel.put(numbers, replicated), *parallel.put((index, mask), rows)
 
     stretches = _stretches(source.size, batch_size, padded=stats != "batch")
+    read = make_read(source) if source.arrays is None else source.read
     resident = None
     if source.arrays is not None:
         data = parallel.resident(source.arrays, mesh)
@@ -76,7 +77,6 @@ def make_evaluator(
             data, blocks = resident
             yield from (compiled(params, state, rng, data, *block) for block in blocks)
             return
-        read = make_read(source)
         for numbers, index, mask in stretches:
             local = np.arange(index.shape[1], dtype=np.int32)[None]
             for i, examples in enumerate(ahead(read, index)):

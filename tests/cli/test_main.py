@@ -203,7 +203,7 @@ def test_a_reader_that_has_gone_is_no_mistake(at_once):
 @full_disk
 def test_other_exit_codes_and_other_errors_stay_what_they_are():
     """Of a run that has ended otherwise while its output could not be written."""
-    script = "import sys, types\nimport jaxvae.cli\nmain = sys.modules['jaxvae.cli.main']\n"
+    script = "import sys\nimport jaxvae.cli\nmain = sys.modules['jaxvae.cli.main']\n"
     script += "def run(argv):\n    print('x')\n    {}\n"
     script += "main._main = run\nsys.exit(main.main([]))\n"
     with open("/dev/full", "w") as full:

@@ -113,7 +113,9 @@ def test_from_arrays_refuses(x, label, message):
 
 
 def test_from_arrays_checks_num_classes():
-    with pytest.raises(UserError, match="label holds 2, but labels of 2 classes run from 0 to 1"):
+    with pytest.raises(
+        UserError, match="there is a label 2, but those of 2 classes run from 0 to 1"
+    ):
         data.from_arrays(ROWS, [0, 1, 2], num_classes=2)
     with pytest.raises(UserError, match="needs labels"):
         data.from_arrays(ROWS, num_classes=2)
