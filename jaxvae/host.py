@@ -1,9 +1,11 @@
 """The machine: the name of its processor, the C library's memory allocator, set for training on a CPU,
-where compiled programs are kept, and the commit of this code."""
+Python's garbage collector while it imports, where compiled programs are kept, and the commit of this
+code."""
 
 import contextlib
 import ctypes
 import functools
+import gc
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -12,6 +14,7 @@ import platform
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +110,21 @@ def _cpu_only() -> bool:
         name in sys.modules or importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu")
     )
     return not installed and not importlib.metadata.entry_points(group="jax_plugins")
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Lets Python import without looking for garbage: what modules are made of lives as long as the
+    process. Later collections leave it out, too."""
+    collects, known = gc.isenabled(), len(sys.modules)
+    gc.disable()
+    try:
+        yield
+    finally:
+        if len(sys.modules) > known:
+            gc.freeze()
+        if collects:
+            gc.enable()
 
 
 # ---- compiled programs -----------------------------------------------------------------------

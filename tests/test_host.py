@@ -196,6 +196,36 @@ def test_a_folder_that_cannot_be_written_is_done_without_unless_it_was_chosen(fr
         host.keep_compiled()
 
 
+IMPORTS = """
+import gc, importlib, sys
+from jaxvae import host
+
+def importing(name):
+    with host.importing():
+        assert not gc.isenabled()
+        importlib.import_module(name)
+    return gc.isenabled(), gc.get_freeze_count()
+
+looked = []
+assert "tyro" not in sys.modules
+gc.callbacks.append(lambda phase, info: looked.append(phase))
+enabled, frozen = importing("tyro")
+assert enabled and frozen > 1000 and not looked
+assert importing("tyro") == (True, frozen)  # nothing new: what the caller has made stays as it is
+try:
+    importing("no_such_module")
+except ImportError:
+    assert gc.isenabled() and gc.get_freeze_count() == frozen
+gc.disable()
+assert not importing("xmlrpc.client")[0]
+print("fine")
+"""
+
+
+def test_imports_look_for_no_garbage():
+    assert run(IMPORTS) == ["fine"]
+
+
 def test_the_commit_is_that_of_a_checkout_of_this_package(tmp_path, monkeypatch):
     def git(*args):
         options = {"cwd": tmp_path, "check": True, "capture_output": True, "text": True}

@@ -75,8 +75,9 @@ def _run(argv: list[str]) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    from jaxvae.cli import options
-    from jaxvae.presets import PRESETS
+    with host.importing():
+        from jaxvae.cli import options
+        from jaxvae.presets import PRESETS
 
     if not argv or argv[0] in ("-h", "--help", "help"):
         presets = "\n".join(
@@ -103,16 +104,18 @@ def _main(argv: list[str]) -> int:
         return _main(["--help"])
     if argv[1] not in PRESETS:
         raise unknown("preset", argv[1], PRESETS)
-    settings = parse(PRESETS[argv[1]].options, argv[2:], f"jaxvae train {argv[1]}")
-    settings.check()
-    from jaxvae.data import known, names
+    with host.importing():
+        settings = parse(PRESETS[argv[1]].options, argv[2:], f"jaxvae train {argv[1]}")
+        settings.check()
+        from jaxvae.data import known, names
 
     if not known(settings.data):
         raise unknown("data set", settings.data, names())
     if settings.convolves:
         host.keep_freed_memory()
     host.keep_compiled(settings.compilation_cache)
-    from jaxvae.cli.train import run_train
+    with host.importing():
+        from jaxvae.cli.train import run_train
 
     return run_train(settings)
 
@@ -135,15 +138,17 @@ def _other(argv: list[str]) -> int:
     if word not in options.COMMANDS:
         raise unknown("command", word, {"train", *(name.split()[0] for name in options.COMMANDS)})
     cls, module = options.COMMANDS[word]
-    settings = parse(cls, argv[len(word.split()) :], f"jaxvae {word}")
-    options.check(settings)
+    with host.importing():
+        settings = parse(cls, argv[len(word.split()) :], f"jaxvae {word}")
+        options.check(settings)
     metrics = getattr(settings, "metrics", None) or ()
     if {"fid", "kid", "lpips"} & set(metrics):  # what takes their features convolves
         host.keep_freed_memory()
     if hasattr(settings, "compilation_cache"):  # of the commands that compute
         host.keep_compiled(settings.compilation_cache)
-    function = f"run_{word.replace(' ', '_')}"
-    return getattr(importlib.import_module(f"jaxvae.cli.{module}"), function)(settings)
+    with host.importing():
+        commands = importlib.import_module(f"jaxvae.cli.{module}")
+    return getattr(commands, f"run_{word.replace(' ', '_')}")(settings)
 
 
 def parse(cls, args: Sequence[str], prog: str):
