@@ -13,11 +13,11 @@ import os
 import platform
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxvae import paths
 from jaxvae.errors import UserError
 
 # <malloc.h>
@@ -208,14 +208,7 @@ def _keep_whole_programs() -> None:
         if not key or self.eviction_enabled or "://" in folder:  # an object in a bucket is whole
             put(self, key, value)
         elif not os.path.exists(path := os.path.join(folder, key + ending)):
-            part = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")  # other writers have another
-            try:
-                Path(part).write_bytes(value)
-                os.replace(part, path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(part)
-                raise
+            paths.replace(path, value, lasting=False)
 
     cache.put = put_whole
 

@@ -1,14 +1,17 @@
-"""Where files are kept: a path on a disk, or an address in a bucket such as gs://bucket/run. And trained
-models that are called by a name, zoo:NAME or hf:USER/NAME, which is no place to write to.
+"""Where files are kept: a path on a disk, or an address in a bucket such as gs://bucket/run; how one is
+replaced on a disk. And trained models that are called by a name, zoo:NAME or hf:USER/NAME, which is no
+place to write to.
 
 Whoever is given a place calls `path`, and uses what it returns as a `pathlib.Path`. An object store is no
 disk: an object appears whole or not at all and cannot be appended to, and folders are but the beginnings
 of names. `writers` knows the difference.
 """
 
+import contextlib
 import functools
 import os
 import re
+import uuid
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,6 +68,30 @@ def size(place: PathLike) -> int:
     """Returns the bytes of a file."""
     found: Any = path(place).stat()
     return found.length if address(place) else found.st_size
+
+
+def replace(file: PathLike, data: bytes, *, lasting: bool = True) -> None:
+    """Writes a whole file on a disk in one move: readers, and whoever comes after a kill, see the old one
+    or the new one, never half of it. Of several writers at once the last one stays.
+
+    Args:
+        lasting: whether to wait until the disk has it, so that a loss of power keeps the file, too.
+
+    Raises:
+        OSError: where the disk refuses; the old file then stays, and nothing else.
+    """
+    part = Path(file).parent / f".{uuid.uuid4().hex}.tmp"
+    try:
+        with open(part, "wb") as new:
+            new.write(data)
+            if lasting:
+                new.flush()
+                os.fsync(new.fileno())
+        os.replace(part, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
 
 
 def refused(doing: str, place: PathLike, error: Exception) -> UserError:

@@ -225,19 +225,9 @@ def write_bytes(path: PathLike, data: bytes) -> None:
         with disk("write", path):
             path.write_bytes(data)
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+        paths.replace(path, data)
 
 
 def make_folder(path: PathLike) -> Path:

@@ -1,9 +1,48 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from jaxvae import paths
 from jaxvae.errors import UserError
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    file = tmp_path / "x"
+    paths.replace(file, b"old", lasting=False)
+    synced = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", synced.append)
+        paths.replace(file, b"new")
+        assert file.read_bytes() == b"new" and len(synced) == 1
+        paths.replace(str(file), b"newer", lasting=False)
+        assert file.read_bytes() == b"newer" and len(synced) == 1
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for step in ("fsync", "replace"):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+            patch.setattr(os, step, refuse)
+            paths.replace(file, b"lost")
+        assert file.read_bytes() == b"newer" and os.listdir(tmp_path) == ["x"]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path, monkeypatch):
+    """Each has a file of its own beside it: threads of one process, and processes of one number."""
+    file, parts, move = tmp_path / "x", [], os.replace
+
+    def other_first(part, place):
+        parts.append(part)
+        if len(parts) == 1:
+            paths.replace(file, b"of the other one")  # meanwhile
+        move(part, place)
+
+    monkeypatch.setattr(os, "replace", other_first)
+    paths.replace(file, b"mine")
+    assert len(set(parts)) == 2
+    assert file.read_bytes() == b"mine" and os.listdir(tmp_path) == ["x"]
 
 
 @pytest.mark.parametrize(
