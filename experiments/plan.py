@@ -209,19 +209,31 @@ class Costs:
             for name, nets in (known or {}).items()
             for net, work in nets.items()
         }
+        self.failed: dict[tuple[str, str], str] = {}  # why a net could not be built
 
     def of(self, planned: Planned) -> Work | None:
-        """Returns the work of one seed, or None where the cell does not say what it trains."""
-        said = planned.cell.needs
-        if said.parts is None or not said.steps:
+        """Returns the work of one seed, or None where the cell does not say what it trains, or what
+        it says cannot be built (`why_not`)."""
+        said, key = planned.cell.needs, _net_of(planned)
+        if said.parts is None or not said.steps or key in self.failed:
             return None
-        key = _net_of(planned)
         if key not in self._known:
-            found = needs.work(said.parts())
-            flops = found.flops + said.measuring()
+            try:
+                found = needs.work(said.parts())
+                flops = found.flops + said.measuring()
+            except Exception as error:  # of one cell: the others go on
+                told = str(error).strip() or type(error).__name__
+                self.failed[key] = told.splitlines()[0]
+                return None
             self._known[key] = found._replace(flops=flops / said.steps)
         found = self._known[key]
         return found._replace(flops=found.flops * said.steps)
+
+    def why_not(self, planned: Planned) -> tuple[str, ...]:
+        """Returns why a cell could not be built when its work was to be counted; nothing where it
+        could."""
+        told = self.failed.get(_net_of(planned))
+        return () if told is None else (f"cannot be built: {told}",)
 
 
 def _net_of(planned: Planned) -> tuple[str, str]:
@@ -239,10 +251,16 @@ def kept_costs(root: Path) -> Costs:
 
 
 def keep_costs(root: Path, planned: Sequence[Planned], costs: Costs) -> None:
-    """Writes the work of a step of every net of these cells: what `costs` knows, the rest counted."""
+    """Writes the work of a step of every net of these cells: what `costs` knows, the rest counted.
+
+    Raises:
+        UserError: for a cell that cannot be built.
+    """
     found: dict[str, dict[str, list]] = {}
     for each in planned:
         (name, net), work = _net_of(each), costs.of(each)
+        for told in costs.why_not(each):
+            raise UserError(f"{each.key} {told}")
         if work is not None:
             steps = each.cell.needs.steps
             found.setdefault(name, {}).setdefault(net, [work.flops / steps, work.memory])
@@ -354,6 +372,7 @@ def survey(root: Path, device: str, jobs: int = 1, memory: bool = False) -> list
         lines, published = loaded[each.experiment]
         name, said = each.cell.name, each.cell.needs
         seconds, basis = expected[each.key]
+        counted = costs.of(each) if memory else None
         found.append(
             Candidate(
                 each.key,
@@ -368,9 +387,9 @@ def survey(root: Path, device: str, jobs: int = 1, memory: bool = False) -> list
                 tuple(seed for seed in range(SEEDS) if said.ensemble_stopped(seed)),
                 seconds,
                 basis,
-                counted.memory if memory and (counted := costs.of(each)) else None,
+                None if counted is None else counted.memory,
                 said.parts is not None,
-                lacks(each.cell, device),
+                lacks(each.cell, device) + costs.why_not(each),
                 said.shares,
                 said.ensemble,
             )

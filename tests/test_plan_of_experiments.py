@@ -287,6 +287,24 @@ def test_the_survey_is_json_of_a_process(tmp_path):
         plan.first_steps(root, "a y", 1)
 
 
+def test_a_cell_that_cannot_be_built_is_said_and_the_others_go_on(small, tmp_path, monkeypatch):
+    def broken():
+        raise ValueError("no such net\nand more")
+
+    def cell(name, parts):
+        said = Needs(steps=10, net=name, parts=parts)
+        return plan.Planned("a", (), plan.Cell(name, None, needs=said))
+
+    root = fakes.make(tmp_path, a={})
+    cells = [cell("good", lambda: small[:1]), cell("broken", broken), cell("silent", None)]
+    monkeypatch.setattr(plan, "cells_of", lambda root, name: cells)
+    good, bad, silent = plan.survey(root, HERE, memory=True)
+    assert bad.lacks == ("cannot be built: no such net",) and bad.memory is None
+    assert good.lacks == silent.lacks == () and good.memory
+    with pytest.raises(UserError, match="a broken cannot be built: no such net"):
+        plan.keep_costs(root, cells, plan.Costs())
+
+
 # ---- work that was counted before --------------------------------------------------------------
 
 
