@@ -1,5 +1,5 @@
 """Checkpoints of a run, through Orbax: saved asynchronously, whole, checked, and never
-half-written.
+half-written. Orbax is imported when it is first needed, which in a new run is after its first steps.
 
 A checkpoint holds two trees, so that a model can be loaded without its optimiser: "model" (params,
 state, ema) and "training" (step, opt_state, rng, the running sums of the log), and a JSON page
@@ -8,6 +8,7 @@ metrics.
 """
 
 import contextlib
+import functools
 import os
 import platform
 import shutil
@@ -19,8 +20,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxvae import host, paths, writers
 from jaxvae.errors import UserError
@@ -28,8 +27,6 @@ from jaxvae.paths import PathLike
 from jaxvae.train import lease, workarounds
 from jaxvae.train.step import TrainState
 from jaxvae.types import Tree
-
-workarounds.apply()
 
 MODEL_FIELDS = ("params", "state", "ema")
 
@@ -131,25 +128,38 @@ class Checkpoints:
     ):
         where = paths.path(folder)
         self.folder = where if paths.address(where) else where.absolute()
-        self.best = best
-        score = None if best is None else lambda metrics: _score(metrics, best)
-        policies: list[preservation_policy.PreservationPolicy]
-        policies = [preservation_policy.LatestN(keep)]
-        if score is not None:
-            options = {"n": 1, "keep_checkpoints_without_metrics": False}
-            policies.append(preservation_policy.BestN(get_metric_fn=score, **options))
+        self.keep, self.best, self.read_only = keep, best, read_only
         with writers.disk("read", self.folder):
             missing = read_only and not self.folder.is_dir()
         if missing:
             raise UserError(f"{self.folder} does not exist: there is no checkpoint to load.")
+        if not read_only:
+            with disk(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+        if jax.process_count() > 1:  # which wait for each other here
+            _ = self.manager
+
+    @functools.cached_property
+    def manager(self) -> Any:
+        """Orbax's manager of the folder, which removes what an unfinished save has left there."""
+        ocp = _orbax()
+        from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+        best = self.best
+        score = None if best is None else lambda metrics: _score(metrics, best)
+        policies: list[preservation_policy.PreservationPolicy]
+        policies = [preservation_policy.LatestN(self.keep)]
+        if score is not None:
+            options = {"n": 1, "keep_checkpoints_without_metrics": False}
+            policies.append(preservation_policy.BestN(get_metric_fn=score, **options))
         with disk(self.folder):
-            self.manager = ocp.CheckpointManager(
+            return ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
                     best_fn=score,  # without it Orbax forgets the metrics at reopening
-                    create=not read_only,
-                    cleanup_tmp_directories=not read_only,
+                    create=not self.read_only,
+                    cleanup_tmp_directories=not self.read_only,
                 ),
                 item_handlers={
                     "model": ocp.StandardCheckpointHandler(),
@@ -158,8 +168,16 @@ class Checkpoints:
                 },
             )
 
+    @property
+    def _is_open(self) -> bool:
+        return "manager" in self.__dict__
+
     def steps(self) -> list[int]:
         """Returns the steps that have a whole checkpoint, ascending."""
+        if not self._is_open and not paths.address(self.folder):
+            with writers.disk("read", self.folder):
+                if not any(self.folder.iterdir()):
+                    return []
         return sorted(self.manager.all_steps())
 
     def save(
@@ -191,6 +209,7 @@ class Checkpoints:
             "tree": {name: describe(tree) for name, tree in trees.items()},
             "fingerprint": {name: mark for name, (mark, _) in marks.items()},
         }
+        ocp = _orbax()
         has_best = metrics is not None and self.best is not None and self.best[0] in metrics
         with disk(self.folder):
             _check_space(self.folder, trees)
@@ -208,13 +227,15 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until what was saved is on the disk."""
-        with disk(self.folder):
-            self.manager.wait_until_finished()
+        if self._is_open:
+            with disk(self.folder):
+                self.manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits and lets go of the folder."""
-        with disk(self.folder):
-            self.manager.close()
+        if self._is_open:
+            with disk(self.folder):
+                self.manager.close()
 
     def delete(self, step: int) -> None:
         """Removes a checkpoint."""
@@ -223,6 +244,7 @@ class Checkpoints:
 
     def meta(self, step: int) -> dict[str, Any]:
         """Returns the page of the checkpoint at `step`; raises `Damaged` where that is broken."""
+        ocp = _orbax()
         try:
             args = ocp.args.Composite(meta=ocp.args.JsonRestore())
             page = self.manager.restore(step, args=args)["meta"]
@@ -261,6 +283,7 @@ class Checkpoints:
         """
         page = self.meta(step) if page is None else page
         _check_same(page["tree"][name], describe(template), self.folder, step)
+        ocp = _orbax()
         arg = ocp.args.StandardRestore(template)
         try:
             tree = self.manager.restore(step, args=ocp.args.Composite(**{name: arg}))[name]
@@ -282,6 +305,14 @@ class Checkpoints:
         training = dict(trees["training"])
         sums = training.pop("sums")
         return Restored(TrainState(**trees["model"], **training), sums, page)
+
+
+def _orbax() -> Any:
+    """Returns Orbax, as a run can do with it."""
+    import orbax.checkpoint
+
+    workarounds.apply()
+    return orbax.checkpoint
 
 
 def _score(metrics: dict[str, float], best: Sequence[str]) -> float:

@@ -13,7 +13,6 @@ import sys
 from typing import Any
 
 import jax
-import tensorstore
 
 # How TensorStore says that a disk or a bucket refuses: a status, or the reason at the end.
 STATUSES = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED")
@@ -58,6 +57,8 @@ def _ask_for_no_counters() -> None:
 
 def _keep_no_specs() -> None:
     """Orbax asks for the spec of each array's store, at each checkpoint; as text it is not kept."""
+    import tensorstore
+
     spec: Any = tensorstore.KvStore.Spec
     as_json = spec.to_json
 

@@ -1,5 +1,7 @@
 import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +57,36 @@ def test_fingerprint_sees_any_bit_of_any_type_and_no_device():
     spread = parallel.put({"x": jnp.arange(16.0)}, parallel.batch_sharded(parallel.make_mesh()))
     assert checkpoint.fingerprint(spread) == checkpoint.fingerprint({"x": jnp.arange(16.0)})
     assert not checkpoint.fingerprint({"x": jnp.array([1.0, jnp.inf])})[1]
+
+
+WAITS = """
+import sys
+import jax, jaxvae.train, jaxvae.cli.train
+from jaxvae.train.checkpoint import Checkpoints
+
+new = Checkpoints(sys.argv[1])
+assert new.steps() == [] and new.best_step() is None
+new.wait()
+new.close()
+assert not {"orbax.checkpoint", "tensorstore"} & set(sys.modules)
+print("fine")
+"""
+
+
+def test_a_start_does_not_wait_for_orbax(tmp_path):
+    argv = [sys.executable, "-c", WAITS, str(tmp_path / "runs" / "new")]
+    options = {"capture_output": True, "text": True, "check": True}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run(argv, env=env, **options).stdout == "fine\n"
+    assert (tmp_path / "runs" / "new").is_dir()
+
+
+def test_what_a_killed_save_left_is_no_checkpoint(tmp_path):
+    left = tmp_path / "c" / "7.orbax-checkpoint-tmp"
+    (left / "model.orbax-checkpoint-tmp").mkdir(parents=True)
+    checkpoints = Checkpoints(tmp_path / "c")
+    assert checkpoints.steps() == []
+    checkpoints.close()
 
 
 def test_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path, capsys):
