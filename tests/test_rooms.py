@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [  # from the ground up; a room may import its own files and those of lower floors
     {"abilities", "errors"},
-    {"host", "paths", "terminal", "types"},
+    {"paths"},
+    {"host", "terminal", "types"},
     {"arithmetic", "parallel", "writers"},
     {"archives", "safetensors"},
     {"noise", "plots", "table"},
