@@ -207,19 +207,21 @@ def _reason(folder: Folder, row: Row) -> str:
 
 def write(root: Path) -> list[str]:
     """Returns the lines of the page that changed ("- before", "+ now"), after writing it, and the work
-    of nets that had not been counted (`plan.WORK`).
+    of nets that had not been counted (`plan.WORK`); and a line for each cell that cannot be built.
 
     Raises:
         UserError: for damaged files, and where the disk refuses.
     """
-    planned = [p for folder in read(root) for p in folder.planned]
-    plan.keep_costs(root, planned, plan.kept_costs(root))
+    planned, costs = [p for folder in read(root) for p in folder.planned], plan.kept_costs(root)
+    plan.keep_costs(root, planned, costs)
+    broken = [f"{p.key} {why}" for p in planned for why in costs.why_not(p)]
     now, path = text(root), root / FILE
     before = path.read_text() if path.exists() else ""
     if now != before:
         writers.write_bytes(path, now.encode())
     changes = difflib.unified_diff(before.splitlines(), now.splitlines(), lineterm="", n=0)
-    return [line for line in changes if not line.startswith(("---", "+++", "@@"))]
+    changed = [line for line in changes if not line.startswith(("---", "+++", "@@"))]
+    return [*changed, *broken]
 
 
 OPTIONS = (Option("root", str(plan.ROOT), str, "folder of the experiments"),)

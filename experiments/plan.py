@@ -29,6 +29,7 @@ from jaxvae.metrics import weights
 ROOT = Path(__file__).parent
 WORK = "work.json"  # in the folder of experiments: what a step of each net computes and holds
 SEEDS = 3  # that a number is to have
+LONGEST = 200  # characters of an error in a list
 PUBLISHED, OTHER_PROTOCOL, EXTRA = range(3)  # ranks of a cell
 
 
@@ -209,21 +210,23 @@ class Costs:
             for name, nets in (known or {}).items()
             for net, work in nets.items()
         }
-        self.failed: dict[tuple[str, str], str] = {}  # why a net could not be built
+        self.failed: dict[str, str] = {}  # key of a cell -> why it could not be built
 
     def of(self, planned: Planned) -> Work | None:
         """Returns the work of one seed, or None where the cell does not say what it trains, or what
         it says cannot be built (`why_not`)."""
         said, key = planned.cell.needs, _net_of(planned)
-        if said.parts is None or not said.steps or key in self.failed:
+        if said.parts is None or not said.steps or planned.key in self.failed:
             return None
         if key not in self._known:
             try:
                 found = needs.work(said.parts())
                 flops = found.flops + said.measuring()
+            except (MemoryError, OSError):  # of the machine
+                raise
             except Exception as error:  # of one cell: the others go on
-                told = str(error).strip() or type(error).__name__
-                self.failed[key] = told.splitlines()[0]
+                kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                self.failed[planned.key] = f"{kind}{error}".strip().splitlines()[0][:LONGEST]
                 return None
             self._known[key] = found._replace(flops=flops / said.steps)
         found = self._known[key]
@@ -232,7 +235,7 @@ class Costs:
     def why_not(self, planned: Planned) -> tuple[str, ...]:
         """Returns why a cell could not be built when its work was to be counted; nothing where it
         could."""
-        told = self.failed.get(_net_of(planned))
+        told = self.failed.get(planned.key)
         return () if told is None else (f"cannot be built: {told}",)
 
 
@@ -251,16 +254,11 @@ def kept_costs(root: Path) -> Costs:
 
 
 def keep_costs(root: Path, planned: Sequence[Planned], costs: Costs) -> None:
-    """Writes the work of a step of every net of these cells: what `costs` knows, the rest counted.
-
-    Raises:
-        UserError: for a cell that cannot be built.
-    """
+    """Writes the work of a step of every net of these cells: what `costs` knows, the rest counted, but
+    not of those that cannot be built (`costs.why_not`)."""
     found: dict[str, dict[str, list]] = {}
     for each in planned:
         (name, net), work = _net_of(each), costs.of(each)
-        for told in costs.why_not(each):
-            raise UserError(f"{each.key} {told}")
         if work is not None:
             steps = each.cell.needs.steps
             found.setdefault(name, {}).setdefault(net, [work.flops / steps, work.memory])
@@ -373,6 +371,7 @@ def survey(root: Path, device: str, jobs: int = 1, memory: bool = False) -> list
         name, said = each.cell.name, each.cell.needs
         seconds, basis = expected[each.key]
         counted = costs.of(each) if memory else None
+        why_not = costs.why_not(each)
         found.append(
             Candidate(
                 each.key,
@@ -388,8 +387,8 @@ def survey(root: Path, device: str, jobs: int = 1, memory: bool = False) -> list
                 seconds,
                 basis,
                 None if counted is None else counted.memory,
-                said.parts is not None,
-                lacks(each.cell, device) + costs.why_not(each),
+                said.parts is not None and not why_not,
+                lacks(each.cell, device) + why_not,
                 said.shares,
                 said.ensemble,
             )

@@ -115,14 +115,12 @@ def _cpu_only() -> bool:
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
     """Lets Python import without looking for garbage: what modules are made of lives as long as the
-    process. Later collections leave it out, too."""
-    collects, known = gc.isenabled(), len(sys.modules)
+    process."""
+    collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if len(sys.modules) > known:
-            gc.freeze()
         if collects:
             gc.enable()
 

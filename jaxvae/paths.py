@@ -75,7 +75,8 @@ def replace(file: PathLike, data: bytes, *, lasting: bool = True) -> None:
     or the new one, never half of it. Of several writers at once the last one stays.
 
     Args:
-        lasting: whether to wait until the disk has it, so that a loss of power keeps the file, too.
+        lasting: whether to wait until the disk has the bytes: after a loss of power, too, the file is the
+            old one or the new one.
 
     Raises:
         OSError: where the disk refuses; the old file then stays, and nothing else.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from experiments import needs, plan
+from experiments import needs, plan, schedule
 from experiments.needs import Needs, Part, batch
 from experiments.plan import Timing
 from jaxvae import models, nets, table, writers
@@ -288,21 +288,33 @@ def test_the_survey_is_json_of_a_process(tmp_path):
 
 
 def test_a_cell_that_cannot_be_built_is_said_and_the_others_go_on(small, tmp_path, monkeypatch):
-    def broken():
-        raise ValueError("no such net\nand more")
+    def refused():
+        raise UserError("no such net")
 
-    def cell(name, parts):
-        said = Needs(steps=10, net=name, parts=parts)
+    def full():
+        raise OSError(28, "No space left on device")
+
+    def cell(name, parts, net=None):
+        said = Needs(steps=10, net=net or name, parts=parts)
         return plan.Planned("a", (), plan.Cell(name, None, needs=said))
 
     root = fakes.make(tmp_path, a={})
-    cells = [cell("good", lambda: small[:1]), cell("broken", broken), cell("silent", None)]
+    bad = [cell("broken", lambda: {}["width"]), cell("refused", refused)]
+    cells = [*bad, cell("good", lambda: small[:1]), cell("silent", None, "broken")]
     monkeypatch.setattr(plan, "cells_of", lambda root, name: cells)
-    good, bad, silent = plan.survey(root, HERE, memory=True)
-    assert bad.lacks == ("cannot be built: no such net",) and bad.memory is None
-    assert good.lacks == silent.lacks == () and good.memory
-    with pytest.raises(UserError, match="a broken cannot be built: no such net"):
-        plan.keep_costs(root, cells, plan.Costs())
+    first, second, good, silent = plan.survey(root, HERE, memory=True)
+    assert first.lacks == ("cannot be built: KeyError: 'width'",)
+    assert second.lacks == ("cannot be built: no such net",)
+    assert not first.can_time and first.memory is None
+    assert good.lacks == silent.lacks == () and good.can_time and good.memory
+    tasks = schedule.tasks([first, good], set(), "e", "cpu", schedule.Clock({}))
+    assert {key for task in tasks for key, _ in task.runs} == {"a good"}
+    costs = plan.Costs()
+    plan.keep_costs(root, cells, costs)
+    assert set(writers.read_json(root / plan.WORK)["a"]) == {"good"}
+    assert [why for each in cells for why in costs.why_not(each)] == [*first.lacks, *second.lacks]
+    with pytest.raises(OSError, match="No space left"):
+        plan.Costs().of(cell("full", full))
 
 
 # ---- work that was counted before --------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Checkpoints of a run, through Orbax: saved asynchronously, whole, checked, and never
-half-written. Orbax is imported when it is first needed, which in a new run is after its first steps.
+half-written. Orbax is imported when a folder is opened, which a new run of one process does after its
+first steps.
 
 A checkpoint holds two trees, so that a model can be loaded without its optimiser: "model" (params,
 state, ema) and "training" (step, opt_state, rng, the running sums of the log), and a JSON page
@@ -133,15 +134,16 @@ class Checkpoints:
             missing = read_only and not self.folder.is_dir()
         if missing:
             raise UserError(f"{self.folder} does not exist: there is no checkpoint to load.")
-        if not read_only:
+        if jax.process_count() > 1:  # the first one makes the folder, and the others wait for it
+            self.open()
+        elif not read_only:
             with disk(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
-        if jax.process_count() > 1:  # which wait for each other here
-            _ = self.manager
 
     @functools.cached_property
     def manager(self) -> Any:
-        """Orbax's manager of the folder, which removes what an unfinished save has left there."""
+        """Orbax's manager of the folder, which removes what an unfinished save has left there; made when
+        it is first asked for."""
         ocp = _orbax()
         from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -169,12 +171,18 @@ class Checkpoints:
             )
 
     @property
-    def _is_open(self) -> bool:
+    def is_open(self) -> bool:
+        """Whether Orbax has the folder."""
         return "manager" in self.__dict__
+
+    def open(self) -> None:
+        """Gives Orbax the folder, once; otherwise the first that needs it does. Raises `UserError` where
+        the disk refuses."""
+        _ = self.manager
 
     def steps(self) -> list[int]:
         """Returns the steps that have a whole checkpoint, ascending."""
-        if not self._is_open and not paths.address(self.folder):
+        if not self.is_open and not paths.address(self.folder):
             with writers.disk("read", self.folder):
                 if not any(self.folder.iterdir()):
                     return []
@@ -227,13 +235,13 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until what was saved is on the disk."""
-        if self._is_open:
+        if self.is_open:
             with disk(self.folder):
                 self.manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits and lets go of the folder."""
-        if self._is_open:
+        if self.is_open:
             with disk(self.folder):
                 self.manager.close()
 
@@ -308,7 +316,7 @@ class Checkpoints:
 
 
 def _orbax() -> Any:
-    """Returns Orbax, as a run can do with it."""
+    """Returns Orbax, as a run can do with it (`workarounds`)."""
     import orbax.checkpoint
 
     workarounds.apply()

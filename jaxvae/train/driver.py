@@ -96,6 +96,7 @@ def drive(plan: Plan, engine: Engine, recorder: Recorder, signals: Signals) -> T
                         engine.check(recorder, loop_state)
                     if due.log:
                         loop_state = engine.report(recorder, i, step, loop_state)
+                    recorder.open(loop_state.bad)
                     if due.checkpoint:
                         with recorder.paused():
                             metrics = None

@@ -108,6 +108,14 @@ class Recorder:
             where = "" if self.folder is None else f"{self.folder}, "  # which stage of two, for one
             print(f"jaxvae: {where}step {step}: {warning}", file=sys.stderr)
 
+    def open(self, wait_for: Tree) -> None:
+        """Opens the checkpoints, once the first steps are there: beside the clock, and so early that
+        no more is lost where they cannot be."""
+        if self.checkpoints is not None and not self.checkpoints.is_open:
+            jax.block_until_ready(wait_for)
+            with self.paused():
+                self.checkpoints.open()
+
     def save(self, step: int, train_state: TrainState, sums: Tree, metrics=None) -> None:
         """Starts to save a checkpoint, behind the log up to there; raises `NonFinite` where its arrays
         are not finite."""

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import jaxvae
-from jaxvae import parallel, types
+from jaxvae import parallel, types, writers
 from jaxvae.errors import UserError
 from jaxvae.train import checkpoint
 from jaxvae.train.checkpoint import Checkpoints
@@ -65,7 +65,7 @@ import jax, jaxvae.train, jaxvae.cli.train
 from jaxvae.train.checkpoint import Checkpoints
 
 new = Checkpoints(sys.argv[1])
-assert new.steps() == [] and new.best_step() is None
+assert new.steps() == [] and new.best_step() is None and not new.is_open
 new.wait()
 new.close()
 assert not {"orbax.checkpoint", "tensorstore"} & set(sys.modules)
@@ -79,6 +79,17 @@ def test_a_start_does_not_wait_for_orbax(tmp_path):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run(argv, env=env, **options).stdout == "fine\n"
     assert (tmp_path / "runs" / "new").is_dir()
+
+
+def test_what_cannot_be_saved_is_known_after_the_first_steps(tmp_path, monkeypatch):
+    def missing():
+        raise ModuleNotFoundError("No module named 'tensorstore'")
+
+    monkeypatch.setattr(checkpoint, "_orbax", missing)
+    with pytest.raises(ModuleNotFoundError, match="tensorstore"):
+        go(40, workdir=tmp_path)
+    steps = [line["step"] for line in writers.read(tmp_path / "metrics.jsonl")]
+    assert steps == [5]  # that is when the log has its first line
 
 
 def test_what_a_killed_save_left_is_no_checkpoint(tmp_path):

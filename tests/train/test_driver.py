@@ -81,7 +81,7 @@ class Recorder:
         self.closed = step
 
     paused = staticmethod(lambda: pytest.MonkeyPatch.context())  # any context will do
-    begin = start_clock = show = wait = warn = staticmethod(lambda *args: None)
+    begin = start_clock = show = open = wait = warn = staticmethod(lambda *args: None)
 
 
 def run(plan, engine, recorder=None, stop_at=()):
