@@ -574,7 +574,7 @@ def compile_missing(platform: str, only: str, minutes: float, *, again: bool = F
     if not left:
         raise unknown("entry", only, wanted(platform)[: len(PROGRAMS)])
     left = [key for key in left if again or key not in results["entries"]]
-    built: tuple[tuple[str, ...], dict[str, Work]] = ((), {})
+    built: tuple[tuple[str, ...], dict[str, Work], str] = ((), {}, "")
     for number, key in enumerate(left):
         if time.perf_counter() - start > 60 * minutes:
             print(f"{len(left) - number} entries are left: run it again.")
@@ -582,19 +582,24 @@ def compile_missing(platform: str, only: str, minutes: float, *, again: bool = F
         name, program, topology, precision = key.split("/")
         case = next(case for case in cases() if name in names(case))
         if built[0] != (case, topology, precision):
-            mesh = mesh_of(platform, topology)
-            with precision_of(precision):
-                works = {n: work(c, s, d, mesh) for n, c, s, d in systems(case, precision)}
-            built = ((case, topology, precision), works)
-        of = built[1][name]
-        if has(program, of):
+            mesh, why = mesh_of(platform, topology), ""
+            try:
+                with precision_of(precision):
+                    works = {n: work(c, s, d, mesh) for n, c, s, d in systems(case, precision)}
+            except UserError as error:  # it has no nets in this precision
+                works, why = {}, str(error)
+            built = ((case, topology, precision), works, why)
+        of = built[1].get(name)
+        if of is None:
+            found = {"absent": True, "why": built[2]}
+        elif has(program, of):
             with precision_of(precision):
                 found = entry(program, of, PLATFORMS[platform].memory[topology.split(":")[0]])
         else:
             found = {"absent": True}
         keep(platform, results, key, {**found, "versions": versions})
-        said = found.get("error") or f"{found.get('seconds', 0):.1f} s"
-        print(f"{key}: {'none' if 'absent' in found else said}", flush=True)
+        said = found.get("error") or found.get("why") or f"{found.get('seconds', 0):.1f} s"
+        print(f"{key}: {'none' if found.keys() == {'absent'} else said}", flush=True)
 
 
 # ---- the table -----------------------------------------------------------------------------------

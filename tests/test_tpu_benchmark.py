@@ -3,13 +3,16 @@ installed, its smallest program."""
 
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from benchmarks import tpu
+from jaxvae import parallel
 from jaxvae.errors import UserError
 from jaxvae.presets import PRESETS
 
@@ -109,6 +112,30 @@ def test_resumes_what_is_missing(monkeypatch, tmp_path):
     for key in (last, first):
         tpu.keep("tpu", results, key, {"absent": True})
     assert list(tpu.read("tpu")["entries"]) == [first, last]
+
+
+def test_a_case_without_nets_in_a_precision_is_said_and_the_next_goes_on(
+    monkeypatch, tmp_path, capsys
+):
+    """A flow has none in bfloat16."""
+    monkeypatch.setattr(tpu.measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(tpu, "compiler", lambda platform: {})
+    monkeypatch.setattr(tpu, "mesh_of", lambda *_: parallel.make_mesh(jax.devices()[:1]))
+    monkeypatch.setattr(tpu, "entry", lambda *_: {"seconds": 1.0})
+    keys = [
+        f"{name}/{program}/v5e:2x2/bfloat16"
+        for name in ("flow", "vae")
+        for program in ("step", "sample")
+    ]
+    monkeypatch.setattr(tpu, "wanted", lambda _: keys)
+    tpu.compile_missing("tpu", "*", math.inf)
+    entries = tpu.read("tpu")["entries"]
+    assert list(entries) == keys
+    flow, vae = (entries[f"{name}/step/v5e:2x2/bfloat16"] for name in ("flow", "vae"))
+    assert flow["absent"] and "not bfloat16" in flow["why"]
+    assert vae["seconds"] == 1.0
+    said = capsys.readouterr().out
+    assert f"flow/step/v5e:2x2/bfloat16: {flow['why']}" in said
 
 
 @pytest.mark.skipif(not MISSING, reason="libtpu is there")
