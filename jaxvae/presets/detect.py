@@ -9,7 +9,6 @@ from jaxvae import charts
 from jaxvae.data import Source
 from jaxvae.errors import UserError
 from jaxvae.metrics import ood
-from jaxvae.models import verbs
 from jaxvae.presets.config import System
 from jaxvae.presets.measure import Progress, Record, Setting
 from jaxvae.types import Params, State
@@ -42,7 +41,12 @@ def sets(system: System, inside: Source, outside: Source, train: Source, *, conv
         UserError: for a model that has no such scores, sources of different shapes, and a
             conversion that changes nothing.
     """
-    verbs.need(system.model, "encode", "decode")
+    lacking = [verb for verb in ("encode", "decode") if getattr(system.model, verb) is None]
+    if lacking:
+        raise UserError(
+            f"auroc scores examples by their evidence lower bound, and this model does not {lacking[0]}: "
+            "use a run of one that encodes and decodes."
+        )
     if system.classes is not None:
         raise UserError(
             "auroc is of models without labels: those of --out-data mean something else to this one."

@@ -34,7 +34,12 @@ def test_other_images_are_converted_where_that_is_asked_for():
 @pytest.mark.parametrize(
     ("system", "outside", "convert", "message"),
     [
-        (System(small()._replace(encode=None)), source("theirs"), False, "does not encode"),
+        (
+            System(small()._replace(encode=None)),
+            source("theirs"),
+            False,
+            "lower bound, .* does not encode: use",
+        ),
         (System(small(), classes=10), source("theirs"), False, "models without labels"),
         (SYSTEM, source("ours"), False, "choose another data set"),
         (SYSTEM, source("theirs"), True, "has the shape 4x4x1 already: leave out --convert"),
