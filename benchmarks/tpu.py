@@ -8,7 +8,8 @@
 The TPU's compiler is in libtpu, CUDA's in jax-cuda12-pjrt; both compile ahead of time for a topology
 by name, with shapes for arrays. An entry is CASE/PROGRAM/TOPOLOGY/PRECISION. A case is a preset with
 its own options on MNIST's shape, or one of `MORE`; of a preset with stages, each of them; or one of
-`LARGE`, nets at large images, with and without rematerialisation. Programs:
+`LARGE`, nets at large images, with and without rematerialisation. A batch that the chips do not divide
+is made larger. Programs:
 
     step, step_pmap          a training step, jitted over the mesh and pmapped
     resident, streamed       the compiled loop of many steps over data on the chips, and sent in blocks
@@ -31,6 +32,7 @@ with what is missing.
 import argparse
 import collections
 import contextlib
+import dataclasses
 import fnmatch
 import functools
 import importlib.metadata
@@ -163,9 +165,9 @@ def programs(case: str) -> tuple[str, ...]:
     return ("step",) if case in LARGE else tuple(PROGRAMS)
 
 
-def systems(case: str, precision: str) -> Iterator[tuple[str, Any, Any, Any]]:
+def systems(case: str, precision: str, chips: int = 1) -> Iterator[tuple[str, Any, Any, Any]]:
     """Yields (name, options, system, source) of a case, or of each of its stages and of what is
-    composed of them."""
+    composed of them; with a larger batch where the chips do not divide its own."""
     import jax.numpy as jnp
 
     from jaxvae import data
@@ -174,6 +176,8 @@ def systems(case: str, precision: str) -> Iterator[tuple[str, Any, Any, Any]]:
     preset, chosen, more = cases()[case]
     data_set = "mnist" if isinstance(chosen, int) else chosen
     config = PRESETS[preset].options(Path("-"), data=data_set, precision=precision, **more)
+    whole = math.ceil(config.batch_size / chips) * chips
+    config = dataclasses.replace(config, batch_size=whole)
     config.check()
     if isinstance(chosen, int):
         image = jnp.zeros((1, chosen, chosen, 3), jnp.uint8)
@@ -585,7 +589,8 @@ def compile_missing(platform: str, only: str, minutes: float, *, again: bool = F
             mesh, why = mesh_of(platform, topology), ""
             try:
                 with precision_of(precision):
-                    works = {n: work(c, s, d, mesh) for n, c, s, d in systems(case, precision)}
+                    made = systems(case, precision, mesh.size)
+                    works = {n: work(c, s, d, mesh) for n, c, s, d in made}
             except UserError as error:  # it has no nets in this precision
                 works, why = {}, str(error)
             built = ((case, topology, precision), works, why)

@@ -54,6 +54,12 @@ def test_every_preset_has_every_program_on_every_topology():
     assert all(key.endswith("/v5e:2x2/float32") for key in wanted[:first])
 
 
+def test_a_batch_that_the_chips_do_not_divide_is_larger():
+    for chips, size in ((1, 100), (4, 100), (16, 112)):
+        [(name, config, *_)] = tpu.systems("cvae", "float32", chips)
+        assert (name, config.batch_size) == ("cvae", size)
+
+
 def test_the_table_says_what_is_there_refused_and_missing():
     entry = {
         "seconds": 2.0,
