@@ -453,6 +453,31 @@ def test_gans_after_one_epoch():
     assert all(f"figures/budget_0.05/mnist.{name}.png" in pictures for name in (*others, order[at]))
 
 
+def test_cifar10_after_twenty_epochs():
+    def fid(method, metric="fid"):
+        return mean("two_stage", f"cifar10/{method}", metric, "squeezenet, 2 % of the schedule")
+
+    first, second, gaussian, ten = map(fid, ("learned_gamma", "two_stage", "gaussian", "gmm"))
+    back = fid("learned_gamma", "fid_reconstruction")
+    assert ten < gaussian < second < first
+    of_mnist = mean(
+        "two_stage", "mnist/learned_gamma", "fid_reconstruction", "squeezenet, 5 % of the schedule"
+    )
+    assert back > 10 * of_mnist
+    holds(
+        "two_stage",
+        f"Samples of learned_gamma are at {first:.0f}, of two stages at {second:.0f}",
+        f"fitted to the same latents at {gaussian:.0f} and {ten:.0f}",
+        f"its reconstructions are at {back:.0f} after so few epochs, where those of MNIST at 5 % are at "
+        f"{of_mnist:.0f}.",
+    )
+    found = [line for line in read("two_stage")[0] if line["cell"].startswith("cifar10/")]
+    assert {line["seed"] for line in found} == {0}
+    assert max(line["seconds"] for line in found) < 2 * 3600
+    epoch = 50_000 // 64
+    assert {line["steps"] // epoch for line in found} == {20, 20 + 40}
+
+
 def test_the_toys_steps():
     assert toy.stages_of("two_stage") * toy.STEPS == 40_000
     holds("two_stage", "trained for 20,000 steps of 256: `two_stage` is of 40,000.")
