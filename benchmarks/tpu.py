@@ -176,8 +176,8 @@ def systems(case: str, precision: str, chips: int = 1) -> Iterator[tuple[str, An
     preset, chosen, more = cases()[case]
     data_set = "mnist" if isinstance(chosen, int) else chosen
     config = PRESETS[preset].options(Path("-"), data=data_set, precision=precision, **more)
-    whole = math.ceil(config.batch_size / chips) * chips
-    config = dataclasses.replace(config, batch_size=whole)
+    batch_size = math.ceil(config.batch_size / chips) * chips
+    config = dataclasses.replace(config, batch_size=batch_size)
     config.check()
     if isinstance(chosen, int):
         image = jnp.zeros((1, chosen, chosen, 3), jnp.uint8)
