@@ -578,33 +578,34 @@ def compile_missing(platform: str, only: str, minutes: float, *, again: bool = F
     if not left:
         raise unknown("entry", only, wanted(platform)[: len(PROGRAMS)])
     left = [key for key in left if again or key not in results["entries"]]
-    built: tuple[tuple[str, ...], dict[str, Work], str] = ((), {}, "")
+    built: tuple[str, ...] = ()
+    works: dict[str, Work] = {}
+    why: dict[str, str] = {}  # there are none
     for number, key in enumerate(left):
         if time.perf_counter() - start > 60 * minutes:
             print(f"{len(left) - number} entries are left: run it again.")
             return
         name, program, topology, precision = key.split("/")
         case = next(case for case in cases() if name in names(case))
-        if built[0] != (case, topology, precision):
-            mesh, why = mesh_of(platform, topology), ""
+        if built != (case, topology, precision):
+            built, mesh, why = (case, topology, precision), mesh_of(platform, topology), {}
             try:
                 with precision_of(precision):
                     made = systems(case, precision, mesh.size)
                     works = {n: work(c, s, d, mesh) for n, c, s, d in made}
-            except UserError as error:  # it has no nets in this precision
-                works, why = {}, str(error)
-            built = ((case, topology, precision), works, why)
-        of = built[1].get(name)
-        if of is None:
-            found = {"absent": True, "why": built[2]}
-        elif has(program, of):
+            except UserError as error:
+                if precision == "float32":
+                    raise
+                works, why = {}, {"why": str(error)}  # it has no nets in this precision
+        if name in works and has(program, works[name]):
             with precision_of(precision):
-                found = entry(program, of, PLATFORMS[platform].memory[topology.split(":")[0]])
+                hbm = PLATFORMS[platform].memory[topology.split(":")[0]]
+                found = entry(program, works[name], hbm)
         else:
-            found = {"absent": True}
+            found = {"absent": True, **why}
         keep(platform, results, key, {**found, "versions": versions})
-        said = found.get("error") or found.get("why") or f"{found.get('seconds', 0):.1f} s"
-        print(f"{key}: {'none' if found.keys() == {'absent'} else said}", flush=True)
+        took = "none" if "absent" in found else f"{found['seconds']:.1f} s"
+        print(f"{key}: {found.get('error') or found.get('why') or took}", flush=True)
 
 
 # ---- the table -----------------------------------------------------------------------------------

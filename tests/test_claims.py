@@ -468,12 +468,12 @@ def test_cifar10_after_twenty_epochs():
         "two_stage",
         f"Samples of learned_gamma are at {first:.0f}, of two stages at {second:.0f}",
         f"fitted to the same latents at {gaussian:.0f} and {ten:.0f}",
-        f"its reconstructions are at {back:.0f} after so few epochs, where those of MNIST at 5 % are at "
+        f"by the same decoder are at {back:.0f} after so few epochs, where those of MNIST at 5 % are at "
         f"{of_mnist:.0f}.",
     )
     found = [line for line in read("two_stage")[0] if line["cell"].startswith("cifar10/")]
     assert {line["seed"] for line in found} == {0}
-    assert max(line["seconds"] for line in found) < 2 * 3600
+    assert sum({line["cell"]: line["seconds"] for line in found}.values()) < 2 * 3600
     epoch = 50_000 // 64
     assert {line["steps"] // epoch for line in found} == {20, 20 + 40}
 

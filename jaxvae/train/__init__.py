@@ -8,7 +8,7 @@ your own.
     driver        the loop that both entries share: plan, engine, recorder
     fit, ensemble    the entries; training and members are their engines
     recorder      log, warnings, checkpoints (checkpoint) in a run's folder (folder); signals stop it
-    lease         one writer at a time in a bucket
+    lease         one writer at a time, on a disk or in a bucket
     workarounds   what of Orbax and TensorStore is put right
     evaluate      means over a whole split
     statistics    batch statistics estimated anew

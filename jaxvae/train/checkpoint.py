@@ -10,10 +10,9 @@ metrics.
 
 import contextlib
 import functools
-import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ import numpy as np
 from jaxvae import host, paths, writers
 from jaxvae.errors import UserError
 from jaxvae.paths import PathLike
-from jaxvae.train import lease, workarounds
+from jaxvae.train import workarounds
 from jaxvae.train.step import TrainState
 from jaxvae.types import Tree
 
@@ -381,41 +380,3 @@ def _refused(path: Path, why: str) -> UserError:
     return UserError(
         f"cannot write to {path}: {why}. Free some space, or choose a folder on another disk."
     )
-
-
-@contextlib.contextmanager
-def lock(workdir: PathLike) -> Iterator[Callable[[], None]]:
-    """Holds a run folder for one writer, and yields what raises `UserError` once it is no longer held.
-
-    On a disk the lock goes with the process, however it ends; of one in a bucket see `lease`.
-
-    Raises:
-        UserError: while another process holds it.
-    """
-    if paths.address(workdir):
-        with lease.hold(workdir) as held:
-            yield held.check
-        return
-    try:
-        import fcntl
-    except ImportError:  # no such lock on Windows
-        yield lambda: None
-        return
-    path = Path(workdir) / ".lock"
-    with disk(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(handle, 32).decode(errors="replace").strip()
-            raise UserError(
-                f"{workdir} is in use by another run (process {owner or 'unknown'}): wait for it, "
-                "or choose another folder."
-            ) from None
-        os.ftruncate(handle, 0)
-        os.write(handle, str(os.getpid()).encode())
-        yield lambda: None
-    finally:
-        os.close(handle)

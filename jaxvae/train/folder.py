@@ -11,7 +11,7 @@ import jax
 from jaxvae import paths, writers
 from jaxvae.errors import UserError
 from jaxvae.paths import PathLike
-from jaxvae.train import checkpoint
+from jaxvae.train import checkpoint, lease
 from jaxvae.train.checkpoint import Checkpoints, Damaged, Restored
 from jaxvae.train.step import TrainState
 from jaxvae.types import Tree
@@ -128,7 +128,7 @@ def hold(workdir: PathLike | None, run: dict[str, Any] | Identity) -> Iterator[F
     if jax.process_index() > 0:  # the first process writes for all
         yield Folder(path)
         return
-    with checkpoint.lock(path) as check_held:
+    with lease.lock(path) as check_held:
         if not (path / "config.json").is_file():
             writers.write_json(
                 path / "config.json", {"config": run.config, "versions": checkpoint.versions()}

@@ -1,9 +1,11 @@
-"""One writer at a time in a bucket, which has no locks.
+"""One writer of a run folder at a time: on a disk by a lock, in a bucket, which has no locks, by signs of
+life.
 
-The run that holds a folder writes a sign of life into the object `.lock` every `BEAT` seconds. Who finds
-one waits: if it changes, its run is alive, and the folder is in use; if it stays the same for `LEASE`
-seconds, its run is dead, and the folder is taken over. No clocks are compared. A run that was cut off for
-so long that another one took its folder finds out at its next sign, and ends before it writes again.
+In a bucket the run that holds a folder writes such a sign into the object `.lock` every `BEAT` seconds.
+Who finds one waits: if it changes, its run is alive, and the folder is in use; if it stays the same for
+`LEASE` seconds, its run is dead, and the folder is taken over. No clocks are compared. A run that was cut
+off for so long that another one took its folder finds out at its next sign, and ends before it writes
+again.
 """
 
 import contextlib
@@ -70,6 +72,45 @@ class Held:
         """Writes signs of life until the end."""
         while self.lost is None and not self.ended.wait(BEAT):
             self.renew()
+
+
+@contextlib.contextmanager
+def lock(workdir: PathLike) -> Iterator[Callable[[], None]]:
+    """Holds a run folder for one writer, and yields what raises `UserError` once it is no longer held.
+
+    On a disk the lock goes with the process, however it ends; one in a bucket is held by its signs of
+    life (`hold`).
+
+    Raises:
+        UserError: while another process holds it.
+    """
+    if paths.address(workdir):
+        with hold(workdir) as held:
+            yield held.check
+        return
+    try:
+        import fcntl
+    except ImportError:  # no such lock on Windows
+        yield lambda: None
+        return
+    path = Path(workdir) / ".lock"
+    with writers.disk("write to", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(handle, 32).decode(errors="replace").strip()
+            raise UserError(
+                f"{workdir} is in use by another run (process {owner or 'unknown'}): wait for it, "
+                "or choose another folder."
+            ) from None
+        os.ftruncate(handle, 0)
+        os.write(handle, str(os.getpid()).encode())
+        yield lambda: None
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

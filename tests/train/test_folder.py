@@ -10,7 +10,7 @@ import pytest
 
 from jaxvae import writers
 from jaxvae.errors import UserError
-from jaxvae.train import checkpoint, folder
+from jaxvae.train import checkpoint, folder, lease
 from small import go
 
 HERE = Path(__file__).parent
@@ -98,7 +98,7 @@ def test_sigterm_saves_and_exits_with_75(tmp_path):
 
 def test_second_writer_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path):
     with (
-        checkpoint.lock(tmp_path),
+        lease.lock(tmp_path),
         pytest.raises(UserError, match=f"in use by another run \\(process {os.getpid()}\\)"),
     ):
         go(5, workdir=tmp_path)

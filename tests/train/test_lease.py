@@ -6,7 +6,7 @@ import pytest
 
 from jaxvae import paths, writers
 from jaxvae.errors import UserError
-from jaxvae.train import checkpoint, lease
+from jaxvae.train import lease
 from jaxvae.train import recorder as recorders
 from jaxvae.train.recorder import Recorder
 
@@ -49,13 +49,13 @@ def test_a_folder_is_held_by_one_run_and_free_after_it(shelf, clock, capsys):
         clock.meanwhile = held.renew
         with (
             pytest.raises(UserError, match=r"in use by another run \(process \d+ on .+\): wait"),
-            checkpoint.lock(RUN),
+            lease.lock(RUN),
         ):
             pass
         held.check()
         assert held.is_ours(shelf.store[LOCK].getvalue())
     assert LOCK not in shelf.store
-    with checkpoint.lock(RUN) as check:
+    with lease.lock(RUN) as check:
         check()
     assert capsys.readouterr().err.count("waiting up to 60 s") == 1
 
@@ -87,7 +87,7 @@ def test_a_damaged_sign_of_life_is_one_of_nobody(shelf):
 def test_of_two_that_take_it_at_once_the_last_one_has_it(shelf, clock):
     found = []
     clock.meanwhile = lambda: found.append(another())
-    with pytest.raises(UserError, match="in use by another run"), checkpoint.lock(RUN):
+    with pytest.raises(UserError, match="in use by another run"), lease.lock(RUN):
         pass
     assert found[0].is_ours(shelf.store[LOCK].getvalue())
 
