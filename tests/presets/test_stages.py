@@ -418,7 +418,7 @@ def test_other_latent_sizes_are_another_run(trained, capsys):
 
 
 def test_stages_in_use_are_not_trained_twice(trained, capsys):
-    from jaxvae.train.checkpoint import lock
+    from jaxvae.train.lease import lock
 
     with lock(trained):
         assert "is in use by another run" in refused_train(capsys, trained, second=40)
