@@ -100,8 +100,9 @@ def test_distances_from_the_rows_of_soft_intro_vae():
             found = " | ".join(f"{each:+.1f}" for each in distances(f"{data}/{method}"))
             line = f"| {method} | {found} | {seeds(f'{data}/{method}')} |"
             assert line in table[:400], line
-    both = [distances(f"spiral/{method}") for method in ("vae", "soft_intro_vae")]
-    assert all(0 < vae < soft for vae, soft in zip(*both, strict=True))
+    largest = max(abs(each) for each in distances("spiral/vae"))
+    holds("soft_intro_2d", f"the VAE is within {largest:.1f} of the paper's row")
+    assert min(distances("spiral/soft_intro_vae")) > 0
     others = ("checkerboard", "rings")
     assert {seeds(f"{data}/{m}") for data in ("8gaussians", *others) for m in plane.METHODS} == {1}
     largest = max(abs(each) for data in others for each in distances(f"{data}/vae"))
@@ -188,13 +189,13 @@ def test_who_is_ahead_of_whom_in_the_plane():
     assert behind("checkerboard", "intro_vae", "soft_intro_vae") == every
     by_density = {(m, p) for m, p in every if m == "gn_elbo"}
     assert behind("rings", "intro_vae", "soft_intro_vae") == by_density
-    assert behind("spiral", "soft_intro_vae", "vae") == {("histogram_kl", "standard")}
+    assert behind("spiral", "soft_intro_vae", "vae") == {(m, p) for m, p in every if m == IN_THE_PLANE[0]}
 
     def standard(cell):
         return mean("soft_intro_2d", cell, "histogram_kl", "standard")
 
     soft, vae = standard("spiral/soft_intro_vae"), standard("spiral/vae")
-    holds("soft_intro_2d", f"behind it by the standard KL, {soft:.3f} to {vae:.3f}.")
+    holds("soft_intro_2d", f"in KL of both, {soft:.3f} to {vae:.3f} by the standard one.")
     intro, soft = standard("rings/intro_vae"), standard("rings/soft_intro_vae")
     holds("soft_intro_2d", f"of both protocols, {intro:.3f} to {soft:.3f} by the standard KL")
 
