@@ -8,16 +8,12 @@ outside, the collectives here do nothing, so the same code runs everywhere.
 import contextlib
 import contextvars
 import functools
-import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src import distributed  # whose client has no public name
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.errors import UserError, check_count
@@ -287,101 +283,6 @@ def shard(batch: Tree, devices: int) -> Tree:
 
 
 # ---- several processes ---------------------------------------------------------------------
-
-
-def start_multihost(**options: Any) -> None:
-    """Joins the processes of a TPU pod slice or a GPU cluster; call before anything else of JAX.
-
-    On Cloud TPU, SLURM and Open MPI no option is needed; elsewhere pass `coordinator_address`,
-    `num_processes` and `process_id` as `jax.distributed.initialize` takes them. Calling it twice
-    does nothing.
-    """
-    if not jax.distributed.is_initialized():
-        jax.distributed.initialize(**options)
-
-
-def join(
-    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
-) -> None:
-    """Joins the processes of a cluster: the ones described, else those that JAX finds around this one
-    (Cloud TPU, SLURM, Open MPI, Kubernetes); alone it stays alone. Call it before JAX computes.
-
-    Args:
-        coordinator: HOST:PORT of process 0.
-        num_processes: of all; 1: this one alone, whatever is around it.
-        process_id: of this one, from 0.
-
-    Raises:
-        UserError: where the others cannot be reached.
-    """
-    if num_processes == 1 or jax.distributed.is_initialized():
-        return
-    if coordinator is None and not _may_be_in_cluster():
-        return
-    try:
-        start_multihost(
-            coordinator_address=coordinator, num_processes=num_processes, process_id=process_id
-        )
-    except (RuntimeError, ValueError, OSError) as error:
-        started = "must be called before" in str(error)  # a program of somebody's own computes
-        if coordinator is None and (started or isinstance(error, ValueError)):
-            return  # JAX has found no cluster
-        why = str(error).splitlines()[0][:300]
-        raise UserError(
-            f"the processes of this run could not be joined ({why}). Start all of them within five "
-            "minutes, with the same --coordinator HOST:PORT and --num-processes and a --process-id "
-            "of its own each; or train with this one alone: --num-processes 1."
-        ) from None
-
-
-def _may_be_in_cluster() -> bool:
-    """Returns False for the single task of a SLURM step, which JAX would give a single GPU."""
-    return "SLURM_JOB_ID" not in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
-
-
-def agreed(value: int) -> int:
-    """Returns the number that the first process has, in all of them."""
-    if jax.process_count() == 1:
-        return value
-    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
-
-
-_turns = itertools.count()  # each has a key of its own, the same in all processes
-
-
-def first_alone(work: Callable[[], None]) -> None:
-    """Does `work` in the first process and then in the others, which find what it has left where
-    they share a disk or a bucket; a process that is alone just does it. All must call this.
-
-    They wait for a word, not in a collective of the devices, which would give up within a minute.
-
-    Raises:
-        UserError: in the others, where the first one has failed; beside what `work` raises.
-    """
-    if jax.process_count() == 1:
-        return work()
-    client, key = distributed.global_state.client, f"jaxvae/first_alone/{next(_turns)}"
-    assert client is not None  # as there are several
-    if jax.process_index() > 0:
-        if _word(client, key) != "done":
-            raise UserError("the first process of this run has failed, and says why.")
-        return work()
-    word = "failed"
-    try:
-        work()
-        word = "done"
-    finally:
-        client.key_value_set(key, word)
-
-
-def _word(client: Any, key: str) -> str:
-    """Returns what the first process says under `key`, once it does."""
-    while True:
-        try:
-            return client.blocking_key_value_get(key, 1_000)  # ms: Ctrl-C is heard in between
-        except jax.errors.JaxRuntimeError as error:
-            if "DEADLINE_EXCEEDED" not in str(error):
-                raise
 
 
 def local(tree: Tree) -> Tree:

@@ -189,7 +189,9 @@ def test_who_is_ahead_of_whom_in_the_plane():
     assert behind("checkerboard", "intro_vae", "soft_intro_vae") == every
     by_density = {(m, p) for m, p in every if m == "gn_elbo"}
     assert behind("rings", "intro_vae", "soft_intro_vae") == by_density
-    assert behind("spiral", "soft_intro_vae", "vae") == {(m, p) for m, p in every if m == IN_THE_PLANE[0]}
+    assert behind("spiral", "soft_intro_vae", "vae") == {
+        (m, p) for m, p in every if m == IN_THE_PLANE[0]
+    }
 
     def standard(cell):
         return mean("soft_intro_2d", cell, "histogram_kl", "standard")

@@ -21,8 +21,8 @@ import jax
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-from jaxvae import parallel
-parallel.start_multihost(coordinator_address=sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+from jaxvae import processes
+processes.start_multihost(coordinator_address=sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 from few_steps import Run
 run = Run(sys.argv[3])
 assert jax.device_count() == 4

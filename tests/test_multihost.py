@@ -10,7 +10,7 @@ import pytest
 import two_processes
 
 import jaxvae
-from jaxvae import parallel, writers
+from jaxvae import parallel, processes, writers
 from jaxvae.cli import main
 from jaxvae.errors import UserError
 from jaxvae.train.checkpoint import Checkpoints
@@ -23,9 +23,9 @@ import json, sys, time
 import jax
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
-from jaxvae import parallel
-parallel.start_multihost(coordinator_address=sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
-parallel.start_multihost()   # a second call does nothing
+from jaxvae import parallel, processes
+processes.start_multihost(coordinator_address=sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+processes.start_multihost()   # a second call does nothing
 from small import go, source
 from jaxvae.train import folder
 assert jax.device_count() == 4
@@ -84,9 +84,9 @@ FETCH = """
 import pathlib, sys, time
 import jax
 jax.config.update("jax_platforms", "cpu")
-from jaxvae import parallel
+from jaxvae import processes
 from jaxvae.errors import UserError
-parallel.start_multihost(coordinator_address=sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+processes.start_multihost(coordinator_address=sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 place, made = pathlib.Path(sys.argv[3]), []
 def make():
     if not place.exists():
@@ -95,10 +95,10 @@ def make():
         made.append(jax.process_index())
 def fail():
     raise UserError("no network")
-parallel.first_alone(make)
+processes.first_alone(make)
 print("MADE", made, place.read_text())
 try:
-    parallel.first_alone(fail)
+    processes.first_alone(fail)
 except UserError as error:
     print("SAID", error)
 """
@@ -209,19 +209,19 @@ def test_processes_that_are_described_in_part_are_refused(tmp_path, capfd, words
 
 def test_a_cluster_is_looked_for_where_there_may_be_one(monkeypatch):
     started = []
-    monkeypatch.setattr(parallel, "start_multihost", lambda **options: started.append(options))
+    monkeypatch.setattr(processes, "start_multihost", lambda **options: started.append(options))
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
-    parallel.join(num_processes=1)
+    processes.join(num_processes=1)
     assert not started
-    parallel.join()
-    parallel.join("host:1", 2, 0)
+    processes.join()
+    processes.join("host:1", 2, 0)
     assert [set(options.values()) for options in started] == [{None}, {"host:1", 2, 0}]
     monkeypatch.setenv("SLURM_JOB_ID", "7")  # a job of one task keeps all of its GPUs
     for tasks, count in ((None, 2), ("1", 2), ("4", 3)):
         if tasks is not None:
             monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
-        parallel.join()
+        processes.join()
         assert len(started) == count
 
 
@@ -233,16 +233,16 @@ def test_no_cluster_is_no_mistake_and_one_that_does_not_answer_is_said(monkeypat
         return start
 
     monkeypatch.setattr(
-        parallel, "start_multihost", fails(ValueError("coordinator_address should be defined."))
+        processes, "start_multihost", fails(ValueError("coordinator_address should be defined."))
     )
-    parallel.join()
+    processes.join()
     with pytest.raises(UserError, match="could not be joined"):
-        parallel.join("host:1", 2, 0)
-    monkeypatch.setattr(parallel, "start_multihost", fails(RuntimeError("DEADLINE_EXCEEDED\nx")))
+        processes.join("host:1", 2, 0)
+    monkeypatch.setattr(processes, "start_multihost", fails(RuntimeError("DEADLINE_EXCEEDED\nx")))
     with pytest.raises(UserError, match=r"\(DEADLINE_EXCEEDED\).*--num-processes 1"):
-        parallel.join()
+        processes.join()
 
 
 def test_one_process_agrees_with_itself_and_its_arrays_are_its_own():
     tree = {"x": jax.numpy.ones(3)}
-    assert parallel.agreed(3) == 3 and parallel.local(tree) is tree
+    assert processes.agreed(3) == 3 and parallel.local(tree) is tree

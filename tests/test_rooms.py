@@ -13,7 +13,7 @@ FLOORS = [  # from the ground up; a room may import its own files and those of l
     {"abilities", "errors"},
     {"paths"},
     {"host", "terminal", "types"},
-    {"arithmetic", "parallel", "writers"},
+    {"arithmetic", "parallel", "processes", "writers"},
     {"archives", "safetensors"},
     {"noise", "plots", "table"},
     {"charts", "distributions"},

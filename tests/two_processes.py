@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 
@@ -18,9 +18,17 @@ def free_address() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def results(script: str, *words: str, timeout: float) -> list[Any]:
-    """Returns the JSON that each of two processes prints after "RESULT ": of a script in Python that is
-    given an address, the number of the process, and `words`."""
+class End(NamedTuple):
+    """How a process ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def ends(script: str, *words: str, timeout: float) -> list[End]:
+    """Returns how each of two processes ended: of a script in Python that is given an address, the
+    number of the process, and `words`."""
     address, path = free_address(), os.pathsep.join([str(HERE), str(HERE.parent)])
     processes = [
         subprocess.Popen(
@@ -33,5 +41,14 @@ def results(script: str, *words: str, timeout: float) -> list[Any]:
         for i in range(2)
     ]
     outputs = [process.communicate(timeout=timeout) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    return [json.loads(out.split("RESULT ")[1]) for out, _ in outputs]
+    return [
+        End(process.returncode, *printed)
+        for process, printed in zip(processes, outputs, strict=True)
+    ]
+
+
+def results(script: str, *words: str, timeout: float) -> list[Any]:
+    """Returns the JSON that each of two processes prints after "RESULT ", of a script as in `ends`."""
+    found = ends(script, *words, timeout=timeout)
+    assert [each.code for each in found] == [0, 0], found
+    return [json.loads(each.out.split("RESULT ")[1]) for each in found]

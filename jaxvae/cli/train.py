@@ -4,11 +4,12 @@ import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 
 import jax
 
 from jaxvae import data as data_sets
-from jaxvae import parallel
+from jaxvae import parallel, processes
 from jaxvae.data import Source, prepare, sets
 from jaxvae.errors import UserError
 from jaxvae.presets import PRESETS, record, run
@@ -23,11 +24,19 @@ def run_train(config: Options) -> int:
     for name in ("absl", "asyncio"):  # Orbax logs tracebacks of what it also raises
         logging.getLogger(name).setLevel(logging.CRITICAL)
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    parallel.join(config.coordinator, config.num_processes, config.process_id)
-    if jax.process_index() == 0:
+    processes.join(config.coordinator, config.num_processes, config.process_id)
+    with processes.together(), _speaking():
         return _train(config)
+
+
+@contextlib.contextmanager
+def _speaking() -> Iterator[None]:
+    """Lets the first process print for all; errors are each one's own."""
+    if jax.process_index() == 0:
+        yield
+        return
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        return _train(config)  # the first one speaks for all
+        yield
 
 
 def _train(config: Options) -> int:
@@ -76,7 +85,7 @@ def _data(config: Options) -> Data:
     """Returns the three splits, fetched where they are not here; raises `UserError` where the first
     shares examples with another."""
     if config.download:
-        parallel.first_alone(lambda: _obtain(config))
+        processes.first_alone(lambda: _obtain(config))
     _check_split(config)
     return Data(training(config), held_out(config, "valid"), held_out(config, "test"))
 

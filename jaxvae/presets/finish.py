@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import charts, nets, parallel, paths, plots, writers
+from jaxvae import charts, nets, paths, plots, processes, writers
 from jaxvae.data import Source
 from jaxvae.models import verbs
 from jaxvae.presets import record
@@ -51,7 +51,7 @@ def complete(
     log = workdir / "metrics.jsonl"
     lines = writers.read(log) if log.exists() else []
     lines = [line for line in lines if line.get("split") == "test" and line["step"] == step]
-    is_new, is_first = bool(parallel.agreed(not lines)), jax.process_index() == 0
+    is_new, is_first = bool(processes.agreed(not lines)), jax.process_index() == 0
 
     @functools.cache
     def chosen(samples: bool) -> Chosen:
@@ -73,7 +73,7 @@ def complete(
     if stages:
         names.remove("curves")
     missing = any(not (workdir / f"{name}.png").exists() for name in names)
-    if is_new or parallel.agreed(missing):
+    if is_new or processes.agreed(missing):
         states = (chosen(False).state, chosen(True).state)  # by all processes
         if is_first:
             draw(workdir, system, params, *states, test, config.seed, names)

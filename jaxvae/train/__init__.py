@@ -9,6 +9,7 @@ your own.
     fit, ensemble    the entries; training and members are their engines
     recorder      log, warnings, checkpoints (checkpoint) in a run's folder (folder); signals stop it
     lease         one writer at a time, on a disk or in a bucket
+    saving        a write behind the run that fails, heard of by all processes
     workarounds   what of Orbax and TensorStore is put right
     evaluate      means over a whole split
     statistics    batch statistics estimated anew

@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import host, paths, writers
+from jaxvae import host, paths, processes, writers
 from jaxvae.errors import UserError
 from jaxvae.paths import PathLike
-from jaxvae.train import workarounds
+from jaxvae.train import saving, workarounds
 from jaxvae.train.step import TrainState
 from jaxvae.types import Tree
 
@@ -162,12 +162,28 @@ class Checkpoints:
                     create=not self.read_only,
                     cleanup_tmp_directories=not self.read_only,
                 ),
-                item_handlers={
-                    "model": ocp.StandardCheckpointHandler(),
-                    "training": ocp.StandardCheckpointHandler(),
-                    "meta": ocp.JsonCheckpointHandler(),
-                },
+                item_handlers=self._handlers(ocp),
             )
+
+    def _handlers(self, ocp: Any) -> dict[str, Any]:
+        """Returns what writes each part of a checkpoint: of several processes none is left waiting for
+        one whose disk refuses."""
+        handlers = {
+            "model": ocp.StandardCheckpointHandler(),
+            "training": ocp.StandardCheckpointHandler(),
+            "meta": ocp.JsonCheckpointHandler(),
+        }
+        if jax.process_count() == 1:
+            return handlers
+        return {name: saving.watched(each, self._end) for name, each in handlers.items()}
+
+    def _end(self, error: Exception) -> None:
+        """Ends all processes of the run for what went wrong behind it."""
+        try:
+            with disk(self.folder):
+                raise error
+        except Exception as said:
+            processes.end(said)
 
     @property
     def is_open(self) -> bool:

@@ -4,6 +4,7 @@ comes out. `fit` drives one training with it, `train_ensemble` many at once."""
 import contextlib
 from typing import Protocol
 
+from jaxvae import processes
 from jaxvae.train.checkpoint import Restored
 from jaxvae.train.loop import Loop, LoopState
 from jaxvae.train.plan import Plan
@@ -76,7 +77,9 @@ def drive(plan: Plan, engine: Engine, recorder: Recorder, signals: Signals) -> T
         if step >= plan.end(plan.phase_of(step)):  # the next phase begins with sums of its own
             loop_state = None
     recorder.begin(step)
-    try:
+    with contextlib.ExitStack() as end:
+        end.callback(lambda: recorder.close(step))  # of the step that it has come to
+        end.enter_context(processes.together())  # what goes wrong is said before that
         for i in range(len(plan.phases)):
             if step >= plan.end(i):
                 continue
@@ -113,7 +116,5 @@ def drive(plan: Plan, engine: Engine, recorder: Recorder, signals: Signals) -> T
                 break
         recorder.warn("its end", step, ended)
         recorder.wait()
-    finally:
-        recorder.close(step)
     assert train_state is not None  # a plan has a phase, and this one was entered or restored
     return train_state

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from jaxvae import parallel
+from jaxvae import parallel, processes
 from jaxvae.data.preprocess import Augment, Preprocess, make_preprocess
 from jaxvae.data.source import Source, check_source
 from jaxvae.errors import UserError, check_count, check_kind, check_seed
@@ -31,6 +31,7 @@ class Fit(NamedTuple):
     metrics: dict[str, dict[str, float]]
 
 
+@processes.together()
 def fit(
     model: Model | Sequence[Phase],
     tx: Optimisers,
