@@ -35,7 +35,7 @@ def kinds(*names: str, rounds: int) -> list[str]:
 PARTS = {
     "kill": kinds("kill", rounds=36),
     "sigterm": kinds("sigterm", rounds=8),
-    "disturbed": kinds("full_disk", "other_devices", "two_writers", rounds=8),
+    "disturbed": kinds("full_disk", "other_devices", "two_writers", "one_of_two", rounds=9),
     "checkpoint": kinds("checkpoint", rounds=10),
     "files": kinds(*FILES, rounds=15),
     "command_line": kinds("command_line", rounds=10),
@@ -48,6 +48,7 @@ SAID = {
     "full_disk": "a disk without room for the run, then with room",
     "other_devices": "a run, not of an ensemble, goes on with another number of devices",
     "two_writers": "two processes want the same folder",
+    "one_of_two": "one of two processes is killed, asked to stop or finds its disk full; one alone goes on",
     "checkpoint": "a file of a checkpoint with flipped, cut or strange bytes",
     "config": "a config.json of that kind, or with other values",
     "command_line": "a command line that hypothesis makes up",

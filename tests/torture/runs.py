@@ -31,8 +31,9 @@ COMMON = ("--data", "digits", "--batch-size", "32", "--latent-dim", "2", "--no-p
 OFTEN = ("--log-every", "10", "--eval-every", "20", "--save-every", "7", "--steps", "60")
 
 
-def _words(*words: str) -> Callable[[Path], int]:
-    return lambda folder: main(["train", *words, *COMMON, *OFTEN, "--workdir", str(folder)])
+def _words(*words: str) -> Callable[..., int]:
+    always = ("train", *words, *COMMON, *OFTEN, "--workdir")
+    return lambda folder, *more: main([*always, str(folder), *more])
 
 
 def _ensemble(folder: Path) -> int:
@@ -70,7 +71,7 @@ def _soaked(save_every: int, folder: Path) -> int:
 
 
 TWO = ("--net", "mlp", "--hidden", "16", "--second-width", "16", "--second-depth", "1")
-RUNS: dict[str, Callable[[Path], int]] = {
+RUNS: dict[str, Callable[..., int]] = {
     "dense": _words("vae", "--hidden", "16"),
     "conv": _words("vae", "--net", "conv", "--hidden", "16", "--channels", "4"),
     "two_stage": _words("two_stage_vae", *TWO),
@@ -80,7 +81,9 @@ SAVE_EVERY = (1000, 100)  # steps between the checkpoints of a run that never en
 ALL = {**RUNS, **{f"soaked_{n}": functools.partial(_soaked, n) for n in SAVE_EVERY}}
 
 
-def _child(name: str, folder: Path, said: Path, devices: int, limit: int | None) -> None:
+def _child(
+    name: str, folder: Path, said: Path, devices: int, limit: int | None, words: tuple[str, ...]
+) -> None:
     """Runs in the forked process: what it says goes into a file."""
     with open(said, "wb", buffering=0) as file:
         os.dup2(file.fileno(), 1)
@@ -90,7 +93,7 @@ def _child(name: str, folder: Path, said: Path, devices: int, limit: int | None)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     jax.config.update("jax_num_cpu_devices", devices)
     try:
-        code = ALL[name](folder)
+        code = ALL[name](folder, *words)
     except UserError as error:  # of what is not a command
         print(f"jaxvae: {error}", file=sys.stderr)
         code = 2
@@ -100,18 +103,19 @@ def _child(name: str, folder: Path, said: Path, devices: int, limit: int | None)
 
 
 def start(
-    name: str, folder: Path, *, said: Path, devices: int = 1, limit: int | None = None
+    name: str, folder: Path, *words: str, said: Path, devices: int = 1, limit: int | None = None
 ) -> multiprocessing.process.BaseProcess:
     """Returns the process of a run of `ALL` in `folder`.
 
     Args:
+        words: that a run of a command is given besides.
         said: gets what it says.
         devices: simulated ones.
         limit: bytes that a file may have, which stands for a full disk.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torture.runs"])
-    process = context.Process(target=_child, args=(name, folder, said, devices, limit))
+    process = context.Process(target=_child, args=(name, folder, said, devices, limit, words))
     process.start()
     return process
 

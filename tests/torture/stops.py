@@ -1,16 +1,20 @@
 """Runs that are killed, asked to stop, run into a full disk, go on with other devices, meet another
-writer: their end has the bits of a run that was left alone."""
+writer, or lose one of two processes: their end has the bits of a run that was left alone."""
 
+import contextlib
 import functools
 import json
 import os
+import resource
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import two_processes
 
 from torture import runs
 from torture.kinds import Kind, Try, lost
@@ -18,6 +22,9 @@ from torture.runs import RUNS
 
 STOPS = 6  # tries on one run
 SMALL = 2**22  # bytes of a small disk
+# What a process of two ends with, where one is killed (JAX aborts the other), asked to stop, has no disk.
+AFTER = {"kill": {-9, -6, 0}, "ask": {75, 0}, "fill": {2, 0}}
+AT_MOST = 90.0  # seconds in which a process ends with the other one; JAX would need 300
 ENDINGS: dict[str, tuple[dict, float]] = {}  # run -> how it ends, left alone, and its seconds
 
 
@@ -199,11 +206,60 @@ def two_writers(rng: np.random.Generator, place: Path, name: str) -> Iterator[Tr
     yield lost(f"{name}: {wrong[:5]}") if wrong else Try("refused" if refused else "in turn")
 
 
+def one_of_two(rng: np.random.Generator, place: Path, name: str) -> Iterator[Try]:
+    """Yields the try of a run of two processes, one of which is killed, asked to stop, or finds its disk
+    full, at a random moment after the first step: neither waits for the other, and the run goes on in
+    one process."""
+    want, seconds = unstopped(name, place)
+    folder, said = place / "run", [place / "said0", place / "said1"]
+    address = ("--coordinator", two_processes.free_address(), "--num-processes", "2")
+    both = [
+        runs.start(name, folder, *address, "--process-id", str(i), said=said[i]) for i in range(2)
+    ]
+    while not any(folder.rglob("metrics.jsonl")) and all(each.is_alive() for each in both):
+        time.sleep(0.05)
+    time.sleep(rng.uniform(0.0, seconds))
+    which, what = int(rng.integers(2)), str(rng.choice(list(AFTER)))
+    begun = time.perf_counter()
+    _strike(both[which], what, int(10 ** rng.uniform(2.0, 5.0)))
+    if what == "kill":  # and the other one by what looks after them
+        time.sleep(rng.uniform(0.0, 1.0))
+        both[1 - which].kill()
+    codes = {runs.ended(process) for process in both}
+    how = f"{name}, {what} {which}"
+    if time.perf_counter() - begun > AT_MOST:
+        yield lost(f"{how}: {codes} after {time.perf_counter() - begun:.0f} seconds")
+        return
+    if not codes <= AFTER[what]:
+        yield lost(f"{how}: {codes}: {[path.read_text()[-500:] for path in said]}")
+        return
+    if any("Traceback" in path.read_text() for path in said):
+        yield lost(f"{how}: a traceback: {[path.read_text()[-700:] for path in said]}")
+        return
+    wrong = finish(name, folder, place, devices=2) or _far(folder, want)
+    yield Try(f"{what}: {_all(codes)}") if wrong is None else lost(f"{how}: {wrong}")
+
+
+def _strike(process: Any, what: str, limit: int) -> None:
+    """Does what happens to one of two processes, where it is still there."""
+    if what == "fill":
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    else:
+        (process.kill if what == "kill" else process.terminate)()
+
+
+def _all(codes: set[int | None]) -> str:
+    return "exit " + " and ".join(str(code) for code in sorted(codes, key=str))
+
+
 EVERY = tuple(RUNS)
+ALONE_OR_NOT = ("dense", "conv", "two_stage")  # an ensemble is of one process
 KINDS = (
     Kind("kill", functools.partial(stopped, ask=False), EVERY),
     Kind("sigterm", functools.partial(stopped, ask=True), EVERY),
     Kind("full_disk", full_disk, EVERY),
-    Kind("other_devices", other_devices, ("dense", "conv", "two_stage")),
+    Kind("other_devices", other_devices, ALONE_OR_NOT),
     Kind("two_writers", two_writers, EVERY),
+    Kind("one_of_two", one_of_two, ALONE_OR_NOT),
 )
