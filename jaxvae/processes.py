@@ -10,8 +10,9 @@ import itertools
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -132,68 +133,162 @@ def _word(client: Any, key: str) -> str:
 
 # ---- the end of one is the end of all --------------------------------------------------------
 
+IN, FAILED = "in", "failed"  # a process in a block: it is well, or something has been raised in it
+DONE, LEFT, GONE = "done", "left", "gone"  # out of it: well, by an error; ended
+
+
+class _Said(NamedTuple):
+    """What a process has left for the others: where it is, how often it has failed, why the last time."""
+
+    word: str
+    failures: int
+    why: str
+
 
 class _Block:
-    """The outermost `together` that this process is in."""
+    """The outermost `together` that this process is in, and a thread that listens to the others.
 
-    def __init__(self, key: str):
-        self.client, self.key, self.depth = _client(), key, 1
-        self.left = threading.Event()  # this process is through with what is in it, or has failed
-        self.out = threading.Event()  # and out of it
-        self.threads = [_start(self.listen)]
+    What all processes raise they may catch, too, so failures are counted: one that has fewer waits for
+    one that has failed.
+    """
+
+    def __init__(self):
+        self.client, self.key = _client(), f"jaxvae/together/{next(_turns)}"
+        self.me, self.count = distributed.global_state.process_id, _count()
+        self.depth, self.lock, self.out = 1, threading.Lock(), threading.Event()
+        self.own, self.error = _Said(IN, 0, ""), None
+        self.thread = threading.Thread(target=self.listen, name="together", daemon=True)
+        self.thread.start()
+
+    def say(self, word: str) -> None:
+        """Leaves a word for the others."""
+        self.own = self.own._replace(word=word)
+        text = " ".join(map(str, self.own)).encode("utf-8", "replace").decode()
+        with contextlib.suppress(Exception):  # the first process is gone: JAX ends the others
+            self.client.key_value_set(f"{self.key}/{self.me}", text, allow_overwrite=True)
+
+    def others(self) -> dict[int, _Said]:
+        """Returns what each other process has said."""
+        try:
+            found = self.client.key_value_dir_get(self.key)
+        except jax.errors.JaxRuntimeError:  # the first process is gone: JAX ends the others
+            return {}
+        said = {int(key.rpartition("/")[2]): text.split(" ", 2) for key, text in found}
+        return {
+            i: _Said(said[i][0], int(said[i][1]), said[i][2]) for i in sorted(said) if i != self.me
+        }
+
+    def failed(self, others: dict[int, _Said]) -> str:
+        """Returns what another process says that has failed more often than this one, or ""."""
+        found = [
+            f"process {i} failed: {said.why}" for i, said in others.items() if self.is_behind(said)
+        ]
+        return found[0] if found else ""
+
+    def is_behind(self, said: _Said) -> bool:
+        """Returns whether this process has failed less often than another one."""
+        return self.own.failures < said.failures
 
     def fail(self, error: BaseException) -> None:
         """Tells the others that this process has failed, and why."""
-        if self.left.is_set():  # said in a block inside this one
-            return
-        self.left.set()
-        why = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
-        said = f"process {jax.process_index()} failed: {why}"
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the first process is gone
-            self.client.key_value_set(f"{self.key}/{jax.process_index()}", said)
-        self.threads.append(_start(lambda: self.leave(why)))
+        with self.lock:
+            if error is not self.error:  # which leaves more than one block
+                self.error = error
+                self.own = _Said(FAILED, self.own.failures + 1, _why(error))
+                self.say(FAILED)
 
     def listen(self) -> None:
-        """Ends this process once another one has failed, which it waits for at its own end."""
-        while not self.left.wait(LISTEN):
-            failed = self.failed()
-            if failed and not self.left.wait(GRACE):
-                self.quit(f"{failed[0].rstrip('.')}. This process ends with it.")
+        """Ends this process once another one has failed, which it waits for at its own end; and where it
+        has failed itself and cannot close what it does with others that are about to end."""
+        since = None
+        while not self.out.wait(LISTEN):
+            others = self.others()
+            gone = any(said.word == GONE for said in others.values())
+            if self.failed(others):
+                limit = 0.0 if gone or self.own.word == DONE else GRACE
+            elif self.own.word == FAILED and (gone or self.is_ahead(others)):
+                limit = CLOSE
+            else:
+                since = None
+                continue
+            since = since or time.monotonic()
+            if time.monotonic() - since >= limit:
+                self.quit()
 
-    def leave(self, why: str) -> None:
-        """Ends this process, which has failed, where it closes what it does with the others, who are
-        about to end: not where all of them have failed."""
-        if not self.out.wait(CLOSE) and len(self.failed()) < jax.process_count():
-            self.quit(why)
+    def is_ahead(self, others: dict[int, _Said]) -> bool:
+        """Returns whether a process has not failed as often as this one."""
+        known = [said.failures for said in others.values()]
+        return len(known) < self.count - 1 or min(known) < self.own.failures
 
-    def failed(self) -> list[str]:
-        """Returns what each process says that has failed."""
-        try:
-            return [said for _, said in sorted(self.client.key_value_dir_get(self.key))]
-        except jax.errors.JaxRuntimeError:  # the first process is gone: JAX ends the others
-            return []
+    def quit(self, error: BaseException | None = None) -> None:
+        """Ends this process, whose main thread may wait for another one for ever, for what another one
+        says or, where none does, for an error in this one."""
+        with self.lock:  # once
+            if failed := self.failed(self.others()):
+                why = f"{failed}. This process ends with it"
+            else:
+                if error is not None and not self.own.why:
+                    self.own = _Said(FAILED, self.own.failures + 1, _why(error))
+                why = self.own.why
+            self.say(GONE)
+            with contextlib.suppress(OSError):
+                if "tqdm" in sys.modules:
+                    print(file=sys.stderr)  # below a bar
+            terminal.complain(f"jaxvae: {why}.")
+            last = threading.Thread(target=_shutdown, args=(self.client,), daemon=True)
+            last.start()  # waits for all, as JAX wants it
+            last.join(CLOSE + GRACE)
+            if self.me == 0:  # which all talk to: they abort where it is gone before they are
+                time.sleep(2 * LISTEN)
+            os._exit(EXIT_FAILED)
 
-    def quit(self, why: str) -> None:
-        """Ends this process, whose main thread may wait for another one for ever, once all end."""
-        with contextlib.suppress(OSError):
-            print(file=sys.stderr)  # below a bar
-        terminal.complain(f"jaxvae: {why}")
-        with contextlib.suppress(Exception):
-            self.client.shutdown()
-        os._exit(EXIT_FAILED)
+    def leave(self, word: str) -> None:
+        """Waits until all are out, and lets go of the thread; that ends this process meanwhile where one
+        has failed that this one has not."""
+        self.say(word)
+        begun, out = time.monotonic(), (DONE, LEFT, GONE)
+        while self.others_in(out) < self.count - 1 or (word == DONE and self.failed(self.others())):
+            if word == LEFT and time.monotonic() - begun > CLOSE + GRACE:
+                break
+            time.sleep(LISTEN / 10)
+        self.let_go()
 
-    def end(self) -> None:
-        """Lets go of the threads."""
-        self.left.set()
+    def others_in(self, words: tuple[str, ...]) -> int:
+        """Returns how many other processes are where one of the words says."""
+        return sum(said.word in words for said in self.others().values())
+
+    def let_go(self) -> None:
+        """Ends the thread."""
         self.out.set()
-        for thread in self.threads:
-            thread.join()
+        self.thread.join()
 
 
-def _start(work: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=work, name="together", daemon=True)
-    thread.start()
-    return thread
+def _shutdown(client: Any) -> None:
+    with contextlib.suppress(Exception):
+        client.shutdown()
+
+
+def _why(error: BaseException) -> str:
+    """Returns an error in less than a line, without its last stop."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = lines[0].rstrip(" .:!")[:300] if lines else ""
+    if isinstance(error, UserError) and first:
+        return first
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _count() -> int:
+    """Returns the number of processes that have joined; starts no device."""
+    state = distributed.global_state
+    return 1 if state.client is None else state.num_processes
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Returns whether an error is none of an orderly end: of a `SystemExit` one that says something, but
+    not `signals.Stopped`, which all processes are."""
+    if isinstance(error, SystemExit):
+        return type(error) is SystemExit and error.code not in (None, 0)
+    return not isinstance(error, GeneratorExit)
 
 
 _block: _Block | None = None
@@ -201,42 +296,49 @@ _block: _Block | None = None
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Ends this process where another one raises an error in the same block, once that is known:
-    with a line that says which and why, and with `EXIT_FAILED`.
+    """Ends this process where another one fails in the same block, once that is known: with a line that
+    says which and why, and with `EXIT_FAILED`. No process leaves the block before all are through.
 
     Without it a process waits in its next collective for one that has failed, and that one at its own
     end for the others, until JAX gives up on both after minutes. What all processes raise, each raises
-    by itself. A `SystemExit`, such as `signals.Stopped`, is no failure, and a process that is killed
-    says nothing: JAX ends the others within two minutes.
+    by itself. `signals.Stopped` and an exit without an error are no failure, and a process that is
+    killed says nothing: JAX ends the others within two minutes.
 
-    All processes enter the same blocks in the same order; of one inside another the outer one counts.
-    A process alone just does what is in it. Also a decorator.
+    All processes enter the same blocks in the same order, in one thread each; of one inside another the
+    outer one counts, and what one process alone raises has to leave both. A process alone just does what is
+    in it. Also a decorator, of a function that is no generator.
     """
     global _block
-    if jax.process_count() == 1:
+    if _count() == 1:
         yield
         return
     block = _block
     if block is None:
-        block = _block = _Block(f"jaxvae/together/{next(_turns)}")
+        block = _block = _Block()
     else:
         block.depth += 1
+    word = DONE
     try:
         yield
-    except (Exception, KeyboardInterrupt) as error:
-        block.fail(error)
+    except BaseException as error:
+        word = None  # an orderly end, of all
+        if _is_failure(error):
+            word = LEFT
+            block.fail(error)
         raise
     finally:
         block.depth -= 1
         if block.depth == 0:
             _block = None
-            block.end()
+            if word is None:
+                block.say(DONE)
+                block.let_go()
+            else:
+                block.leave(word)
 
 
 def end(error: Exception) -> None:
     """Ends the processes of a `together` for an error in a thread of this one, which says it, while its
     main thread may wait for the others; outside such a block, or alone, nothing happens."""
-    block = _block
-    if block is not None and not block.left.is_set():
-        block.fail(error)
-        block.quit(str(error))
+    if _block is not None:
+        _block.quit(error)

@@ -25,8 +25,16 @@ def run_train(config: Options) -> int:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     processes.join(config.coordinator, config.num_processes, config.process_id)
-    with processes.together(), _speaking():
-        return _train(config)
+    try:
+        with processes.together(), _speaking():
+            return _train(config)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        raise UserError(
+            f"the processes of this run no longer reach each other ({str(error).splitlines()[0]}): one "
+            "has ended. Start the same command again for all of them."
+        ) from error
 
 
 @contextlib.contextmanager

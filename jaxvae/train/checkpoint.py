@@ -154,7 +154,7 @@ class Checkpoints:
             options = {"n": 1, "keep_checkpoints_without_metrics": False}
             policies.append(preservation_policy.BestN(get_metric_fn=score, **options))
         with disk(self.folder):
-            return ocp.CheckpointManager(
+            manager = ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
@@ -162,20 +162,14 @@ class Checkpoints:
                     create=not self.read_only,
                     cleanup_tmp_directories=not self.read_only,
                 ),
-                item_handlers=self._handlers(ocp),
+                item_handlers={
+                    "model": ocp.StandardCheckpointHandler(),
+                    "training": ocp.StandardCheckpointHandler(),
+                    "meta": ocp.JsonCheckpointHandler(),
+                },
             )
-
-    def _handlers(self, ocp: Any) -> dict[str, Any]:
-        """Returns what writes each part of a checkpoint: of several processes none is left waiting for
-        one whose disk refuses."""
-        handlers = {
-            "model": ocp.StandardCheckpointHandler(),
-            "training": ocp.StandardCheckpointHandler(),
-            "meta": ocp.JsonCheckpointHandler(),
-        }
-        if jax.process_count() == 1:
-            return handlers
-        return {name: saving.watched(each, self._end) for name, each in handlers.items()}
+            several = jax.process_count() > 1
+            return saving.watched(manager, self._end) if several else manager
 
     def _end(self, error: Exception) -> None:
         """Ends all processes of the run for what went wrong behind it."""

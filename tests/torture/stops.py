@@ -23,7 +23,7 @@ from torture.runs import RUNS
 STOPS = 6  # tries on one run
 SMALL = 2**22  # bytes of a small disk
 # What a process of two ends with, where one is killed (JAX aborts the other), asked to stop, has no disk.
-AFTER = {"kill": {-9, -6, 0}, "ask": {75, 0}, "fill": {2, 0}}
+AFTER = {"kill": {-9, -6, 2, 0}, "ask": {75, 0}, "fill": {2, 0}}
 AT_MOST = 90.0  # seconds in which a process ends with the other one; JAX would need 300
 ENDINGS: dict[str, tuple[dict, float]] = {}  # run -> how it ends, left alone, and its seconds
 

@@ -1,55 +1,47 @@
-import asyncio
-
 import pytest
 
 from jaxvae.train import saving
 
 
-class Future:
-    def __init__(self, error=None):
-        self.error = error
-
-    def result(self, timeout=None):
-        if self.error is not None:
-            raise self.error
-        return timeout
+class Pages:
+    def wait_until_finished(self):
+        raise OSError("no page")
 
 
-class Handler:
-    def __init__(self, futures):
-        self.futures = futures
+class Manager:
+    """What of Orbax's manager is watched."""
 
-    async def async_save(self, directory, args=None):
-        assert (directory, args) == ("there", 1)
-        return self.futures
+    def __init__(self):
+        self._non_blocking_metadata_store = Pages()
 
-    def finalize(self, directory):
-        assert directory == "there"
-        if self.futures is None:
-            raise OSError("full")
-        return "put together"
+    def _wait_for_checkpointers(self):
+        raise ValueError("no array")
 
-
-def test_a_write_that_fails_is_told_and_raised():
-    heard, full = [], OSError("full")
-    handler = saving.watched(Handler([Future(), Future(full)]), heard.append)
-    good, bad = asyncio.run(handler.async_save("there", args=1))
-    assert good.result(timeout=3) == 3 and heard == []
-    with pytest.raises(OSError, match="full"):
-        bad.result()
-    assert heard == [full]
-    assert not isinstance(good, tuple)  # which Orbax would take apart
-    assert handler.finalize("there") == "put together"
+    def _finalize_checkpoint(self, step):
+        """Moves it."""
+        return -step
 
 
-def test_a_handler_that_writes_nothing_behind_the_run_stays_so():
-    handler = saving.watched(Handler(None), pytest.fail)
-    assert asyncio.run(handler.async_save("there", args=1)) == []
-
-
-def test_what_cannot_be_put_together_is_told_and_raised():
+def test_what_goes_wrong_behind_a_run_is_told_and_raised():
     heard = []
-    handler = saving.watched(Handler(None), heard.append)
-    with pytest.raises(OSError, match="full") as raised:
-        handler.finalize("there")
-    assert heard == [raised.value]
+    manager = saving.watched(Manager(), heard.append)
+    assert manager._finalize_checkpoint(3) == -3 and heard == []
+    assert manager._finalize_checkpoint.__doc__ == "Moves it."
+    with pytest.raises(ValueError, match="no array") as arrays:
+        manager._wait_for_checkpointers()
+    with pytest.raises(OSError, match="no page") as pages:
+        manager._non_blocking_metadata_store.wait_until_finished()
+    assert heard == [arrays.value, pages.value]
+
+
+def test_orbax_has_what_is_watched(tmp_path):
+    import orbax.checkpoint as ocp
+
+    with ocp.CheckpointManager(tmp_path) as manager:
+        assert all(callable(getattr(manager, name)) for name in saving.STEPS)
+        assert callable(getattr(manager, saving.PAGES).wait_until_finished)
+
+
+def test_another_orbax_is_left_alone():
+    manager = object()
+    assert saving.watched(manager, pytest.fail) is manager
