@@ -156,14 +156,14 @@ class _Block:
         self.client, self.key = _client(), f"jaxvae/together/{next(_turns)}"
         self.me, self.count = distributed.global_state.process_id, _count()
         self.depth, self.lock, self.out = 1, threading.Lock(), threading.Event()
-        self.own, self.error = _Said(IN, 0, ""), None
+        self.said, self.error = _Said(IN, 0, ""), None
         self.thread = threading.Thread(target=self.listen, name="together", daemon=True)
         self.thread.start()
 
     def say(self, word: str) -> None:
         """Leaves a word for the others."""
-        self.own = self.own._replace(word=word)
-        text = " ".join(map(str, self.own)).encode("utf-8", "replace").decode()
+        self.said = self.said._replace(word=word)
+        text = " ".join(map(str, self.said)).encode("utf-8", "replace").decode()
         with contextlib.suppress(Exception):  # the first process is gone: JAX ends the others
             self.client.key_value_set(f"{self.key}/{self.me}", text, allow_overwrite=True)
 
@@ -187,14 +187,14 @@ class _Block:
 
     def is_behind(self, said: _Said) -> bool:
         """Returns whether this process has failed less often than another one."""
-        return self.own.failures < said.failures
+        return self.said.failures < said.failures
 
     def fail(self, error: BaseException) -> None:
         """Tells the others that this process has failed, and why."""
         with self.lock:
             if error is not self.error:  # which leaves more than one block
                 self.error = error
-                self.own = _Said(FAILED, self.own.failures + 1, _why(error))
+                self.said = _Said(FAILED, self.said.failures + 1, _why(error))
                 self.say(FAILED)
 
     def listen(self) -> None:
@@ -205,8 +205,8 @@ class _Block:
             others = self.others()
             gone = any(said.word == GONE for said in others.values())
             if self.failed(others):
-                limit = 0.0 if gone or self.own.word == DONE else GRACE
-            elif self.own.word == FAILED and (gone or self.is_ahead(others)):
+                limit = 0.0 if gone or self.said.word == DONE else GRACE
+            elif self.said.word == FAILED and (gone or self.is_ahead(others)):
                 limit = CLOSE
             else:
                 since = None
@@ -218,7 +218,7 @@ class _Block:
     def is_ahead(self, others: dict[int, _Said]) -> bool:
         """Returns whether a process has not failed as often as this one."""
         known = [said.failures for said in others.values()]
-        return len(known) < self.count - 1 or min(known) < self.own.failures
+        return len(known) < self.count - 1 or min(known) < self.said.failures
 
     def quit(self, error: BaseException | None = None) -> None:
         """Ends this process, whose main thread may wait for another one for ever, for what another one
@@ -227,9 +227,10 @@ class _Block:
             if failed := self.failed(self.others()):
                 why = f"{failed}. This process ends with it"
             else:
-                if error is not None and not self.own.why:
-                    self.own = _Said(FAILED, self.own.failures + 1, _why(error))
-                why = self.own.why
+                if error is not None:
+                    why = ", then ".join(filter(None, [self.said.why, _why(error)]))
+                    self.said = _Said(FAILED, self.said.failures + 1, why)
+                why = self.said.why
             self.say(GONE)
             with contextlib.suppress(OSError):
                 if "tqdm" in sys.modules:
@@ -305,8 +306,8 @@ def together() -> Iterator[None]:
     killed says nothing: JAX ends the others within two minutes.
 
     All processes enter the same blocks in the same order, in one thread each; of one inside another the
-    outer one counts, and what one process alone raises has to leave both. A process alone just does what is
-    in it. Also a decorator, of a function that is no generator.
+    outer one counts, and what one process alone raises has to leave both. A process alone just does
+    what is in it. Also a decorator, of a function that is no generator.
     """
     global _block
     if _count() == 1:
