@@ -24,10 +24,8 @@ from jaxvae.errors import UserError
 
 EXIT_FAILED = 2  # of a process that ends because another one has failed
 LISTEN = 1.0  # seconds between two looks at whether one has
-GRACE = 5.0  # seconds in which what fails everywhere is said by each
-CLOSE = (
-    10.0  # seconds for a process that has failed to close what it has open, such as a checkpoint
-)
+GRACE = 10.0  # seconds in which what fails everywhere is said by each
+CLOSE = 15.0  # seconds for a process that has failed to close what it has open
 
 
 def start_multihost(**options: Any) -> None:
@@ -155,118 +153,130 @@ class _Block:
     def __init__(self):
         self.client, self.key = _client(), f"jaxvae/together/{next(_turns)}"
         self.me, self.count = distributed.global_state.process_id, _count()
-        self.depth, self.lock, self.out = 1, threading.Lock(), threading.Event()
-        self.said, self.error = _Said(IN, 0, ""), None
+        self.depth, self.lock, self.out = 1, threading.RLock(), threading.Event()
+        self.said = _Said(IN, 0, "")
         self.thread = threading.Thread(target=self.listen, name="together", daemon=True)
         self.thread.start()
 
-    def say(self, word: str) -> None:
-        """Leaves a word for the others."""
-        self.said = self.said._replace(word=word)
-        text = " ".join(map(str, self.said)).encode("utf-8", "replace").decode()
-        with contextlib.suppress(Exception):  # the first process is gone: JAX ends the others
-            self.client.key_value_set(f"{self.key}/{self.me}", text, allow_overwrite=True)
+    def say(self, word: str) -> bool:
+        """Leaves a word for the others; returns whether it is there."""
+        with self.lock:
+            self.said = self.said._replace(word=word)
+            text = " ".join(map(str, self.said)).encode("utf-8", "replace").decode()
+            try:
+                self.client.key_value_set(f"{self.key}/{self.me}", text, allow_overwrite=True)
+            except Exception:  # the first process is gone, which ends all, or out of reach
+                return False
+            return True
 
-    def others(self) -> dict[int, _Said]:
-        """Returns what each other process has said."""
+    def others(self) -> dict[int, _Said] | None:
+        """Returns what each other process has said; None where that is not to be had now."""
         try:
             found = self.client.key_value_dir_get(self.key)
-        except jax.errors.JaxRuntimeError:  # the first process is gone: JAX ends the others
-            return {}
+        except Exception:  # as above
+            return None
         said = {int(key.rpartition("/")[2]): text.split(" ", 2) for key, text in found}
         return {
-            i: _Said(said[i][0], int(said[i][1]), said[i][2]) for i in sorted(said) if i != self.me
+            i: _Said(word, int(failures), why)
+            for i, (word, failures, why) in sorted(said.items())
+            if i != self.me
         }
 
     def failed(self, others: dict[int, _Said]) -> str:
         """Returns what another process says that has failed more often than this one, or ""."""
-        found = [
-            f"process {i} failed: {said.why}" for i, said in others.items() if self.is_behind(said)
-        ]
-        return found[0] if found else ""
+        for i, said in others.items():
+            if said.failures > self.said.failures:
+                return f"process {i} failed: {said.why}"
+        return ""
 
-    def is_behind(self, said: _Said) -> bool:
-        """Returns whether this process has failed less often than another one."""
-        return self.said.failures < said.failures
+    def limit(self, others: dict[int, _Said]) -> float | None:
+        """Returns for how many seconds this process may be as it is beside the others; None for ever."""
+        gone = any(said.word == GONE for said in others.values())
+        if self.failed(others):  # which it waits for, unless it is about to fail, too
+            return 0.0 if gone or self.said.word == DONE else GRACE
+        known = [said.failures for said in others.values()]
+        ahead = len(known) < self.count - 1 or min(known) < self.said.failures
+        if self.said.word == FAILED and (gone or ahead):  # it closes what the others do not
+            return CLOSE
+        return None
 
     def fail(self, error: BaseException) -> None:
         """Tells the others that this process has failed, and why."""
         with self.lock:
-            if error is not self.error:  # which leaves more than one block
-                self.error = error
-                self.said = _Said(FAILED, self.said.failures + 1, _why(error))
-                self.say(FAILED)
+            if getattr(error, "_told", None) == self.key:  # it leaves more than one block
+                return
+            with contextlib.suppress(AttributeError):
+                error._told = self.key  # type: ignore[attr-defined]
+            self.said = _Said(FAILED, self.said.failures + 1, _why(error))
+            self.say(FAILED)
 
     def listen(self) -> None:
         """Ends this process once another one has failed, which it waits for at its own end; and where it
         has failed itself and cannot close what it does with others that are about to end."""
-        since = None
+        since, state = 0.0, None
         while not self.out.wait(LISTEN):
             others = self.others()
-            gone = any(said.word == GONE for said in others.values())
-            if self.failed(others):
-                limit = 0.0 if gone or self.said.word == DONE else GRACE
-            elif self.said.word == FAILED and (gone or self.is_ahead(others)):
-                limit = CLOSE
-            else:
-                since = None
+            limit = None if others is None else self.limit(others)
+            if others is None or limit is None:
+                state = None
                 continue
-            since = since or time.monotonic()
+            now = limit, self.said.failures, self.failed(others)
+            if now != state:
+                since, state = time.monotonic(), now
             if time.monotonic() - since >= limit:
                 self.quit()
-
-    def is_ahead(self, others: dict[int, _Said]) -> bool:
-        """Returns whether a process has not failed as often as this one."""
-        known = [said.failures for said in others.values()]
-        return len(known) < self.count - 1 or min(known) < self.said.failures
 
     def quit(self, error: BaseException | None = None) -> None:
         """Ends this process, whose main thread may wait for another one for ever, for what another one
         says or, where none does, for an error in this one."""
-        with self.lock:  # once
-            if failed := self.failed(self.others()):
-                why = f"{failed}. This process ends with it"
-            else:
-                if error is not None:
-                    why = ", then ".join(filter(None, [self.said.why, _why(error)]))
-                    self.said = _Said(FAILED, self.said.failures + 1, why)
-                why = self.said.why
-            self.say(GONE)
-            with contextlib.suppress(OSError):
-                if "tqdm" in sys.modules:
-                    print(file=sys.stderr)  # below a bar
-            terminal.complain(f"jaxvae: {why}.")
-            last = threading.Thread(target=_shutdown, args=(self.client,), daemon=True)
-            last.start()  # waits for all, as JAX wants it
-            last.join(CLOSE + GRACE)
-            if self.me == 0:  # which all talk to: they abort where it is gone before they are
-                time.sleep(2 * LISTEN)
-            os._exit(EXIT_FAILED)
+        with self.lock:
+            others = self.others() or {}
+            if error is None and self.limit(others) is None:
+                return  # its main thread has gone on meanwhile
+            if error is not None and not self.failed(others):
+                why = ", then ".join(filter(None, [self.said.why, _why(error)]))
+                self.said = _Said(FAILED, self.said.failures + 1, why)
+            faults = [] if self.said.word in (IN, DONE) else [self.said.why]
+            if failed := self.failed(others):
+                faults += [failed, "This process ends with it"]
+            try:
+                self.say(GONE)
+                why = ". ".join(faults)
+                last = threading.Thread(target=self.end, args=(why,), daemon=True)
+                last.start()
+                last.join(CLOSE + GRACE)
+            finally:
+                os._exit(EXIT_FAILED)
 
-    def leave(self, word: str) -> None:
-        """Waits until all are out, and lets go of the thread; that ends this process meanwhile where one
-        has failed that this one has not."""
-        self.say(word)
-        begun, out = time.monotonic(), (DONE, LEFT, GONE)
-        while self.others_in(out) < self.count - 1 or (word == DONE and self.failed(self.others())):
-            if word == LEFT and time.monotonic() - begun > CLOSE + GRACE:
+    def end(self, why: str) -> None:
+        """Says why this process ends, and waits for the others, as JAX wants it."""
+        with contextlib.suppress(Exception):
+            if getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ()):
+                print(file=sys.stderr)  # below a bar
+            terminal.complain(f"jaxvae: {why}.")
+        with contextlib.suppress(Exception):
+            self.client.shutdown()
+        if self.me == 0:  # which all talk to: they abort where it is gone before they are
+            time.sleep(2 * LISTEN)
+
+    def leave(self, word: str, *, wait: bool = True) -> None:
+        """Says that this process is out, waits until all are, and lets go of the thread; that ends this
+        process meanwhile where one has failed that this one has not."""
+        begun, told = time.monotonic(), False
+        while True:
+            told = told or self.say(word)
+            others = self.others() if wait else {}
+            if told and not wait:
+                break
+            if told and others is not None and len(others) == self.count - 1:
+                out = all(said.word in (DONE, LEFT, GONE) for said in others.values())
+                if out and not (word == DONE and self.failed(others)):
+                    break
+            if (word == LEFT or not wait) and time.monotonic() - begun > CLOSE + GRACE:
                 break
             time.sleep(LISTEN / 10)
-        self.let_go()
-
-    def others_in(self, words: tuple[str, ...]) -> int:
-        """Returns how many other processes are where one of the words says."""
-        return sum(said.word in words for said in self.others().values())
-
-    def let_go(self) -> None:
-        """Ends the thread."""
         self.out.set()
         self.thread.join()
-
-
-def _shutdown(client: Any) -> None:
-    with contextlib.suppress(Exception):
-        client.shutdown()
 
 
 def _why(error: BaseException) -> str:
@@ -298,11 +308,12 @@ _block: _Block | None = None
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Ends this process where another one fails in the same block, once that is known: with a line that
-    says which and why, and with `EXIT_FAILED`. No process leaves the block before all are through.
+    says which and why, and with `EXIT_FAILED`. Where all is well, none leaves the block before all are
+    through.
 
     Without it a process waits in its next collective for one that has failed, and that one at its own
-    end for the others, until JAX gives up on both after minutes. What all processes raise, each raises
-    by itself. `signals.Stopped` and an exit without an error are no failure, and a process that is
+    end for the others, until JAX gives up on both after minutes. What all processes raise within `GRACE`
+    seconds, each raises by itself. `signals.Stopped` and an exit without an error are no failure, and a process that is
     killed says nothing: JAX ends the others within two minutes.
 
     All processes enter the same blocks in the same order, in one thread each; of one inside another the
@@ -331,15 +342,12 @@ def together() -> Iterator[None]:
         block.depth -= 1
         if block.depth == 0:
             _block = None
-            if word is None:
-                block.say(DONE)
-                block.let_go()
-            else:
-                block.leave(word)
+            block.leave(word or DONE, wait=word is not None)
 
 
 def end(error: Exception) -> None:
     """Ends the processes of a `together` for an error in a thread of this one, which says it, while its
     main thread may wait for the others; outside such a block, or alone, nothing happens."""
-    if _block is not None:
-        _block.quit(error)
+    block = _block
+    if block is not None:
+        block.quit(error)

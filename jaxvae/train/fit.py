@@ -65,7 +65,8 @@ def fit(
 
     The batch of step t is a pure function of (seed, t), and so is all noise: a run that was stopped
     or killed and started again in the same `workdir` ends with the same bits as one that never was
-    (on CPU; on GPU with deterministic kernels).
+    (on CPU; on GPU with deterministic kernels). Of several processes all call it equally often, and end
+    with one that fails (`processes.together`).
 
     Args:
         model: a `Model` for `steps` steps, or a list of `Phase`s, each with what it brings of its

@@ -99,6 +99,8 @@ def _child(
         code = 2
     with contextlib.suppress(OSError):  # of a full disk, too
         sys.stdout.flush()
+    if jax.distributed.is_initialized():  # what Python does at its end, but not for such a process
+        jax.distributed.shutdown()
     sys.exit(code)
 
 

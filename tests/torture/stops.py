@@ -208,8 +208,8 @@ def two_writers(rng: np.random.Generator, place: Path, name: str) -> Iterator[Tr
 
 def one_of_two(rng: np.random.Generator, place: Path, name: str) -> Iterator[Try]:
     """Yields the try of a run of two processes, one of which is killed, asked to stop, or finds its disk
-    full, at a random moment after the first step: neither waits for the other, and the run goes on in
-    one process."""
+    full, at a random moment after the first step: but for a kill, which is
+    soon of both, neither waits for the other, and the run goes on in one process."""
     want, seconds = unstopped(name, place)
     folder, said = place / "run", [place / "said0", place / "said1"]
     address = ("--coordinator", two_processes.free_address(), "--num-processes", "2")
