@@ -265,18 +265,21 @@ class _Block:
         begun, told = time.monotonic(), False
         while True:
             told = told or self.say(word)
-            others = self.others() if wait else {}
-            if told and not wait:
+            if told and (not wait or self.is_over(word)):
                 break
-            if told and others is not None and len(others) == self.count - 1:
-                out = all(said.word in (DONE, LEFT, GONE) for said in others.values())
-                if out and not (word == DONE and self.failed(others)):
-                    break
             if (word == LEFT or not wait) and time.monotonic() - begun > CLOSE + GRACE:
                 break
             time.sleep(LISTEN / 10)
         self.out.set()
         self.thread.join()
+
+    def is_over(self, word: str) -> bool:
+        """Returns whether all others are out, and none has failed where this one is well."""
+        others = self.others()
+        if others is None or len(others) < self.count - 1:
+            return False
+        out = all(said.word in (DONE, LEFT, GONE) for said in others.values())
+        return out and not (word == DONE and self.failed(others))
 
 
 def _why(error: BaseException) -> str:
@@ -313,8 +316,8 @@ def together() -> Iterator[None]:
 
     Without it a process waits in its next collective for one that has failed, and that one at its own
     end for the others, until JAX gives up on both after minutes. What all processes raise within `GRACE`
-    seconds, each raises by itself. `signals.Stopped` and an exit without an error are no failure, and a process that is
-    killed says nothing: JAX ends the others within two minutes.
+    seconds, each raises by itself. `signals.Stopped` and an exit without an error are no failure, and a
+    process that is killed says nothing: JAX ends the others within two minutes.
 
     All processes enter the same blocks in the same order, in one thread each; of one inside another the
     outer one counts, and what one process alone raises has to leave both. A process alone just does

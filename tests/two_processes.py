@@ -40,7 +40,11 @@ def ends(script: str, *words: str, timeout: float) -> list[End]:
         )
         for i in range(2)
     ]
-    outputs = [process.communicate(timeout=timeout) for process in processes]
+    try:
+        outputs = [process.communicate(timeout=timeout) for process in processes]
+    finally:
+        for process in processes:  # which may wait for each other
+            process.kill()
     return [
         End(process.returncode, *printed)
         for process, printed in zip(processes, outputs, strict=True)

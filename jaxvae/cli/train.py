@@ -18,6 +18,9 @@ from jaxvae.presets.finish import finish
 from jaxvae.presets.splits import described, held_out, training
 from jaxvae.train import NonFinite, folder
 
+# How JAX says that a process no longer answers.
+UNREACHABLE = ("Gloo", "Connection", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+
 
 def run_train(config: Options) -> int:
     """Trains, evaluates on the test split, draws, and prints a table; returns the exit code."""
@@ -29,7 +32,7 @@ def run_train(config: Options) -> int:
         with processes.together(), _speaking():
             return _train(config)
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+        if jax.process_count() == 1 or not any(words in str(error) for words in UNREACHABLE):
             raise
         raise UserError(
             f"the processes of this run no longer reach each other ({str(error).splitlines()[0]}): one "
