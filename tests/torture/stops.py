@@ -207,11 +207,17 @@ def two_writers(rng: np.random.Generator, place: Path, name: str) -> Iterator[Tr
 
 
 def one_of_two(rng: np.random.Generator, place: Path, name: str) -> Iterator[Try]:
-    """Yields the try of a run of two processes, one of which is killed, asked to stop, or finds its disk
-    full, at a random moment after the first step: but for a kill, which is
-    soon of both, neither waits for the other, and the run goes on in one process."""
+    """Yields the tries of a run of two processes, one of which is killed, in the next one asked to stop,
+    in the last without room on its disk, at a random moment after the first step."""
+    for what in AFTER:
+        yield _struck(rng, place, name, what)
+
+
+def _struck(rng: np.random.Generator, place: Path, name: str, what: str) -> Try:
+    """Returns what comes of one process of two that is struck: neither waits for the other, but that
+    after a kill the other one is killed soon, too; then the run goes on in one process."""
     want, seconds = unstopped(name, place)
-    folder, said = place / "run", [place / "said0", place / "said1"]
+    folder, said = place / what, [place / f"{what}0", place / f"{what}1"]
     address = ("--coordinator", two_processes.free_address(), "--num-processes", "2")
     both = [
         runs.start(name, folder, *address, "--process-id", str(i), said=said[i]) for i in range(2)
@@ -219,7 +225,7 @@ def one_of_two(rng: np.random.Generator, place: Path, name: str) -> Iterator[Try
     while not any(folder.rglob("metrics.jsonl")) and all(each.is_alive() for each in both):
         time.sleep(0.05)
     time.sleep(rng.uniform(0.0, seconds))
-    which, what = int(rng.integers(2)), str(rng.choice(list(AFTER)))
+    which = int(rng.integers(2))
     begun = time.perf_counter()
     _strike(both[which], what, int(10 ** rng.uniform(2.0, 5.0)))
     if what == "kill":  # and the other one by what looks after them
@@ -228,16 +234,13 @@ def one_of_two(rng: np.random.Generator, place: Path, name: str) -> Iterator[Try
     codes = {runs.ended(process) for process in both}
     how = f"{name}, {what} {which}"
     if time.perf_counter() - begun > AT_MOST:
-        yield lost(f"{how}: {codes} after {time.perf_counter() - begun:.0f} seconds")
-        return
+        return lost(f"{how}: {codes} after {time.perf_counter() - begun:.0f} seconds")
     if not codes <= AFTER[what]:
-        yield lost(f"{how}: {codes}: {[path.read_text()[-500:] for path in said]}")
-        return
+        return lost(f"{how}: {codes}: {[path.read_text()[-500:] for path in said]}")
     if any("Traceback" in path.read_text() for path in said):
-        yield lost(f"{how}: a traceback: {[path.read_text()[-700:] for path in said]}")
-        return
+        return lost(f"{how}: a traceback: {[path.read_text()[-700:] for path in said]}")
     wrong = finish(name, folder, place, devices=2) or _far(folder, want)
-    yield Try(f"{what}: {_all(codes)}") if wrong is None else lost(f"{how}: {wrong}")
+    return Try(f"{what}: {_all(codes)}") if wrong is None else lost(f"{how}: {wrong}")
 
 
 def _strike(process: Any, what: str, limit: int) -> None:
