@@ -114,15 +114,21 @@ def _cpu_only() -> bool:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Lets Python import without looking for garbage: what modules are made of lives as long as the
-    process."""
+    """Lets Python import without looking for garbage, and never look at what there is after the first
+    time: what modules are made of lives as long as the process."""
     collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if collects:
+            _set_aside()
             gc.enable()
+
+
+@functools.cache  # once: later garbage of a long process is to be found
+def _set_aside() -> None:
+    gc.freeze()
 
 
 # ---- compiled programs -----------------------------------------------------------------------

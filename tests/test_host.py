@@ -211,18 +211,22 @@ def importing(name):
 looked = []
 assert "tyro" not in sys.modules
 gc.callbacks.append(lambda phase, info: looked.append(phase))
+assert gc.get_freeze_count() == 0
 assert importing("tyro")
+aside = gc.get_freeze_count()
+assert aside > 10_000
 try:
     importing("no_such_module")
 except ImportError:
     assert gc.isenabled()
+assert 0 < gc.get_freeze_count() <= aside
 gc.disable()
 assert not importing("xmlrpc.client")
 print("fine")
 """
 
 
-def test_imports_look_for_no_garbage():
+def test_imports_look_for_no_garbage_and_are_never_looked_at_but_what_comes_later_is():
     assert run(IMPORTS) == ["fine"]
 
 

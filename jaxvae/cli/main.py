@@ -6,12 +6,13 @@ command whose output nobody reads any more with 1.
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import operator
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,23 +77,18 @@ def _run(argv: list[str]) -> int:
 
 def _main(argv: list[str]) -> int:
     with host.importing():
-        from jaxvae.cli import options
-        from jaxvae.presets import PRESETS
+        command = _command(argv)
+    return command()
+
+
+def _command(argv: list[str]) -> Callable[[], int]:
+    """Returns what the words ask for, with all that it needs imported and its options checked."""
+    from jaxvae.presets import PRESETS
 
     if not argv or argv[0] in ("-h", "--help", "help"):
-        presets = "\n".join(
-            f"  {name:<14} {preset.options.__doc__}" for name, preset in PRESETS.items()
-        )
-        rows = "\n".join(
-            f"  {name:<14} {cls.__doc__}" for name, (cls, _) in options.COMMANDS.items()
-        )
-        print(USAGE.format(presets=presets, commands=rows), end="")
-        return 0 if argv else 2
+        return functools.partial(_explain, 0 if argv else 2)
     if argv[0] == "--version":
-        import jaxvae
-
-        print(f"jaxvae {jaxvae.__version__}")
-        return 0
+        return _say_version
     if argv[0] != "train":
         return _other(argv)
     if len(argv) == 1:
@@ -101,27 +97,45 @@ def _main(argv: list[str]) -> int:
             "--workdir runs/vae"
         )
     if argv[1] in ("-h", "--help"):
-        return _main(["--help"])
+        return functools.partial(_explain, 0)
     if argv[1] not in PRESETS:
         raise unknown("preset", argv[1], PRESETS)
-    with host.importing():
-        settings = parse(PRESETS[argv[1]].options, argv[2:], f"jaxvae train {argv[1]}")
-        settings.check()
-        from jaxvae.data import known, names
+    settings = parse(PRESETS[argv[1]].options, argv[2:], f"jaxvae train {argv[1]}")
+    settings.check()
+    from jaxvae.data import known, names
 
     if not known(settings.data):
         raise unknown("data set", settings.data, names())
     if settings.convolves:
         host.keep_freed_memory()
     host.keep_compiled(settings.compilation_cache)
-    with host.importing():
-        from jaxvae.cli.train import run_train
+    from jaxvae.cli.train import run_train
 
-    return run_train(settings)
+    return functools.partial(run_train, settings)
 
 
-def _other(argv: list[str]) -> int:
-    """Runs a command of `options.COMMANDS`."""
+def _explain(code: int) -> int:
+    """Prints what the commands are, and returns the exit code."""
+    from jaxvae.cli import options
+    from jaxvae.presets import PRESETS
+
+    presets = "\n".join(
+        f"  {name:<14} {preset.options.__doc__}" for name, preset in PRESETS.items()
+    )
+    rows = "\n".join(f"  {name:<14} {cls.__doc__}" for name, (cls, _) in options.COMMANDS.items())
+    print(USAGE.format(presets=presets, commands=rows), end="")
+    return code
+
+
+def _say_version() -> int:
+    import jaxvae
+
+    print(f"jaxvae {jaxvae.__version__}")
+    return 0
+
+
+def _other(argv: list[str]) -> Callable[[], int]:
+    """Returns a command of `options.COMMANDS`."""
     import importlib
 
     from jaxvae.cli import options
@@ -131,24 +145,22 @@ def _other(argv: list[str]) -> int:
     if word in groups:
         known = [name.split()[1] for name in options.COMMANDS if name.startswith(f"{word} ")]
         if len(argv) == 1 or argv[1] in ("-h", "--help"):
-            return _main(["--help"])
+            return functools.partial(_explain, 0)
         if argv[1] not in known:
             raise unknown(f"command {word}", argv[1], known)
         word = " ".join(argv[:2])
     if word not in options.COMMANDS:
         raise unknown("command", word, {"train", *(name.split()[0] for name in options.COMMANDS)})
     cls, module = options.COMMANDS[word]
-    with host.importing():
-        settings = parse(cls, argv[len(word.split()) :], f"jaxvae {word}")
-        options.check(settings)
+    settings = parse(cls, argv[len(word.split()) :], f"jaxvae {word}")
+    options.check(settings)
     metrics = getattr(settings, "metrics", None) or ()
     if {"fid", "kid", "lpips"} & set(metrics):  # what takes their features convolves
         host.keep_freed_memory()
     if hasattr(settings, "compilation_cache"):  # of the commands that compute
         host.keep_compiled(settings.compilation_cache)
-    with host.importing():
-        commands = importlib.import_module(f"jaxvae.cli.{module}")
-    return getattr(commands, f"run_{word.replace(' ', '_')}")(settings)
+    commands = importlib.import_module(f"jaxvae.cli.{module}")
+    return functools.partial(getattr(commands, f"run_{word.replace(' ', '_')}"), settings)
 
 
 def parse(cls, args: Sequence[str], prog: str):

@@ -30,6 +30,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxvae import noise, parallel
@@ -272,7 +273,8 @@ class Game(NamedTuple):
         """Returns parameters and state; raises `UserError` for data and nets that do not fit."""
         x, cond = batch
         check_float(x)
-        z, rngs = jnp.zeros((len(x), self.latent_dim)), jax.random.split(rng)
+        z = jax.device_put(np.zeros((len(x), self.latent_dim), np.float32))
+        rngs = jax.random.split(rng)
         starts = [
             self.nets[name].init(rng_net, like, cond)
             for name, rng_net, like in zip(NETS, rngs, (z, x), strict=True)

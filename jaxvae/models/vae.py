@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxvae import distributions, noise, objectives, parallel
 from jaxvae.errors import UserError, check_count, check_kind, check_number, concrete, unknown
@@ -155,7 +156,7 @@ class _Pair(NamedTuple):
         x, cond = batch
         check_data(x, self.likelihood)
         rng_encoder, rng_decoder = jax.random.split(rng)
-        z = jnp.zeros((x.shape[0], self.latent_dim))
+        z = jax.device_put(np.zeros((x.shape[0], self.latent_dim), np.float32))
         encoder = _start("encoder", self.encoder, rng_encoder, x, cond)
         decoder = _start("decoder", self.decoder, rng_decoder, z, cond)
         output = _output_shape("encoder", self.encoder, encoder, x, cond)

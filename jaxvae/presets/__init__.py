@@ -2,6 +2,7 @@
 
     options    the options that all have
     config     what a preset is, and the options that most have
+    registry   presets by name, imported at first use
     vae, rho_vae, info_vae, two_stage_vae, intro_vae, soft_intro_vae, style_soft_intro_vae,
     translation, cvae, gan, flow, iwae, vamp_vae, ladder_vae, tc_vae, factor_vae, autoencoder,
     vae_gan, vq_vae    one each
@@ -23,47 +24,38 @@ Stands on training; imported by the command line and by `jaxvae.load`. `PRESETS`
 command line knows of them: a preset of your own is one more entry.
 """
 
-from jaxvae.presets import (
-    autoencoder,
-    cvae,
-    factor_vae,
-    flow,
-    gan,
-    info_vae,
-    intro_vae,
-    iwae,
-    ladder_vae,
-    rho_vae,
-    soft_intro_vae,
-    style_soft_intro_vae,
-    tc_vae,
-    translation,
-    two_stage_vae,
-    vae,
-    vae_gan,
-    vamp_vae,
-    vq_vae,
-)
-from jaxvae.presets.config import Preset
+import importlib
+from typing import Any
 
-PRESETS: dict[str, Preset] = {
-    "vae": vae.PRESET,
-    "rho_vae": rho_vae.PRESET,
-    "info_vae": info_vae.PRESET,
-    "iwae": iwae.PRESET,
-    "vamp_vae": vamp_vae.PRESET,
-    "ladder_vae": ladder_vae.PRESET,
-    "tc_vae": tc_vae.PRESET,
-    "factor_vae": factor_vae.PRESET,
-    "autoencoder": autoencoder.PRESET,
-    "vae_gan": vae_gan.PRESET,
-    "vq_vae": vq_vae.PRESET,
-    "two_stage_vae": two_stage_vae.PRESET,
-    "soft_intro_vae": soft_intro_vae.PRESET,
-    "style_soft_intro_vae": style_soft_intro_vae.PRESET,
-    "intro_vae": intro_vae.PRESET,
-    "translation": translation.PRESET,
-    "gan": gan.PRESET,
-    "flow": flow.PRESET,
-    "cvae": cvae.PRESET,
-}
+from jaxvae.presets.registry import Registry
+
+__all__ = ["PRESETS"]
+
+_NAMES = (
+    "vae",
+    "rho_vae",
+    "info_vae",
+    "iwae",
+    "vamp_vae",
+    "ladder_vae",
+    "tc_vae",
+    "factor_vae",
+    "autoencoder",
+    "vae_gan",
+    "vq_vae",
+    "two_stage_vae",
+    "soft_intro_vae",
+    "style_soft_intro_vae",
+    "intro_vae",
+    "translation",
+    "gan",
+    "flow",
+    "cvae",
+)
+PRESETS = Registry({name: f"{__name__}.{name}" for name in _NAMES})
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f"{__name__}.{name}")

@@ -26,7 +26,7 @@ class Saved(NamedTuple):
 
 def name_of(config: Options) -> str:
     """Returns the name of the preset whose options these are."""
-    return next(name for name, preset in PRESETS.items() if type(config) is preset.options)
+    return PRESETS.name_of(type(config))
 
 
 def command(config: Options) -> str:

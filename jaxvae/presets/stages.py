@@ -23,9 +23,9 @@ from jaxvae.presets.load import Loaded
 from jaxvae.presets.two_stage_options import FIRST, FIRST_STEP, SECOND, TwoStageVAE
 from jaxvae.train import Fit, TrainState, init_state, make_train_step
 from jaxvae.train.checkpoint import Checkpoints
+from jaxvae.train.example import first_batch
 from jaxvae.train.folder import Identity, hold, read_config
 from jaxvae.train.plan import check_patience
-from jaxvae.train.training import first_indices
 from jaxvae.types import Batch, Model
 
 
@@ -151,7 +151,7 @@ def _refuse(config: TwoStageVAE, first: System, second: System, source: Source) 
     rng, ema = jax.random.key(config.seed), config.ema_decay is not None
     names = ("ema_decay", "accumulate", "max_grad_norm")
     options = {name: getattr(config, name) for name in names}
-    x = first.preprocess(rng, source.read(first_indices(source, config.batch_size)))
+    x = first_batch(source, first.preprocess, config.batch_size)
     z = Batch(jnp.zeros((config.batch_size, config.latent_dim)))
     for model, tx, batch in ((first.model, first.tx, x), (second.model, second.tx, z)):
         train_step = make_train_step(model, tx, **options)

@@ -3,6 +3,7 @@ your own.
 
     plan          the phases of a run, and what happens after which step
     step          the one training step, made from any `Model`
+    example       the examples that a training looks at before it begins
     optimisers    of each parameter group: states and updates
     loop          many steps in one compiled call
     driver        the loop that both entries share: plan, engine, recorder

@@ -13,11 +13,11 @@ from jaxvae import parallel
 from jaxvae.data.preprocess import Preprocess
 from jaxvae.data.source import Source, batch_indices, read_checked
 from jaxvae.train.checkpoint import Restored
+from jaxvae.train.example import check_labels, first_batch, first_indices
 from jaxvae.train.loop import Loop, LoopState, convolves, empty_sums, no_bad, one_step
 from jaxvae.train.plan import Phase, Plan
 from jaxvae.train.recorder import Recorder
 from jaxvae.train.step import TrainState, init_state, make_train_step
-from jaxvae.train.training import check_labels, first_indices
 from jaxvae.types import Array, Batch, Mean, Model, Tree
 
 AXIS = "members"  # of the mesh, whose other axis, parallel.AXIS, shares the batch of a member
@@ -67,7 +67,7 @@ class Members:
         are known."""
         preprocess, model = self.prepare({}), self.plan.phases[0].model
         check_labels(self.source, preprocess, self.batch_size)
-        example = preprocess(jax.random.key(0), self.first)
+        example = first_batch(self.source, preprocess, self.batch_size)
         jax.eval_shape(lambda rng: model.init(rng, example), jax.random.key(0))
 
     # ---- of one member: traced, with hyper-parameters [] -----------------------------------

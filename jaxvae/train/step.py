@@ -90,21 +90,17 @@ def init_state(
             f"optimisers are given for {sorted(tx)}, but the model's parameter groups are "
             f"{sorted(params)}."
         )
-    opt_state = init_optimisers(optimisers(tx, names), params)
-    average = jax.tree.map(jnp.copy, params) if ema else None
-    start = TrainState(jnp.zeros((), jnp.int32), params, state, opt_state, average, rng_train)
-    return _apart(start)
+    each = optimisers(tx, names)
 
+    @jax.jit  # one program, not one for each shape
+    def begin(params: Params, state: State, rng: Array) -> TrainState:
+        opt_state, average = init_optimisers(each, params), params if ema else None
+        begun = TrainState(jnp.zeros((), jnp.int32), params, state, opt_state, average, rng)
+        # arrays of its own: donated, a buffer cannot become two, nor be what somebody else holds, as
+        # a trained model whose parameters `init` returns
+        return jax.tree.map(jnp.copy, begun)
 
-def _apart(tree: Tree) -> Tree:
-    """Returns a tree of arrays of its own: donated, a buffer cannot become two, nor be what somebody
-    else holds, as a trained model whose parameters `init` returns."""
-    return _copied(tree)
-
-
-@jax.jit  # one program, not one for each shape
-def _copied(tree: Tree) -> Tree:
-    return jax.tree.map(jnp.copy, tree)
+    return begin(params, state, rng_train)
 
 
 def make_train_step(

@@ -11,12 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxvae import nets, parallel
-from jaxvae.data.preprocess import Augment, Preprocess, augmented
-from jaxvae.data.source import Source, batch_indices, read_checked
+from jaxvae.data.preprocess import Augment, augmented
+from jaxvae.data.source import Source, batch_indices
 from jaxvae.errors import UserError, unknown
 from jaxvae.objectives import COLLAPSED, collapse, floored
 from jaxvae.train.checkpoint import Restored
 from jaxvae.train.evaluate import make_evaluator
+from jaxvae.train.example import batch_shape, check_labels, first_batch
 from jaxvae.train.loop import Loop, LoopState, compile_loop, empty_sums, no_bad
 from jaxvae.train.optimisers import init_optimisers, optimisers
 from jaxvae.train.plan import Plan, Stretch, check_patience
@@ -76,7 +77,7 @@ class Training:
             jax.jit(make_train_step(p.model, p.tx, ema_decay=p.ema_decay, **options), inline=True)
             for p in plan.phases
         ]
-        self.examples = [self._example(phase, source) for phase in plan.phases]
+        self.examples = [self._example(phase) for phase in plan.phases]
         for example in self.examples:
             self._check_augment(example)
         self.initial: TrainState | None = self._initial(ema=plan.phases[0].ema_decay is not None)
@@ -85,11 +86,10 @@ class Training:
             self._check_evaluation(i, best[0])
         self._check_patience()
 
-    def _example(self, phase: Stretch, source: Source) -> Batch:
+    def _example(self, phase: Stretch) -> Batch:
         """Returns a batch of a phase, which shows the range of the data."""
-        check_labels(source, phase.preprocess, phase.batch_size)
-        index = first_indices(source, phase.batch_size)
-        return phase.preprocess(jax.random.key(0), read_checked(source, index))
+        check_labels(self.source, phase.preprocess, phase.batch_size)
+        return first_batch(self.source, phase.preprocess, phase.batch_size)
 
     def _check_augment(self, example: Batch) -> None:
         """Raises `UserError` where `augment` does not take a batch, or does not return its like."""
@@ -178,7 +178,9 @@ class Training:
         phase, (state, _) = self.plan.phases[i], self.templates[i]
         if not self._is_measured(i) or phase.valid is None:
             return
-        mask, example = np.ones(phase.batch_size, np.float32), self._example(phase, phase.valid)
+        check_labels(phase.valid, phase.preprocess, phase.batch_size)
+        example = batch_shape(phase.valid, phase.preprocess, phase.batch_size)
+        mask = np.ones(phase.batch_size, np.float32)
         measured = jax.eval_shape(
             make_eval_step(phase.model), *(state.params, state.state, state.rng, example, mask)
         )
@@ -372,25 +374,3 @@ def _check_grown(i: int, grown: Tree, new: Tree) -> Tree:
             f"{have.get(path, 'absent')}, and {want.get(path, 'absent')} in the model."
         )
     return tuple(grown)
-
-
-def check_labels(source: Source, preprocess: Preprocess, batch_size: int) -> None:
-    """Lets `preprocess` see the smallest and the largest label of data in memory, which it may refuse:
-    inside `jit`, where it sees the others, it cannot."""
-    label = (source.arrays or {}).get("label")
-    if label is None:
-        return
-    ends = np.resize([np.argmax(label), np.argmin(label)], batch_size)
-    index = np.minimum(ends, source.size - 1)  # labels may be no [n]
-    preprocess(jax.random.key(0), read_checked(source, index))
-
-
-def first_indices(source: Source, batch_size: int) -> np.ndarray:
-    """Returns the indices of an example batch that shows the range of the data: bytes have theirs,
-    floats are searched."""
-    index = np.arange(batch_size) % source.size
-    if source.arrays is not None and np.issubdtype(source.arrays["x"].dtype, np.floating):
-        flat = source.arrays["x"].reshape(source.size, -1)
-        ends = [int(flat.min(axis=1).argmin()), int(flat.max(axis=1).argmax())][:batch_size]
-        index[: len(ends)] = ends
-    return index
