@@ -36,9 +36,9 @@ Of five papers: the tables, and the figures whose ends could be read. Written by
 
 - **ours** is the mean over seeds ± their standard deviation (number of seeds). A footnote has device, precision, steps
   and on how many examples was measured; where seeds differ in that, it says which is which.
-- **reproduced**: at least three seeds, and the paper's mean lies within 2 sqrt(sd_ours² + sd_paper²) of ours; else it
-  **differs**. With fewer seeds nothing is claimed. A number under another protocol never counts for the paper's: it
-  stands in a table of its own below.
+- **reproduced**: at least three seeds, the paper's mean lies within 2 sqrt(sd_ours² + sd_paper²) of ours, and ours spread at
+  most five times as far as the paper's, where it says; else it **differs**. With fewer seeds nothing is claimed. A number under
+  another protocol never counts for the paper's: it stands in a table of its own below.
 - `python -m experiments --list` shows what every cell costs and lacks on your machine; `python -m experiments --hours 3`
   runs what fits, the most telling first, and writes this page anew.
 """

@@ -20,7 +20,7 @@
 
 **Status of a row.** With ours = mean and sample sd (n - 1 in the denominator) over seeds,
 
-    reproduced       n >= 3 and |ours - paper| <= 2 sqrt(sd_ours^2 + sd_paper^2)
+    reproduced       n >= 3, |ours - paper| <= 2 sqrt(sd_ours^2 + sd_paper^2), sd_ours <= 5 sd_paper
     differs          n >= 3, otherwise; with the recorded reason
     n < 3            one or two seeds: the numbers are shown, nothing is claimed
     not run          no seed
@@ -28,7 +28,9 @@
 
 sd_paper is "sd" where the paper prints one. Where it prints one run only, "tolerance" is used *as
 if it were that sd* (so the paper's number may lie 2 tolerances away even if our sd is 0), and a
-footnote says so. With neither, sd_paper is 0.
+footnote says so. With neither, sd_paper is 0. Our own sd is bounded where the paper prints one above
+0: seeds that land anywhere are near any mean. (By an F-test, three seeds of the paper's own spread
+are beyond that bound, of five, in 0.5 % of cases.)
 
 A result line has at least "cell", "seed", "metric", "protocol" and "value". For each seed of a
 (cell, metric, protocol) the newest line counts, which is the later one in its file.
@@ -50,7 +52,11 @@ from jaxvae.errors import UserError
 Record = dict[str, Any]
 
 HEAD = ("cell", "metric", "protocol", "paper", "ours (seeds)", "difference", "status")
-LEGEND = "reproduced: n >= 3 seeds, and |ours - paper| <= 2 sqrt(sd_ours^2 + sd_paper^2)"
+LEGEND = (
+    "reproduced: n >= 3 seeds, |ours - paper| <= 2 sqrt(sd_ours^2 + sd_paper^2), "
+    "and sd_ours <= 5 sd_paper where that is printed"
+)
+SPREAD = 5.0  # times the paper's sd, at most
 DIRTY = "-dirty"  # ends the name of a commit from which the code differed
 _RIGHT = (3, 4, 5)  # columns of numbers
 
@@ -265,6 +271,7 @@ def _row(key: tuple[str, str, str], records: list[Record], entry: Record | None)
     sd = _sd(values)
     paper, paper_sd = (entry["value"], entry.get("sd")) if entry else (None, None)
     difference = None if mean is None or paper is None else mean - paper
+    reason, source = (entry.get("reason", ""), _source(entry)) if entry else ("", "")
     if mean is None:
         status = "not run"
     elif entry is None or difference is None:
@@ -274,7 +281,9 @@ def _row(key: tuple[str, str, str], records: list[Record], entry: Record | None)
     else:
         spread = entry.get("tolerance", 0.0) if paper_sd is None else paper_sd
         status = "reproduced" if abs(difference) <= 2 * math.hypot(sd, spread) else "differs"
-    reason, source = (entry.get("reason", ""), _source(entry)) if entry else ("", "")
+        if paper_sd and sd > SPREAD * paper_sd:
+            status = "differs"
+            reason = reason or f"seeds spread {sd / paper_sd:.0f} times as far as the paper's"
     earlier, setting = entry.get("earlier") if entry else None, _setting(records)
     numbers = (paper, paper_sd, mean, sd, n, difference)
     return Row(*key, *numbers, status, reason, source, setting, earlier)

@@ -64,6 +64,27 @@ def test_status_at_the_edges(paper, more, status):
     assert row.status == status
 
 
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"sd": 0.201}, None),
+        ({"sd": 0.199}, "seeds spread 5 times as far as the paper's"),
+        ({"sd": 0.02}, "seeds spread 50 times as far as the paper's"),
+        ({"sd": 0.02, "reason": "of another net"}, "of another net"),
+        ({"sd": 0.0}, None),  # what rounding left
+        ({"tolerance": 0.02}, None),  # a tolerance is no spread
+        ({}, None),
+    ],
+)
+def test_seeds_that_land_anywhere_reproduce_nothing(more, reason):
+    row = one([result(0, 9.0), result(1, 10.0), result(2, 11.0)], value=10.0, **more)
+    assert (row.status, row.reason) == (
+        ("reproduced", "") if reason is None else ("differs", reason)
+    )
+    if reason is not None:
+        assert f"differs: {reason}" in table.render([row])
+
+
 def test_fewer_than_three_seeds_claim_nothing():
     single = one([result(0, 4.0)], value=4.0)
     assert (single.status, single.mean, single.sd, single.n, single.difference) == (
@@ -197,7 +218,8 @@ def test_render_for_a_terminal():
         "[2] cpu x1 (cpu), float32, 10 steps",
         "[3] Table 1; n = 5; by hand",
         "[4] Table 1",
-        "reproduced: n >= 3 seeds, and |ours - paper| <= 2 sqrt(sd_ours^2 + sd_paper^2)",
+        "reproduced: n >= 3 seeds, |ours - paper| <= 2 sqrt(sd_ours^2 + sd_paper^2), and sd_ours <= "
+        "5 sd_paper where that is printed",
     ]
 
 
@@ -252,7 +274,7 @@ def test_what_is_not_published_has_a_line_for_a_cell_and_a_column_for_a_metric()
         "",
         "[1] Table 1",
         "[2] gpu, 9 steps",
-        "reproduced: n >= 3 seeds, and |ours - paper| <= 2 sqrt(sd_ours^2 + sd_paper^2)",
+        table.LEGEND,
     ]
 
 
