@@ -113,22 +113,22 @@ def _cpu_only() -> bool:
 
 
 @contextlib.contextmanager
-def importing() -> Iterator[None]:
-    """Lets Python import without looking for garbage, and never look at what there is after the first
-    time: what modules are made of lives as long as the process."""
+def importing(*, for_good: bool = False) -> Iterator[None]:
+    """Lets Python import without looking for garbage: what modules are made of lives as long as the
+    process.
+
+    Args:
+        for_good: never look at what there is by then, either: of a process that has done nothing else.
+    """
     collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if for_good:
+            gc.freeze()
         if collects:
-            _set_aside()
             gc.enable()
-
-
-@functools.cache  # once: later garbage of a long process is to be found
-def _set_aside() -> None:
-    gc.freeze()
 
 
 # ---- compiled programs -----------------------------------------------------------------------

@@ -200,8 +200,8 @@ IMPORTS = """
 import gc, importlib, sys
 from jaxvae import host
 
-def importing(name):
-    with host.importing():
+def importing(name, for_good=False):
+    with host.importing(for_good=for_good):
         assert not gc.isenabled()
         before = len(looked)
         importlib.import_module(name)
@@ -211,22 +211,21 @@ def importing(name):
 looked = []
 assert "tyro" not in sys.modules
 gc.callbacks.append(lambda phase, info: looked.append(phase))
-assert gc.get_freeze_count() == 0
-assert importing("tyro")
 aside = gc.get_freeze_count()
-assert aside > 10_000
+assert importing("tyro") and gc.get_freeze_count() == aside
+kept = [[] for _ in range(1000)]
+assert importing("xml.sax", for_good=True) and gc.get_freeze_count() > aside + 1000
 try:
     importing("no_such_module")
 except ImportError:
     assert gc.isenabled()
-assert 0 < gc.get_freeze_count() <= aside
 gc.disable()
 assert not importing("xmlrpc.client")
 print("fine")
 """
 
 
-def test_imports_look_for_no_garbage_and_are_never_looked_at_but_what_comes_later_is():
+def test_imports_look_for_no_garbage_and_where_they_are_for_good_nobody_looks_at_them():
     assert run(IMPORTS) == ["fine"]
 
 

@@ -61,6 +61,14 @@ def test_a_run_without_a_step_is_said(program, said, tmp_path, monkeypatch):
         start.first_step(["vae"], tmp_path / "cache", tmp_path)
 
 
+def test_bytecode_is_there_before_the_first_start(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "module.py").write_text("x = 1")
+    start.compile_bytecode(tmp_path)
+    assert len(list(tmp_path.glob("inner/__pycache__/module.*.pyc"))) == 1
+
+
 def test_nobody_else_has_chosen_a_cache(monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/theirs")
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "60")

@@ -40,9 +40,9 @@ example:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _run(argv)
+        code = _run(words, alone=argv is None)
     except SystemExit as stop:  # of --help
         refused = terminal.flush()
         if refused is None or stop.code:
@@ -52,10 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code if refused is None or code else terminal.end(refused, NAME)
 
 
-def _run(argv: list[str]) -> int:
-    """Runs one command, says what went wrong in a line, and returns the exit code."""
+def _run(argv: list[str], *, alone: bool) -> int:
+    """Runs one command, says what went wrong in a line, and returns the exit code; `alone` where the
+    process is for nothing else."""
     try:
-        return _main(argv)
+        return _main(argv, alone=alone)
     except UserError as error:
         terminal.complain(f"{NAME}{error}")
         return 2
@@ -75,8 +76,8 @@ def _run(argv: list[str]) -> int:
         return 2
 
 
-def _main(argv: list[str]) -> int:
-    with host.importing():
+def _main(argv: list[str], *, alone: bool) -> int:
+    with host.importing(for_good=alone):
         command = _command(argv)
     return command()
 
@@ -128,6 +129,7 @@ def _explain(code: int) -> int:
 
 
 def _say_version() -> int:
+    """Prints the version."""
     import jaxvae
 
     print(f"jaxvae {jaxvae.__version__}")

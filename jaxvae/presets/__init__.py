@@ -27,9 +27,10 @@ command line knows of them: a preset of your own is one more entry.
 import importlib
 from typing import Any
 
+from jaxvae.presets.config import Preset
 from jaxvae.presets.registry import Registry
 
-__all__ = ["PRESETS"]
+__all__ = ["PRESETS", "Preset"]
 
 _NAMES = (
     "vae",
@@ -56,6 +57,10 @@ PRESETS = Registry({name: f"{__name__}.{name}" for name in _NAMES})
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _NAMES:
+    if name not in (*_NAMES, "introspective", "two_stage_options"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *_NAMES]

@@ -1,20 +1,21 @@
 """Presets by name. Those of the library are imported at first use: a run needs one of them."""
 
 import importlib
+import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 
 from jaxvae.presets.config import Options, Preset
 
 
 class Registry(MutableMapping[str, Preset]):
-    """A dictionary of presets, some of which are still to be imported: all that asks for names alone
-    imports none.
+    """Presets by name, some of which are still to be imported: all that asks for names alone imports
+    none. More can be added.
 
     Args:
-        modules: preset -> the module whose `PRESET` it is.
+        modules: name -> the preset, or the module whose `PRESET` it is.
     """
 
-    def __init__(self, modules: Mapping[str, str]):
+    def __init__(self, modules: Mapping[str, str | Preset]):
         self._found: dict[str, Preset | str] = dict(modules)
 
     def __getitem__(self, name: str) -> Preset:
@@ -38,10 +39,22 @@ class Registry(MutableMapping[str, Preset]):
     def __contains__(self, name: object) -> bool:
         return name in self._found
 
-    def name_of(self, options: type[Options]) -> str:
-        """Returns the name of the preset of these options; raises `StopIteration` where none has them.
+    def __repr__(self) -> str:
+        return f"Registry({', '.join(self)})"
 
-        Those that are imported are looked at first, as is the one that made them.
-        """
-        imported_first = sorted(self, key=lambda name: isinstance(self._found[name], str))
+    def copy(self) -> "Registry":
+        """Returns another one of the same presets."""
+        return Registry(self._found)
+
+    __copy__ = copy
+
+    def name_of(self, options: type[Options]) -> str:
+        """Returns the name of the first preset of these options, of those whose modules are imported
+        before the others; raises `StopIteration` where none has them."""
+
+        def is_to_import(name: str) -> bool:
+            found = self._found[name]
+            return isinstance(found, str) and found not in sys.modules
+
+        imported_first = sorted(self, key=is_to_import)  # each part in its order
         return next(name for name in imported_first if self[name].options is options)

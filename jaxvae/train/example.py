@@ -1,6 +1,5 @@
 """The examples that a training looks at before it begins: what its nets and its checks see of the data."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +7,7 @@ import numpy as np
 
 from jaxvae.data.preprocess import Preprocess
 from jaxvae.data.source import Source, read_checked
+from jaxvae.errors import UserError, check_kind
 from jaxvae.types import Array, Batch
 
 
@@ -19,33 +19,42 @@ def check_labels(source: Source, preprocess: Preprocess, batch_size: int) -> Non
         return
     ends = np.resize([np.argmax(label), np.argmin(label)], batch_size)
     index = np.minimum(ends, source.size - 1)  # labels may be no [n]
-    jax.eval_shape(*_of_pixels(preprocess, read_checked(source, index)))
+    _shape(preprocess, read_checked(source, index))
 
 
 def first_batch(source: Source, preprocess: Preprocess, batch_size: int) -> Batch:
-    """Returns a batch that shows the range of the data, made by one program."""
-    of_pixels, pixels = _first(source, preprocess, batch_size)
-    return jax.jit(of_pixels)(pixels)
+    """Returns a batch that shows the range of the data, made by one program.
+
+    Raises:
+        UserError: for labels that `preprocess` refuses, and where it does not return a `Batch`.
+    """
+    examples = read_checked(source, first_indices(source, batch_size))
+    _shape(preprocess, examples)
+
+    @jax.jit
+    def preprocessed(examples: dict[str, Array]) -> Batch:
+        return preprocess(jax.random.key(0), examples)
+
+    return preprocessed(jax.device_put(examples))
 
 
 def batch_shape(source: Source, preprocess: Preprocess, batch_size: int) -> Batch:
-    """Returns the shapes of `first_batch`, which nothing computes."""
-    return jax.eval_shape(*_first(source, preprocess, batch_size))
+    """Returns the shapes of `first_batch`, which nothing computes; raises what that raises."""
+    return _shape(preprocess, read_checked(source, first_indices(source, batch_size)))
 
 
-def _first(
-    source: Source, preprocess: Preprocess, batch_size: int
-) -> tuple[Callable[[Array], Batch], Any]:
-    return _of_pixels(preprocess, read_checked(source, first_indices(source, batch_size)))
-
-
-def _of_pixels(
-    preprocess: Preprocess, examples: dict[str, Any]
-) -> tuple[Callable[[Array], Batch], Any]:
-    """Returns `preprocess` as a function of pixels alone, and those of `examples`: it may look at the
-    labels where the pixels are traced."""
+def _shape(preprocess: Preprocess, examples: dict[str, Any]) -> Batch:
+    """Returns the shapes of a batch; `preprocess` may look at the labels, not at the pixels."""
     others = {name: values for name, values in examples.items() if name != "x"}
-    return lambda x: preprocess(jax.random.key(0), {"x": x, **others}), examples["x"]
+
+    def batch_of(x: Array) -> Batch:
+        batch = preprocess(jax.random.key(0), {"x": x, **others})
+        check_kind("batch", batch, Batch, "Batch(x), or Batch(x, cond)")
+        if not hasattr(batch.x, "dtype"):
+            raise UserError(f"x must be an array [batch, ...], not {type(batch.x).__name__}.")
+        return batch
+
+    return jax.eval_shape(batch_of, examples["x"])
 
 
 def first_indices(source: Source, batch_size: int) -> np.ndarray:

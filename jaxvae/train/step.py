@@ -96,8 +96,8 @@ def init_state(
     def begin(params: Params, state: State, rng: Array) -> TrainState:
         opt_state, average = init_optimisers(each, params), params if ema else None
         begun = TrainState(jnp.zeros((), jnp.int32), params, state, opt_state, average, rng)
-        # arrays of its own: donated, a buffer cannot become two, nor be what somebody else holds, as
-        # a trained model whose parameters `init` returns
+        # copied, so that each is an array of its own whatever jit hands on: donated, a buffer cannot
+        # become two, nor be what somebody else holds, as a trained model whose parameters `init` returns
         return jax.tree.map(jnp.copy, begun)
 
     return begin(params, state, rng_train)

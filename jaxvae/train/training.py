@@ -20,7 +20,7 @@ from jaxvae.train.evaluate import make_evaluator
 from jaxvae.train.example import batch_shape, check_labels, first_batch
 from jaxvae.train.loop import Loop, LoopState, compile_loop, empty_sums, no_bad
 from jaxvae.train.optimisers import init_optimisers, optimisers
-from jaxvae.train.plan import Plan, Stretch, check_patience
+from jaxvae.train.plan import Plan, check_patience
 from jaxvae.train.recorder import Recorder
 from jaxvae.train.statistics import OVER, default_stats, make_reestimator, moments_of
 from jaxvae.train.step import (
@@ -77,7 +77,7 @@ class Training:
             jax.jit(make_train_step(p.model, p.tx, ema_decay=p.ema_decay, **options), inline=True)
             for p in plan.phases
         ]
-        self.examples = [self._example(phase) for phase in plan.phases]
+        self.examples = self._examples()
         for example in self.examples:
             self._check_augment(example)
         self.initial: TrainState | None = self._initial(ema=plan.phases[0].ema_decay is not None)
@@ -86,10 +86,15 @@ class Training:
             self._check_evaluation(i, best[0])
         self._check_patience()
 
-    def _example(self, phase: Stretch) -> Batch:
-        """Returns a batch of a phase, which shows the range of the data."""
-        check_labels(self.source, phase.preprocess, phase.batch_size)
-        return first_batch(self.source, phase.preprocess, phase.batch_size)
+    def _examples(self) -> list[Batch]:
+        """Returns a batch of each phase, which shows the range of the data."""
+        kinds = [(phase.preprocess, phase.batch_size) for phase in self.plan.phases]
+        found: dict[tuple[int, int], Batch] = {}
+        for preprocess, batch_size in kinds:
+            if (id(preprocess), batch_size) not in found:
+                check_labels(self.source, preprocess, batch_size)
+                found[id(preprocess), batch_size] = first_batch(self.source, preprocess, batch_size)
+        return [found[id(preprocess), batch_size] for preprocess, batch_size in kinds]
 
     def _check_augment(self, example: Batch) -> None:
         """Raises `UserError` where `augment` does not take a batch, or does not return its like."""

@@ -204,7 +204,7 @@ def test_a_reader_that_has_gone_is_no_mistake(at_once):
 def test_other_exit_codes_and_other_errors_stay_what_they_are():
     """Of a run that has ended otherwise while its output could not be written."""
     script = "import sys\nimport jaxvae.cli\nmain = sys.modules['jaxvae.cli.main']\n"
-    script += "def run(argv):\n    print('x')\n    {}\n"
+    script += "def run(argv, alone):\n    print('x')\n    {}\n"
     script += "main._main = run\nsys.exit(main.main([]))\n"
     with open("/dev/full", "w") as full:
         assert said(script=script.format("return 75"), stdout=full).returncode == 75

@@ -37,12 +37,32 @@ def test_every_preset_is_found_by_its_name_and_by_its_options(name):
     assert PRESETS.name_of(PRESETS[name].options) == name
 
 
-def test_it_is_a_dictionary():
+def test_a_command_imports_its_preset_alone():
+    script = (
+        "import sys\nimport jaxvae.cli\nmain = sys.modules['jaxvae.cli.main']\n"
+        "main._command(['train', 'flow', '--data', 'digits', '--workdir', 'x', "
+        "'--compilation-cache', 'none'])\n"
+        "from jaxvae.presets import PRESETS\n"
+        "print(*[n for n in PRESETS if f'jaxvae.presets.{n}' in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["flow"], done.stderr
+
+
+def test_names_do_not_hang_on_what_was_looked_up():
+    both = Registry({"vae": "jaxvae.presets.vae", "mine": PRESETS["vae"]})
+    assert both.name_of(PRESETS["vae"].options) == "vae"
+    assert both["vae"] and both.name_of(PRESETS["vae"].options) == "vae"
+
+
+def test_presets_can_be_added_and_removed():
     few = Registry({"vae": "jaxvae.presets.vae", "none": "jaxvae.presets.nowhere"})
     few["mine"] = PRESETS["gan"]
     assert list(few) == ["vae", "none", "mine"] and few["mine"] is PRESETS["gan"]
     assert few.name_of(PRESETS["gan"].options) == "mine"  # without the import of another
+    other = few.copy()
     del few["mine"]
+    assert list(other) == ["vae", "none", "mine"] and repr(few) == "Registry(vae, none)"
     assert "mine" not in few and len(few) == 2
     with pytest.raises(KeyError):
         few["mine"]
@@ -59,3 +79,5 @@ def test_there_is_no_other_name():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "mine", PRESETS["gan"])
         assert not hasattr(presets, "mine")  # which is no module
+    assert {"PRESETS", "Preset", "vae", "cvae"} <= set(dir(presets))
+    assert presets.Preset is type(PRESETS["vae"]) and presets.introspective.__name__

@@ -8,6 +8,7 @@ import pytest
 from jaxvae.data.preprocess import make_preprocess
 from jaxvae.errors import UserError
 from jaxvae.train import example
+from jaxvae.types import Batch
 from small import source
 
 
@@ -26,7 +27,7 @@ def labelled(label):
 
 
 def test_a_first_batch_is_that_of_its_preprocessing():
-    data, preprocess = labelled([3, 9, 0]), make_preprocess(num_classes=10)
+    data, preprocess = labelled([3, 9, 0]), make_preprocess("dequantised", num_classes=10)
     found = example.first_batch(data, preprocess, 4)
     examples = data.read(example.first_indices(data, 4))
     want = preprocess(jax.random.key(0), examples)
@@ -58,6 +59,23 @@ def test_one_label_out_of_range_is_enough(worst, said):
     label[0] = worst  # one of the first batch
     with pytest.raises(UserError, match=said):
         example.first_batch(labelled(label), make_preprocess(num_classes=10), 4)
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ("hello", r"batch must be a Batch, not str: Batch\(x\), or Batch\(x, cond\)"),
+        (Batch("hello"), r"x must be an array \[batch, \.\.\.\], not str"),
+        (None, "batch must be a Batch, not NoneType"),
+    ],
+)
+def test_what_is_no_batch_is_said(returned, said):
+    def preprocess(rng, examples):
+        return returned
+
+    for function in (example.first_batch, example.batch_shape):
+        with pytest.raises(UserError, match=f"^{said}"):
+            function(labelled([0]), preprocess, 4)
 
 
 def test_floats_show_their_range():

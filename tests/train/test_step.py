@@ -15,7 +15,7 @@ from jaxvae.errors import UserError
 from jaxvae.models import vae
 from jaxvae.train.step import init_state, make_eval_step, make_train_step
 from jaxvae.types import Aux, Batch, Model, Objective, Terms
-from small import normed, precisions, small
+from small import EXAMPLE, normed, precisions, small
 
 X = jnp.asarray([[1.0, 2.0], [3.0, -2.0], [0.5, 1.0], [1.5, 3.0]])  # means 1.5 and 1
 BATCH = Batch(X)
@@ -583,3 +583,14 @@ def test_evaluation_ignores_what_padding_computes():
     x = jnp.array([[1.0], [jnp.nan]])
     found = make_eval_step(model)({}, {}, jax.random.key(0), Batch(x), jnp.array([1.0, 0.0]))
     assert float(found["rec"]) == 1.0
+
+
+def test_an_initial_state_is_one_program_behind_its_models(caplog):
+    model, rng = small(), jax.random.key(0)
+    init_state(model, optax.adam(1e-3), rng, EXAMPLE, ema=True)  # compiles the model's own
+    caplog.clear()
+    with jax.log_compiles():
+        init_state(model, optax.adam(1e-3), rng, EXAMPLE, ema=True)
+    said = [line.getMessage() for line in caplog.records]
+    [program] = [text for text in said if text.startswith("Compiling ")]
+    assert "begin" in program
