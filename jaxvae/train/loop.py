@@ -42,8 +42,7 @@ class Loop(NamedTuple):
 def empty_sums(step: Callable, train_state: TrainState, batch: Batch) -> Metrics:
     """Returns zeros in the shape of the metrics of `step`."""
     _, metrics = jax.eval_shape(step, train_state, batch)
-    zero = jax.device_put(np.float32(0))
-    return {name: Mean(zero, zero) for name in metrics}
+    return {name: Mean(jnp.zeros(()), jnp.zeros(())) for name in metrics}
 
 
 def no_bad(sums: Metrics) -> dict[str, Array]:
